@@ -1,0 +1,38 @@
+# make demo   pictures in out/        make test   lint, types and tests
+# Both set up .venv first. SOURCES=..., N=..., AUTOENCODER=..., PYTHON=... may be given.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := dev
+
+.PHONY: demo test venv clean
+
+demo: $(VENV)/.installed
+ifdef SOURCES
+	$(BIN)/latentpatch generate $(SOURCES) -n $(or $(N),16) $(if $(AUTOENCODER),--autoencoder $(AUTOENCODER)) -o out
+else
+	$(BIN)/python examples/draw_faces.py out/sources
+	$(BIN)/latentpatch generate out/sources -n $(or $(N),16) --autoencoder $(or $(AUTOENCODER),pixels) -o out
+endif
+	@echo "pictures: out/grid.png, where they come from: out/provenance.png"
+
+test: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info

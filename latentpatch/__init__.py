@@ -1,0 +1,28 @@
+"""New images from a handful of registered examples, without training (LatentPatch, ICIP 2023)."""
+
+from .autoencoders import Autoencoder, AutoencoderSpec, load_autoencoder
+from .bank import SourceBank
+from .errors import FileError, ImageError, LatentPatchError, WeightsError
+from .generation import Generation
+from .model import LatentPatch
+from .pca import PCA
+from .sampling import SAMPLERS, RandomCellsSettings, RandomPatchesSettings, RasterSettings
+
+__all__ = [
+    "PCA",
+    "SAMPLERS",
+    "Autoencoder",
+    "AutoencoderSpec",
+    "FileError",
+    "Generation",
+    "ImageError",
+    "LatentPatch",
+    "LatentPatchError",
+    "RandomCellsSettings",
+    "RandomPatchesSettings",
+    "RasterSettings",
+    "SourceBank",
+    "WeightsError",
+    "load_autoencoder",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,60 @@
+"""Pretrained autoencoders behind one contract, one file a family."""
+
+from __future__ import annotations
+
+import importlib
+
+from .base import Autoencoder, AutoencoderSpec
+
+__all__ = ["AUTOENCODERS", "Autoencoder", "AutoencoderSpec", "load_autoencoder", "parse_autoencoder"]
+
+#: Family of each autoencoder; a family's module is imported when one of its members is asked for.
+AUTOENCODERS = {
+    "taesd": "tiny",
+    "taesdxl": "tiny",
+    "taesd3": "tiny",
+    "taef1": "tiny",
+    "taef2": "tiny",
+    "vqgan-ffhq": "taming",
+    "vqgan-celebahq": "taming",
+    "vqgan-faceshq": "taming",
+    "vqgan-imagenet-1024": "taming",
+    "vqgan-imagenet-16384": "taming",
+    "diffusers": "diffusers",
+    "pixels": "pixels",
+}
+
+
+def parse_autoencoder(text: str) -> tuple[str, str | None]:
+    """Split ``NAME[:ARGUMENT]``, e.g. ``taef2:weights/`` or ``pixels:8``.
+
+    Raises:
+        ValueError: for an unknown name or nothing after the colon.
+    """
+    name, colon, argument = text.partition(":")
+    if name not in AUTOENCODERS:
+        raise ValueError(f"autoencoder {name!r}: one of {', '.join(AUTOENCODERS)} is expected")
+    if colon and not argument:
+        raise ValueError(f"autoencoder {text!r}: a file or folder is expected after the colon")
+    return name, argument or None
+
+
+def load_autoencoder(name: str, argument: str | None = None, *, pretrained: bool = True) -> Autoencoder:
+    """Build an autoencoder by name.
+
+    Args:
+        name: a key of :data:`AUTOENCODERS`, or ``NAME:ARGUMENT``.
+        argument: what the family makes of it, mostly a local file or folder of weights.
+        pretrained: False builds random weights without touching files or the network.
+
+    Raises:
+        ValueError: for an unknown name.
+        WeightsError: for weights that are missing, altered or malformed.
+    """
+    if argument is None:
+        name, argument = parse_autoencoder(name)
+    else:
+        parse_autoencoder(name)
+    family = importlib.import_module(f"{__name__}.{AUTOENCODERS[name]}")
+    model: Autoencoder = family.load(name, argument, pretrained=pretrained)
+    return model

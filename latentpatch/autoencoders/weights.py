@@ -1,0 +1,173 @@
+"""Weight files: where they are, whether they are what they were, and reading them safely.
+
+Nothing here executes what a file says: PyTorch files go through the weights-only unpickler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import FileError, WeightsError
+from ..files import write_bytes
+
+__all__ = ["WeightFile", "cache_folder", "locate", "read_checkpoint", "sha256_of"]
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A published file of weights.
+
+    Attributes:
+        name: file name, unique among all our files (it names the file in the cache).
+        url: where to download it, or None where it can only be fetched by hand.
+        sha256: lower-case hex digest, or None where the file has not been seen by us: then the
+            digest is recorded when a file is first used and checked from then on.
+        hint: how to get the file by hand.
+    """
+
+    name: str
+    url: str | None = None
+    sha256: str | None = None
+    hint: str = ""
+
+
+def cache_folder() -> Path:
+    """Folder of downloaded weights, inside PyTorch Hub's (``TORCH_HOME`` moves it)."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / "latentpatch"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as lower-case hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def locate(file: WeightFile, path: str | Path | None = None) -> Path:
+    """The file on this machine, downloaded if need be, its digest checked.
+
+    Args:
+        file: which file.
+        path: the file itself or the folder that holds it; None to use the cache, then the network.
+
+    Raises:
+        WeightsError: where it is neither there nor downloadable (the message says what to fetch and
+            where to put it), or is not the file it was.
+    """
+    if path is not None:
+        local = Path(path).expanduser()
+        if local.is_dir():
+            local = local / file.name
+        if not local.is_file():
+            raise WeightsError(f"{local}: no such file; {file.name} is expected there. {_how_to_get(file)}")
+    else:
+        local = cache_folder() / file.name
+        if not local.is_file():
+            _download(file, local)
+    _check(file, local)
+    return local
+
+
+def _how_to_get(file: WeightFile) -> str:
+    return " ".join(part for part in (file.hint, f"Download: {file.url}" if file.url else "") if part)
+
+
+def _download(file: WeightFile, target: Path) -> None:
+    if file.url is None:
+        raise WeightsError(f"{file.name} cannot be downloaded by itself. {file.hint} Put it at {target}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Writes to a temporary name beside the target, then renames.
+        torch.hub.download_url_to_file(file.url, str(target))
+    except (OSError, RuntimeError) as error:  # URLError is an OSError
+        raise WeightsError(
+            f"could not download {file.name}: {error}. Fetch {file.url} by hand and put it at {target}, "
+            f"or give its path after the autoencoder's name and a colon"
+        ) from error
+
+
+def _check(file: WeightFile, path: Path) -> None:
+    seen = sha256_of(path)
+    if file.sha256 is not None:
+        if seen != file.sha256:
+            raise WeightsError(f"{path}: SHA-256 is {seen}, expected {file.sha256}: not the published {file.name}")
+        return
+    record = cache_folder() / "sha256.json"
+    known = _read_record(record)
+    key = str(path.resolve())
+    if key not in known:
+        try:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(record, json.dumps({**known, key: seen}, indent=1, sort_keys=True).encode())
+        except (OSError, FileError) as error:
+            warnings.warn(f"the SHA-256 of {path} could not be recorded in {record}: {error}", stacklevel=2)
+    elif known[key] != seen:
+        raise WeightsError(
+            f"{path}: SHA-256 is {seen}, but was {known[key]} when first used: the file has changed. "
+            f"If that is intended, remove its line from {record}"
+        )
+
+
+def _read_record(record: Path) -> dict[str, str]:
+    try:
+        known = json.loads(record.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{record}: not a readable record of SHA-256 digests ({error}); repair or remove it"
+        ) from error
+    if not isinstance(known, dict):
+        raise WeightsError(f"{record}: not a record of SHA-256 digests; remove it")
+    return known
+
+
+def read_checkpoint(path: Path, inert: Mapping[str, type] | None = None) -> Any:
+    """Unpickle a PyTorch file with the weights-only loader.
+
+    Args:
+        path: the file.
+        inert: stand-in classes by dotted name for harmless globals such files are known to mention;
+            the stand-ins are built in place of the real classes, which are never imported.
+
+    Raises:
+        WeightsError: for unreadable files and, by name, for any other global.
+    """
+    stand_ins: list[Any] = [(stub, name) for name, stub in (inert or {}).items()]
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            # Mapped rather than read where the format allows it: large files hold more than what is kept.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # the unpickler raises many types on malformed bytes
+        refused = _unknown_globals(path, set(inert or ()), str(error))
+        if refused:
+            raise WeightsError(
+                f"{path}: refused, it would run code when unpickled: {', '.join(refused)}. "
+                "Only tensors and plain containers are accepted"
+            ) from error
+        raise WeightsError(f"{path}: not a readable PyTorch checkpoint: {_cause(error)}") from error
+
+
+def _unknown_globals(path: Path, allowed: set[str], message: str) -> list[str]:
+    try:
+        return sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - allowed)
+    except Exception:  # not a zip checkpoint: only the global it stopped at is known, from the error
+        return re.findall(r"GLOBAL (\S+) (?:was not an allowed|whose module)", message)
+
+
+def _cause(error: Exception) -> str:
+    """First line of what went wrong, less the unpickler's preamble: that recommends the unsafe loader."""
+    lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

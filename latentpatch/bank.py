@@ -1,0 +1,223 @@
+"""The sources: what new images are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .pca import PCA
+from .sampling.keys import KEY_NORM, to_keys
+from .state import FittedModule
+
+__all__ = ["SourceBank"]
+
+_CHUNK = 256  # sources handled at a time, so that temporaries stay small beside the bank
+
+
+class SourceBank(FittedModule):
+    """B sources: the reduced latents that are searched and the full ones that are decoded.
+
+    Buffers:
+        keys: ``(B, h, w, r)`` int16, PCA-reduced latents in units of ``key_step``: see
+            :mod:`latentpatch.sampling.keys` for why the search works on integers.
+        key_step: scalar float32, size of a unit of ``keys`` in the latents' own units.
+        latents: ``(B, h, w, L)`` float16 full latents, or where the autoencoder has a codebook
+            ``(B, h, w)`` int16 code indices (512 bytes a source on a 16x16 grid).
+
+    Attributes:
+        ids: one stable name a source, unique.
+        attributes: one mapping of attribute names to text a source; empty where nothing is known.
+    """
+
+    keys: Tensor
+    key_step: Tensor
+    latents: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("keys", torch.zeros(0, 0, 0, 0, dtype=torch.int16))
+        self.register_buffer("key_step", torch.ones(()))
+        self.register_buffer("latents", torch.zeros(0, 0, 0, 0, dtype=torch.float16))
+        self.ids: list[str] = []
+        self.attributes: list[dict[str, str]] = []
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Cells (h, w) of every source."""
+        return self.keys.shape[1], self.keys.shape[2]
+
+    @property
+    def coded(self) -> bool:
+        """Whether :attr:`latents` are code indices."""
+        return self.latents.ndim == 3
+
+    def fill(
+        self,
+        latents: Tensor,
+        ids: Sequence[str],
+        pca: PCA,
+        attributes: Mapping[str, Mapping[str, str]] | None = None,
+        codebook: Tensor | None = None,
+    ) -> SourceBank:
+        """Replace the sources. Returns itself.
+
+        Args:
+            latents: ``(B, h, w, L)`` float16, or ``(B, h, w)`` int16 code indices.
+            ids: B unique names.
+            pca: fitted on these latents.
+            attributes: attributes by id; ids that are missing have none.
+            codebook: ``(codes, L)``, where ``latents`` are indices.
+
+        Raises:
+            ValueError: for repeated ids or counts that do not agree.
+        """
+        _check_ids(ids, len(latents))
+        largest = max(
+            (float(reduced.norm(dim=1).max()) for reduced in _reduced(latents, pca, codebook)),
+            default=0.0,
+        )
+        # Half the range is left free for sources and references that lie farther out.
+        step = 2 * largest / KEY_NORM or 1.0
+        self.key_step = torch.tensor(step, dtype=torch.float32, device=self.keys.device)
+        self.latents = latents.to(self.keys.device)
+        self.keys = self._keys_of(latents, pca, codebook)
+        self.ids = list(ids)
+        self.attributes = _aligned(attributes, ids)
+        return self
+
+    def add(
+        self,
+        latents: Tensor,
+        ids: Sequence[str],
+        pca: PCA,
+        attributes: Mapping[str, Mapping[str, str]] | None = None,
+        codebook: Tensor | None = None,
+    ) -> None:
+        """Append sources, projected by the PCA as it is; those already here do not change.
+
+        Arguments and errors are those of :meth:`fill`.
+        """
+        _check_ids([*self.ids, *ids], len(self) + len(latents))
+        if latents.shape[1:] != self.latents.shape[1:]:
+            wanted = ", ".join(map(str, self.latents.shape[1:]))
+            raise ValueError(f"latents: shape (B, {wanted}) is expected, got {tuple(latents.shape)}")
+        keys = self._keys_of(latents, pca, codebook)
+        self.keys = torch.cat([self.keys, keys])
+        self.latents = torch.cat([self.latents, latents.to(self.latents)])
+        self.ids = [*self.ids, *ids]
+        self.attributes = [*self.attributes, *_aligned(attributes, ids)]
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Remove sources by id: their latents leave every buffer; the others do not change.
+
+        Raises:
+            ValueError: for an id that is not here.
+        """
+        positions = set(self.positions(ids))
+        keep = [b for b in range(len(self)) if b not in positions]
+        index = torch.tensor(keep, dtype=torch.int64, device=self.keys.device)
+        self.keys = self.keys[index]
+        self.latents = self.latents[index]
+        self.ids = [self.ids[b] for b in keep]
+        self.attributes = [self.attributes[b] for b in keep]
+
+    def positions(self, ids: Sequence[str]) -> list[int]:
+        """Index of each id in the bank.
+
+        Raises:
+            ValueError: for an id that is not here.
+        """
+        where = {name: b for b, name in enumerate(self.ids)}
+        unknown = [name for name in ids if name not in where]
+        if unknown:
+            raise ValueError(f"source {unknown[0]!r} is not in the bank of {len(self)} sources")
+        return [where[name] for name in ids]
+
+    def select(self, predicate: Callable[[Mapping[str, str]], bool]) -> Tensor:
+        """Positions of the sources whose attributes satisfy a predicate: ``(B',)`` int64, ascending."""
+        chosen = [b for b, known in enumerate(self.attributes) if predicate(known)]
+        return torch.tensor(chosen, dtype=torch.int64, device=self.keys.device)
+
+    def digest(self) -> str:
+        """SHA-256 over ids, keys and full latents, as lower-case hex: what a picture was made from."""
+        total = hashlib.sha256(json.dumps(self.ids).encode())
+        for stored in (self.keys, self.latents):
+            for chunk in stored.split(_CHUNK):
+                total.update(chunk.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()
+
+    def keys_of(self, latents: Tensor, pca: PCA) -> Tensor:
+        """Search keys of other images' latents: ``(N, L, h, w)`` -> ``(N, h, w, r)`` int16."""
+        return to_keys(pca.project(latents), self.key_step).movedim(1, -1)
+
+    def gather(self, index: Tensor) -> Tensor:
+        """What the sources hold where an index map points.
+
+        Args:
+            index: ``(N, h, w)`` int64 positions in the bank.
+
+        Returns:
+            ``(N, L, h, w)`` float16 latents, or ``(N, h, w)`` int16 code indices.
+        """
+        rows, columns = _cells(self.grid, index.device)
+        found = self.latents[index, rows, columns]
+        return found if self.coded else found.movedim(-1, 1)
+
+    def gather_reduced(self, index: Tensor) -> Tensor:
+        """Reduced latents where an index map points: ``(N, h, w)`` -> ``(N, r, h, w)`` float64."""
+        rows, columns = _cells(self.grid, index.device)
+        return self.keys[index, rows, columns].movedim(-1, 1).double() * self.key_step.double()
+
+    def _keys_of(self, latents: Tensor, pca: PCA, codebook: Tensor | None) -> Tensor:
+        keys = torch.empty((*latents.shape[:3], pca.components), dtype=torch.int16, device=self.keys.device)
+        for start, reduced in enumerate(_reduced(latents, pca, codebook)):
+            chunk = to_keys(reduced, self.key_step).movedim(1, -1)
+            keys[start * _CHUNK : start * _CHUNK + len(chunk)] = chunk
+        return keys
+
+    # Ids and attributes travel as bytes, so that a state dict holds nothing but tensors.
+    def get_extra_state(self) -> Tensor:
+        text = json.dumps({"ids": self.ids, "attributes": self.attributes}, ensure_ascii=False, separators=(",", ":"))
+        return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        fields = json.loads(bytes(state.cpu().tolist()))
+        self.ids = [str(name) for name in fields["ids"]]
+        self.attributes = [{str(k): str(v) for k, v in known.items()} for known in fields["attributes"]]
+
+
+def unpack(latents: Tensor, codebook: Tensor | None) -> Tensor:
+    """Stored latents or codes ``(B, h, w[, L])`` as latents ``(B, h, w, L)``."""
+    return latents if codebook is None else codebook[latents.long()]
+
+
+def _reduced(latents: Tensor, pca: PCA, codebook: Tensor | None) -> Iterator[Tensor]:
+    for chunk in latents.split(_CHUNK):
+        yield pca.project(unpack(chunk.to(pca.mean.device), codebook).movedim(-1, 1))
+
+
+def _cells(grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    rows, columns = grid
+    return torch.arange(rows, device=device)[:, None], torch.arange(columns, device=device)[None, :]
+
+
+def _check_ids(ids: Sequence[str], count: int) -> None:
+    if len(ids) != count:
+        raise ValueError(f"{len(ids)} ids for {count} sources; one each is expected")
+    seen: set[str] = set()
+    for name in ids:
+        if name in seen:
+            raise ValueError(f"source id {name!r} occurs twice; ids must be unique")
+        seen.add(name)
+
+
+def _aligned(attributes: Mapping[str, Mapping[str, str]] | None, ids: Sequence[str]) -> list[dict[str, str]]:
+    return [dict((attributes or {}).get(name, {})) for name in ids]

@@ -1,0 +1,459 @@
+"""The command line: ``latentpatch generate | edit | inpaint | reconstruct | fit | inspect``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from . import __version__, files, images
+from .autoencoders import AUTOENCODERS
+from .errors import FileError, ImageError, LatentPatchError
+from .generation import Generation
+from .model import LatentPatch
+from .sampling import SAMPLERS
+
+__all__ = ["main"]
+
+DEFAULT_AUTOENCODER = "taef2"
+_BATCH = 16  # images sampled and decoded together, written before the next ones are made
+_SHEET = 64  # images on a contact sheet, at most
+_SETTINGS = ("patch_size", "stride", "neighbours", "scales", "start_size")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit status: 0, 1 where something is wrong, 2 for unusable arguments."""
+    options = _parser().parse_args(arguments)
+    try:
+        report = options.run(options)
+    except (LatentPatchError, ValueError, TypeError) as error:
+        print(f"latentpatch: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("latentpatch: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps(report, indent=1, sort_keys=True))
+    return 0
+
+
+# --- commands ------------------------------------------------------------------------------------------
+
+
+def _generate(options: argparse.Namespace) -> dict[str, Any]:
+    with files.staged(options.output) as staging:
+        model = _model(options)
+        settings = _settings(options)
+        book = _Book(staging, "generate", model, options)
+        for seeds in book.batches(options.n, options.seed):
+            book.take(
+                model.generate(
+                    seeds=seeds,
+                    settings=settings,
+                    sampler=options.sampler,
+                    reference=options.reference,
+                    where=options.where,
+                    decoding=options.decoding,
+                )
+            )
+        return book.close()
+
+
+def _inpaint(options: argparse.Namespace) -> dict[str, Any]:
+    with files.staged(options.output) as staging:
+        model = _model(options)
+        settings = _settings(options)
+        picture = images.read_image(options.image, model.image_size)
+        mask = _mask(options, model.image_size)
+        book = _Book(staging, "inpaint", model, options, before=[picture, torch.where(mask, 0.5, picture)])
+        for seeds in book.batches(options.n, options.seed):
+            book.take(
+                model.inpaint(
+                    picture,
+                    mask,
+                    seeds=seeds,
+                    settings=settings,
+                    where=options.where,
+                    composite=not options.reconstructed,
+                )
+            )
+        return book.close()
+
+
+def _edit(options: argparse.Namespace) -> dict[str, Any]:
+    with files.staged(options.output) as staging:
+        model = _bare_model(options)
+        size = _size(options, model)
+        picture, donor = images.read_image(options.image, size), images.read_image(options.donor, size)
+        book = _Book(staging, "edit", model, options, before=[picture, donor])
+        book.take(model.edit(picture, donor, _mask(options, size), composite=options.composite))
+        return book.close()
+
+
+def _reconstruct(options: argparse.Namespace) -> dict[str, Any]:
+    with files.staged(options.output) as staging:
+        model = _bare_model(options)
+        size = _size(options, model)
+        paths = images.list_images(*options.images)
+        rows: list[dict[str, Any]] = []
+        sheet: list[Tensor] = []
+        for path, name in zip(paths, images.identifiers(paths), strict=True):
+            try:
+                picture = images.read_image(path, size)
+            except ImageError as error:
+                if not options.skip_bad:
+                    raise
+                _say(options, f"skipped: {error}")
+                continue
+            result = model.reconstruct(picture)[0].cpu()
+            file = f"{len(rows):04d}.png"
+            images.write_image(staging / file, result)
+            psnr = -10 * torch.log10((result - picture).square().mean().clamp(min=1e-10))
+            rows.append({"file": file, "id": name, "psnr": round(float(psnr), 3)})
+            if len(sheet) < _SHEET:
+                sheet += [picture, result]
+        if not rows:
+            raise FileError(f"none of the {len(paths)} pictures could be used")
+        images.write_image(staging / "grid.png", images.contact_sheet(torch.stack(sheet)))
+        report = {"command": "reconstruct", "autoencoder": model.identity(), "images": rows}
+        _write_json(staging / "reconstruct.json", report)
+    _say(options, f"{len(rows)} reconstructions in {options.output}, mean PSNR {_mean(rows, 'psnr'):.2f} dB")
+    return report
+
+
+def _fit(options: argparse.Namespace) -> dict[str, Any]:
+    model = _model(options)
+    model.save(options.output)
+    report = _describe(model)
+    _say(options, f"{options.output}: {report['sources']} sources")
+    return report
+
+
+def _inspect(options: argparse.Namespace) -> dict[str, Any]:
+    path = Path(options.path)
+    report: dict[str, Any]
+    if path.suffix == ".safetensors":
+        report = _describe(LatentPatch.load(path, options.autoencoder))
+    elif path.is_file() and path.suffix.lower() in images.SUFFIXES:
+        picture = images.read_image(path)
+        report = {"size": list(picture.shape[1:])}
+        report |= {key: _parsed(text) for key, text in images.read_metadata(path).items()}
+    else:
+        paths = images.list_images(path)
+        bad = {}
+        for file in tqdm(paths, desc="reading", unit="img", disable=not _progress(options), leave=False):
+            try:
+                images.read_image(file)
+            except ImageError as error:
+                bad[str(file)] = str(error)
+        report = {"pictures": len(paths), "unusable": bad}
+    if not options.json:
+        print(json.dumps(report, indent=1, sort_keys=True))
+    return report
+
+
+# --- what the commands share ---------------------------------------------------------------------------
+
+
+class _Book:
+    """Numbers, writes and records the pictures of one command."""
+
+    def __init__(
+        self,
+        staging: Path,
+        command: str,
+        model: LatentPatch,
+        options: argparse.Namespace,
+        before: Sequence[Tensor] = (),
+    ) -> None:
+        self.staging, self.command, self.model, self.options = staging, command, model, options
+        self.sheet: list[Tensor] = list(before)
+        self.maps: list[Tensor] = []
+        self.rows: list[dict[str, Any]] = []
+        self.ids: tuple[str, ...] = ()
+        self.facts: dict[str, Any] = {"command": command, "version": __version__, "autoencoder": model.identity()}
+        if len(model.bank):
+            self.facts |= {"sources": len(model.bank), "sources_sha256": model.bank.digest()}
+        for name in ("where", "decoding"):
+            if getattr(options, name, None) is not None:
+                self.facts[name] = getattr(options, name)
+
+    def batches(self, n: int, seed: int) -> Iterator[range]:
+        """Seeds of each batch, with a progress bar."""
+        with tqdm(total=n, desc=self.command, unit="img", disable=not _progress(self.options), leave=False) as bar:
+            for first in range(0, n, _BATCH):
+                count = min(_BATCH, n - first)
+                yield range(seed + first, seed + first + count)
+                bar.update(count)
+
+    def take(self, result: Generation) -> None:
+        """Write the images of a batch."""
+        self.ids = result.ids
+        self.facts |= result.settings_record()
+        pictures, maps = result.images.cpu(), result.provenance()
+        for i, record in enumerate(result.records()):
+            file = f"{len(self.rows):04d}.png"
+            metadata = {"latentpatch": json.dumps({**self.facts, "seed": record["seed"]}, sort_keys=True)}
+            images.write_image(self.staging / file, pictures[i], metadata)
+            self.rows.append({"file": file, **record})
+            if len(self.maps) < _SHEET:
+                self.sheet.append(pictures[i])
+                self.maps.append(maps[i])
+
+    def close(self) -> dict[str, Any]:
+        """Write the sheets and the record of everything."""
+        images.write_image(self.staging / "grid.png", images.contact_sheet(torch.stack(self.sheet)))
+        images.write_image(self.staging / "provenance.png", images.contact_sheet(torch.stack(self.maps)))
+        report = {**self.facts, "ids": list(self.ids), "images": self.rows}
+        report["skipped"] = [str(path) for path, _ in self.model.skipped]
+        name = {"generate": "generation"}.get(self.command, self.command)
+        _write_json(self.staging / f"{name}.json", report)
+        share = sum(max(row["shares"].values(), default=0.0) for row in self.rows) / len(self.rows)
+        _say(
+            self.options,
+            f"{len(self.rows)} pictures in {self.options.output}; "
+            f"the largest share of one source is {share:.0%} of a picture on average",
+        )
+        return report
+
+
+def _bare_model(options: argparse.Namespace) -> LatentPatch:
+    """The autoencoder on its device, without sources."""
+    model = LatentPatch(options.autoencoder or DEFAULT_AUTOENCODER)
+    return _placed(model, options)
+
+
+def _model(options: argparse.Namespace) -> LatentPatch:
+    """The sources named on the command line, fitted or loaded."""
+    sources = [Path(source) for source in options.sources]
+    if len(sources) == 1 and sources[0].suffix == ".safetensors":
+        for name in ("components", "size", "attributes"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"--{name}: {sources[0]} is fitted already; give it to the command that fits")
+        return _placed(LatentPatch.load(sources[0], options.autoencoder), options)
+    model = LatentPatch(
+        options.autoencoder or DEFAULT_AUTOENCODER, 16 if options.components is None else options.components
+    )
+    _placed(model, options)
+    model.fit(
+        sources,
+        attributes=options.attributes,
+        size=_size(options, model),
+        skip_bad=options.skip_bad,
+        progress=_progress(options),
+    )
+    for _, reason in model.skipped:
+        _say(options, f"skipped: {reason}")
+    return model
+
+
+def _placed(model: LatentPatch, options: argparse.Namespace) -> LatentPatch:
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: not usable here: {str(error).splitlines()[0]}") from error
+    model.autoencoder.decode_dtype = getattr(torch, options.precision)
+    return model
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    """Settings given on the command line; None where there are none."""
+    given = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
+    kind = SAMPLERS[getattr(options, "sampler", "raster")].settings
+    foreign = sorted(set(given) - {field.name for field in fields(kind)})
+    if foreign:
+        raise ValueError(f"--{foreign[0].replace('_', '-')}: not a setting of the sampler {options.sampler!r}")
+    return kind(**given) if given else None
+
+
+def _size(options: argparse.Namespace, model: LatentPatch) -> tuple[int, int]:
+    if options.size is None:
+        side = model.autoencoder.spec.image_size
+        return side, side
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", options.size)
+    if match is None:
+        raise ValueError(f"--size {options.size!r}: pixels are expected, as SIDE or HEIGHTxWIDTH")
+    size = int(match[1]), int(match[2] or match[1])
+    model.autoencoder.grid(*size)
+    return size
+
+
+def _mask(options: argparse.Namespace, size: tuple[int, int]) -> Tensor:
+    return images.parse_box(options.box, size) if options.box else images.read_mask(options.mask, size)
+
+
+def _describe(model: LatentPatch) -> dict[str, Any]:
+    names = sorted({name for known in model.bank.attributes for name in known})
+    variance = float(model.pca.explained_variance.sum() / model.pca.total_variance.clamp(min=1e-30))
+    return {
+        "autoencoder": model.identity(),
+        "sources": len(model.bank),
+        "sources_sha256": model.bank.digest(),
+        "image_size": list(model.image_size),
+        "grid": list(model.bank.grid),
+        "components": model.components,
+        "explained_variance": round(variance, 4),
+        "attributes": names,
+        "ids": model.bank.ids,
+    }
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _write_json(path: Path, report: dict[str, Any]) -> None:
+    files.write_bytes(path, (json.dumps(report, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
+    return sum(float(row[name]) for row in rows) / len(rows)
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    if not options.quiet:
+        print(text, file=sys.stderr)
+
+
+def _progress(options: argparse.Namespace) -> bool:
+    return sys.stderr.isatty() and not options.quiet
+
+
+# --- arguments -----------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="latentpatch", description="New images from a handful of registered examples, without training."
+    )
+    parser.add_argument("--version", action="version", version=f"latentpatch {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    generate = commands.add_parser("generate", help="make new images from sources")
+    _add_sources(generate)
+    _add_sampling(generate)
+    generate.add_argument("--reference", metavar="IMAGE", help="picture the new ones are to resemble")
+    generate.add_argument("--sampler", choices=sorted(SAMPLERS), default="raster")
+    generate.add_argument(
+        "--decoding",
+        choices=("gather", "unproject"),
+        default="gather",
+        help="decode the sources' full latents, or the reduced ones (the paper's way)",
+    )
+    _add_common(generate, _generate)
+
+    inpaint = commands.add_parser("inpaint", help="fill a region of a picture, in several ways")
+    _add_sources(inpaint)
+    inpaint.add_argument("--image", required=True, help="the picture")
+    _add_mask(inpaint)
+    _add_sampling(inpaint)
+    inpaint.add_argument(
+        "--reconstructed", action="store_true", help="show the decoder's own pixels outside the mask, not the picture's"
+    )
+    _add_common(inpaint, _inpaint)
+
+    edit = commands.add_parser("edit", help="copy a region of one picture into another, in latent space")
+    edit.add_argument("image", help="the picture to edit")
+    edit.add_argument("--donor", required=True, metavar="IMAGE", help="the picture to copy from")
+    _add_mask(edit)
+    edit.add_argument("--composite", action="store_true", help="keep the picture's own pixels outside the region")
+    _add_size(edit)
+    _add_common(edit, _edit)
+
+    reconstruct = commands.add_parser("reconstruct", help="pictures through the autoencoder and back")
+    reconstruct.add_argument("images", nargs="+", help="a folder, pictures, or a text file that lists pictures")
+    reconstruct.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be used")
+    _add_size(reconstruct)
+    _add_common(reconstruct, _reconstruct)
+
+    fit = commands.add_parser("fit", help="encode sources once and keep them in one file")
+    _add_sources(fit)
+    _add_common(fit, _fit, output="MODEL.safetensors")
+
+    inspect = commands.add_parser("inspect", help="what a picture was made with, a model or a folder holds")
+    inspect.add_argument("path", help="a picture, a model file, or a folder or list of pictures")
+    inspect.add_argument("--autoencoder", metavar="NAME[:PATH]", help="where a model file's own cannot be loaded")
+    _add_report(inspect, _inspect)
+    return parser
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources", nargs="+", help="a folder, pictures, a text file that lists pictures, or a fitted model file"
+    )
+    parser.add_argument("--attributes", metavar="CSV", help="attributes of the sources, for --where")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be used, and list them")
+    parser.add_argument("--components", type=int, metavar="R", help="principal components searched (16)")
+    _add_size(parser)
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", metavar="SIDE|HxW", help="pixels pictures are cropped and resized to (256)")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", type=_positive, default=16, help="number of pictures (16)")
+    parser.add_argument("--seed", type=_natural, default=0, help="seed of the first picture; the next has the next (0)")
+    parser.add_argument("--where", metavar="PREDICATE", help='sources to use, e.g. "gender=female and birth_year>1960"')
+    group = parser.add_argument_group("settings of the sampler")
+    group.add_argument("--patch-size", type=int, help="side of the compared patches in latent cells, omega (6)")
+    group.add_argument("--stride", type=int, help="side of the copied blocks, w (patch size / 3)")
+    group.add_argument("--neighbours", type=int, help="nearest sources drawn from, k (3)")
+    group.add_argument("--scales", type=int, help="grid sizes, S (5; 1 with a reference or a mask)")
+    group.add_argument("--start-size", type=int, help="side of the coarsest grid (10 of 16)")
+
+
+def _add_mask(parser: argparse.ArgumentParser) -> None:
+    region = parser.add_mutually_exclusive_group(required=True)
+    region.add_argument("--mask", metavar="IMAGE", help="picture that is white where the region is")
+    region.add_argument("--box", metavar="LEFT,TOP,RIGHT,BOTTOM", help="the region in pixels")
+
+
+def _add_common(parser: argparse.ArgumentParser, run: Any, output: str = "FOLDER") -> None:
+    parser.add_argument("-o", "--output", required=True, metavar=output, help="where to write")
+    parser.add_argument(
+        "--autoencoder",
+        metavar="NAME[:PATH]",
+        help=f"one of {', '.join(AUTOENCODERS)}, and after a colon its local weights ({DEFAULT_AUTOENCODER})",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (a GPU where there is one)")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="arithmetic of the decoder; bfloat16 is faster where the processor has it",
+    )
+    _add_report(parser, run)
+
+
+def _add_report(parser: argparse.ArgumentParser, run: Any) -> None:
+    parser.add_argument("--json", action="store_true", help="print a report as JSON on standard output")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no closing line")
+    parser.set_defaults(run=run)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: an integer of at least 1 is expected")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: an integer of at least 0 is expected")
+    return int(text)

@@ -1,0 +1,617 @@
+"""The model: encoder, PCA, source bank, sampler and decoder in one module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import files, images
+from .attributes import parse_predicate, read_attributes
+from .autoencoders import Autoencoder, load_autoencoder
+from .bank import SourceBank, unpack
+from .editing import cell_mask, fill_smoothly, join
+from .errors import FileError, ImageError, WeightsError
+from .generation import Generation
+from .pca import PCA
+from .sampling import SAMPLERS, Sampler, Settings, noise_from_seeds
+from .sampling.schedule import RasterSettings
+
+__all__ = ["LatentPatch"]
+
+#: An image: a tensor ``(3, H, W)`` or ``(1, 3, H, W)`` in [0, 1], or a file.
+Picture = Tensor | str | Path
+Predicate = Callable[[Mapping[str, str]], bool]
+
+_FORMAT = "latentpatch-model/1"
+_ENCODE_BATCH = 16
+
+
+class LatentPatch(nn.Module):
+    """Non-parametric image generation from registered examples, with no training.
+
+    Args:
+        autoencoder: an autoencoder, or what :func:`~latentpatch.autoencoders.load_autoencoder` takes:
+            ``NAME[:FILE OR FOLDER]``.
+        components: principal components kept for the search, r.
+        settings: settings of the raster sampler where a call gives none.
+
+    Example:
+        >>> model = LatentPatch("pixels").fit(torch.rand(8, 3, 256, 256))
+        >>> new = model.generate(4, seed=0)
+        >>> new.images.shape, new.index.shape
+        (torch.Size([4, 3, 256, 256]), torch.Size([4, 16, 16]))
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder | str = "taef2",
+        components: int = 16,
+        settings: RasterSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self.autoencoder = load_autoencoder(autoencoder) if isinstance(autoencoder, str) else autoencoder
+        channels = self.autoencoder.spec.latent_channels
+        if isinstance(components, bool) or not isinstance(components, int) or not 1 <= components <= channels:
+            raise ValueError(
+                f"components {components!r}: an integer from 1 to {channels} (latent channels) is expected"
+            )
+        self.components = components
+        self.settings = settings or RasterSettings()
+        self.pca = PCA()
+        self.bank = SourceBank()
+        #: files that ``fit(..., skip_bad=True)`` left out, with the reason.
+        self.skipped: list[tuple[Path, str]] = []
+
+    # --- sources -----------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        sources: Tensor | str | Path | Sequence[str | Path],
+        *,
+        ids: Sequence[str] | None = None,
+        attributes: str | Path | Mapping[str, Mapping[str, str]] | None = None,
+        size: int | tuple[int, int] | None = None,
+        skip_bad: bool = False,
+        progress: bool = False,
+    ) -> LatentPatch:
+        """Encode the sources, fit the PCA on their latents and fill the bank. Returns itself.
+
+        Memory holds the bank and one batch of images, whatever the number of sources.
+
+        Args:
+            sources: images ``(B, 3, H, W)`` in [0, 1], or a folder, files, or a text file that lists files.
+            ids: a unique name for each source; by default the files' names or numbers.
+            attributes: CSV file, or attributes by id, for :meth:`generate`'s ``where``.
+            size: ``(height, width)`` or side in pixels files are cropped and resized to; by default the size
+                the autoencoder was trained on.
+            skip_bad: leave out files that cannot be used, listing them in :attr:`skipped`.
+            progress: show a progress bar.
+
+        Raises:
+            ImageError, FileError: for files that cannot be used.
+            TypeError, ValueError: for arguments out of range.
+        """
+        latents, names = self._encode_sources(sources, ids, size, skip_bad, progress)
+        known = _attributes_by_id(attributes)
+        codebook = self._codebook()
+        chunks = (unpack(chunk.to(self.autoencoder.device), codebook) for chunk in latents.split(256))
+        self.pca.fit(chunks, self.components)
+        self.bank.fill(latents, names, self.pca, known, codebook)
+        return self
+
+    def add(
+        self,
+        sources: Tensor | str | Path | Sequence[str | Path],
+        *,
+        ids: Sequence[str] | None = None,
+        attributes: str | Path | Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """Append sources; the PCA and the sources already here stay as they are.
+
+        Arguments and errors are those of :meth:`fit`; files are resized to the size of the bank.
+        """
+        self._require_fit()
+        latents, names = self._encode_sources(sources, ids, self.image_size, False, False)
+        self.bank.add(latents, names, self.pca, _attributes_by_id(attributes), self._codebook())
+
+    def remove(self, ids: str | Sequence[str], *, refit: bool = True) -> None:
+        """Remove sources: none of their latents can appear in any output from now on.
+
+        Args:
+            ids: one id or several.
+            refit: also fit the PCA anew on the sources that remain, after which the model is what it
+                would be had the sources never been there. Without it the basis keeps what they gave to it.
+
+        Raises:
+            ValueError: for an id that is not in the bank, or where none would remain.
+        """
+        gone = [ids] if isinstance(ids, str) else list(ids)
+        if len(set(gone)) >= len(self.bank):
+            raise ValueError(f"removing {len(set(gone))} of {len(self.bank)} sources would leave none")
+        self.bank.remove(gone)
+        if refit:
+            codebook = self._codebook()
+            self.pca.fit((unpack(chunk, codebook) for chunk in self.bank.latents.split(256)), self.components)
+            known = dict(zip(self.bank.ids, self.bank.attributes, strict=True))
+            self.bank.fill(self.bank.latents, self.bank.ids, self.pca, known, codebook)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the sources and of what is generated."""
+        step = self.autoencoder.spec.downsampling
+        return self.bank.grid[0] * step, self.bank.grid[1] * step
+
+    def _encode_sources(
+        self,
+        sources: Tensor | str | Path | Sequence[str | Path],
+        ids: Sequence[str] | None,
+        size: int | tuple[int, int] | None,
+        skip_bad: bool,
+        progress: bool,
+    ) -> tuple[Tensor, list[str]]:
+        """-> (B, h, w, L) float16 or (B, h, w) int16 on the module's device, B names"""
+        self.skipped = []
+        if isinstance(sources, Tensor):
+            if sources.ndim != 4 or not len(sources):
+                raise ValueError(
+                    f"sources: shape (B, 3, H, W) with B at least 1 is expected, got {tuple(sources.shape)}"
+                )
+            count, shape = len(sources), (sources.shape[2], sources.shape[3])
+            names = [str(i) for i in range(count)] if ids is None else list(ids)
+            pictures: Iterator[tuple[str, Tensor]] = (
+                zip(names, sources, strict=True) if len(names) == count else iter(())
+            )
+        else:
+            paths = images.list_images(*([sources] if isinstance(sources, (str, Path)) else sources))
+            count, shape = len(paths), _side_pair(size, self.autoencoder.spec.image_size)
+            names = images.identifiers(paths) if ids is None else list(ids)
+            pictures = self._read(paths, names, shape, skip_bad)
+        if len(names) != count:
+            raise ValueError(f"ids: {count} names are expected, got {len(names)}")
+        if len(set(names)) != count:
+            raise ValueError("ids: names must be unique")
+        grid = self.autoencoder.grid(*shape)
+        coded = self.autoencoder.codebook is not None
+        latents = torch.empty(
+            (count, *grid) if coded else (count, *grid, self.autoencoder.spec.latent_channels),
+            dtype=torch.int16 if coded else torch.float16,
+            device=self.autoencoder.device,
+        )
+        kept: list[str] = []
+        batch: list[Tensor] = []
+        with tqdm(total=count, desc="encoding", unit="img", disable=not progress, leave=False) as bar:
+            for name, picture in pictures:
+                batch.append(picture)
+                kept.append(name)
+                if len(batch) == _ENCODE_BATCH:
+                    latents[len(kept) - len(batch) : len(kept)] = self._stored(torch.stack(batch))
+                    bar.update(len(batch))
+                    batch = []
+            if batch:
+                latents[len(kept) - len(batch) : len(kept)] = self._stored(torch.stack(batch))
+                bar.update(len(batch))
+        if not kept:
+            raise FileError(f"none of the {count} sources could be used; the first: {self.skipped[0][1]}")
+        return latents[: len(kept)], kept
+
+    def _read(
+        self, paths: Sequence[Path], names: Sequence[str], size: tuple[int, int], skip_bad: bool
+    ) -> Iterator[tuple[str, Tensor]]:
+        for path, name in zip(paths, names, strict=True):
+            try:
+                picture = images.read_image(path, size)
+            except ImageError as error:
+                if not skip_bad:
+                    raise
+                self.skipped.append((path, str(error)))
+                continue
+            yield name, picture
+
+    def _stored(self, batch: Tensor) -> Tensor:
+        """Images as the bank keeps them: float16 latents or int16 codes, channels last."""
+        latents = self._encode(batch)
+        if self.autoencoder.codebook is not None:
+            return self.autoencoder.codes(latents).short()
+        stored = latents.movedim(1, -1).half()
+        if not bool(torch.isfinite(stored).all()):
+            raise ValueError(f"{self.autoencoder.spec.name} gave latents that are not finite in half precision")
+        return stored
+
+    @torch.no_grad()
+    def _encode(self, batch: Tensor) -> Tensor:
+        return self.autoencoder.encode(batch)
+
+    # --- generation --------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        n: int = 1,
+        *,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        settings: Settings | None = None,
+        sampler: str = "raster",
+        reference: Picture | None = None,
+        where: str | Predicate | None = None,
+        decoding: str = "gather",
+    ) -> Generation:
+        """New images.
+
+        Image i is drawn from seed ``seed + i`` alone: it is the same whatever else is asked for with it.
+
+        Args:
+            n: number of images.
+            seed: seed of the first image, at least 0.
+            seeds: the seed of each image, instead of ``n`` and ``seed``.
+            settings: settings of the sampler; by default this model's.
+            sampler: a key of :data:`~latentpatch.sampling.SAMPLERS`.
+            reference: picture(s) to be guided by: a file, or ``(3, H, W)`` or ``(1 or n, 3, H, W)`` in [0, 1]
+                of the bank's image size.
+            where: predicate on attributes that sources must satisfy, as text (``gender=female``) or callable.
+            decoding: ``gather`` decodes the full latents of the chosen sources, ``unproject`` the reduced
+                ones, through the nearest codes where there is a codebook (the paper's way).
+
+        Returns:
+            Images on the module's device, with their provenance.
+
+        Raises:
+            TypeError, ValueError: for arguments out of range.
+        """
+        if seeds is None:
+            _check_integer("n", n, 1)
+            _check_integer("seed", seed, 0)
+            seeds = range(seed, seed + n)
+        method, settings = self._sampler(sampler, settings)
+        grid = self._require_fit()
+        guides = None
+        if reference is not None:
+            if not method.guided:
+                raise ValueError(f"reference: the sampler {sampler!r} takes none")
+            pictures = self._pictures(reference, "reference", len(seeds), self.image_size)
+            guides = self.bank.keys_of(self._latents(pictures), self.pca)
+        if isinstance(settings, RasterSettings):
+            settings = settings.resolved(guides is not None)
+        steps = method.steps(grid, settings, guides is not None, None)
+        noise = noise_from_seeds(seeds, steps, self.bank.keys.device)
+        index = self._sample(method, noise, settings, self._candidates(where), guides)
+        return Generation(
+            self.decode(index, decoding), index, tuple(self.bank.ids), tuple(int(s) for s in seeds), sampler, settings
+        )
+
+    @property
+    def steps(self) -> int:
+        """Uniforms :meth:`forward` takes for one image."""
+        return SAMPLERS["raster"].steps(self._require_fit(), self.settings, False, None)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Images of uniform noise, for use inside larger models.
+
+        Args:
+            noise: ``(N, steps)`` uniforms in [0, 1), see :attr:`steps`.
+
+        Returns:
+            ``(N, 3, H, W)`` float32 in [0, 1].
+        """
+        self._require_fit()
+        index = self._sample(SAMPLERS["raster"], noise.to(self.bank.keys.device), self.settings, None, None)
+        return self.decode(index)
+
+    def decode(self, index: Tensor, decoding: str = "gather") -> Tensor:
+        """Images of index maps.
+
+        Args:
+            index: ``(N, h, w)`` int64 positions in the bank.
+            decoding: see :meth:`generate`.
+
+        Returns:
+            ``(N, 3, H, W)`` float32 in [0, 1].
+        """
+        if decoding == "gather":
+            return self._decode(self._gather(index))
+        if decoding == "unproject":
+            latents = self.pca.unproject(self.bank.gather_reduced(index)).float()
+            return self._decode(self.autoencoder.quantize(latents))
+        raise ValueError(f"decoding {decoding!r}: 'gather' or 'unproject' is expected")
+
+    @torch.no_grad()
+    def _decode(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents)
+
+    def _gather(self, index: Tensor) -> Tensor:
+        found = self.bank.gather(index)
+        return self.autoencoder.lookup(found) if self.bank.coded else found.float()
+
+    def _sample(
+        self, method: Sampler, noise: Tensor, settings: Settings, candidates: Tensor | None, *guides: Tensor | None
+    ) -> Tensor:
+        keys = self.bank.keys if candidates is None else self.bank.keys[candidates]
+        index = method.sample(keys, noise, settings, *guides) if method.guided else method.sample(keys, noise, settings)
+        if candidates is None:
+            return index
+        return torch.where(index < 0, index, candidates[index.clamp(min=0)])
+
+    def _sampler(self, name: str, settings: Settings | None) -> tuple[Sampler, Settings]:
+        if name not in SAMPLERS:
+            raise ValueError(f"sampler {name!r}: one of {', '.join(SAMPLERS)} is expected")
+        method = SAMPLERS[name]
+        if settings is None:
+            settings = self.settings if isinstance(self.settings, method.settings) else method.settings()
+        if not isinstance(settings, method.settings):
+            wanted, given = method.settings.__name__, type(settings).__name__
+            raise TypeError(f"settings: {wanted} is expected by the sampler {name!r}, got {given}")
+        return method, settings
+
+    def _candidates(self, where: str | Predicate | None) -> Tensor | None:
+        if where is None:
+            return None
+        predicate = parse_predicate(where) if isinstance(where, str) else where
+        if isinstance(where, str):
+            known = {name for row in self.bank.attributes for name in row}
+            unknown = sorted(parse_predicate(where).names - known)
+            if unknown:
+                names = ", ".join(sorted(known)) or "none"
+                raise ValueError(f"where {where!r}: no source has the attribute {unknown[0]!r}; known: {names}")
+        chosen = self.bank.select(predicate)
+        if not len(chosen):
+            raise ValueError(f"where {str(where)!r}: none of the {len(self.bank)} sources satisfies it")
+        return chosen
+
+    # --- editing -----------------------------------------------------------------------------------
+
+    def edit(self, image: Picture, donor: Picture, mask: Tensor, *, composite: bool = False) -> Generation:
+        """Copy latents of a donor under a mask and decode (figure 1 e).
+
+        Args:
+            image: the picture to edit, ``(3, H, W)`` in [0, 1] or a file.
+            donor: the picture to copy from, registered with it, or ``source:ID`` for one of the bank.
+            mask: ``(H, W)`` bool, True where the donor goes; cells half covered or more are copied.
+            composite: keep the image's own pixels outside the copied cells, joined without a seam,
+                instead of their reconstruction.
+
+        Raises:
+            ValueError: for shapes that do not fit, or a mask that selects no cell.
+        """
+        size = self._size_of(image)
+        target = self._pictures(image, "image", 1, size)
+        ids, position, latents = self._donor(donor, size)
+        cells = self._cells(mask, size, 0.5)
+        result = self._decode(torch.where(cells, latents, self._latents(target)))
+        if composite:
+            result = join(result, target, _to_pixels(cells, self.autoencoder.spec.downsampling))
+        return Generation(result, torch.where(cells, position, -1)[None], ids)
+
+    def inpaint(
+        self,
+        image: Picture,
+        mask: Tensor,
+        n: int = 1,
+        *,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        settings: RasterSettings | None = None,
+        where: str | Predicate | None = None,
+        composite: bool = True,
+    ) -> Generation:
+        """Fill a region with patches of the sources that fit its surroundings, in several ways.
+
+        Args:
+            image: ``(3, H, W)`` in [0, 1] or a file; what it holds under the mask is not looked at.
+            mask: ``(H, W)`` bool, True where pixels are to be replaced.
+            n: number of different fillings.
+            seed: seed of the first filling; see :meth:`generate`.
+            seeds: the seed of each filling, instead of ``n`` and ``seed``.
+            settings: settings of the raster sampler; one scale unless they say otherwise.
+            where: see :meth:`generate`.
+            composite: keep the image's own pixels outside the mask, joined without a seam, instead of
+                their reconstruction.
+
+        Raises:
+            ValueError: for shapes that do not fit, or a mask that selects nothing.
+        """
+        grid = self._require_fit()
+        if seeds is None:
+            _check_integer("n", n, 1)
+            _check_integer("seed", seed, 0)
+            seeds = range(seed, seed + n)
+        cells = self._cells(mask, self.image_size, 0)
+        pixels = mask.to(self.autoencoder.device)
+        target = self._pictures(image, "image", 1, self.image_size)
+        # The encoder sees beyond a cell: what is to go must not colour its neighbours.
+        latents = self._latents(fill_smoothly(target, pixels))
+        method, chosen = SAMPLERS["raster"], settings or self.settings
+        chosen = chosen.resolved(reference=True)
+        noise = noise_from_seeds(seeds, method.steps(grid, chosen, True, cells), self.bank.keys.device)
+        guides = self.bank.keys_of(latents, self.pca)
+        index = self._sample(method, noise, chosen, self._candidates(where), guides, cells)
+        filled = torch.where(index[:, None] < 0, latents, self._gather(index.clamp(min=0)))
+        result = self._decode(filled)
+        if composite:
+            result = join(result, target, pixels)
+        return Generation(result, index, tuple(self.bank.ids), tuple(int(s) for s in seeds), "raster", chosen)
+
+    def reconstruct(self, image: Picture | Tensor, *, reduced: bool = False) -> Tensor:
+        """Images through the autoencoder and back.
+
+        Args:
+            image: a file, or ``(3, H, W)`` or ``(N, 3, H, W)`` in [0, 1].
+            reduced: also through the PCA and back (table 1, second row).
+
+        Returns:
+            ``(N, 3, H, W)`` float32 in [0, 1].
+        """
+        if isinstance(image, Tensor):
+            batch = image if image.ndim == 4 else image[None]
+        else:
+            batch = images.read_image(image, self.image_size if len(self.bank) else None)[None]
+        latents = self._latents(batch)
+        if reduced:
+            self._require_fit()
+            latents = self.autoencoder.quantize(self.pca.unproject(self.pca.project(latents)).float())
+        return self._decode(latents)
+
+    def _size_of(self, image: Picture) -> tuple[int, int]:
+        """Size at which a picture is edited: its own, or for a file the bank's."""
+        if isinstance(image, Tensor):
+            self.autoencoder.grid(*image.shape[-2:])
+            return image.shape[-2], image.shape[-1]
+        return self.image_size if len(self.bank) else _side_pair(None, self.autoencoder.spec.image_size)
+
+    def _pictures(self, picture: Picture, name: str, count: int, size: tuple[int, int]) -> Tensor:
+        """-> (1 or count, 3, H, W) float32 on the module's device"""
+        if not isinstance(picture, Tensor):
+            picture = images.read_image(picture, size)
+        batch = picture if picture.ndim == 4 else picture[None]
+        if batch.shape[1:] != (3, *size) or len(batch) not in (1, count) or not batch.is_floating_point():
+            wanted = "1" if count == 1 else f"1 or {count}"
+            raise ValueError(
+                f"{name}: floating point of shape ({wanted}, 3, {size[0]}, {size[1]}) is expected, "
+                f"got {str(picture.dtype).removeprefix('torch.')} {tuple(picture.shape)}"
+            )
+        if not bool(torch.isfinite(batch).all()) or float(batch.min()) < 0 or float(batch.max()) > 1:
+            raise ValueError(
+                f"{name}: values from 0 to 1 are expected, got {float(batch.min())} to {float(batch.max())}"
+            )
+        return batch.to(self.autoencoder.device, torch.float32)
+
+    def _latents(self, pictures: Tensor) -> Tensor:
+        return self.autoencoder.quantize(self._encode(pictures))
+
+    def _cells(self, mask: Tensor, size: tuple[int, int], least: float) -> Tensor:
+        if mask.dtype != torch.bool or tuple(mask.shape) != size:
+            given = f"{str(mask.dtype).removeprefix('torch.')} {tuple(mask.shape)}"
+            raise ValueError(f"mask: bool of shape {size} is expected, got {given}")
+        cells = cell_mask(mask.to(self.autoencoder.device), self.autoencoder.grid(*size), least)
+        if not bool(cells.any()):
+            raise ValueError("mask: it selects no cell of the latent grid; at least one is expected")
+        return cells
+
+    def _donor(self, donor: Picture, size: tuple[int, int]) -> tuple[tuple[str, ...], int, Tensor]:
+        """-> ids of the result, position of the donor in them, its latents (1, L, h, w)"""
+        if isinstance(donor, str) and donor.startswith("source:"):
+            position = self.bank.positions([donor.removeprefix("source:")])[0]
+            if size != self.image_size:
+                raise ValueError(
+                    f"donor {donor!r}: an image of the bank's size {self.image_size} is expected, got {size}"
+                )
+            index = torch.full((1, *self.bank.grid), position, dtype=torch.int64, device=self.autoencoder.device)
+            return tuple(self.bank.ids), position, self._gather(index)
+        name = "donor" if isinstance(donor, Tensor) else Path(donor).stem
+        return (name,), 0, self._latents(self._pictures(donor, "donor", 1, size))
+
+    # --- state -------------------------------------------------------------------------------------
+
+    def identity(self) -> dict[str, Any]:
+        """The autoencoder's facts and the SHA-256 of its weights, for files that must be repeatable."""
+        spec = asdict(self.autoencoder.spec)
+        return {**spec, "fold": self.autoencoder.fold, "sha256": self.autoencoder.fingerprint()}
+
+    def save(self, path: str | Path) -> None:
+        """Write PCA, bank and settings to one safetensors file; the autoencoder's weights are not in it.
+
+        The file's header names the autoencoder, the SHA-256 and licence of its weights, and the settings.
+
+        Raises:
+            FileError: where it cannot be written.
+        """
+        self._require_fit()
+        header = {
+            "format": _FORMAT,
+            "autoencoder": self.identity(),
+            "components": self.components,
+            "settings": asdict(self.settings),
+        }
+        tensors = {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.state_dict().items()
+            if not name.startswith("autoencoder.")
+        }
+        with files.replacing(Path(path)) as temporary:
+            try:
+                save_file(tensors, temporary, metadata={"latentpatch": json.dumps(header, sort_keys=True)})
+            except SafetensorError as error:
+                raise FileError(f"cannot write {path}: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | Path, autoencoder: Autoencoder | str | None = None) -> LatentPatch:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            autoencoder: the autoencoder, or ``NAME[:FILE OR FOLDER]``; by default the one the file names,
+                from the cache or the network.
+
+        Raises:
+            FileError: where it is not such a file.
+            WeightsError: where the autoencoder's weights are not those the model was fitted with.
+        """
+        try:
+            with safe_open(path, framework="pt") as stored:
+                header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError) as error:
+            raise FileError(f"{path}: not a readable model file: {error}") from error
+        if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            raise FileError(f"{path}: not a latentpatch model file (format {_FORMAT} is expected)")
+        try:
+            facts = header["autoencoder"]
+            if autoencoder is None:
+                autoencoder = load_autoencoder(facts["name"], facts["argument"])
+            elif isinstance(autoencoder, str):
+                autoencoder = load_autoencoder(autoencoder)
+            if autoencoder.fingerprint() != facts["sha256"]:
+                raise WeightsError(
+                    f"{path} was fitted with {facts['name']} of SHA-256 {facts['sha256'][:16]}…, "
+                    f"got {autoencoder.spec.name} of {autoencoder.fingerprint()[:16]}…"
+                )
+            model = cls(autoencoder, header["components"], RasterSettings(**header["settings"]))
+            missing, unexpected = model.load_state_dict(tensors, strict=False)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise FileError(f"{path}: malformed model file: {error!r}") from error
+        lacking = [name for name in missing if not name.startswith("autoencoder.")]
+        if lacking or unexpected:
+            raise FileError(f"{path}: malformed model file: missing {lacking}, unexpected {unexpected}")
+        return model
+
+    def with_settings(self, **changes: Any) -> RasterSettings:
+        """This model's settings with some changed."""
+        return replace(self.settings, **changes)
+
+    def _codebook(self) -> Tensor | None:
+        return self.autoencoder.codebook
+
+    def _require_fit(self) -> tuple[int, int]:
+        if not len(self.bank):
+            raise RuntimeError("the model has no sources yet: call fit, load or load_state_dict first")
+        return self.bank.grid
+
+
+def _attributes_by_id(
+    attributes: str | Path | Mapping[str, Mapping[str, str]] | None,
+) -> Mapping[str, Mapping[str, str]] | None:
+    return read_attributes(attributes) if isinstance(attributes, (str, Path)) else attributes
+
+
+def _side_pair(size: int | tuple[int, int] | None, default: int) -> tuple[int, int]:
+    if size is None:
+        return default, default
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _to_pixels(cells: Tensor, side: int) -> Tensor:
+    return cells.repeat_interleave(side, 0).repeat_interleave(side, 1)
+
+
+def _check_integer(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} {value!r}: an integer is expected")
+    if value < least:
+        raise ValueError(f"{name} {value}: at least {least} is expected")
