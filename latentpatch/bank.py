@@ -27,7 +27,7 @@ class SourceBank(FittedModule):
             :mod:`latentpatch.sampling.keys` for why the search works on integers.
         key_step: scalar float32, size of a unit of ``keys`` in the latents' own units.
         latents: ``(B, h, w, L)`` float16 full latents, or where the autoencoder has a codebook
-            ``(B, h, w)`` int16 code indices (512 bytes a source on a 16x16 grid).
+            ``(B, h, w, q)`` int16 code indices, q of them a cell (with q = 1 on a 16x16 grid, 512 bytes a source).
 
     Attributes:
         ids: one stable name a source, unique.
@@ -57,7 +57,7 @@ class SourceBank(FittedModule):
     @property
     def coded(self) -> bool:
         """Whether :attr:`latents` are code indices."""
-        return self.latents.ndim == 3
+        return self.latents.dtype == torch.int16
 
     def fill(
         self,
@@ -70,7 +70,7 @@ class SourceBank(FittedModule):
         """Replace the sources. Returns itself.
 
         Args:
-            latents: ``(B, h, w, L)`` float16, or ``(B, h, w)`` int16 code indices.
+            latents: ``(B, h, w, L)`` float16, or ``(B, h, w, q)`` int16 code indices.
             ids: B unique names.
             pca: fitted on these latents.
             attributes: attributes by id; ids that are missing have none.
@@ -165,11 +165,10 @@ class SourceBank(FittedModule):
             index: ``(N, h, w)`` int64 positions in the bank.
 
         Returns:
-            ``(N, L, h, w)`` float16 latents, or ``(N, h, w)`` int16 code indices.
+            ``(N, L, h, w)`` float16 latents, or ``(N, q, h, w)`` int16 code indices.
         """
         rows, columns = _cells(self.grid, index.device)
-        found = self.latents[index, rows, columns]
-        return found if self.coded else found.movedim(-1, 1)
+        return self.latents[index, rows, columns].movedim(-1, 1)
 
     def gather_reduced(self, index: Tensor) -> Tensor:
         """Reduced latents where an index map points: ``(N, h, w)`` -> ``(N, r, h, w)`` float64."""
@@ -195,8 +194,8 @@ class SourceBank(FittedModule):
 
 
 def unpack(latents: Tensor, codebook: Tensor | None) -> Tensor:
-    """Stored latents or codes ``(B, h, w[, L])`` as latents ``(B, h, w, L)``."""
-    return latents if codebook is None else codebook[latents.long()]
+    """Stored latents ``(B, h, w, L)``, or codes ``(B, h, w, q)`` looked up and folded as the autoencoder does."""
+    return latents if codebook is None else codebook[latents.long()].transpose(-1, -2).flatten(-2)
 
 
 def _reduced(latents: Tensor, pca: PCA, codebook: Tensor | None) -> Iterator[Tensor]:

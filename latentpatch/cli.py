@@ -181,6 +181,8 @@ class _Book:
         self.rows: list[dict[str, Any]] = []
         self.ids: tuple[str, ...] = ()
         self.facts: dict[str, Any] = {"command": command, "version": __version__, "autoencoder": model.identity()}
+        # A picture travels: it names the weights, but not the folder they were in.
+        self.autoencoder = {key: self.facts["autoencoder"][key] for key in ("name", "sha256", "license")}
         if len(model.bank):
             self.facts |= {"sources": len(model.bank), "sources_sha256": model.bank.digest()}
         for name in ("where", "decoding"):
@@ -202,7 +204,8 @@ class _Book:
         pictures, maps = result.images.cpu(), result.provenance()
         for i, record in enumerate(result.records()):
             file = f"{len(self.rows):04d}.png"
-            metadata = {"latentpatch": json.dumps({**self.facts, "seed": record["seed"]}, sort_keys=True)}
+            facts = {**self.facts, "autoencoder": self.autoencoder, "seed": record["seed"]}
+            metadata = {"latentpatch": json.dumps(facts, sort_keys=True)}
             images.write_image(self.staging / file, pictures[i], metadata)
             self.rows.append({"file": file, **record})
             if len(self.maps) < _SHEET:

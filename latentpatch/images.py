@@ -100,9 +100,13 @@ def list_images(*sources: str | Path) -> list[Path]:
 
 
 def _pictures_of(source: Path) -> list[Path]:
-    if source.is_dir():
+    try:
+        is_folder, exists = source.is_dir(), source.exists()
+    except OSError as error:  # no permission, or too long for a name
+        raise FileError(f"{source}: cannot be read: {error.strerror or error}") from error
+    if is_folder:
         return _pictures_in(source)
-    if not source.exists():
+    if not exists:
         raise FileError(f"{source}: no such file or folder")
     if source.suffix.lower() in SUFFIXES:
         return [source]

@@ -158,7 +158,7 @@ class LatentPatch(nn.Module):
         skip_bad: bool,
         progress: bool,
     ) -> tuple[Tensor, list[str]]:
-        """-> (B, h, w, L) float16 or (B, h, w) int16 on the module's device, B names"""
+        """-> (B, h, w, L) float16 or (B, h, w, q) int16 on the module's device, B names"""
         self.skipped = []
         if isinstance(sources, Tensor):
             if sources.ndim != 4 or not len(sources):
@@ -182,7 +182,7 @@ class LatentPatch(nn.Module):
         grid = self.autoencoder.grid(*shape)
         coded = self.autoencoder.codebook is not None
         latents = torch.empty(
-            (count, *grid) if coded else (count, *grid, self.autoencoder.spec.latent_channels),
+            (count, *grid, self.autoencoder.fold**2 if coded else self.autoencoder.spec.latent_channels),
             dtype=torch.int16 if coded else torch.float16,
             device=self.autoencoder.device,
         )
@@ -220,7 +220,7 @@ class LatentPatch(nn.Module):
         """Images as the bank keeps them: float16 latents or int16 codes, channels last."""
         latents = self._encode(batch)
         if self.autoencoder.codebook is not None:
-            return self.autoencoder.codes(latents).short()
+            return self.autoencoder.codes(latents).movedim(1, -1).short()
         stored = latents.movedim(1, -1).half()
         if not bool(torch.isfinite(stored).all()):
             raise ValueError(f"{self.autoencoder.spec.name} gave latents that are not finite in half precision")

@@ -162,7 +162,7 @@ class Autoencoder(nn.Module):
         return self._in_chunks(decode_chunk, latents)
 
     def codes(self, latents: Tensor) -> Tensor:
-        """Index of the nearest code of each latent: ``(N, L, h, w)`` -> ``(N, h * fold, w * fold)`` int64.
+        """Index of the nearest code of each latent: ``(N, L, h, w)`` -> ``(N, fold^2, h, w)`` int64.
 
         Raises:
             ValueError: where this autoencoder has no codebook.
@@ -172,13 +172,16 @@ class Autoencoder(nn.Module):
         codebook = self.codebook.double()
         vectors = F.pixel_shuffle(latents.to(codebook.device, torch.float64), self.fold).movedim(1, -1)
         nearest = [torch.cdist(v.flatten(0, 1), codebook).argmin(1).view(v.shape[:2]) for v in vectors]
-        return torch.stack(nearest) if nearest else vectors.new_zeros(vectors.shape[:-1], dtype=torch.int64)
+        if not nearest:
+            return torch.zeros((0, self.fold**2, *latents.shape[2:]), dtype=torch.int64, device=codebook.device)
+        return F.pixel_unshuffle(torch.stack(nearest)[:, None], self.fold)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Latents of code indices: ``(N, h * fold, w * fold)`` integers -> ``(N, L, h, w)``."""
+        """Latents of code indices: ``(N, fold^2, h, w)`` integers -> ``(N, L, h, w)``."""
         if self.codebook is None:
             raise ValueError(f"{self.spec.name} has no codebook")
-        return F.pixel_unshuffle(F.embedding(codes.long(), self.codebook).movedim(-1, 1), self.fold)
+        unfolded = F.pixel_shuffle(codes.long(), self.fold)[:, 0]
+        return F.pixel_unshuffle(F.embedding(unfolded, self.codebook).movedim(-1, 1), self.fold)
 
     def quantize(self, latents: Tensor) -> Tensor:
         """Latents replaced by their nearest codes; unchanged where there is no codebook."""

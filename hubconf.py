@@ -1,0 +1,13 @@
+"""PyTorch Hub: ``torch.hub.load("OWNER/latentpatch", "latentpatch", trust_repo=True)``."""
+
+dependencies = ["torch", "numpy", "PIL", "safetensors", "tqdm"]
+
+from latentpatch.hub import (  # noqa: E402
+    diffusers_autoencoder,
+    latentpatch,
+    pixel_autoencoder,
+    taming_autoencoder,
+    tiny_autoencoder,
+)
+
+__all__ = ["diffusers_autoencoder", "latentpatch", "pixel_autoencoder", "taming_autoencoder", "tiny_autoencoder"]

@@ -1,0 +1,113 @@
+"""Entry points of PyTorch Hub; :mod:`hubconf` re-exports them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .autoencoders import AUTOENCODERS, Autoencoder, load_autoencoder
+from .autoencoders.pixels import PixelAutoencoder
+from .model import LatentPatch
+from .sampling import RasterSettings
+
+__all__ = ["diffusers_autoencoder", "latentpatch", "pixel_autoencoder", "taming_autoencoder", "tiny_autoencoder"]
+
+
+def latentpatch(
+    sources: str | Path | Sequence[str | Path] | None = None,
+    autoencoder: str = "taef2",
+    weights: str | None = None,
+    pretrained: bool = True,
+    components: int = 16,
+    **settings: Any,
+) -> LatentPatch:
+    """New images from a handful of registered examples, without training (LatentPatch, ICIP 2023).
+
+    Args:
+        sources: a folder of pictures, files, or a text file that lists files, to fit the model on; a
+            fitted model file (``.safetensors``); None for a model without sources, to be fitted later.
+        autoencoder: name of the autoencoder, e.g. ``taef2``, ``vqgan-faceshq``, ``pixels``.
+        weights: local file or folder of the autoencoder's weights; None to use the cache or download.
+        pretrained: False for random weights: touches no file and no network.
+        components: principal components kept for the search.
+        settings: settings of the sampler: ``patch_size``, ``stride``, ``neighbours``, ``scales``, ``start_size``.
+
+    Returns:
+        A :class:`LatentPatch` module.
+
+    Example:
+        >>> import torch
+        >>> model = torch.hub.load(".", "latentpatch", source="local", autoencoder="pixels")
+        >>> model = model.fit(torch.rand(8, 3, 256, 256))
+        >>> model.generate(4, seed=0).images.shape
+        torch.Size([4, 3, 256, 256])
+    """
+    network = load_autoencoder(autoencoder, weights, pretrained=pretrained)
+    if isinstance(sources, (str, Path)) and Path(sources).suffix == ".safetensors":
+        model = LatentPatch.load(sources, network)
+        if settings:
+            model.settings = model.with_settings(**settings)
+        return model
+    model = LatentPatch(network, components, RasterSettings(**settings))
+    return model if sources is None else model.fit(sources)
+
+
+def tiny_autoencoder(name: str = "taef2", weights: str | None = None, pretrained: bool = True) -> Autoencoder:
+    """A tiny autoencoder of the TAESD family (MIT): f8, folded to f16.
+
+    Args:
+        name: ``taesd``, ``taesdxl``, ``taesd3``, ``taef1`` or ``taef2``.
+        weights: folder of ``NAME_encoder.pth`` and ``NAME_decoder.pth``; None to use the cache or download.
+        pretrained: False for random weights, without files or network.
+
+    Example:
+        >>> import torch
+        >>> net = torch.hub.load(".", "tiny_autoencoder", source="local", pretrained=False)
+        >>> net.decode(net.encode(torch.rand(1, 3, 64, 64))).shape
+        torch.Size([1, 3, 64, 64])
+    """
+    return _member("tiny", name, weights, pretrained)
+
+
+def taming_autoencoder(name: str = "vqgan-faceshq", weights: str | None = None, pretrained: bool = True) -> Autoencoder:
+    """A VQGAN of taming-transformers: f16 with a codebook. Needs ``pip install latentpatch[taming]``.
+
+    Args:
+        name: ``vqgan-ffhq``, ``vqgan-celebahq``, ``vqgan-faceshq``, ``vqgan-imagenet-1024`` or
+            ``vqgan-imagenet-16384``.
+        weights: checkpoint file, of the VQGAN or of a transformer that contains it.
+        pretrained: False for random weights, without files or network.
+    """
+    return _member("taming", name, weights, pretrained)
+
+
+def diffusers_autoencoder(weights: str) -> Autoencoder:
+    """An AutoencoderTiny, VQModel or AutoencoderKL of diffusers. Needs ``pip install latentpatch[diffusers]``.
+
+    Args:
+        weights: local folder or Hugging Face repository, ``PATH_OR_REPO[@SUBFOLDER]``.
+    """
+    return _member("diffusers", "diffusers", weights, True)
+
+
+def pixel_autoencoder(downsampling: int = 16) -> Autoencoder:
+    """Pixels as latents: no weights, nothing blended.
+
+    Args:
+        downsampling: pixels a latent cell covers along each side.
+
+    Example:
+        >>> import torch
+        >>> net = torch.hub.load(".", "pixel_autoencoder", source="local")
+        >>> net.encode(torch.rand(1, 3, 64, 64)).shape
+        torch.Size([1, 768, 4, 4])
+    """
+    return PixelAutoencoder(downsampling)
+
+
+def _member(family: str, name: str, weights: str | None, pretrained: bool) -> Autoencoder:
+    members = [member for member, of in AUTOENCODERS.items() if of == family]
+    if name not in members:
+        raise ValueError(f"name {name!r}: one of {', '.join(members)} is expected")
+    return load_autoencoder(name, weights, pretrained=pretrained)

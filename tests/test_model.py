@@ -1,0 +1,424 @@
+"""LatentPatch as a user meets it, on drawn faces with pixels for latents."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from latentpatch import (
+    FileError,
+    LatentPatch,
+    RandomCellsSettings,
+    RasterSettings,
+    SourceBank,
+    WeightsError,
+    load_autoencoder,
+)
+from latentpatch.autoencoders import Autoencoder, AutoencoderSpec
+
+
+class CodedPixels(Autoencoder):
+    """Pixel latents with a codebook, to stand for a vector-quantised autoencoder."""
+
+    def __init__(self, codes: int = 64) -> None:
+        super().__init__(AutoencoderSpec("coded", "test", 48, 4, 64, "none", codebook_size=codes))
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("codes_table", torch.rand(codes, 48, generator=generator))
+
+    @property
+    def codebook(self):
+        return self.codes_table
+
+    def _encode(self, images):
+        return nn.functional.pixel_unshuffle(images, 4)
+
+    def _decode(self, latents):
+        return nn.functional.pixel_shuffle(latents, 4)
+
+
+# --- generation ----------------------------------------------------------------------------------------
+
+
+def test_generated_images_are_decoded_sources(model, face_images):
+    result = model.generate(5, seed=3)
+    assert result.images.shape == (5, 3, 64, 64)
+    assert result.seeds == (3, 4, 5, 6, 7)
+    assert result.images.min() >= 0
+    assert result.images.max() <= 1
+    # Pixels as latents: every 4x4 block of an image is that of the source its index map names.
+    for image, index in zip(result.images, result.index, strict=True):
+        for y, x in [(0, 0), (7, 9), (15, 15)]:
+            block = (slice(None), slice(4 * y, 4 * y + 4), slice(4 * x, 4 * x + 4))
+            torch.testing.assert_close(image[block], face_images[int(index[y, x])][block], atol=1e-3, rtol=0)
+
+
+def test_image_does_not_depend_on_its_batch(model):
+    batch = model.generate(4, seed=10)
+    alone = model.generate(1, seed=12)
+    assert torch.equal(alone.index[0], batch.index[2])
+    assert torch.equal(alone.images[0], batch.images[2])
+    mixed = model.generate(seeds=[12, 99, 12])
+    assert torch.equal(mixed.images[0], batch.images[2])
+    assert torch.equal(mixed.images[2], batch.images[2])
+
+
+def test_seeds_differ(model):
+    index = model.generate(6).index
+    assert len({tuple(row.flatten().tolist()) for row in index}) == 6
+
+
+def test_reference_guides(model, face_images):
+    own = model.generate(2, reference=face_images[4], settings=RasterSettings(neighbours=1))
+    assert (own.index == 4).all()
+    guided = model.generate(8, reference=face_images[4], settings=RasterSettings(patch_size=4))
+    free = model.generate(8, settings=RasterSettings(patch_size=4))
+    target = face_images[4]
+    assert (guided.images - target).square().mean() < 0.5 * (free.images - target).square().mean()
+    assert guided.settings.scales == 1
+    each = model.generate(2, reference=face_images[[4, 6]], settings=RasterSettings(neighbours=1))
+    assert each.index.flatten(1).unique(dim=1).flatten().tolist() == [4, 6]
+
+
+def test_reference_result_does_not_depend_on_its_batch(model, face_images):
+    batch = model.generate(3, seed=5, reference=face_images[:3])
+    alone = model.generate(1, seed=6, reference=face_images[1])
+    assert torch.equal(alone.images[0], batch.images[1])
+
+
+def test_attributes_constrain(face_images):
+    known = {str(i): {"mood": "glad" if i % 3 == 0 else "calm", "age": str(20 + i)} for i in range(11)}
+    model = LatentPatch("pixels:4", 8).fit(face_images, attributes=known)
+    index = model.generate(10, where="mood=glad and age<30", settings=RasterSettings(neighbours=2)).index
+    assert set(index.unique().tolist()) == {0, 3, 6, 9}
+    assert set(model.generate(3, where=lambda row: row.get("age") in {"21", "22", "25"}).index.unique().tolist()) <= {
+        1,
+        2,
+        5,
+    }
+    with pytest.raises(ValueError, match="no source has the attribute 'hat'; known: age, mood"):
+        model.generate(1, where="hat=yes")
+    with pytest.raises(ValueError, match="none of the 12 sources"):
+        model.generate(1, where="age>90")
+    with pytest.raises(ValueError, match="neighbours 3: at most 2 "):
+        model.generate(1, where="age>=29")
+
+
+def test_baselines_through_the_model(model):
+    assert model.generate(2, sampler="random-cells").sampler == "random-cells"
+    with pytest.raises(TypeError, match="RasterSettings is expected by the sampler 'raster', got RandomCellsSettings"):
+        model.generate(2, settings=RandomCellsSettings())
+    with pytest.raises(ValueError, match="reference: the sampler 'random-cells' takes none"):
+        model.generate(2, sampler="random-cells", reference=torch.rand(3, 64, 64))
+    with pytest.raises(ValueError, match="sampler 'magic': one of raster"):
+        model.generate(2, sampler="magic")
+
+
+def test_grids_that_are_not_square():
+    images = torch.rand(6, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    result = LatentPatch("pixels:4").fit(images).generate(2)
+    assert result.index.shape == (2, 24, 32)
+    assert result.images.shape == (2, 3, 96, 128)
+
+
+def test_unprojected_decoding_is_exact_at_full_rank(face_images):
+    model = LatentPatch("pixels:4", 48).fit(face_images)
+    index = model.generate(2).index
+    # Keys hold some eleven bits of the largest norm, so pixels to about a hundredth.
+    difference = model.decode(index, "unproject") - model.decode(index, "gather")
+    assert difference.abs().max() < 0.02
+    coarse = LatentPatch("pixels:4", 2).fit(face_images)
+    assert (coarse.decode(index, "unproject") - coarse.decode(index)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"n": 0}, ValueError, "n 0: at least 1"),
+        ({"n": 1.5}, TypeError, "n 1.5: an integer"),
+        ({"seed": -3}, ValueError, "seed -3: at least 0"),
+        ({"seeds": [4, -1]}, ValueError, "seed -1"),
+        ({"decoding": "magic"}, ValueError, "decoding 'magic': 'gather' or 'unproject'"),
+        ({"reference": torch.rand(3, 32, 64)}, ValueError, r"reference: .*\(1, 3, 64, 64\) is expected, got float32"),
+        ({"n": 3, "reference": torch.rand(2, 3, 64, 64)}, ValueError, r"\(1 or 3, 3, 64, 64\)"),
+        ({"reference": torch.ones(3, 64, 64, dtype=torch.uint8)}, ValueError, "got uint8"),
+        ({"reference": torch.full((3, 64, 64), 255.0)}, ValueError, "values from 0 to 1 are expected, got 255.0"),
+        ({"reference": torch.full((3, 64, 64), float("nan"))}, ValueError, "values from 0 to 1"),
+    ],
+)
+def test_bad_arguments_are_named(model, arguments, error, text):
+    with pytest.raises(error, match=text):
+        model.generate(**arguments)
+
+
+def test_unfitted_model_says_so():
+    with pytest.raises(RuntimeError, match="no sources yet"):
+        LatentPatch("pixels:4").generate(1)
+
+
+def test_one_source_can_only_be_copied(face_images):
+    model = LatentPatch("pixels:4").fit(face_images[:1])
+    with pytest.raises(ValueError, match=r"neighbours 3: at most 1 \(number of sources\)"):
+        model.generate(1)
+    result = model.generate(1, settings=RasterSettings(neighbours=1))
+    torch.testing.assert_close(result.images[0], face_images[0], atol=1e-3, rtol=0)
+
+
+# --- provenance ----------------------------------------------------------------------------------------
+
+
+def test_provenance_adds_up(model):
+    result = model.generate(3)
+    for shares, index in zip(result.shares(), result.index, strict=True):
+        assert sum(shares.values()) == pytest.approx(1)
+        assert list(shares.values()) == sorted(shares.values(), reverse=True)
+        for name, share in shares.items():
+            assert share == pytest.approx(float((index == int(name)).float().mean()))
+    maps = result.provenance()
+    assert maps.shape == result.images.shape
+    same = result.index[0, 0, 0] == result.index[0]
+    colour = maps[0, :, 0, 0]
+    drawn = (maps[0, :, ::4, ::4] == colour[:, None, None]).all(0)
+    assert torch.equal(drawn, same), "one colour a source, another for every other"
+
+
+# --- sources that come and go --------------------------------------------------------------------------
+
+
+def test_removed_source_is_gone(face_images):
+    model = LatentPatch("pixels:4", 8).fit(face_images)
+    used = [name for name, _ in sorted(model.generate(20).shares()[0].items(), key=lambda item: -item[1])]
+    gone = used[0]
+    keys, latents = model.bank.keys[int(gone)].clone(), model.bank.latents[int(gone)].clone()
+    model.remove(gone)
+    assert gone not in model.bank.ids
+    assert not (model.bank.latents == latents).flatten(1).all(1).any()
+    result = model.generate(40)
+    assert all(gone not in shares for shares in result.shares())
+    never = LatentPatch("pixels:4", 8).fit(
+        face_images[[i for i in range(12) if str(i) != gone]], ids=[str(i) for i in range(12) if str(i) != gone]
+    )
+    for name, value in never.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), f"{name} is what it would be without the source"
+    assert torch.equal(never.generate(40).images, result.images)
+    assert keys.shape == model.bank.keys[0].shape
+
+
+def test_adding_and_removing_leaves_the_others_alone(model, face_images):
+    before = {name: model.bank.keys[i].clone() for i, name in enumerate(model.bank.ids)}
+    model.add(face_images[:2].flip(3), ids=["left", "right"])
+    model.remove(["3", "left"], refit=False)
+    assert model.bank.ids == [str(i) for i in range(12) if i != 3] + ["right"]
+    for i, name in enumerate(model.bank.ids[:-1]):
+        assert torch.equal(model.bank.keys[i], before[name])
+    result = model.generate(4, reference=face_images[1].flip(2), settings=RasterSettings(neighbours=1))
+    assert (result.index == 11).all(), "the added source is found"
+
+
+def test_ids_are_checked(model, face_images):
+    with pytest.raises(ValueError, match="source id '3' occurs twice"):
+        model.add(face_images[:1], ids=["3"])
+    with pytest.raises(ValueError, match="source 'x' is not in the bank of 12"):
+        model.remove("x")
+    with pytest.raises(ValueError, match="would leave none"):
+        model.remove(list(model.bank.ids))
+    with pytest.raises(ValueError, match="2 names are expected, got 1"):
+        LatentPatch("pixels:4").fit(face_images[:2], ids=["a"])
+    with pytest.raises(ValueError, match="unique"):
+        LatentPatch("pixels:4").fit(face_images[:2], ids=["a", "a"])
+    assert len(model.bank) == 12
+
+
+def test_fitting_in_pieces_is_fitting_at_once(monkeypatch, face_images):
+    whole = LatentPatch("pixels:4", 8).fit(face_images)
+    monkeypatch.setattr("latentpatch.model._ENCODE_BATCH", 5)
+    pieces = LatentPatch("pixels:4", 8).fit(face_images)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(pieces.state_dict()[name], value), name
+
+
+# --- codebooks -----------------------------------------------------------------------------------------
+
+
+def test_codebook_banks_hold_two_bytes_a_cell(face_images):
+    network = CodedPixels()
+    model = LatentPatch(network, 8).fit(face_images)
+    assert model.bank.latents.dtype == torch.int16
+    assert model.bank.latents[0].numel() * 2 == 512
+    result = model.generate(3)
+    torch.testing.assert_close(result.images, network.decode(network.quantize(network.encode(result.images))))
+    # Through the PCA the nearest codes come back, mostly the same.
+    unprojected = model.decode(result.index, "unproject")
+    torch.testing.assert_close(unprojected, network.decode(network.quantize(network.encode(unprojected))))
+    model.remove("3")
+    assert all("3" not in shares for shares in model.generate(5).shares())
+
+
+# --- editing -------------------------------------------------------------------------------------------
+
+
+def test_edit_copies_the_donor_under_the_mask(model, face_images):
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[16:32, 8:40] = True
+    result = model.edit(face_images[0], face_images[1], mask)
+    torch.testing.assert_close(result.images[0][:, mask], face_images[1][:, mask], atol=1e-5, rtol=0)
+    torch.testing.assert_close(result.images[0][:, ~mask], face_images[0][:, ~mask], atol=1e-5, rtol=0)
+    assert result.shares() == [{"donor": pytest.approx(float(mask.float().mean()))}]
+    assert (result.index[0, 4:8, 2:10] == 0).all()
+    named = model.edit(face_images[0], "source:1", mask)
+    assert named.shares() == [{"1": pytest.approx(float(mask.float().mean()))}]
+    torch.testing.assert_close(named.images, result.images, atol=1e-3, rtol=0)
+    bare = LatentPatch("pixels:4").edit(face_images[0], face_images[1], mask, composite=True)
+    assert torch.equal(bare.images[0][:, ~mask], face_images[0][:, ~mask])
+
+
+def test_edit_takes_cells_that_are_half_covered(model, face_images):
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[0:6, 0:5] = True  # covers cell (0, 0), half of (1, 0), a quarter of (0, 1)
+    index = model.edit(face_images[0], face_images[1], mask).index[0]
+    assert (index == 0).nonzero().tolist() == [[0, 0], [1, 0]]
+
+
+def test_inpainting_keeps_what_is_not_masked(model, face_images):
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[30:51, 20:45] = True
+    result = model.inpaint(face_images[2], mask, 5, settings=RasterSettings(patch_size=4))
+    assert torch.equal(result.images[:, :, ~mask], face_images[2][:, ~mask].expand(5, -1, -1))
+    assert len({tuple(row.flatten().tolist()) for row in result.index}) > 1, "several different fillings"
+    blank = torch.where(mask, 0.0, face_images[2])
+    torch.testing.assert_close(
+        model.inpaint(blank, mask, 5, settings=RasterSettings(patch_size=4)).images, result.images
+    )
+    alone = model.inpaint(face_images[2], mask, 1, seed=3, settings=RasterSettings(patch_size=4))
+    assert torch.equal(alone.images[0], result.images[3])
+
+
+def test_inpainting_a_source_finds_it_again(model, face_images):
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[24:36, 24:36] = True
+    result = model.inpaint(face_images[2], mask, settings=RasterSettings(neighbours=1))
+    torch.testing.assert_close(result.images[0], face_images[2], atol=2e-3, rtol=0)
+
+
+def test_masks_are_checked(model, face_images):
+    with pytest.raises(ValueError, match="selects no cell"):
+        model.edit(face_images[0], face_images[1], torch.zeros(64, 64, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"mask: bool of shape \(64, 64\) is expected, got float32 \(64, 64\)"):
+        model.inpaint(face_images[0], torch.ones(64, 64))
+    with pytest.raises(ValueError, match=r"got bool \(32, 32\)"):
+        model.inpaint(face_images[0], torch.ones(32, 32, dtype=torch.bool))
+
+
+def test_reconstruction(model, face_images):
+    torch.testing.assert_close(model.reconstruct(face_images[3])[0], face_images[3], atol=1e-6, rtol=0)
+    reduced = model.reconstruct(face_images, reduced=True)
+    error = (reduced - face_images).square().mean()
+    left_out = (model.pca.total_variance - model.pca.explained_variance.sum()) / 48
+    torch.testing.assert_close(error, left_out, rtol=0.1, atol=0)
+
+
+# --- as a module ---------------------------------------------------------------------------------------
+
+
+def test_forward_inside_a_larger_model(model):
+    network = nn.Sequential(model, nn.AvgPool2d(4))
+    noise = torch.rand(3, model.steps, generator=torch.Generator().manual_seed(0))
+    images = network(noise)
+    assert images.shape == (3, 3, 16, 16)
+    assert torch.equal(network(noise[1:2])[0], images[1])
+    assert torch.equal(model(torch.ones(1, model.steps)), model(torch.full((1, model.steps), 1 - 2**-24)))
+    with pytest.raises(ValueError, match="noise: shape"):
+        model(torch.rand(3, 7))
+
+
+def test_state_dict_round_trip(tmp_path, model):
+    path = tmp_path / "state.pt"
+    torch.save(model.state_dict(), path)
+    fresh = LatentPatch("pixels:4", 8)
+    fresh.load_state_dict(torch.load(path, weights_only=True))
+    assert fresh.bank.ids == model.bank.ids
+    assert torch.equal(fresh.generate(3).images, model.generate(3).images)
+    assert fresh.generate(3).shares() == model.generate(3).shares()
+
+
+def test_copies_and_pickles_are_equal(model):
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other.generate(2).images, model.generate(2).images)
+    model.remove("1")
+    assert "1" in other.bank.ids
+
+
+def test_save_and_load(tmp_path, face_images):
+    known = {str(i): {"name": f"Zoë {i}"} for i in range(12)}
+    model = LatentPatch("pixels:4", 8, RasterSettings(patch_size=5, neighbours=2)).fit(face_images, attributes=known)
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    loaded = LatentPatch.load(path)
+    assert loaded.settings == model.settings
+    assert loaded.bank.attributes == model.bank.attributes
+    assert torch.equal(loaded.generate(4).images, model.generate(4).images)
+    with safe_open(path, "pt") as stored:
+        header = json.loads(stored.metadata()["latentpatch"])
+    assert header["autoencoder"]["name"] == "pixels"
+    assert header["autoencoder"]["license"] == "none"
+    assert header["autoencoder"]["sha256"] == model.autoencoder.fingerprint()
+    assert header["settings"]["patch_size"] == 5
+    model.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_load_refuses_other_weights(tmp_path, face_images):
+    network = load_autoencoder("taef2", pretrained=False)
+    path = tmp_path / "model.safetensors"
+    LatentPatch(network).fit(face_images[:4]).save(path)
+    loaded = LatentPatch.load(path, network)
+    assert len(loaded.bank) == 4
+    with pytest.raises(WeightsError, match="was fitted with taef2 of SHA-256"):
+        LatentPatch.load(path, load_autoencoder("taef2", pretrained=False))
+
+
+def test_load_refuses_other_files(tmp_path, model):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(FileError, match=r"model.safetensors: not a readable model file"):
+        LatentPatch.load(path)
+    path.write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
+    with pytest.raises(FileError, match="not a readable model file"):
+        LatentPatch.load(path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(FileError, match="not a latentpatch model file"):
+        LatentPatch.load(path)
+    model.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FileError, match="not a readable model file"):
+        LatentPatch.load(path)
+    path.write_bytes(whole)
+    with safe_open(path, "pt") as stored:
+        metadata = stored.metadata()
+        tensors = {name: stored.get_tensor(name) for name in stored.keys() if name != "bank.keys"}  # noqa: SIM118
+    save_file(tensors, path, metadata)
+    with pytest.raises(FileError, match="malformed model file: missing"):
+        LatentPatch.load(path)
+
+
+def test_components_are_checked():
+    with pytest.raises(ValueError, match="components 49: an integer from 1 to 48"):
+        LatentPatch("pixels:4", 49)
+
+
+def test_empty_bank_has_no_sources():
+    assert len(SourceBank()) == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: the model on CUDA was not tested")
+def test_moves_to_a_gpu(model):
+    on_cpu = model.generate(5)
+    on_gpu = model.to("cuda").generate(5)
+    assert torch.equal(on_gpu.index.cpu(), on_cpu.index)
+    torch.testing.assert_close(on_gpu.images.cpu(), on_cpu.images)
