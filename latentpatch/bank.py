@@ -188,7 +188,7 @@ class SourceBank(FittedModule):
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
-        fields = json.loads(bytes(state.cpu().tolist()))
+        fields = json.loads(state.cpu().numpy().tobytes())
         self.ids = [str(name) for name in fields["ids"]]
         self.attributes = [{str(k): str(v) for k, v in known.items()} for known in fields["attributes"]]
 

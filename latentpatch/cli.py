@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from . import __version__, files, images
 from .autoencoders import AUTOENCODERS
+from .autoencoders.weights import sha256_of
 from .errors import FileError, ImageError, LatentPatchError
 from .generation import Generation
 from .model import LatentPatch
@@ -36,14 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         report = options.run(options)
     except (LatentPatchError, ValueError, TypeError) as error:
-        print(f"latentpatch: error: {error}", file=sys.stderr)
-        return 1
+        return _failed(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _failed("out of memory; fewer sources, a smaller --size or another --device may fit")
     except KeyboardInterrupt:
         print("latentpatch: interrupted, nothing was written", file=sys.stderr)
         return 130
-    if options.json:
-        print(json.dumps(report, indent=1, sort_keys=True))
-    return 0
+    return _print(report) if options.json or options.run is _inspect else 0
 
 
 # --- commands ------------------------------------------------------------------------------------------
@@ -52,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _generate(options: argparse.Namespace) -> dict[str, Any]:
     with files.staged(options.output) as staging:
         model = _model(options)
-        settings = _settings(options)
+        settings = _settings(options, model)
+        reference = None if options.reference is None else images.read_image(options.reference, model.image_size)
         book = _Book(staging, "generate", model, options)
         for seeds in book.batches(options.n, options.seed):
             book.take(
@@ -60,7 +64,7 @@ def _generate(options: argparse.Namespace) -> dict[str, Any]:
                     seeds=seeds,
                     settings=settings,
                     sampler=options.sampler,
-                    reference=options.reference,
+                    reference=reference,
                     where=options.where,
                     decoding=options.decoding,
                 )
@@ -71,7 +75,7 @@ def _generate(options: argparse.Namespace) -> dict[str, Any]:
 def _inpaint(options: argparse.Namespace) -> dict[str, Any]:
     with files.staged(options.output) as staging:
         model = _model(options)
-        settings = _settings(options)
+        settings = _settings(options, model)
         picture = images.read_image(options.image, model.image_size)
         mask = _mask(options, model.image_size)
         book = _Book(staging, "inpaint", model, options, before=[picture, torch.where(mask, 0.5, picture)])
@@ -104,36 +108,44 @@ def _reconstruct(options: argparse.Namespace) -> dict[str, Any]:
         model = _bare_model(options)
         size = _size(options, model)
         paths = images.list_images(*options.images)
+        facts = _facts("reconstruct", model, options)
+        metadata = {"latentpatch": json.dumps(_portable(facts), sort_keys=True)}
         rows: list[dict[str, Any]] = []
+        skipped: list[str] = []
         sheet: list[Tensor] = []
-        for path, name in zip(paths, images.identifiers(paths), strict=True):
+        names = images.identifiers(paths)
+        bar = tqdm(paths, desc="reconstruct", unit="img", disable=not _progress(options), leave=False)
+        for path, name in zip(bar, names, strict=True):
             try:
                 picture = images.read_image(path, size)
             except ImageError as error:
                 if not options.skip_bad:
                     raise
+                skipped.append(str(path))
                 _say(options, f"skipped: {error}")
                 continue
             result = model.reconstruct(picture)[0].cpu()
             file = f"{len(rows):04d}.png"
-            images.write_image(staging / file, result)
+            images.write_image(staging / file, result, metadata)
             psnr = -10 * torch.log10((result - picture).square().mean().clamp(min=1e-10))
             rows.append({"file": file, "id": name, "psnr": round(float(psnr), 3)})
             if len(sheet) < _SHEET:
                 sheet += [picture, result]
         if not rows:
-            raise FileError(f"none of the {len(paths)} pictures could be used")
+            raise FileError(f"none of the {len(paths)} pictures could be used; the first: {skipped[0]}")
         images.write_image(staging / "grid.png", images.contact_sheet(torch.stack(sheet)))
-        report = {"command": "reconstruct", "autoencoder": model.identity(), "images": rows}
+        report = {**facts, "images": rows, "skipped": skipped}
         _write_json(staging / "reconstruct.json", report)
     _say(options, f"{len(rows)} reconstructions in {options.output}, mean PSNR {_mean(rows, 'psnr'):.2f} dB")
     return report
 
 
 def _fit(options: argparse.Namespace) -> dict[str, Any]:
+    if Path(options.output).suffix != ".safetensors":  # by which the other commands know a model file
+        raise ValueError(f"--output {options.output}: a name ending in .safetensors is expected")
     model = _model(options)
     model.save(options.output)
-    report = _describe(model)
+    report = _describe(model) | {"skipped": [str(path) for path, _ in model.skipped]}
     _say(options, f"{options.output}: {report['sources']} sources")
     return report
 
@@ -145,8 +157,7 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
         report = _describe(LatentPatch.load(path, options.autoencoder))
     elif path.is_file() and path.suffix.lower() in images.SUFFIXES:
         picture = images.read_image(path)
-        report = {"size": list(picture.shape[1:])}
-        report |= {key: _parsed(text) for key, text in images.read_metadata(path).items()}
+        report = _parsed(images.read_metadata(path)) | {"size": list(picture.shape[1:])}
     else:
         paths = images.list_images(path)
         bad = {}
@@ -156,8 +167,6 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
             except ImageError as error:
                 bad[str(file)] = str(error)
         report = {"pictures": len(paths), "unusable": bad}
-    if not options.json:
-        print(json.dumps(report, indent=1, sort_keys=True))
     return report
 
 
@@ -180,14 +189,7 @@ class _Book:
         self.maps: list[Tensor] = []
         self.rows: list[dict[str, Any]] = []
         self.ids: tuple[str, ...] = ()
-        self.facts: dict[str, Any] = {"command": command, "version": __version__, "autoencoder": model.identity()}
-        # A picture travels: it names the weights, but not the folder they were in.
-        self.autoencoder = {key: self.facts["autoencoder"][key] for key in ("name", "sha256", "license")}
-        if len(model.bank):
-            self.facts |= {"sources": len(model.bank), "sources_sha256": model.bank.digest()}
-        for name in ("where", "decoding"):
-            if getattr(options, name, None) is not None:
-                self.facts[name] = getattr(options, name)
+        self.facts = _facts(command, model, options)
 
     def batches(self, n: int, seed: int) -> Iterator[range]:
         """Seeds of each batch, with a progress bar."""
@@ -204,7 +206,7 @@ class _Book:
         pictures, maps = result.images.cpu(), result.provenance()
         for i, record in enumerate(result.records()):
             file = f"{len(self.rows):04d}.png"
-            facts = {**self.facts, "autoencoder": self.autoencoder, "seed": record["seed"]}
+            facts = {**_portable(self.facts), "seed": record["seed"]}
             metadata = {"latentpatch": json.dumps(facts, sort_keys=True)}
             images.write_image(self.staging / file, pictures[i], metadata)
             self.rows.append({"file": file, **record})
@@ -229,6 +231,42 @@ class _Book:
         return report
 
 
+def _facts(command: str, model: LatentPatch, options: argparse.Namespace) -> dict[str, Any]:
+    """What, with a seed, decides a command's pictures."""
+    facts: dict[str, Any] = {
+        "command": command,
+        "version": __version__,
+        "autoencoder": model.identity(),
+        "precision": options.precision,
+    }
+    if len(model.bank):
+        facts |= {
+            "sources": len(model.bank),
+            "sources_sha256": model.bank.digest(),
+            "components": model.components,
+        }
+    for name in ("where", "decoding", "box", "composite", "reconstructed"):
+        if getattr(options, name, None) is not None:
+            facts[name] = getattr(options, name)
+    for name in ("reference", "image", "donor", "mask"):
+        if getattr(options, name, None) is not None:
+            facts[name] = _file_facts(Path(getattr(options, name)))
+    return facts
+
+
+def _portable(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts for a picture, which travels: they name the weights, but not the folder they were in."""
+    kept = ("name", "downsampling", "sha256", "license")
+    return {**facts, "autoencoder": {key: facts["autoencoder"][key] for key in kept}}
+
+
+def _file_facts(path: Path) -> dict[str, str]:
+    try:
+        return {"file": path.name, "sha256": sha256_of(path)}
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
 def _bare_model(options: argparse.Namespace) -> LatentPatch:
     """The autoencoder on its device, without sources."""
     model = LatentPatch(options.autoencoder or DEFAULT_AUTOENCODER)
@@ -243,12 +281,13 @@ def _model(options: argparse.Namespace) -> LatentPatch:
             if getattr(options, name) is not None:
                 raise ValueError(f"--{name}: {sources[0]} is fitted already; give it to the command that fits")
         return _placed(LatentPatch.load(sources[0], options.autoencoder), options)
+    paths = images.list_images(*sources)  # before weights are sought, which may take a download
     model = LatentPatch(
         options.autoencoder or DEFAULT_AUTOENCODER, 16 if options.components is None else options.components
     )
     _placed(model, options)
     model.fit(
-        sources,
+        paths,
         attributes=options.attributes,
         size=_size(options, model),
         skip_bad=options.skip_bad,
@@ -256,6 +295,8 @@ def _model(options: argparse.Namespace) -> LatentPatch:
     )
     for _, reason in model.skipped:
         _say(options, f"skipped: {reason}")
+    if options.attributes is not None and not any(model.bank.attributes):
+        raise ValueError(f"--attributes {options.attributes}: names none of the sources, such as {model.bank.ids[0]!r}")
     return model
 
 
@@ -271,14 +312,16 @@ def _placed(model: LatentPatch, options: argparse.Namespace) -> LatentPatch:
     return model
 
 
-def _settings(options: argparse.Namespace) -> Any:
-    """Settings given on the command line; None where there are none."""
+def _settings(options: argparse.Namespace, model: LatentPatch) -> Any:
+    """The model's settings with those given on the command line; None where none are."""
     given = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
     kind = SAMPLERS[getattr(options, "sampler", "raster")].settings
     foreign = sorted(set(given) - {field.name for field in fields(kind)})
     if foreign:
         raise ValueError(f"--{foreign[0].replace('_', '-')}: not a setting of the sampler {options.sampler!r}")
-    return kind(**given) if given else None
+    if not given:
+        return None
+    return model.with_settings(**given) if isinstance(model.settings, kind) else kind(**given)
 
 
 def _size(options: argparse.Namespace, model: LatentPatch) -> tuple[int, int]:
@@ -289,6 +332,8 @@ def _size(options: argparse.Namespace, model: LatentPatch) -> tuple[int, int]:
     if match is None:
         raise ValueError(f"--size {options.size!r}: pixels are expected, as SIDE or HEIGHTxWIDTH")
     size = int(match[1]), int(match[2] or match[1])
+    if size[0] * size[1] > images.MAX_PIXELS:
+        raise ValueError(f"--size {options.size}: at most {images.MAX_PIXELS} pixels are expected")
     model.autoencoder.grid(*size)
     return size
 
@@ -313,15 +358,36 @@ def _describe(model: LatentPatch) -> dict[str, Any]:
     }
 
 
-def _parsed(text: str) -> Any:
+def _parsed(metadata: dict[str, str]) -> dict[str, Any]:
+    """A picture's text chunks, ours taken apart; anyone may have written them."""
     try:
-        return json.loads(text)
-    except ValueError:
-        return text
+        return {**metadata, "latentpatch": json.loads(metadata["latentpatch"], parse_constant=str)}
+    except (KeyError, ValueError, RecursionError):
+        return dict(metadata)
 
 
 def _write_json(path: Path, report: dict[str, Any]) -> None:
-    files.write_bytes(path, (json.dumps(report, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(report, sort_keys=True, ensure_ascii=False) + "\n"
+    files.write_bytes(path, text.encode(errors="backslashreplace"))  # file names need not be UTF-8
+
+
+def _print(report: dict[str, Any]) -> int:
+    try:
+        print(json.dumps(report, indent=1, sort_keys=True), flush=True)
+    except OSError as error:
+        # What is left in the buffer goes nowhere, or Python would complain again on leaving.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _failed(f"cannot write the report: {error.strerror or error}")
+    return 0
+
+
+def _failed(reason: str) -> int:
+    print("latentpatch: error:", " ".join(line.strip() for line in reason.splitlines()), file=sys.stderr)
+    return 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
@@ -417,7 +483,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--patch-size", type=int, help="side of the compared patches in latent cells, omega (6)")
     group.add_argument("--stride", type=int, help="side of the copied blocks, w (patch size / 3)")
     group.add_argument("--neighbours", type=int, help="nearest sources drawn from, k (3)")
-    group.add_argument("--scales", type=int, help="grid sizes, S (5; 1 with a reference or a mask)")
+    group.add_argument("--scales", type=int, help="grid sizes, S (5; 1 with a reference, 3 to inpaint)")
     group.add_argument("--start-size", type=int, help="side of the coarsest grid (10 of 16)")
 
 

@@ -54,17 +54,24 @@ def _pull_push(total: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight > 0, mean, smooth[:, :, : total.shape[2], : total.shape[3]])
 
 
-def join(inside: Tensor, outside: Tensor, mask: Tensor) -> Tensor:
+def join(inside: Tensor, outside: Tensor, mask: Tensor, reach: int = 16) -> Tensor:
     """Put one image into another without a visible border.
 
     Outside the mask the result is ``outside`` to the last bit. Inside it is ``inside`` plus a smooth
     continuation of the difference across the border, the membrane of Poisson image editing (Perez,
-    Gangnet and Blake 2003).
+    Gangnet and Blake 2003). It fades out away from the border: where the two differ there in content
+    and not only in tone, a full membrane would stain the whole region.
 
     Args:
         inside: ``(N, 3, H, W)`` in [0, 1].
         outside: ``(1, 3, H, W)`` in [0, 1].
         mask: ``(H, W)`` bool.
+        reach: pixels over which the correction fades.
     """
-    correction = fill_smoothly(outside - inside, mask)
+    # One beside the outside, whatever its shape, then falling with the distance from it; none beyond ``reach``.
+    near, fade = (~mask)[None, None].to(inside), torch.zeros_like(inside[:1, :1])
+    for _ in range(reach):
+        near = F.max_pool2d(near, 3, 1, 1)
+        fade += near / reach
+    correction = fill_smoothly(outside - inside, mask) * fade
     return torch.where(mask, (inside + correction).clamp(0, 1), outside.expand_as(inside))

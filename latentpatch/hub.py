@@ -16,7 +16,7 @@ __all__ = ["diffusers_autoencoder", "latentpatch", "pixel_autoencoder", "taming_
 
 def latentpatch(
     sources: str | Path | Sequence[str | Path] | None = None,
-    autoencoder: str = "taef2",
+    autoencoder: str | None = None,
     weights: str | None = None,
     pretrained: bool = True,
     components: int = 16,
@@ -27,7 +27,8 @@ def latentpatch(
     Args:
         sources: a folder of pictures, files, or a text file that lists files, to fit the model on; a
             fitted model file (``.safetensors``); None for a model without sources, to be fitted later.
-        autoencoder: name of the autoencoder, e.g. ``taef2``, ``vqgan-faceshq``, ``pixels``.
+        autoencoder: name of the autoencoder, e.g. ``taef2``, ``vqgan-faceshq``, ``pixels``; by default the
+            one a fitted model file names, otherwise ``taef2``.
         weights: local file or folder of the autoencoder's weights; None to use the cache or download.
         pretrained: False for random weights: touches no file and no network.
         components: principal components kept for the search.
@@ -43,13 +44,13 @@ def latentpatch(
         >>> model.generate(4, seed=0).images.shape
         torch.Size([4, 3, 256, 256])
     """
-    network = load_autoencoder(autoencoder, weights, pretrained=pretrained)
+    named = autoencoder is not None or weights is not None or not pretrained
+    network = load_autoencoder(autoencoder or "taef2", weights, pretrained=pretrained) if named else None
     if isinstance(sources, (str, Path)) and Path(sources).suffix == ".safetensors":
         model = LatentPatch.load(sources, network)
-        if settings:
-            model.settings = model.with_settings(**settings)
+        model.settings = model.with_settings(**settings)
         return model
-    model = LatentPatch(network, components, RasterSettings(**settings))
+    model = LatentPatch(network or "taef2", components, RasterSettings(**settings))
     return model if sources is None else model.fit(sources)
 
 

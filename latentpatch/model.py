@@ -33,6 +33,7 @@ Predicate = Callable[[Mapping[str, str]], bool]
 
 _FORMAT = "latentpatch-model/1"
 _ENCODE_BATCH = 16
+_INPAINTING_SCALES = 3
 
 
 class LatentPatch(nn.Module):
@@ -409,7 +410,8 @@ class LatentPatch(nn.Module):
             n: number of different fillings.
             seed: seed of the first filling; see :meth:`generate`.
             seeds: the seed of each filling, instead of ``n`` and ``seed``.
-            settings: settings of the raster sampler; one scale unless they say otherwise.
+            settings: settings of the raster sampler; three scales unless they say otherwise, so that large
+                regions hold together.
             where: see :meth:`generate`.
             composite: keep the image's own pixels outside the mask, joined without a seam, instead of
                 their reconstruction.
@@ -428,7 +430,7 @@ class LatentPatch(nn.Module):
         # The encoder sees beyond a cell: what is to go must not colour its neighbours.
         latents = self._latents(fill_smoothly(target, pixels))
         method, chosen = SAMPLERS["raster"], settings or self.settings
-        chosen = chosen.resolved(reference=True)
+        chosen = replace(chosen, stride=chosen.step, scales=chosen.scales or _INPAINTING_SCALES)
         noise = noise_from_seeds(seeds, method.steps(grid, chosen, True, cells), self.bank.keys.device)
         guides = self.bank.keys_of(latents, self.pca)
         index = self._sample(method, noise, chosen, self._candidates(where), guides, cells)

@@ -25,7 +25,8 @@ class RasterSettings:
         patch_size: side of the compared patches in cells (omega).
         stride: side of the copied blocks in cells (w); None for floor(patch_size / 3 + 1/2), at least 1.
         neighbours: how many nearest sources the copied one is drawn from (k).
-        scales: number of grid sizes, coarse to fine (S); None for 5, or 1 where there is a reference.
+        scales: number of grid sizes, coarse to fine (S); None for 5, or 1 where there is a reference
+            (3 where :meth:`LatentPatch.inpaint` fills a region of one).
         start_size: shorter side of the coarsest grid in cells (s_1); None for 10/16 of the grid's.
     """
 

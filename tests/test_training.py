@@ -1,0 +1,70 @@
+"""The training recipe, at toy size: it makes its pool, learns, stops, goes on and exports."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from latentpatch import LatentPatch, load_autoencoder, training
+from latentpatch.autoencoders.tiny import TinyAutoencoder
+
+
+@pytest.fixture
+def pool(tmp_path, faces, monkeypatch):
+    """A folder with a pool of a random teacher's examples, and the arguments that made it."""
+    torch.manual_seed(0)
+    teacher = TinyAutoencoder("taef2")
+    monkeypatch.setattr(training, "load_autoencoder", lambda _: teacher)
+    # A quarter of the pictures' side, to be quick.
+    object.__setattr__(teacher.spec, "image_size", 64)
+    arguments = [str(faces), "--mosaics", "24", "--real", "20", "--batch", "4", "--log-every", "15", "--device", "cpu"]
+    return tmp_path / "run", arguments, teacher
+
+
+def run(folder, arguments, steps) -> None:
+    assert training.main([*arguments, "-o", str(folder), "--steps", str(steps)]) == 0
+
+
+def test_training_learns_exports_and_goes_on(pool):
+    folder, arguments, teacher = pool
+    run(folder, arguments, 15)
+    latents, targets, images = (np.load(folder / f"{name}.npy") for name in ("latents", "targets", "images"))
+    assert latents.shape == (44, 128, 4, 4)
+    assert targets.shape == (44, 3, 64, 64)
+    assert images.shape == (20, 3, 64, 64)
+    taught = teacher.decode(torch.from_numpy(latents[[0, 30]]))
+    assert (taught - torch.from_numpy(targets[[0, 30]]) / 255).abs().max() < 0.02, "targets are the teacher's pictures"
+    first = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
+    assert first["step"] == 15
+
+    run(folder, arguments, 30)
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [15, 30], "it went on where it was"
+    assert rows[1]["picture"] < rows[0]["picture"]
+    assert not list(folder.glob(".*")), "no temporary files stay"
+
+    model = LatentPatch(load_autoencoder("embedded", str(folder)))
+    stored = load_file(folder / "embedded_decoder.safetensors")
+    assert all(value.dtype == torch.float16 for value in stored.values())
+    assert model.reconstruct(torch.rand(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+
+
+def test_pool_is_seeded(pool, tmp_path):
+    folder, arguments, _ = pool
+    run(folder, arguments, 1)
+    run(tmp_path / "again", arguments, 1)
+    for name in ("latents", "targets", "images"):
+        assert np.array_equal(np.load(folder / f"{name}.npy"), np.load(tmp_path / "again" / f"{name}.npy"))
+    run(tmp_path / "other", [*arguments, "--seed", "1"], 1)
+    assert not np.array_equal(np.load(folder / "latents.npy"), np.load(tmp_path / "other" / "latents.npy"))
+
+
+def test_bad_images_are_named(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert training.main([str(tmp_path / "empty"), "-o", str(tmp_path / "run"), "--teacher", "pixels"]) == 1
+    assert "holds no images" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
