@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import files, images
+from .attributes import Predicate as ParsedPredicate
 from .attributes import parse_predicate, read_attributes
 from .autoencoders import Autoencoder, load_autoencoder
 from .bank import SourceBank, unpack
@@ -103,10 +105,8 @@ class LatentPatch(nn.Module):
         """
         latents, names = self._encode_sources(sources, ids, size, skip_bad, progress)
         known = _attributes_by_id(attributes)
-        codebook = self._codebook()
-        chunks = (unpack(chunk.to(self.autoencoder.device), codebook) for chunk in latents.split(256))
-        self.pca.fit(chunks, self.components)
-        self.bank.fill(latents, names, self.pca, known, codebook)
+        self._fit_pca(latents)
+        self.bank.fill(latents, names, self.pca, known, self.autoencoder.codebook)
         return self
 
     def add(
@@ -122,7 +122,7 @@ class LatentPatch(nn.Module):
         """
         self._require_fit()
         latents, names = self._encode_sources(sources, ids, self.image_size, False, False)
-        self.bank.add(latents, names, self.pca, _attributes_by_id(attributes), self._codebook())
+        self.bank.add(latents, names, self.pca, _attributes_by_id(attributes), self.autoencoder.codebook)
 
     def remove(self, ids: str | Sequence[str], *, refit: bool = True) -> None:
         """Remove sources: none of their latents can appear in any output from now on.
@@ -140,10 +140,9 @@ class LatentPatch(nn.Module):
             raise ValueError(f"removing {len(set(gone))} of {len(self.bank)} sources would leave none")
         self.bank.remove(gone)
         if refit:
-            codebook = self._codebook()
-            self.pca.fit((unpack(chunk, codebook) for chunk in self.bank.latents.split(256)), self.components)
+            self._fit_pca(self.bank.latents)
             known = dict(zip(self.bank.ids, self.bank.attributes, strict=True))
-            self.bank.fill(self.bank.latents, self.bank.ids, self.pca, known, codebook)
+            self.bank.fill(self.bank.latents, self.bank.ids, self.pca, known, self.autoencoder.codebook)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -161,48 +160,55 @@ class LatentPatch(nn.Module):
     ) -> tuple[Tensor, list[str]]:
         """-> (B, h, w, L) float16 or (B, h, w, q) int16 on the module's device, B names"""
         self.skipped = []
+        names, shape, pictures = self._open(sources, ids, size, skip_bad)
+        coded = self.autoencoder.codebook is not None
+        depth = self.autoencoder.fold**2 if coded else self.autoencoder.spec.latent_channels
+        latents = torch.empty(
+            (len(names), *self.autoencoder.grid(*shape), depth),
+            dtype=torch.int16 if coded else torch.float16,
+            device=self.autoencoder.device,
+        )
+        kept: list[str] = []
+        with tqdm(total=len(names), desc="encoding", unit="img", disable=not progress, leave=False) as bar:
+            while batch := list(islice(pictures, _ENCODE_BATCH)):
+                stored = self._stored(torch.stack([picture for _, picture in batch]))
+                latents[len(kept) : len(kept) + len(batch)] = stored
+                kept += [name for name, _ in batch]
+                bar.update(len(batch))
+        if not kept:
+            raise FileError(f"none of the {len(names)} sources could be used; the first: {self.skipped[0][1]}")
+        return latents[: len(kept)], kept
+
+    def _open(
+        self,
+        sources: Tensor | str | Path | Sequence[str | Path],
+        ids: Sequence[str] | None,
+        size: int | tuple[int, int] | None,
+        skip_bad: bool,
+    ) -> tuple[list[str], tuple[int, int], Iterator[tuple[str, Tensor]]]:
+        """-> names, height and width, and the pictures (3, H, W) by name"""
+        paths: list[Path] = []
         if isinstance(sources, Tensor):
             if sources.ndim != 4 or not len(sources):
                 raise ValueError(
                     f"sources: shape (B, 3, H, W) with B at least 1 is expected, got {tuple(sources.shape)}"
                 )
-            count, shape = len(sources), (sources.shape[2], sources.shape[3])
-            names = [str(i) for i in range(count)] if ids is None else list(ids)
-            pictures: Iterator[tuple[str, Tensor]] = (
-                zip(names, sources, strict=True) if len(names) == count else iter(())
-            )
+            _check_range("sources", sources)
+            names = [str(i) for i in range(len(sources))]
+            shape = sources.shape[2], sources.shape[3]
         else:
             paths = images.list_images(*([sources] if isinstance(sources, (str, Path)) else sources))
-            count, shape = len(paths), _side_pair(size, self.autoencoder.spec.image_size)
-            names = images.identifiers(paths) if ids is None else list(ids)
-            pictures = self._read(paths, names, shape, skip_bad)
-        if len(names) != count:
-            raise ValueError(f"ids: {count} names are expected, got {len(names)}")
-        if len(set(names)) != count:
-            raise ValueError("ids: names must be unique")
-        grid = self.autoencoder.grid(*shape)
-        coded = self.autoencoder.codebook is not None
-        latents = torch.empty(
-            (count, *grid, self.autoencoder.fold**2 if coded else self.autoencoder.spec.latent_channels),
-            dtype=torch.int16 if coded else torch.float16,
-            device=self.autoencoder.device,
-        )
-        kept: list[str] = []
-        batch: list[Tensor] = []
-        with tqdm(total=count, desc="encoding", unit="img", disable=not progress, leave=False) as bar:
-            for name, picture in pictures:
-                batch.append(picture)
-                kept.append(name)
-                if len(batch) == _ENCODE_BATCH:
-                    latents[len(kept) - len(batch) : len(kept)] = self._stored(torch.stack(batch))
-                    bar.update(len(batch))
-                    batch = []
-            if batch:
-                latents[len(kept) - len(batch) : len(kept)] = self._stored(torch.stack(batch))
-                bar.update(len(batch))
-        if not kept:
-            raise FileError(f"none of the {count} sources could be used; the first: {self.skipped[0][1]}")
-        return latents[: len(kept)], kept
+            names = images.identifiers(paths)
+            shape = _side_pair(size, self.autoencoder.spec.image_size)
+        if ids is not None:
+            if len(ids) != len(names) or len(set(ids)) != len(names):
+                raise ValueError(
+                    f"ids: {len(names)} unique names are expected, got {len(ids)}, {len(set(ids))} different"
+                )
+            names = list(ids)
+        if isinstance(sources, Tensor):
+            return names, shape, zip(names, sources, strict=True)
+        return names, shape, self._read(paths, names, shape, skip_bad)
 
     def _read(
         self, paths: Sequence[Path], names: Sequence[str], size: tuple[int, int], skip_bad: bool
@@ -216,6 +222,10 @@ class LatentPatch(nn.Module):
                 self.skipped.append((path, str(error)))
                 continue
             yield name, picture
+
+    def _fit_pca(self, latents: Tensor) -> None:
+        codebook = self.autoencoder.codebook
+        self.pca.fit((unpack(chunk, codebook) for chunk in latents.split(256)), self.components)
 
     def _stored(self, batch: Tensor) -> Tensor:
         """Images as the bank keeps them: float16 latents or int16 codes, channels last."""
@@ -354,10 +364,10 @@ class LatentPatch(nn.Module):
     def _candidates(self, where: str | Predicate | None) -> Tensor | None:
         if where is None:
             return None
-        predicate = parse_predicate(where) if isinstance(where, str) else where
-        if isinstance(where, str):
+        predicate: Predicate = where if callable(where) else parse_predicate(where)
+        if isinstance(predicate, ParsedPredicate):
             known = {name for row in self.bank.attributes for name in row}
-            unknown = sorted(parse_predicate(where).names - known)
+            unknown = sorted(predicate.names - known)
             if unknown:
                 names = ", ".join(sorted(known)) or "none"
                 raise ValueError(f"where {where!r}: no source has the attribute {unknown[0]!r}; known: {names}")
@@ -478,10 +488,7 @@ class LatentPatch(nn.Module):
                 f"{name}: floating point of shape ({wanted}, 3, {size[0]}, {size[1]}) is expected, "
                 f"got {str(picture.dtype).removeprefix('torch.')} {tuple(picture.shape)}"
             )
-        if not bool(torch.isfinite(batch).all()) or float(batch.min()) < 0 or float(batch.max()) > 1:
-            raise ValueError(
-                f"{name}: values from 0 to 1 are expected, got {float(batch.min())} to {float(batch.max())}"
-            )
+        _check_range(name, batch)
         return batch.to(self.autoencoder.device, torch.float32)
 
     def _latents(self, pictures: Tensor) -> Tensor:
@@ -587,9 +594,6 @@ class LatentPatch(nn.Module):
         """This model's settings with some changed."""
         return replace(self.settings, **changes)
 
-    def _codebook(self) -> Tensor | None:
-        return self.autoencoder.codebook
-
     def _require_fit(self) -> tuple[int, int]:
         if not len(self.bank):
             raise RuntimeError("the model has no sources yet: call fit, load or load_state_dict first")
@@ -600,6 +604,14 @@ def _attributes_by_id(
     attributes: str | Path | Mapping[str, Mapping[str, str]] | None,
 ) -> Mapping[str, Mapping[str, str]] | None:
     return read_attributes(attributes) if isinstance(attributes, (str, Path)) else attributes
+
+
+def _check_range(name: str, pictures: Tensor) -> None:
+    if not pictures.is_floating_point():
+        raise TypeError(f"{name}: a floating-point tensor is expected, got {pictures.dtype}")
+    least, most = float(pictures.min()), float(pictures.max())
+    if not (least >= 0 and most <= 1):  # so that NaN fails too
+        raise ValueError(f"{name}: values from 0 to 1 are expected, got {least} to {most}")
 
 
 def _side_pair(size: int | tuple[int, int] | None, default: int) -> tuple[int, int]:

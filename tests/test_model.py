@@ -228,10 +228,14 @@ def test_ids_are_checked(model, face_images):
         model.remove("x")
     with pytest.raises(ValueError, match="would leave none"):
         model.remove(list(model.bank.ids))
-    with pytest.raises(ValueError, match="2 names are expected, got 1"):
+    with pytest.raises(ValueError, match="ids: 2 unique names are expected, got 1"):
         LatentPatch("pixels:4").fit(face_images[:2], ids=["a"])
     with pytest.raises(ValueError, match="unique"):
         LatentPatch("pixels:4").fit(face_images[:2], ids=["a", "a"])
+    with pytest.raises(ValueError, match=r"sources: values from 0 to 1 are expected, got 0.0 to 255.0"):
+        LatentPatch("pixels:4").fit((face_images > 0.5).float() * 255)
+    with pytest.raises(TypeError, match="sources: a floating-point tensor is expected, got torch.uint8"):
+        LatentPatch("pixels:4").fit((face_images * 255).byte())
     assert len(model.bank) == 12
 
 
