@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev
+EXTRAS := dev,diffusers
 
 .PHONY: demo test venv clean
 
@@ -32,6 +32,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	# The modules used of it need neither torchvision nor Lightning, which its metadata asks for.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps taming-transformers
 	touch $@
 
 clean:

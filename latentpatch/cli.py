@@ -141,10 +141,12 @@ def _reconstruct(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _fit(options: argparse.Namespace) -> dict[str, Any]:
-    if Path(options.output).suffix != ".safetensors":  # by which the other commands know a model file
-        raise ValueError(f"--output {options.output}: a name ending in .safetensors is expected")
-    model = _model(options)
-    model.save(options.output)
+    path = Path(options.output)
+    if path.suffix != ".safetensors":  # by which the other commands know a model file
+        raise ValueError(f"--output {path}: a name ending in .safetensors is expected")
+    with files.staged(path.parent) as staging:
+        model = _model(options)
+        model.save(staging / path.name)
     report = _describe(model) | {"skipped": [str(path) for path, _ in model.skipped]}
     _say(options, f"{options.output}: {report['sources']} sources")
     return report

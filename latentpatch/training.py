@@ -1,13 +1,15 @@
-"""Training of the embedded autoencoder: ``python -m latentpatch.training IMAGES -o FOLDER``.
+"""Training of the embedded autoencoders: ``python -m latentpatch.training IMAGES -o FOLDER``.
 
 A teacher (taef2) encodes the images, as they are and flipped, cropped and recoloured; the sampler makes
 mosaics of those latents, at many settings; the teacher decodes both. The student's encoder learns the
 teacher's latents, its decoder the teacher's pictures: of mosaics above all, because blending is what
 generation asks of it.
 
+``--student embedded-vq`` trains the quantised autoencoder on the pictures of the same pool instead.
+
 The pool of examples is made once and kept in the folder. Training is seeded, logs its losses to
-``log.jsonl``, writes ``checkpoint.pt`` every few minutes and goes on from it when called again; at the end
-(and at every checkpoint) ``embedded_encoder.safetensors`` and ``embedded_decoder.safetensors`` hold the
+``STUDENT.jsonl``, writes ``STUDENT.pt`` every few minutes and goes on from it when called again; at the end
+(and at every checkpoint) ``STUDENT_encoder.safetensors`` and ``STUDENT_decoder.safetensors`` hold the
 moving average of the weights, in half precision.
 """
 
@@ -19,7 +21,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .autoencoders import Autoencoder, load_autoencoder
-from .autoencoders.embedded import EmbeddedAutoencoder
+from .autoencoders.embedded import EmbeddedAutoencoder, QuantizedAutoencoder
 from .errors import LatentPatchError
 from .files import replacing
 from .images import list_images, read_image
@@ -153,46 +154,112 @@ def picture_loss(made: Tensor, wanted: Tensor) -> Tensor:
     return loss + F.l1_loss(F.avg_pool2d(made, 8), F.avg_pool2d(wanted, 8))
 
 
+class Distillation:
+    """The embedded autoencoder learns the teacher's latents and, of mosaics too, the teacher's pictures."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self.options = options
+        self.model = EmbeddedAutoencoder()
+        self.latents = np.load(folder / "latents.npy", mmap_mode="r")
+        self.targets = np.load(folder / "targets.npy", mmap_mode="r")
+        self.images = np.load(folder / "images.npy", mmap_mode="r")
+
+    def losses(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of pictures and of latents."""
+        options = self.options
+        rng = np.random.default_rng([options.seed, step])
+        batch = np.sort(rng.integers(len(self.latents), size=options.batch))
+        real = np.sort(rng.integers(len(self.images), size=options.batch // 2))
+        latents = _tensor(self.latents[batch], options.device)
+        # A little noise: the decoder must also take what the student's own encoder makes.
+        generator = torch.Generator(options.device).manual_seed(options.seed * options.steps + step)
+        noise = 0.05 * torch.randn(latents.shape, generator=generator, device=options.device)
+        with torch.autocast(options.device, torch.bfloat16):
+            made = self.model._decode(_channels_last(latents + noise))
+            encoded = self.model._encode(_pictures(self.images[real], options.device))
+        picture = picture_loss(made.float(), _pictures(self.targets[batch], options.device))
+        return picture, 0.1 * F.l1_loss(encoded.float(), _tensor(self.latents[real], options.device))
+
+
+class Quantisation:
+    """The quantised autoencoder learns to reconstruct the pool's pictures, real ones and mosaics, through its
+    codebook (van den Oord et al. 2017, arXiv:1711.00937).
+    """
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self.options = options
+        self.model = QuantizedAutoencoder()
+        self.pictures = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("targets", "images")]
+        self.used = torch.zeros(len(self.model.codebook), dtype=torch.bool)
+
+    def losses(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of pictures, and of latents against their codes."""
+        options = self.options
+        rng = np.random.default_rng([options.seed, step])
+        counts = [len(pictures) for pictures in self.pictures]
+        chosen = np.sort(rng.integers(sum(counts), size=options.batch))
+        batch = np.stack([self.pictures[0][i] if i < counts[0] else self.pictures[1][i - counts[0]] for i in chosen])
+        wanted = _pictures(batch, options.device)
+        with torch.autocast(options.device, torch.bfloat16):
+            latents = self.model._encode(wanted)
+        latents = latents.float()
+        gap = latents.new_zeros(())
+        # First a plain autoencoder, so that there is something to quantise.
+        if step >= options.steps // 20:
+            vectors = latents.detach().movedim(1, -1).flatten(0, 2)
+            self._revive(step, vectors, rng)
+            with torch.no_grad():
+                nearest = torch.cdist(vectors, self.model.codebook).argmin(1)
+                self.used[nearest.cpu().unique()] = True
+            codes = self.model.codebook[nearest].view(latents.movedim(1, -1).shape).movedim(-1, 1)
+            gap = F.mse_loss(codes, latents.detach()) + 0.25 * F.mse_loss(latents, codes.detach())
+            latents = latents + (codes - latents).detach()  # gradients pass straight through
+        with torch.autocast(options.device, torch.bfloat16):
+            made = self.model._decode(_channels_last(latents))
+        return picture_loss(made.float(), wanted), gap
+
+    def _revive(self, step: int, vectors: Tensor, rng: np.random.Generator) -> None:
+        """Codes nothing was near to become latents of this batch: all at first, later every 200 steps."""
+        start = self.options.steps // 20
+        if step > start and (step % 200 or step > self.options.steps * 3 // 4):
+            return
+        dead = (~self.used).nonzero()[:, 0]
+        if step == start:
+            dead = torch.arange(len(self.used))
+        with torch.no_grad():
+            self.model.codes_table[dead] = vectors[rng.integers(len(vectors), size=len(dead))]
+        self.used[:] = False
+
+
+_STUDENTS: dict[str, type[Distillation] | type[Quantisation]] = {"embedded": Distillation, "embedded-vq": Quantisation}
+
+
 def train(folder: Path, options: argparse.Namespace) -> None:
-    """Train on the pool of ``folder`` until ``options.steps``, going on from its checkpoint."""
-    device = torch.device(options.device)
-    latents = np.load(folder / "latents.npy", mmap_mode="r")
-    targets = np.load(folder / "targets.npy", mmap_mode="r")
-    images = np.load(folder / "images.npy", mmap_mode="r")
+    """Train on the pool of ``folder`` until ``options.steps``, going on from the checkpoint."""
     torch.manual_seed(options.seed)
-    model = EmbeddedAutoencoder().requires_grad_(True).train().to(device)
+    task = _STUDENTS[options.student](folder, options)
+    model = task.model.requires_grad_(True).train().to(options.device)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=1e-4, betas=(0.9, 0.98))
     step = 0
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = folder / f"{options.student}.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        state = torch.load(checkpoint, weights_only=True, map_location=options.device)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step = int(state["step"])
-    log = (folder / "log.jsonl").open("a")
     sums = np.zeros(3)
     saved = time.monotonic()
-    with tqdm(total=options.steps, initial=step, desc="training", unit="step") as bar, log:
-        for batch, real in _batches(len(latents), len(images), options, step):
+    bar = tqdm(total=options.steps, initial=step, desc="training", unit="step", mininterval=1)
+    with bar, (folder / f"{options.student}.jsonl").open("a") as log:
+        while step < options.steps:
             rate = options.rate * min(1.0, (step + 1) / 500) * _cosine(step / options.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            codes = torch.from_numpy(latents[batch]).to(device).float()
-            wanted = torch.from_numpy(targets[batch]).to(device).float() / 255
-            given = torch.from_numpy(images[real]).to(device).float() / 255
-            known = torch.from_numpy(latents[real]).to(device).float()
-            # A little noise, a step's own: the decoder must also take what the student's encoder makes.
-            generator = torch.Generator(device).manual_seed(options.seed * options.steps + step)
-            noise = 0.05 * torch.randn(codes.shape, generator=generator, device=device)
-            with torch.autocast(device.type, torch.bfloat16):
-                made = model._decode(_channels_last(codes + noise))
-                encoded = model._encode(_channels_last(given))
-            picture = picture_loss(made.float(), wanted)
-            latent = F.l1_loss(encoded.float(), known)
+            picture, latent = task.losses(step)
             optimizer.zero_grad(set_to_none=True)
-            (picture + 0.1 * latent).backward()
+            (picture + latent).backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             decay = min(0.999, (step + 1) / (step + 10))
@@ -217,26 +284,26 @@ def train(folder: Path, options: argparse.Namespace) -> None:
                 }
                 with replacing(checkpoint) as temporary:
                     torch.save(state, temporary)
-                export(average, folder)
+                export(average, folder, options.student)
                 saved = time.monotonic()
 
 
-def export(model: EmbeddedAutoencoder, folder: Path) -> None:
+def export(model: nn.Module, folder: Path, name: str) -> None:
     """Write the weights as the package reads them: two safetensors files in half precision."""
-    for half in ("encoder", "decoder"):
-        network: nn.Module = getattr(model, half)
-        tensors = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
-        with replacing(folder / f"embedded_{half}.safetensors") as temporary:
-            save_file(tensors, temporary)
+    tensors = {key: value.detach().cpu().half().contiguous() for key, value in model.state_dict().items()}
+    decoder = {key: value for key, value in tensors.items() if key.startswith("decoder.")}
+    encoder = {key: value for key, value in tensors.items() if key not in decoder}
+    for half, part in (("encoder", encoder), ("decoder", decoder)):
+        with replacing(folder / f"{name}_{half}.safetensors") as temporary:
+            save_file(part, temporary)
 
 
-def _batches(
-    count: int, real: int, options: argparse.Namespace, start: int
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Positions for decoder and encoder at each step from ``start`` on; a step's depend on its number alone."""
-    for step in range(start, options.steps):
-        rng = np.random.default_rng([options.seed, step])
-        yield np.sort(rng.integers(count, size=options.batch)), np.sort(rng.integers(real, size=options.batch // 2))
+def _tensor(array: npt.NDArray[Any], device: str) -> Tensor:
+    return torch.from_numpy(array).to(device).float()
+
+
+def _pictures(array: npt.NDArray[np.uint8], device: str) -> Tensor:
+    return _channels_last(_tensor(array, device) / 255)
 
 
 def _cosine(progress: float) -> float:
@@ -252,6 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m latentpatch.training", description=__doc__.split("\n")[0])
     parser.add_argument("images", nargs="+", help="folders, pictures, or text files that list pictures")
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--student", choices=tuple(_STUDENTS), default="embedded")
     parser.add_argument("--teacher", default="taef2", metavar="NAME[:PATH]", help="must have taef2's latents (taef2)")
     parser.add_argument("--mosaics", type=int, default=6000, help="generated examples in the pool (6000)")
     parser.add_argument("--real", type=int, default=3000, help="encoded examples in the pool (3000)")

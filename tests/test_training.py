@@ -29,8 +29,10 @@ def run(folder, arguments, steps) -> None:
     assert training.main([*arguments, "-o", str(folder), "--steps", str(steps)]) == 0
 
 
-def test_training_learns_exports_and_goes_on(pool):
+@pytest.mark.parametrize("student", ["embedded", "embedded-vq"])
+def test_training_learns_exports_and_goes_on(pool, student):
     folder, arguments, teacher = pool
+    arguments += ["--student", student]
     run(folder, arguments, 15)
     latents, targets, images = (np.load(folder / f"{name}.npy") for name in ("latents", "targets", "images"))
     assert latents.shape == (44, 128, 4, 4)
@@ -38,17 +40,17 @@ def test_training_learns_exports_and_goes_on(pool):
     assert images.shape == (20, 3, 64, 64)
     taught = teacher.decode(torch.from_numpy(latents[[0, 30]]))
     assert (taught - torch.from_numpy(targets[[0, 30]]) / 255).abs().max() < 0.02, "targets are the teacher's pictures"
-    first = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
+    first = json.loads((folder / f"{student}.jsonl").read_text().splitlines()[0])
     assert first["step"] == 15
 
     run(folder, arguments, 30)
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / f"{student}.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [15, 30], "it went on where it was"
     assert rows[1]["picture"] < rows[0]["picture"]
     assert not list(folder.glob(".*")), "no temporary files stay"
 
-    model = LatentPatch(load_autoencoder("embedded", str(folder)))
-    stored = load_file(folder / "embedded_decoder.safetensors")
+    model = LatentPatch(load_autoencoder(student, str(folder)))
+    stored = load_file(folder / f"{student}_decoder.safetensors")
     assert all(value.dtype == torch.float16 for value in stored.values())
     assert model.reconstruct(torch.rand(1, 3, 64, 64)).shape == (1, 3, 64, 64)
 

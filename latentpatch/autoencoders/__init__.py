@@ -11,6 +11,7 @@ __all__ = ["AUTOENCODERS", "Autoencoder", "AutoencoderSpec", "load_autoencoder",
 #: Family of each autoencoder; a family's module is imported when one of its members is asked for.
 AUTOENCODERS = {
     "embedded": "embedded",
+    "embedded-vq": "embedded",
     "taesd": "tiny",
     "taesdxl": "tiny",
     "taesd3": "tiny",

@@ -1,9 +1,10 @@
-"""The autoencoder the package carries: small, fast, and taught by taef2 to blend.
+"""The autoencoders the package carries: small, fast, and taught to blend.
 
-A student of taef2 (https://github.com/madebyollin/taesd, MIT) that shares its latent space, folded to
-f16: a bank made with one can be decoded by the other. Nearly all work is done at 1/16 of the resolution,
-where a wide network sees the surroundings of each cell, so that a mosaic of latents from many sources
-becomes one picture. :mod:`latentpatch.training` is the recipe.
+``embedded`` is a student of taef2 (https://github.com/madebyollin/taesd, MIT) and shares its latent space,
+folded to f16: a bank made with one can be decoded by the other. ``embedded-vq`` has a codebook of 1024 codes
+with 256 channels, the shape of LatentPatch's own VQGAN. Nearly all work is done at 1/16 of the resolution, where
+a wide network sees the surroundings of each cell, so that a mosaic of latents from many sources becomes one
+picture. :mod:`latentpatch.training` is the recipe.
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ from ..errors import WeightsError
 from .base import Autoencoder, AutoencoderSpec
 from .weights import WeightFile, locate
 
-__all__ = ["EmbeddedAutoencoder", "load"]
+__all__ = ["EmbeddedAutoencoder", "QuantizedAutoencoder", "load"]
 
 _FOLDER = Path(__file__).parent / "embedded_weights"
 _SHA256: dict[str, str] = {}
-_CHANNELS = 128
 
 
 class _Residual(nn.Module):
@@ -39,10 +39,10 @@ class _Residual(nn.Module):
         return x + change
 
 
-def _decoder(coarse: int = 224, middle: int = 128, fine: int = 48) -> nn.Sequential:
-    """(N, 128, h, w) -> (N, 3, 16 h, 16 w); the widths are those at 1/16, 1/8 and 1/4 of the resolution."""
+def _decoder(channels: int, coarse: int = 224, middle: int = 128, fine: int = 48) -> nn.Sequential:
+    """(N, channels, h, w) -> (N, 3, 16 h, 16 w); the widths are those at 1/16, 1/8 and 1/4 of the resolution."""
     return nn.Sequential(
-        nn.Conv2d(_CHANNELS, coarse, 3, padding=1),
+        nn.Conv2d(channels, coarse, 3, padding=1),
         *(_Residual(coarse) for _ in range(3)),
         nn.Conv2d(coarse, 4 * middle, 1),
         nn.PixelShuffle(2),
@@ -55,8 +55,8 @@ def _decoder(coarse: int = 224, middle: int = 128, fine: int = 48) -> nn.Sequent
     )
 
 
-def _encoder(fine: int = 48, middle: int = 128, coarse: int = 192) -> nn.Sequential:
-    """(N, 3, 16 h, 16 w) -> (N, 128, h, w): the decoder's mirror image."""
+def _encoder(channels: int, fine: int = 48, middle: int = 128, coarse: int = 192) -> nn.Sequential:
+    """(N, 3, 16 h, 16 w) -> (N, channels, h, w): the decoder's mirror image."""
     return nn.Sequential(
         nn.PixelUnshuffle(4),
         nn.Conv2d(48, fine, 3, padding=1),
@@ -69,51 +69,77 @@ def _encoder(fine: int = 48, middle: int = 128, coarse: int = 192) -> nn.Sequent
         nn.Conv2d(4 * middle, coarse, 1),
         _Residual(coarse),
         _Residual(coarse),
-        nn.Conv2d(coarse, _CHANNELS, 3, padding=1),
+        nn.Conv2d(coarse, channels, 3, padding=1),
     )
 
 
 class EmbeddedAutoencoder(Autoencoder):
-    """A compact student of taef2: f16, 128 channels, about 3.5 and 2.7 million parameters."""
+    """A compact student of taef2: f16, 128 channels."""
 
     def __init__(self) -> None:
-        super().__init__(AutoencoderSpec("embedded", "embedded", _CHANNELS, 16, 256, "MIT"))
-        self.encoder = _encoder()
-        self.decoder = _decoder()
+        super().__init__(AutoencoderSpec("embedded", "embedded", 128, 16, 256, "MIT"))
+        self.encoder = _encoder(128)
+        self.decoder = _decoder(128)
         self.freeze()
 
     def _encode(self, images: Tensor) -> Tensor:
-        # taef2's latents lie within about 3 of zero; so do these.
         latents: Tensor = self.encoder(images - 0.5)
         return latents
 
     def _decode(self, latents: Tensor) -> Tensor:
+        # taef2 bounds its latents the same way.
         images: Tensor = self.decoder(torch.tanh(latents / 3) * 3)
         return images + 0.5
 
 
-def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> EmbeddedAutoencoder:
-    """Build it.
+class QuantizedAutoencoder(Autoencoder):
+    """A vector-quantised autoencoder: f16, 1024 codes of 256 channels."""
+
+    def __init__(self) -> None:
+        super().__init__(AutoencoderSpec("embedded-vq", "embedded", 256, 16, 256, "MIT", codebook_size=1024))
+        self.encoder = _encoder(256)
+        self.decoder = _decoder(256)
+        self.codes_table = nn.Parameter(torch.randn(1024, 256))
+        self.freeze()
+
+    @property
+    def codebook(self) -> Tensor:
+        """``(1024, 256)`` float32."""
+        return self.codes_table
+
+    def _encode(self, images: Tensor) -> Tensor:
+        latents: Tensor = self.encoder(images - 0.5)
+        return latents
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        images: Tensor = self.decoder(latents)
+        return images + 0.5
+
+
+_CLASSES = {"embedded": EmbeddedAutoencoder, "embedded-vq": QuantizedAutoencoder}
+
+
+def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> Autoencoder:
+    """Build one of them.
 
     Args:
-        name: ``embedded``.
-        argument: folder with ``embedded_encoder.safetensors`` and ``embedded_decoder.safetensors`` of one's
-            own training; None for those the package carries.
+        name: ``embedded`` or ``embedded-vq``.
+        argument: folder with ``NAME_encoder.safetensors`` and ``NAME_decoder.safetensors`` of one's own
+            training; None for those the package carries.
         pretrained: False for random weights.
 
     Raises:
         WeightsError: for files that are missing, altered or malformed.
     """
-    model = EmbeddedAutoencoder()
+    model = _CLASSES[name]()
     if pretrained:
         weights: dict[str, Tensor] = {}
         for half in ("encoder", "decoder"):
             file = f"{name}_{half}.safetensors"
             path = locate(WeightFile(file, sha256=_SHA256.get(file) if argument is None else None), argument or _FOLDER)
             try:
-                state = load_file(path)
+                weights |= {key: value.float() for key, value in load_file(path).items()}
             except (SafetensorError, OSError) as error:
                 raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
-            weights |= {f"{half}.{key}": value.float() for key, value in state.items()}
         model.load_weights(weights, str(argument or _FOLDER))
     return model
