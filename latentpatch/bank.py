@@ -146,6 +146,32 @@ class SourceBank(FittedModule):
         chosen = [b for b, known in enumerate(self.attributes) if predicate(known)]
         return torch.tensor(chosen, dtype=torch.int64, device=self.keys.device)
 
+    def check(self) -> None:
+        """Refuse contents that do not fit together, as a file may hold them.
+
+        Raises:
+            ValueError: saying what is wrong.
+        """
+        _check_ids(self.ids, self.keys.shape[0])
+        if self.keys.ndim != 4 or self.keys.dtype != torch.int16 or not self.keys.numel():
+            raise ValueError(
+                f"keys are {self.keys.dtype} of shape {tuple(self.keys.shape)}, int16 (B, h, w, r) is expected"
+            )
+        if self.latents.shape[:3] != self.keys.shape[:3] or self.latents.ndim != 4:
+            raise ValueError(f"latents of shape {tuple(self.latents.shape)} for keys of {tuple(self.keys.shape)}")
+        if self.latents.dtype not in (torch.float16, torch.int16) or not self.latents.numel():
+            raise ValueError(f"latents are {self.latents.dtype}, float16 or int16 is expected")
+        if len(self.attributes) != len(self.ids):
+            raise ValueError(f"{len(self.attributes)} rows of attributes for {len(self.ids)} sources")
+        if self.key_step.shape != () or not (float(self.key_step) > 0 and float(self.key_step) < float("inf")):
+            raise ValueError("key_step is not a positive number")
+        for keys in self.keys.split(_CHUNK):
+            if int(keys.long().square().sum(3).max()) > KEY_NORM**2:
+                raise ValueError(f"keys are longer than {KEY_NORM}")
+        for latents in self.latents.split(_CHUNK):
+            if not bool(torch.isfinite(latents).all()) or (self.coded and int(latents.min()) < 0):
+                raise ValueError("latents hold NaN or infinite values or negative codes")
+
     def digest(self) -> str:
         """SHA-256 over ids, keys and full latents, as lower-case hex: what a picture was made from."""
         total = hashlib.sha256(json.dumps(self.ids).encode())

@@ -6,9 +6,12 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import __version__, files, images
+from .attributes import parse_predicate, read_attributes
 from .autoencoders import AUTOENCODERS
 from .autoencoders.weights import sha256_of
 from .errors import FileError, ImageError, LatentPatchError
 from .generation import Generation
 from .model import LatentPatch
-from .sampling import SAMPLERS
+from .modelfile import ModelFile
+from .sampling import SAMPLERS, RasterSettings
 
 __all__ = ["main"]
 
@@ -36,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 1 where something is wrong, 2 for unusable arguments."""
     options = _parser().parse_args(arguments)
     try:
-        report = options.run(options)
+        with _terminable():
+            report = options.run(options)
     except (LatentPatchError, ValueError, TypeError) as error:
         return _failed(str(error))
     except (MemoryError, RuntimeError) as error:
@@ -47,6 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("latentpatch: interrupted, nothing was written", file=sys.stderr)
         return 130
     return _print(report) if options.json or options.run is _inspect else 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let a request to terminate end the command as Ctrl-C does, so that it cleans up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 # --- commands ------------------------------------------------------------------------------------------
@@ -111,7 +130,7 @@ def _reconstruct(options: argparse.Namespace) -> dict[str, Any]:
         facts = _facts("reconstruct", model, options)
         metadata = {"latentpatch": json.dumps(_portable(facts), sort_keys=True)}
         rows: list[dict[str, Any]] = []
-        skipped: list[str] = []
+        skipped: list[dict[str, str]] = []
         sheet: list[Tensor] = []
         names = images.identifiers(paths)
         bar = tqdm(paths, desc="reconstruct", unit="img", disable=not _progress(options), leave=False)
@@ -121,7 +140,7 @@ def _reconstruct(options: argparse.Namespace) -> dict[str, Any]:
             except ImageError as error:
                 if not options.skip_bad:
                     raise
-                skipped.append(str(path))
+                skipped.append({"file": str(path), "reason": str(error)})
                 _say(options, f"skipped: {error}")
                 continue
             result = model.reconstruct(picture)[0].cpu()
@@ -132,11 +151,12 @@ def _reconstruct(options: argparse.Namespace) -> dict[str, Any]:
             if len(sheet) < _SHEET:
                 sheet += [picture, result]
         if not rows:
-            raise FileError(f"none of the {len(paths)} pictures could be used; the first: {skipped[0]}")
+            raise FileError(f"none of the {len(paths)} pictures could be used; the first: {skipped[0]['reason']}")
         images.write_image(staging / "grid.png", images.contact_sheet(torch.stack(sheet)))
         report = {**facts, "images": rows, "skipped": skipped}
         _write_json(staging / "reconstruct.json", report)
-    _say(options, f"{len(rows)} reconstructions in {options.output}, mean PSNR {_mean(rows, 'psnr'):.2f} dB")
+    mean = sum(float(row["psnr"]) for row in rows) / len(rows)
+    _say(options, f"{_count(len(rows), 'reconstruction')} in {options.output}, mean PSNR {mean:.2f} dB")
     return report
 
 
@@ -147,8 +167,8 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
     with files.staged(path.parent) as staging:
         model = _model(options)
         model.save(staging / path.name)
-    report = _describe(model) | {"skipped": [str(path) for path, _ in model.skipped]}
-    _say(options, f"{options.output}: {report['sources']} sources")
+        report = _describe(ModelFile.read(staging / path.name)) | {"skipped": _skipped(model)}
+    _say(options, f"{options.output}: {_count(len(model.bank), 'source')}")
     return report
 
 
@@ -156,7 +176,7 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     path = Path(options.path)
     report: dict[str, Any]
     if path.suffix == ".safetensors":
-        report = _describe(LatentPatch.load(path, options.autoencoder))
+        report = _describe(ModelFile.read(path))
     elif path.is_file() and path.suffix.lower() in images.SUFFIXES:
         picture = images.read_image(path)
         report = _parsed(images.read_metadata(path)) | {"size": list(picture.shape[1:])}
@@ -218,16 +238,21 @@ class _Book:
 
     def close(self) -> dict[str, Any]:
         """Write the sheets and the record of everything."""
+        # At most so many that a screen can show them.
         images.write_image(self.staging / "grid.png", images.contact_sheet(torch.stack(self.sheet)))
         images.write_image(self.staging / "provenance.png", images.contact_sheet(torch.stack(self.maps)))
         report = {**self.facts, "ids": list(self.ids), "images": self.rows}
-        report["skipped"] = [str(path) for path, _ in self.model.skipped]
+        report["skipped"] = _skipped(self.model)
         name = {"generate": "generation"}.get(self.command, self.command)
         _write_json(self.staging / f"{name}.json", report)
+        written = {row["file"] for row in self.rows}
+        older = [path for path in self.staging.parent.glob("[0-9]*.png") if path.name not in written]
+        if older:
+            _say(self.options, f"pictures of an earlier run that stay in {self.options.output}: {len(older)}")
         share = sum(max(row["shares"].values(), default=0.0) for row in self.rows) / len(self.rows)
         _say(
             self.options,
-            f"{len(self.rows)} pictures in {self.options.output}; "
+            f"{_count(len(self.rows), 'picture')} in {self.options.output}; "
             f"the largest share of one source is {share:.0%} of a picture on average",
         )
         return report
@@ -283,14 +308,24 @@ def _model(options: argparse.Namespace) -> LatentPatch:
             if getattr(options, name) is not None:
                 raise ValueError(f"--{name}: {sources[0]} is fitted already; give it to the command that fits")
         return _placed(LatentPatch.load(sources[0], options.autoencoder), options)
-    paths = images.list_images(*sources)  # before weights are sought, which may take a download
+    # What can be wrong without having encoded anything is found first: encoding may take minutes.
+    paths = images.list_images(*sources)
+    inside = [source for source in sources if source.is_dir() and _contains(source, Path(options.output))]
+    if inside:
+        raise ValueError(
+            f"--output {options.output} lies within the sources {inside[0]}: its pictures would become sources"
+        )
+    known = None if options.attributes is None else read_attributes(options.attributes)
+    if getattr(options, "where", None) is not None:
+        parse_predicate(options.where)
     model = LatentPatch(
         options.autoencoder or DEFAULT_AUTOENCODER, 16 if options.components is None else options.components
     )
     _placed(model, options)
+    _check_settings(options, model, len(paths))
     model.fit(
         paths,
-        attributes=options.attributes,
+        attributes=known,
         size=_size(options, model),
         skip_bad=options.skip_bad,
         progress=_progress(options),
@@ -302,8 +337,26 @@ def _model(options: argparse.Namespace) -> LatentPatch:
     return model
 
 
+def _contains(folder: Path, path: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve()) and path.resolve() != folder.resolve()
+
+
+def _check_settings(options: argparse.Namespace, model: LatentPatch, count: int) -> None:
+    """Refuse settings that do not go together with the grid or the number of sources."""
+    if not hasattr(options, "neighbours"):
+        return
+    method = SAMPLERS[getattr(options, "sampler", "raster")]
+    settings = _settings(options, model) or method.settings()
+    guided = getattr(options, "reference", None) is not None or options.command == "inpaint"
+    method.steps(model.autoencoder.grid(*_size(options, model)), settings, guided, None)
+    if isinstance(settings, RasterSettings) and settings.neighbours > count:
+        raise ValueError(f"neighbours {settings.neighbours}: at most {count} (number of sources) is expected")
+
+
 def _placed(model: LatentPatch, options: argparse.Namespace) -> LatentPatch:
     device = options.device
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
+        raise ValueError(f"--device {device!r}: auto, cpu, cuda or cuda:NUMBER is expected")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -344,19 +397,20 @@ def _mask(options: argparse.Namespace, size: tuple[int, int]) -> Tensor:
     return images.parse_box(options.box, size) if options.box else images.read_mask(options.mask, size)
 
 
-def _describe(model: LatentPatch) -> dict[str, Any]:
-    names = sorted({name for known in model.bank.attributes for name in known})
-    variance = float(model.pca.explained_variance.sum() / model.pca.total_variance.clamp(min=1e-30))
+def _describe(stored: ModelFile) -> dict[str, Any]:
+    bank, pca = stored.bank, stored.pca
+    variance = float(pca.explained_variance.sum() / pca.total_variance.clamp(min=1e-30))
     return {
-        "autoencoder": model.identity(),
-        "sources": len(model.bank),
-        "sources_sha256": model.bank.digest(),
-        "image_size": list(model.image_size),
-        "grid": list(model.bank.grid),
-        "components": model.components,
+        "autoencoder": stored.autoencoder,
+        "sources": len(bank),
+        "sources_sha256": bank.digest(),
+        "grid": list(bank.grid),
+        "image_size": [side * stored.autoencoder["downsampling"] for side in bank.grid],
+        "components": stored.components,
+        "settings": asdict(stored.settings),
         "explained_variance": round(variance, 4),
-        "attributes": names,
-        "ids": model.bank.ids,
+        "attributes": sorted({name for known in bank.attributes for name in known}),
+        "ids": bank.ids,
     }
 
 
@@ -392,8 +446,12 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
-def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
-    return sum(float(row[name]) for row in rows) / len(rows)
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _skipped(model: LatentPatch) -> list[dict[str, str]]:
+    return [{"file": str(path), "reason": reason} for path, reason in model.skipped]
 
 
 def _say(options: argparse.Namespace, text: str) -> None:
@@ -410,15 +468,19 @@ def _progress(options: argparse.Namespace) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="latentpatch", description="New images from a handful of registered examples, without training."
+        prog="latentpatch",
+        description="New images from a handful of registered examples, without training.",
+        allow_abbrev=False,  # an abbreviation would change its meaning with the next option
     )
     parser.add_argument("--version", action="version", version=f"latentpatch {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
-    generate = commands.add_parser("generate", help="make new images from sources")
+    generate = commands.add_parser("generate", help="make new images from sources", allow_abbrev=False)
     _add_sources(generate)
     _add_sampling(generate)
-    generate.add_argument("--reference", metavar="IMAGE", help="picture the new ones are to resemble")
+    generate.add_argument(
+        "--reference", metavar="IMAGE", help="picture the new ones are to resemble, cropped and resized as sources are"
+    )
     generate.add_argument("--sampler", choices=sorted(SAMPLERS), default="raster")
     generate.add_argument(
         "--decoding",
@@ -428,7 +490,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_common(generate, _generate)
 
-    inpaint = commands.add_parser("inpaint", help="fill a region of a picture, in several ways")
+    inpaint = commands.add_parser("inpaint", help="fill a region of a picture, in several ways", allow_abbrev=False)
     _add_sources(inpaint)
     inpaint.add_argument("--image", required=True, help="the picture")
     _add_mask(inpaint)
@@ -438,7 +500,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_common(inpaint, _inpaint)
 
-    edit = commands.add_parser("edit", help="copy a region of one picture into another, in latent space")
+    edit = commands.add_parser(
+        "edit", help="copy a region of one picture into another, in latent space", allow_abbrev=False
+    )
     edit.add_argument("image", help="the picture to edit")
     edit.add_argument("--donor", required=True, metavar="IMAGE", help="the picture to copy from")
     _add_mask(edit)
@@ -446,19 +510,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_size(edit)
     _add_common(edit, _edit)
 
-    reconstruct = commands.add_parser("reconstruct", help="pictures through the autoencoder and back")
+    reconstruct = commands.add_parser(
+        "reconstruct", help="pictures through the autoencoder and back", allow_abbrev=False
+    )
     reconstruct.add_argument("images", nargs="+", help="a folder, pictures, or a text file that lists pictures")
     reconstruct.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be used")
     _add_size(reconstruct)
     _add_common(reconstruct, _reconstruct)
 
-    fit = commands.add_parser("fit", help="encode sources once and keep them in one file")
+    fit = commands.add_parser("fit", help="encode sources once and keep them in one file", allow_abbrev=False)
     _add_sources(fit)
     _add_common(fit, _fit, output="MODEL.safetensors")
 
-    inspect = commands.add_parser("inspect", help="what a picture was made with, a model or a folder holds")
+    inspect = commands.add_parser(
+        "inspect", help="what a picture was made with, a model or a folder holds", allow_abbrev=False
+    )
     inspect.add_argument("path", help="a picture, a model file, or a folder or list of pictures")
-    inspect.add_argument("--autoencoder", metavar="NAME[:PATH]", help="where a model file's own cannot be loaded")
     _add_report(inspect, _inspect)
     return parser
 
@@ -491,12 +558,20 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def _add_mask(parser: argparse.ArgumentParser) -> None:
     region = parser.add_mutually_exclusive_group(required=True)
-    region.add_argument("--mask", metavar="IMAGE", help="picture that is white where the region is")
-    region.add_argument("--box", metavar="LEFT,TOP,RIGHT,BOTTOM", help="the region in pixels")
+    region.add_argument(
+        "--mask",
+        metavar="IMAGE",
+        help="picture that is white where the region is, cropped and resized as the picture is",
+    )
+    region.add_argument(
+        "--box", metavar="LEFT,TOP,RIGHT,BOTTOM", help="the region, in pixels of the cropped and resized picture"
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser, run: Any, output: str = "FOLDER") -> None:
-    parser.add_argument("-o", "--output", required=True, metavar=output, help="where to write")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar=output, help="where to write; files of the same names are replaced"
+    )
     parser.add_argument(
         "--autoencoder",
         metavar="NAME[:PATH]",

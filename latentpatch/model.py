@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
@@ -10,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import files, images
+from . import images
 from .attributes import Predicate as ParsedPredicate
 from .attributes import parse_predicate, read_attributes
 from .autoencoders import Autoencoder, load_autoencoder
@@ -23,6 +20,7 @@ from .bank import SourceBank, unpack
 from .editing import cell_mask, fill_smoothly, join
 from .errors import FileError, ImageError, WeightsError
 from .generation import Generation
+from .modelfile import ModelFile
 from .pca import PCA
 from .sampling import SAMPLERS, Sampler, Settings, noise_from_seeds
 from .sampling.schedule import RasterSettings
@@ -33,7 +31,6 @@ __all__ = ["LatentPatch"]
 Picture = Tensor | str | Path
 Predicate = Callable[[Mapping[str, str]], bool]
 
-_FORMAT = "latentpatch-model/1"
 _ENCODE_BATCH = 16
 _INPAINTING_SCALES = 3
 
@@ -532,22 +529,7 @@ class LatentPatch(nn.Module):
             FileError: where it cannot be written.
         """
         self._require_fit()
-        header = {
-            "format": _FORMAT,
-            "autoencoder": self.identity(),
-            "components": self.components,
-            "settings": asdict(self.settings),
-        }
-        tensors = {
-            name: value.detach().cpu().contiguous()
-            for name, value in self.state_dict().items()
-            if not name.startswith("autoencoder.")
-        }
-        with files.replacing(Path(path)) as temporary:
-            try:
-                save_file(tensors, temporary, metadata={"latentpatch": json.dumps(header, sort_keys=True)})
-            except SafetensorError as error:
-                raise FileError(f"cannot write {path}: {error}") from error
+        ModelFile(self.identity(), self.components, self.settings, self.pca, self.bank).write(path)
 
     @classmethod
     def load(cls, path: str | Path, autoencoder: Autoencoder | str | None = None) -> LatentPatch:
@@ -562,36 +544,30 @@ class LatentPatch(nn.Module):
             FileError: where it is not such a file.
             WeightsError: where the autoencoder's weights are not those the model was fitted with.
         """
+        stored = ModelFile.read(path)
+        facts = stored.autoencoder
         try:
-            with safe_open(path, framework="pt") as stored:
-                header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError) as error:
-            raise FileError(f"{path}: not a readable model file: {error}") from error
-        if not isinstance(header, dict) or header.get("format") != _FORMAT:
-            raise FileError(f"{path}: not a latentpatch model file (format {_FORMAT} is expected)")
-        try:
-            facts = header["autoencoder"]
             if autoencoder is None:
                 autoencoder = load_autoencoder(facts["name"], facts["argument"])
             elif isinstance(autoencoder, str):
                 autoencoder = load_autoencoder(autoencoder)
-            if autoencoder.fingerprint() != facts["sha256"]:
-                raise WeightsError(
-                    f"{path} was fitted with {facts['name']} of SHA-256 {facts['sha256'][:16]}…, "
-                    f"got {autoencoder.spec.name} of {autoencoder.fingerprint()[:16]}…"
-                )
-            model = cls(autoencoder, header["components"], RasterSettings(**header["settings"]))
-            missing, unexpected = model.load_state_dict(tensors, strict=False)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise FileError(f"{path}: malformed model file: {error!r}") from error
-        lacking = [name for name in missing if not name.startswith("autoencoder.")]
-        if lacking or unexpected:
-            raise FileError(f"{path}: malformed model file: missing {lacking}, unexpected {unexpected}")
+        except ValueError as error:
+            raise FileError(f"{path}: its autoencoder cannot be built: {error}") from error
+        if autoencoder.fingerprint() != facts["sha256"]:
+            raise WeightsError(
+                f"{path} was fitted with {facts['name']} of SHA-256 {facts['sha256'][:16]}…, "
+                f"got {autoencoder.spec.name} of {autoencoder.fingerprint()[:16]}…"
+            )
+        try:
+            model = cls(autoencoder, stored.components, stored.settings)
+        except ValueError as error:
+            raise FileError(f"{path}: malformed model file: {error}") from error
+        device = autoencoder.device
+        model.pca, model.bank = stored.pca.to(device), stored.bank.to(device)
         return model
 
     def with_settings(self, **changes: Any) -> RasterSettings:
-        """This model's settings with some changed."""
+        """The model's settings with some changed."""
         return replace(self.settings, **changes)
 
     def _require_fit(self) -> tuple[int, int]:

@@ -234,7 +234,7 @@ def test_ids_are_checked(model, face_images):
         LatentPatch("pixels:4").fit(face_images[:2], ids=["a", "a"])
     with pytest.raises(ValueError, match=r"sources: values from 0 to 1 are expected, got 0.0 to 255.0"):
         LatentPatch("pixels:4").fit((face_images > 0.5).float() * 255)
-    with pytest.raises(TypeError, match="sources: a floating-point tensor is expected, got torch.uint8"):
+    with pytest.raises(TypeError, match="sources: a floating-point tensor is expected"):
         LatentPatch("pixels:4").fit((face_images * 255).byte())
     assert len(model.bank) == 12
 
@@ -407,8 +407,47 @@ def test_load_refuses_other_files(tmp_path, model):
         metadata = stored.metadata()
         tensors = {name: stored.get_tensor(name) for name in stored.keys() if name != "bank.keys"}  # noqa: SIM118
     save_file(tensors, path, metadata)
-    with pytest.raises(FileError, match="malformed model file: missing"):
+    with pytest.raises(FileError, match=r"malformed model file: .*Missing key"):
         LatentPatch.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda header, tensors: header["autoencoder"].update(name=5), "name is 5, text is expected"),
+        (lambda header, tensors: header["autoencoder"].update(argument=[1]), "argument is"),
+        (lambda header, tensors: header["autoencoder"].update(name="magic"), "autoencoder 'magic'"),
+        (lambda header, tensors: header.update(components=5), "with 5 components"),
+        (lambda header, tensors: header["settings"].update(neighbours="3"), "neighbours '3'"),
+        (lambda header, tensors: header.pop("autoencoder"), "autoencoder"),
+        (lambda header, tensors: tensors.update({"bank.keys": tensors["bank.keys"].float()}), "keys are torch.float32"),
+        (lambda header, tensors: tensors.update({"bank.keys": tensors["bank.keys"][:5]}), "12 ids for 5 sources"),
+        (lambda header, tensors: tensors["bank.keys"].fill_(9000), "keys are longer than 2047"),
+        (lambda header, tensors: tensors["bank.latents"].fill_(float("nan")), "latents hold NaN"),
+        (lambda header, tensors: tensors.update({"bank.latents": tensors["bank.latents"][:, :8]}), "latents of shape"),
+        (lambda header, tensors: tensors["bank.key_step"].fill_(float("nan")), "key_step"),
+        (lambda header, tensors: tensors.update({"pca.basis": tensors["pca.basis"][:, :9]}), "PCA of shapes"),
+        (lambda header, tensors: tensors["pca.mean"].fill_(float("inf")), "pca.mean is not finite"),
+        (lambda header, tensors: tensors.update(extra=torch.zeros(1)), "unexpected tensor 'extra'"),
+    ],
+)
+def test_load_checks_that_parts_fit(tmp_path, model, change, text):
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    with safe_open(path, "pt") as stored:
+        header = json.loads(stored.metadata()["latentpatch"])
+        tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
+    change(header, tensors)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path, {"latentpatch": json.dumps(header)})
+    with pytest.raises(FileError, match=text):
+        LatentPatch.load(path)
+
+
+def test_load_refuses_other_pixels(tmp_path, model):
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    with pytest.raises(WeightsError, match="was fitted with pixels"):
+        LatentPatch.load(path, "pixels:8")
 
 
 def test_components_are_checked():

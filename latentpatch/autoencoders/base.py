@@ -188,8 +188,9 @@ class Autoencoder(nn.Module):
         return latents if self.codebook is None else self.lookup(self.codes(latents))
 
     def fingerprint(self) -> str:
-        """SHA-256 over the names, types, shapes and bytes of the weights, as lower-case hex."""
-        digest = hashlib.sha256()
+        """SHA-256 over the family, the fold, and the names, types, shapes and bytes of the weights: lower-case hex."""
+        spec = self.spec
+        digest = hashlib.sha256(f"{spec.family} {spec.latent_channels} {spec.downsampling} {self.fold}".encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

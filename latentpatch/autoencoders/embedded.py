@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from .base import Autoencoder, AutoencoderSpec
-from .weights import WeightFile, locate
+from .weights import sha256_of
 
 __all__ = ["EmbeddedAutoencoder", "QuantizedAutoencoder", "load"]
 
@@ -133,13 +133,15 @@ def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> 
     """
     model = _CLASSES[name]()
     if pretrained:
+        folder = _FOLDER if argument is None else Path(argument).expanduser()
         weights: dict[str, Tensor] = {}
         for half in ("encoder", "decoder"):
-            file = f"{name}_{half}.safetensors"
-            path = locate(WeightFile(file, sha256=_SHA256.get(file) if argument is None else None), argument or _FOLDER)
+            path = folder / f"{name}_{half}.safetensors"
             try:
+                if argument is None and sha256_of(path) != _SHA256[path.name]:
+                    raise WeightsError(f"{path}: not the file this version of the package carries; install it again")
                 weights |= {key: value.float() for key, value in load_file(path).items()}
             except (SafetensorError, OSError) as error:
                 raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
-        model.load_weights(weights, str(argument or _FOLDER))
+        model.load_weights(weights, str(folder))
     return model

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from .base import Autoencoder, AutoencoderSpec
-from .weights import WeightFile, locate, read_checkpoint
+from .weights import WeightFile, located, read_checkpoint
 
 __all__ = ["VQGAN", "VQGANConfig", "load"]
 
@@ -194,7 +194,7 @@ def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> 
         raise ValueError(f"name {name!r}: one of {', '.join(_CONFIGS)} is expected")
     model = _build(name=name, config=_CONFIGS[name])
     if pretrained:
-        path = locate(_FILES[name], argument)
-        weights = _first_stage(read_checkpoint(path, _INERT), path)
-        model.load_weights({f"network.{key}": value for key, value in weights.items()}, str(path))
+        with located(_FILES[name], argument) as path:
+            weights = _first_stage(read_checkpoint(path, _INERT), path)
+            model.load_weights({f"network.{key}": value for key, value in weights.items()}, str(path))
     return model

@@ -6,6 +6,7 @@ ReLU residual blocks, strided convolutions down, nearest-neighbour upsampling, i
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from .base import Autoencoder, AutoencoderSpec
-from .weights import WeightFile, locate, read_checkpoint
+from .weights import WeightFile, located, read_checkpoint
 
 __all__ = ["TinyAutoencoder", "load"]
 
@@ -114,7 +115,8 @@ def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> 
 
     Args:
         name: see :class:`TinyAutoencoder`.
-        argument: folder that holds ``NAME_encoder.pth`` and ``NAME_decoder.pth``; None to download.
+        argument: folder that holds ``NAME_encoder.pth`` and ``NAME_decoder.pth``, or one of the two files; None
+            to use the cache or download.
         pretrained: False for random weights and no access to files or network.
 
     Raises:
@@ -124,14 +126,17 @@ def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> 
     if pretrained:
         weights: dict[str, Tensor] = {}
         folder = None if argument is None else Path(argument).expanduser()
-        if folder is not None and not folder.is_dir():
+        if folder is not None and folder.is_file():
+            folder = folder.parent  # one of the two files: the other lies beside it
+        elif folder is not None and not folder.is_dir():
             raise WeightsError(f"{folder}: a folder with {name}_encoder.pth and {name}_decoder.pth is expected")
-        for half in ("encoder", "decoder"):
-            file = WeightFile(f"{name}_{half}.pth", f"{_URL}{name}_{half}.pth", _SHA256.get(f"{name}_{half}.pth"))
-            path = locate(file, folder)
-            state = read_checkpoint(path)
-            if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-                raise WeightsError(f"{path}: a flat state dict of tensors is expected")
-            weights |= {f"{half}.{key}": value.float() for key, value in state.items()}
-        model.load_weights(weights, str(folder or name))
+        with ExitStack() as files:
+            for half in ("encoder", "decoder"):
+                file = WeightFile(f"{name}_{half}.pth", f"{_URL}{name}_{half}.pth", _SHA256.get(f"{name}_{half}.pth"))
+                path = files.enter_context(located(file, folder))
+                state = read_checkpoint(path)
+                if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+                    raise WeightsError(f"{path}: a flat state dict of tensors is expected")
+                weights |= {f"{half}.{key}": value.float() for key, value in state.items()}
+            model.load_weights(weights, str(folder or name))
     return model

@@ -10,7 +10,8 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from ..errors import FileError, WeightsError
 from ..files import write_bytes
 
-__all__ = ["WeightFile", "cache_folder", "locate", "read_checkpoint", "sha256_of"]
+__all__ = ["WeightFile", "cache_folder", "located", "read_checkpoint", "sha256_of"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def locate(file: WeightFile, path: str | Path | None = None) -> Path:
-    """The file on this machine, downloaded if need be, its digest checked.
+@contextmanager
+def located(file: WeightFile, path: str | Path | None = None) -> Iterator[Path]:
+    """The file on this machine, downloaded if need be, its digest checked; to be loaded within the block.
+
+    Where the digest is not published, it is recorded once the block has succeeded, so that a file that
+    could not be loaded may be replaced.
 
     Args:
         file: which file.
@@ -76,8 +81,27 @@ def locate(file: WeightFile, path: str | Path | None = None) -> Path:
         local = cache_folder() / file.name
         if not local.is_file():
             _download(file, local)
-    _check(file, local)
-    return local
+    try:
+        seen = sha256_of(local)
+    except OSError as error:
+        raise WeightsError(f"{local}: cannot be read: {error.strerror or error}") from error
+    key = str(local.resolve())
+    known = {} if file.sha256 else _read_record()
+    if file.sha256 not in (None, seen):
+        raise WeightsError(f"{local}: SHA-256 is {seen}, expected {file.sha256}: not the published {file.name}")
+    if known.get(key, seen) != seen:
+        raise WeightsError(
+            f"{local}: SHA-256 is {seen}, but was {known[key]} when first used: the file has changed. "
+            f"If that is intended, remove its line from {_record()}"
+        )
+    try:
+        yield local
+    except WeightsError as error:
+        if path is None:
+            raise WeightsError(f"{error}. Remove {local} to have it downloaded again") from error
+        raise
+    if file.sha256 is None and key not in known:
+        _remember(key, seen)
 
 
 def _how_to_get(file: WeightFile) -> str:
@@ -98,40 +122,30 @@ def _download(file: WeightFile, target: Path) -> None:
         ) from error
 
 
-def _check(file: WeightFile, path: Path) -> None:
-    seen = sha256_of(path)
-    if file.sha256 is not None:
-        if seen != file.sha256:
-            raise WeightsError(f"{path}: SHA-256 is {seen}, expected {file.sha256}: not the published {file.name}")
-        return
-    record = cache_folder() / "sha256.json"
-    known = _read_record(record)
-    key = str(path.resolve())
-    if key not in known:
-        try:
-            record.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(record, json.dumps({**known, key: seen}, indent=1, sort_keys=True).encode())
-        except (OSError, FileError) as error:
-            warnings.warn(f"the SHA-256 of {path} could not be recorded in {record}: {error}", stacklevel=2)
-    elif known[key] != seen:
-        raise WeightsError(
-            f"{path}: SHA-256 is {seen}, but was {known[key]} when first used: the file has changed. "
-            f"If that is intended, remove its line from {record}"
-        )
+def _record() -> Path:
+    return cache_folder() / "sha256.json"
 
 
-def _read_record(record: Path) -> dict[str, str]:
+def _read_record() -> dict[str, str]:
     try:
-        known = json.loads(record.read_text())
+        known = json.loads(_record().read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{record}: not a readable record of SHA-256 digests ({error}); repair or remove it"
+            f"{_record()}: not a readable record of SHA-256 digests ({error}); repair or remove it"
         ) from error
     if not isinstance(known, dict):
-        raise WeightsError(f"{record}: not a record of SHA-256 digests; remove it")
+        raise WeightsError(f"{_record()}: not a record of SHA-256 digests; remove it")
     return known
+
+
+def _remember(key: str, digest: str) -> None:
+    try:
+        _record().parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(_record(), json.dumps({**_read_record(), key: digest}, indent=1, sort_keys=True).encode())
+    except (OSError, FileError) as error:
+        warnings.warn(f"the SHA-256 of {key} could not be recorded in {_record()}: {error}", stacklevel=3)
 
 
 def read_checkpoint(path: Path, inert: Mapping[str, type] | None = None) -> Any:

@@ -1,0 +1,121 @@
+"""Fitted models as files: one safetensors file with a JSON header, checked when read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .bank import SourceBank
+from .errors import FileError
+from .files import replacing
+from .pca import PCA
+from .sampling import RasterSettings
+
+__all__ = ["ModelFile"]
+
+_FORMAT = "latentpatch-model/1"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What is in a file: everything but the autoencoder's weights.
+
+    Attributes:
+        autoencoder: the autoencoder's facts, with ``name``, ``argument`` and the ``sha256`` of its weights.
+        components: principal components, r.
+        settings: settings of the raster sampler.
+        pca: fitted.
+        bank: the sources.
+    """
+
+    autoencoder: dict[str, Any]
+    components: int
+    settings: RasterSettings
+    pca: PCA
+    bank: SourceBank
+
+    def write(self, path: str | Path) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            FileError: where that is not possible.
+        """
+        header = {
+            "format": _FORMAT,
+            "autoencoder": self.autoencoder,
+            "components": self.components,
+            "settings": asdict(self.settings),
+        }
+        tensors = {
+            f"{part}.{name}": value.detach().cpu().contiguous()
+            for part, module in (("pca", self.pca), ("bank", self.bank))
+            for name, value in module.state_dict().items()
+        }
+        with replacing(path) as temporary:
+            try:
+                save_file(tensors, temporary, metadata={"latentpatch": json.dumps(header, sort_keys=True)})
+            except SafetensorError as error:
+                raise FileError(f"cannot write {path}: {error}") from error
+
+    @classmethod
+    def read(cls, path: str | Path) -> ModelFile:
+        """Read a file and check that its parts fit together.
+
+        Raises:
+            FileError: where it is not such a file; the message says what is wrong with it.
+        """
+        try:
+            with safe_open(path, framework="pt") as stored:
+                header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError, RecursionError) as error:
+            raise FileError(f"{path}: not a readable model file: {error}") from error
+        if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            raise FileError(f"{path}: not a latentpatch model file (format {_FORMAT} is expected)")
+        try:
+            facts, pca, bank = header["autoencoder"], PCA(), SourceBank()
+            pca.load_state_dict(_part(tensors, "pca."))
+            bank.load_state_dict(_part(tensors, "bank."))
+            model = cls(facts, header["components"], RasterSettings(**header["settings"]), pca, bank)
+            model._check()
+        except (AttributeError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+            raise FileError(f"{path}: malformed model file: {' '.join(str(error).split())}") from error
+        return model
+
+    def _check(self) -> None:
+        """Refuse what would fail, or worse, not fail, when the model is used."""
+        facts, pca, bank = self.autoencoder, self.pca, self.bank
+        for name in ("name", "sha256"):
+            if not isinstance(facts[name], str):
+                raise TypeError(f"the autoencoder's {name} is {facts[name]!r}, text is expected")
+        if not isinstance(facts["argument"], str | None):
+            raise TypeError(f"the autoencoder's argument is {facts['argument']!r}, text is expected")
+        if not isinstance(facts["downsampling"], int):
+            raise TypeError(f"the autoencoder's downsampling is {facts['downsampling']!r}, an integer is expected")
+        bank.check()
+        shapes = [tuple(pca.basis.shape), tuple(pca.mean.shape), tuple(pca.explained_variance.shape)]
+        depth, channels = pca.basis.shape
+        if shapes[1:] != [(channels,), (depth,)] or depth != self.components or bank.keys.shape[3] != depth:
+            raise ValueError(
+                f"PCA of shapes {shapes} with {self.components} components for keys of {bank.keys.shape[3]}"
+            )
+        if not bank.coded and bank.latents.shape[3] != channels:
+            raise ValueError(f"latents have {bank.latents.shape[3]} channels, the PCA {channels}")
+        for name, value in pca.named_buffers():
+            if value.dtype != torch.float32 or not bool(torch.isfinite(value).all()):
+                raise ValueError(f"pca.{name} is not finite float32")
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    known = ("pca.", "bank.")
+    unknown = [name for name in tensors if not name.startswith(known)]
+    if unknown:
+        raise ValueError(f"unexpected tensor {unknown[0]!r}")
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
