@@ -1,11 +1,12 @@
 """Quality and copying of generated images against held-out ones, the paper's protocol at small scale.
 
-    python benchmarks/quality.py SOURCES HOLDOUT --yardstick perceptual.py --autoencoder taef2:FOLDER -o DIR
+    python benchmarks/quality.py SOURCES HOLDOUT --yardstick FILE.py --autoencoder taef2 embedded -o DIR
 
-SOURCES and HOLDOUT are whatever the command line takes for sources. The yardstick is a Python file with
-``MobileNetV1``-like network class, ``embed``, ``fd`` and ``pair_distance`` (see ``load_yardstick``); its
-figures compare runs made with the same file only. Rows come as JSON lines (``DIR/quality.jsonl``; rows
-already there are not run again) and as a Markdown table (``DIR/quality.md``).
+SOURCES and HOLDOUT are whatever the command line takes for sources. The yardstick is a Python file with a
+network ``MobileNetV1()`` and functions ``embed(images, network)``, ``fd(features, features)`` and
+``pair_distance(images, network)``; its figures compare runs made with the same file only. Results come as
+JSON lines (``DIR/quality.jsonl``; rows already there are not run again) and as a Markdown table
+(``DIR/quality.md``).
 """
 
 from __future__ import annotations
@@ -25,14 +26,20 @@ from torch import Tensor
 from latentpatch import LatentPatch, RasterSettings
 from latentpatch.images import list_images, read_image
 
+SETTINGS = ("patch_size", "stride", "neighbours", "scales", "start_size")
 TABLES: dict[str, list[dict[str, Any]]] = {
     "main": [
-        {"name": "sources, reconstructed", "kind": "reconstruct"},
+        {"name": "sources, reconstructed", "kind": "sources"},
         {"name": "raster (default)", "kind": "raster"},
         {"name": "raster, unproject", "kind": "raster", "decoding": "unproject"},
         {"name": "random patches", "kind": "random-patches"},
         {"name": "random cells", "kind": "random-cells"},
     ],
+    "reconstruction": [
+        {"name": "held-out, reconstructed", "kind": "held-out"},
+        {"name": "held-out, reconstructed through the PCA", "kind": "held-out", "reduced": True},
+    ],
+    "generation": [{"name": "raster (default)", "kind": "raster"}],
     "patch": [{"name": f"patch_size {p}", "kind": "raster", "patch_size": p} for p in (2, 3, 4, 5, 6, 7, 8, 10)],
     "stride": [{"name": f"stride {w}", "kind": "raster", "stride": w} for w in (1, 2, 3, 4, 6)],
     "neighbours": [{"name": f"neighbours {k}", "kind": "raster", "neighbours": k} for k in (1, 2, 3, 5, 10, 20)],
@@ -51,34 +58,65 @@ def load_yardstick(path: Path) -> ModuleType:
     return module
 
 
-def measure(row: dict[str, Any], model: LatentPatch, samples: int, seed: int) -> tuple[Tensor, dict[str, float]]:
-    """Images of one row and seed, and the copying figures."""
-    kind = row["kind"]
-    if kind == "reconstruct":
-        chosen = torch.randperm(len(model.bank), generator=torch.Generator().manual_seed(seed))[:samples]
-        index = chosen[:, None, None].expand(-1, *model.bank.grid)
-        return model.decode(index), {"largest_share": 1.0, "largest_region": 1.0, "sources_used": 1.0}
-    if "sources" in row and row["sources"] < len(model.bank):
-        kept = torch.randperm(len(model.bank), generator=torch.Generator().manual_seed(seed))[: row["sources"]]
-        ids = {model.bank.ids[b] for b in kept.tolist()}
-        model.bank.attributes = [{"kept": "yes"} if name in ids else {} for name in model.bank.ids]
-    changes = {
-        name: row[name] for name in ("patch_size", "stride", "neighbours", "scales", "start_size") if name in row
-    }
+def fitted(name: str, options: argparse.Namespace) -> LatentPatch:
+    """A model of all sources, kept in the output folder."""
+    path = options.output / f"{name.partition(':')[0]}.safetensors"
+    if path.exists():
+        return LatentPatch.load(path, name)
+    model = LatentPatch(name).fit(options.sources, progress=True)
+    model.save(path)
+    return model
+
+
+def make(row: dict[str, Any], model: LatentPatch, held_out: Tensor, samples: int, seed: int) -> tuple[Tensor, dict]:
+    """Images of one row and seed, and the other figures."""
+    chance = torch.Generator().manual_seed(seed)
+    if row["kind"] == "held-out":
+        result = model.reconstruct(held_out, reduced=row.get("reduced", False))
+        error = (result - held_out).square().mean((1, 2, 3))
+        return result, {"psnr": float((-10 * error.log10()).mean())}
+    if row["kind"] == "sources":
+        chosen = torch.randperm(len(model.bank), generator=chance)[:samples]
+        return model.decode(chosen[:, None, None].expand(-1, *model.bank.grid)), {"largest_share": 1.0, "sources": 1.0}
+    where = None
+    if row.get("sources", len(model.bank)) < len(model.bank):
+        kept = set(torch.randperm(len(model.bank), generator=chance)[: row["sources"]].tolist())
+        model.bank.attributes = [{"kept": "yes" if b in kept else "no"} for b in range(len(model.bank))]
+        where = "kept=yes"
+    changes = {name: row[name] for name in SETTINGS if name in row}
     result = model.generate(
         samples,
         seed=seed * samples,
-        sampler=kind,
-        settings=RasterSettings(**changes) if kind == "raster" else None,
-        where="kept=yes" if "sources" in row and row["sources"] < len(model.bank) else None,
+        sampler=row["kind"],
+        settings=RasterSettings(**changes) if row["kind"] == "raster" else None,
+        where=where,
         decoding=row.get("decoding", "gather"),
     )
     shares = result.shares()
     return result.images, {
         "largest_share": sum(max(s.values()) for s in shares) / samples,
         "largest_region": float(result.largest_regions().mean()),
-        "sources_used": sum(map(len, shares)) / samples,
+        "sources": sum(map(len, shares)) / samples,
     }
+
+
+def table(done: list[dict[str, Any]]) -> list[str]:
+    columns = ("diversity", "largest_share", "largest_region", "sources", "psnr")
+    lines = [
+        "| | autoencoder | distance (lowest to highest seed) | "
+        + " | ".join(c.replace("_", " ") for c in columns)
+        + " |",
+        "|---" * (len(columns) + 3) + "|",
+    ]
+    for entry in done:
+        mean, distances = entry["mean"], [seed["distance"] for seed in entry["seeds"]]
+        digits = {"sources": 1, "psnr": 1}
+        cells = [f"{mean[c]:.{digits.get(c, 2)}f}" if c in mean else "" for c in columns]
+        lines.append(
+            f"| {entry['row']['name']} | {entry['autoencoder']} | {mean['distance']:.2f} "
+            f"({min(distances):.2f} to {max(distances):.2f}) | " + " | ".join(cells) + " |"
+        )
+    return lines
 
 
 def main() -> None:
@@ -86,7 +124,7 @@ def main() -> None:
     parser.add_argument("sources")
     parser.add_argument("holdout")
     parser.add_argument("--yardstick", type=Path, required=True)
-    parser.add_argument("--autoencoder", default="taef2")
+    parser.add_argument("--autoencoder", nargs="+", default=["embedded"], metavar="NAME[:PATH]")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=["main"])
     parser.add_argument("--samples", type=int, default=160)
     parser.add_argument("--seeds", type=int, default=3)
@@ -97,52 +135,36 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     yardstick = load_yardstick(options.yardstick)
     network = yardstick.MobileNetV1().eval()
-    fitted = options.output / "model.safetensors"
-    if fitted.exists():
-        model = LatentPatch.load(fitted, options.autoencoder)
-    else:
-        model = LatentPatch(options.autoencoder).fit(options.sources, progress=True)
-        model.save(fitted)
-    model.autoencoder.decode_dtype = torch.bfloat16 if options.bfloat16 else torch.float32
-    held_out = torch.stack([read_image(path, model.image_size) for path in list_images(options.holdout)])
-    reference = yardstick.embed(held_out, network)
-    source_spread = yardstick.pair_distance(
-        torch.stack([read_image(path, model.image_size) for path in list_images(options.sources)]), network
-    )
     log = options.output / "quality.jsonl"
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    for row in [row for table in options.tables for row in TABLES[table]]:
-        if any(old["row"] == row for old in done):
-            continue
-        per_seed = []
-        for seed in range(options.seeds):
-            start = time.perf_counter()
-            pictures, copying = measure(row, model, options.samples, seed)
-            elapsed = time.perf_counter() - start
-            per_seed.append(
-                {
-                    "distance": yardstick.fd(yardstick.embed(pictures, network), reference),
-                    "diversity": yardstick.pair_distance(pictures, network) / source_spread,
-                    "seconds": elapsed,
-                    **copying,
-                }
-            )
-        mean = {key: sum(s[key] for s in per_seed) / len(per_seed) for key in per_seed[0]}
-        done.append({"row": row, "mean": mean, "seeds": per_seed, "samples": options.samples})
-        with log.open("a") as stream:
-            stream.write(json.dumps(done[-1]) + "\n")
-        print(row["name"], {key: round(value, 3) for key, value in mean.items()}, flush=True)
-    lines = ["| | distance | diversity | largest share | largest region | sources |", "|---|---|---|---|---|---|"]
-    for old in done:
-        m = old["mean"]
-        spread = [s["distance"] for s in old["seeds"]]
-        lines.append(
-            f"| {old['row']['name']} | {m['distance']:.2f} ({min(spread):.2f} to {max(spread):.2f}) "
-            f"| {m['diversity']:.2f} | {m['largest_share']:.2f} | {m['largest_region']:.2f} | {m['sources_used']:.1f} |"
-        )
+    held_out = torch.stack([read_image(path, (256, 256)) for path in list_images(options.holdout)])
+    reference = yardstick.embed(held_out, network)
+    originals = torch.stack([read_image(path, (256, 256)) for path in list_images(options.sources)])
+    spread = yardstick.pair_distance(originals, network)
+    del originals
+    for name in options.autoencoder:
+        model = fitted(name, options)
+        model.autoencoder.decode_dtype = torch.bfloat16 if options.bfloat16 else torch.float32
+        for row in [row for table_name in options.tables for row in TABLES[table_name]]:
+            short = model.autoencoder.spec.name
+            if any((old["row"], old["autoencoder"]) == (row, short) for old in done):
+                continue
+            per_seed = []
+            for seed in range(1 if row["kind"] == "held-out" else options.seeds):
+                start = time.perf_counter()
+                pictures, figures = make(row, model, held_out, options.samples, seed)
+                figures["seconds"] = time.perf_counter() - start
+                figures["distance"] = yardstick.fd(yardstick.embed(pictures, network), reference)
+                figures["diversity"] = yardstick.pair_distance(pictures, network) / spread
+                per_seed.append(figures)
+            mean = {key: sum(figures[key] for figures in per_seed) / len(per_seed) for key in per_seed[0]}
+            done.append({"row": row, "autoencoder": short, "mean": mean, "seeds": per_seed, "samples": options.samples})
+            with log.open("a") as stream:
+                stream.write(json.dumps(done[-1]) + "\n")
+            print(short, row["name"], {key: round(value, 3) for key, value in mean.items()}, flush=True)
+    lines = table(done)
     lines.append(
-        f"\n{options.samples} samples, {options.seeds} seeds, {len(model.bank)} sources, "
-        f"{len(held_out)} held-out images, {model.autoencoder.spec.name} decoded in {model.autoencoder.decode_dtype}, "
+        f"\n{options.samples} samples a seed, decoded in {'bfloat16' if options.bfloat16 else 'float32'}, "
         f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads"
     )
     (options.output / "quality.md").write_text("\n".join(lines) + "\n")

@@ -538,7 +538,7 @@ class LatentPatch(nn.Module):
         Args:
             path: the file.
             autoencoder: the autoencoder, or ``NAME[:FILE OR FOLDER]``; by default the one the file names,
-                from the cache or the network.
+                from the cache or the network. One with the same latent space may take its place.
 
         Raises:
             FileError: where it is not such a file.
@@ -553,7 +553,11 @@ class LatentPatch(nn.Module):
                 autoencoder = load_autoencoder(autoencoder)
         except ValueError as error:
             raise FileError(f"{path}: its autoencoder cannot be built: {error}") from error
-        if autoencoder.fingerprint() != facts["sha256"]:
+        spec = autoencoder.spec
+        other = spec.name != facts["name"] and (spec.latent_space or spec.name) == (
+            facts["latent_space"] or facts["name"]
+        )
+        if not other and autoencoder.fingerprint() != facts["sha256"]:
             raise WeightsError(
                 f"{path} was fitted with {facts['name']} of SHA-256 {facts['sha256'][:16]}…, "
                 f"got {autoencoder.spec.name} of {autoencoder.fingerprint()[:16]}…"

@@ -95,8 +95,9 @@ class ModelFile:
         for name in ("name", "sha256"):
             if not isinstance(facts[name], str):
                 raise TypeError(f"the autoencoder's {name} is {facts[name]!r}, text is expected")
-        if not isinstance(facts["argument"], str | None):
-            raise TypeError(f"the autoencoder's argument is {facts['argument']!r}, text is expected")
+        for name in ("argument", "latent_space"):
+            if not isinstance(facts[name], str | None):
+                raise TypeError(f"the autoencoder's {name} is {facts[name]!r}, text is expected")
         if not isinstance(facts["downsampling"], int):
             raise TypeError(f"the autoencoder's downsampling is {facts['downsampling']!r}, an integer is expected")
         bank.check()

@@ -443,6 +443,18 @@ def test_load_checks_that_parts_fit(tmp_path, model, change, text):
         LatentPatch.load(path)
 
 
+def test_a_bank_can_be_decoded_by_an_autoencoder_of_the_same_latent_space(tmp_path, face_images):
+    teacher, student = (load_autoencoder(name, pretrained=False) for name in ("taef2", "embedded"))
+    model = LatentPatch(teacher, settings=RasterSettings(patch_size=2)).fit(face_images[:4])
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    other = LatentPatch.load(path, student)
+    assert torch.equal(other.generate(1).index, model.generate(1).index)
+    assert not torch.equal(other.generate(1).images, model.generate(1).images)
+    with pytest.raises(WeightsError, match="was fitted with taef2"):
+        LatentPatch.load(path, "pixels")
+
+
 def test_load_refuses_other_pixels(tmp_path, model):
     path = tmp_path / "model.safetensors"
     model.save(path)

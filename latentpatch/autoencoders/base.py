@@ -28,6 +28,8 @@ class AutoencoderSpec:
         license: licence of the weights, as an SPDX identifier where there is one.
         codebook_size: number of codes, or None where latents are continuous.
         argument: what followed the name's colon, where it decides what is built.
+        latent_space: name of the autoencoder whose latents these are, where they are not its own: a bank
+            made with one can be decoded by the other.
     """
 
     name: str
@@ -38,6 +40,7 @@ class AutoencoderSpec:
     license: str
     codebook_size: int | None = None
     argument: str | None = None
+    latent_space: str | None = None
 
 
 class Autoencoder(nn.Module):
