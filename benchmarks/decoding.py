@@ -1,0 +1,89 @@
+"""How fast autoencoders decode, each at its best settings, as ratios in one run; and sixteen pictures of sixteen.
+
+    python benchmarks/decoding.py [--autoencoder embedded taef2 vqgan-faceshq] [--random taef2 vqgan-faceshq]
+
+Speed does not depend on the values of weights: ``--random`` names the autoencoders that are built with random
+ones, so that nothing needs downloading. Decoders are timed in turns, best of several rounds, over precision
+and images at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latentpatch import Autoencoder, LatentPatch, load_autoencoder
+
+IMAGES = 16
+
+
+def decode(network: Autoencoder, latents: Tensor, dtype: torch.dtype, chunk: int) -> None:
+    with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        for part in latents.split(chunk):
+            network._decode(torch.nn.functional.pixel_shuffle(part, network.fold))
+
+
+def best_settings(network: Autoencoder, latents: Tensor) -> tuple[float, str, torch.dtype, int]:
+    """Seconds for all images at the fastest of the settings, one round each after a warm-up."""
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for chunk in (1, 4, 16):
+            decode(network, latents[:chunk], dtype, chunk)
+            start = time.perf_counter()
+            decode(network, latents, dtype, chunk)
+            name = f"{str(dtype).removeprefix('torch.')}, {chunk} at a time"
+            results.append((time.perf_counter() - start, name, dtype, chunk))
+    return min(results, key=lambda result: result[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--autoencoder", nargs="+", default=["embedded", "taef2", "vqgan-faceshq"])
+    parser.add_argument("--random", nargs="*", default=["taef2", "vqgan-faceshq"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sources", default=str(Path(__file__).parent.parent / "examples" / "portraits"))
+    options = parser.parse_args()
+    networks = {name: load_autoencoder(name, pretrained=name not in options.random) for name in options.autoencoder}
+    latents = {
+        name: torch.randn(IMAGES, network.spec.latent_channels, 16, 16).contiguous(memory_format=torch.channels_last)
+        for name, network in networks.items()
+    }
+    chosen = {name: best_settings(network, latents[name]) for name, network in networks.items()}
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(options.rounds):  # in turns, so that a slow moment of the machine hits all
+        for name, network in networks.items():
+            start = time.perf_counter()
+            decode(network, latents[name], *chosen[name][2:])
+            times[name].append(time.perf_counter() - start)
+    baseline = min(times[options.autoencoder[0]])
+    report = {
+        name: {
+            "settings": chosen[name][1],
+            "milliseconds_an_image": round(1e3 * min(times[name]) / IMAGES, 2),
+            f"times_{options.autoencoder[0]}": round(min(times[name]) / baseline, 2),
+        }
+        for name in networks
+    }
+    model = LatentPatch(options.autoencoder[0])
+    model.fit(sorted(Path(options.sources).glob("*.jpg"))[:16])
+    model.generate(16)
+    start = time.perf_counter()
+    model.generate(16, seed=100)
+    report["sixteen of sixteen, search and decode"] = {"seconds": round(time.perf_counter() - start, 3)}
+    report["machine"] = {
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
