@@ -14,9 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
 from .errors import FileError
 
-__all__ = ["replacing", "staged", "write_bytes"]
+__all__ = ["replacing", "staged", "write_bytes", "write_tensors"]
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -27,6 +31,22 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file: all of it, or nothing changes.
+
+    Raises:
+        FileError: where that cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            raise FileError(f"cannot write {path}: {error}") from error
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read
 
 
 @contextmanager

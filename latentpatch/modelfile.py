@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .bank import SourceBank
 from .errors import FileError
-from .files import replacing
+from .files import write_tensors
 from .pca import PCA
 from .sampling import RasterSettings
 
@@ -58,11 +57,7 @@ class ModelFile:
             for part, module in (("pca", self.pca), ("bank", self.bank))
             for name, value in module.state_dict().items()
         }
-        with replacing(path) as temporary:
-            try:
-                save_file(tensors, temporary, metadata={"latentpatch": json.dumps(header, sort_keys=True)})
-            except SafetensorError as error:
-                raise FileError(f"cannot write {path}: {error}") from error
+        write_tensors(path, tensors, {"latentpatch": json.dumps(header, sort_keys=True)})
 
     @classmethod
     def read(cls, path: str | Path) -> ModelFile:

@@ -28,14 +28,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .autoencoders import Autoencoder, load_autoencoder
 from .autoencoders.embedded import EmbeddedAutoencoder, QuantizedAutoencoder
 from .errors import LatentPatchError
-from .files import replacing
+from .files import replacing, write_tensors
 from .images import list_images, read_image
 from .model import LatentPatch
 from .sampling import SAMPLERS, RandomPatchesSettings, RasterSettings, Settings, noise_from_seeds
@@ -294,8 +293,7 @@ def export(model: nn.Module, folder: Path, name: str) -> None:
     decoder = {key: value for key, value in tensors.items() if key.startswith("decoder.")}
     encoder = {key: value for key, value in tensors.items() if key not in decoder}
     for half, part in (("encoder", encoder), ("decoder", decoder)):
-        with replacing(folder / f"{name}_{half}.safetensors") as temporary:
-            save_file(part, temporary)
+        write_tensors(folder / f"{name}_{half}.safetensors", part)
 
 
 def _tensor(array: npt.NDArray[Any], device: str) -> Tensor:

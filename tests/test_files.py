@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from latentpatch.errors import FileError
-from latentpatch.files import replacing, staged, write_bytes
+from latentpatch.files import replacing, staged, write_bytes, write_tensors
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -213,3 +215,12 @@ def test_staged_leaves_what_others_put_into_a_folder_it_made(tmp_path: Path) -> 
     with pytest.raises(RuntimeError, match="z"):
         fail()
     assert contents(tmp_path) == {"new/": b"", "new/theirs": b"theirs"}
+
+
+def test_tensor_files_are_as_readable_as_others(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)}, {"key": "value"})
+    (tmp_path / "other").write_bytes(b"")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert torch.equal(load_file(tmp_path / "a.safetensors")["x"], torch.ones(2))
+    with pytest.raises(FileError, match="cannot write"):
+        write_tensors(tmp_path / "none" / "a.safetensors", {"x": torch.ones(2)})
