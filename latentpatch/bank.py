@@ -12,11 +12,11 @@ from torch import Tensor
 
 from .pca import PCA
 from .sampling.keys import KEY_NORM, to_keys
-from .state import FittedModule
+from .state import FittedModule, pack, unpack
 
 __all__ = ["SourceBank"]
 
-_CHUNK = 256  # sources handled at a time, so that temporaries stay small beside the bank
+_CHUNK = 1 << 21  # elements handled at a time, so that temporaries stay small beside the bank
 
 
 class SourceBank(FittedModule):
@@ -165,10 +165,10 @@ class SourceBank(FittedModule):
             raise ValueError(f"{len(self.attributes)} rows of attributes for {len(self.ids)} sources")
         if self.key_step.shape != () or not (float(self.key_step) > 0 and float(self.key_step) < float("inf")):
             raise ValueError("key_step is not a positive number")
-        for keys in self.keys.split(_CHUNK):
+        for keys in chunks(self.keys):
             if int(keys.long().square().sum(3).max()) > KEY_NORM**2:
                 raise ValueError(f"keys are longer than {KEY_NORM}")
-        for latents in self.latents.split(_CHUNK):
+        for latents in chunks(self.latents):
             if not bool(torch.isfinite(latents).all()) or (self.coded and int(latents.min()) < 0):
                 raise ValueError("latents hold NaN or infinite values or negative codes")
 
@@ -176,7 +176,7 @@ class SourceBank(FittedModule):
         """SHA-256 over ids, keys and full latents, as lower-case hex: what a picture was made from."""
         total = hashlib.sha256(json.dumps(self.ids).encode())
         for stored in (self.keys, self.latents):
-            for chunk in stored.split(_CHUNK):
+            for chunk in chunks(stored):
                 total.update(chunk.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return total.hexdigest()
 
@@ -203,30 +203,38 @@ class SourceBank(FittedModule):
 
     def _keys_of(self, latents: Tensor, pca: PCA, codebook: Tensor | None) -> Tensor:
         keys = torch.empty((*latents.shape[:3], pca.components), dtype=torch.int16, device=self.keys.device)
-        for start, reduced in enumerate(_reduced(latents, pca, codebook)):
-            chunk = to_keys(reduced, self.key_step).movedim(1, -1)
-            keys[start * _CHUNK : start * _CHUNK + len(chunk)] = chunk
+        done = 0
+        for reduced in _reduced(latents, pca, codebook):
+            keys[done : done + len(reduced)] = to_keys(reduced, self.key_step).movedim(1, -1)
+            done += len(reduced)
         return keys
 
-    # Ids and attributes travel as bytes, so that a state dict holds nothing but tensors.
     def get_extra_state(self) -> Tensor:
-        text = json.dumps({"ids": self.ids, "attributes": self.attributes}, ensure_ascii=False, separators=(",", ":"))
-        return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        return pack({"ids": self.ids, "attributes": self.attributes})
 
     def set_extra_state(self, state: Any) -> None:
-        fields = json.loads(state.cpu().numpy().tobytes())
+        fields = unpack(state)
         self.ids = [str(name) for name in fields["ids"]]
         self.attributes = [{str(k): str(v) for k, v in known.items()} for known in fields["attributes"]]
+        if self.ids or self.keys.numel():
+            self.check()
 
 
-def unpack(latents: Tensor, codebook: Tensor | None) -> Tensor:
+def look_up(latents: Tensor, codebook: Tensor | None) -> Tensor:
     """Stored latents ``(B, h, w, L)``, or codes ``(B, h, w, q)`` looked up and folded as the autoencoder does."""
     return latents if codebook is None else codebook[latents.long()].transpose(-1, -2).flatten(-2)
 
 
+def chunks(stored: Tensor, codebook: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Sources in groups of a bounded number of elements, once codes are looked up."""
+    depth = 1 if codebook is None else codebook.shape[1]
+    groups: tuple[Tensor, ...] = stored.split(max(1, _CHUNK // max(1, stored[:1].numel() * depth)))
+    return groups
+
+
 def _reduced(latents: Tensor, pca: PCA, codebook: Tensor | None) -> Iterator[Tensor]:
-    for chunk in latents.split(_CHUNK):
-        yield pca.project(unpack(chunk.to(pca.mean.device), codebook).movedim(-1, 1))
+    for chunk in chunks(latents, codebook):
+        yield pca.project(look_up(chunk.to(pca.mean.device), codebook).movedim(-1, 1))
 
 
 def _cells(grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -239,6 +247,8 @@ def _check_ids(ids: Sequence[str], count: int) -> None:
         raise ValueError(f"{len(ids)} ids for {count} sources; one each is expected")
     seen: set[str] = set()
     for name in ids:
+        if not isinstance(name, str):
+            raise TypeError(f"source id {name!r}: text is expected")
         if name in seen:
             raise ValueError(f"source id {name!r} occurs twice; ids must be unique")
         seen.add(name)

@@ -19,7 +19,7 @@ def latentpatch(
     autoencoder: str | None = None,
     weights: str | None = None,
     pretrained: bool = True,
-    components: int = 16,
+    components: int | None = None,
     **settings: Any,
 ) -> LatentPatch:
     """New images from a handful of registered examples, without training (LatentPatch, ICIP 2023).
@@ -31,7 +31,7 @@ def latentpatch(
             one a fitted model file names, otherwise ``taef2``.
         weights: local file or folder of the autoencoder's weights; None to use the cache or download.
         pretrained: False for random weights: touches no file and no network.
-        components: principal components kept for the search.
+        components: principal components kept for the search, 16 by default.
         settings: settings of the sampler: ``patch_size``, ``stride``, ``neighbours``, ``scales``, ``start_size``.
 
     Returns:
@@ -47,10 +47,12 @@ def latentpatch(
     named = autoencoder is not None or weights is not None or not pretrained
     network = load_autoencoder(autoencoder or "taef2", weights, pretrained=pretrained) if named else None
     if isinstance(sources, (str, Path)) and Path(sources).suffix == ".safetensors":
+        if components is not None:
+            raise ValueError(f"components {components}: {sources} is fitted already")
         model = LatentPatch.load(sources, network)
         model.settings = model.with_settings(**settings)
         return model
-    model = LatentPatch(network or "taef2", components, RasterSettings(**settings))
+    model = LatentPatch(network or "taef2", 16 if components is None else components, RasterSettings(**settings))
     return model if sources is None else model.fit(sources)
 
 

@@ -16,7 +16,7 @@ from . import images
 from .attributes import Predicate as ParsedPredicate
 from .attributes import parse_predicate, read_attributes
 from .autoencoders import Autoencoder, load_autoencoder
-from .bank import SourceBank, unpack
+from .bank import SourceBank, chunks, look_up
 from .editing import cell_mask, fill_smoothly, join
 from .errors import FileError, ImageError, WeightsError
 from .generation import Generation
@@ -24,6 +24,7 @@ from .modelfile import ModelFile
 from .pca import PCA
 from .sampling import SAMPLERS, Sampler, Settings, noise_from_seeds
 from .sampling.schedule import RasterSettings
+from .state import pack, unpack
 
 __all__ = ["LatentPatch"]
 
@@ -68,6 +69,8 @@ class LatentPatch(nn.Module):
         self.settings = settings or RasterSettings()
         self.pca = PCA()
         self.bank = SourceBank()
+        #: facts of the autoencoder the bank was made with, where another one decodes it.
+        self._encoder: dict[str, Any] | None = None
         #: files that ``fit(..., skip_bad=True)`` left out, with the reason.
         self.skipped: list[tuple[Path, str]] = []
 
@@ -100,9 +103,11 @@ class LatentPatch(nn.Module):
             ImageError, FileError: for files that cannot be used.
             TypeError, ValueError: for arguments out of range.
         """
-        latents, names = self._encode_sources(sources, ids, size, skip_bad, progress)
         known = _attributes_by_id(attributes)
+        self.skipped = []
+        latents, names = self._encode_sources(sources, ids, size, skip_bad, progress)
         self._fit_pca(latents)
+        self._encoder = None
         self.bank.fill(latents, names, self.pca, known, self.autoencoder.codebook)
         return self
 
@@ -118,8 +123,9 @@ class LatentPatch(nn.Module):
         Arguments and errors are those of :meth:`fit`; files are resized to the size of the bank.
         """
         self._require_fit()
+        known = _attributes_by_id(attributes)
         latents, names = self._encode_sources(sources, ids, self.image_size, False, False)
-        self.bank.add(latents, names, self.pca, _attributes_by_id(attributes), self.autoencoder.codebook)
+        self.bank.add(latents, names, self.pca, known, self.autoencoder.codebook)
 
     def remove(self, ids: str | Sequence[str], *, refit: bool = True) -> None:
         """Remove sources: none of their latents can appear in any output from now on.
@@ -127,12 +133,14 @@ class LatentPatch(nn.Module):
         Args:
             ids: one id or several.
             refit: also fit the PCA anew on the sources that remain, after which the model is what it
-                would be had the sources never been there. Without it the basis keeps what they gave to it.
+                would be had the sources never been there. Without it the other sources' keys stay as they
+                are, in a basis the removed ones had a part in.
 
         Raises:
             ValueError: for an id that is not in the bank, or where none would remain.
         """
         gone = [ids] if isinstance(ids, str) else list(ids)
+        self.bank.positions(gone)
         if len(set(gone)) >= len(self.bank):
             raise ValueError(f"removing {len(set(gone))} of {len(self.bank)} sources would leave none")
         self.bank.remove(gone)
@@ -156,7 +164,6 @@ class LatentPatch(nn.Module):
         progress: bool,
     ) -> tuple[Tensor, list[str]]:
         """-> (B, h, w, L) float16 or (B, h, w, q) int16 on the module's device, B names"""
-        self.skipped = []
         names, shape, pictures = self._open(sources, ids, size, skip_bad)
         coded = self.autoencoder.codebook is not None
         depth = self.autoencoder.fold**2 if coded else self.autoencoder.spec.latent_channels
@@ -174,7 +181,8 @@ class LatentPatch(nn.Module):
                 bar.update(len(batch))
         if not kept:
             raise FileError(f"none of the {len(names)} sources could be used; the first: {self.skipped[0][1]}")
-        return latents[: len(kept)], kept
+        # A view would keep, and save, the memory of what was skipped.
+        return latents if len(kept) == len(names) else latents[: len(kept)].clone(), kept
 
     def _open(
         self,
@@ -198,6 +206,8 @@ class LatentPatch(nn.Module):
             names = images.identifiers(paths)
             shape = _side_pair(size, self.autoencoder.spec.image_size)
         if ids is not None:
+            if isinstance(ids, str) or not all(isinstance(name, str) for name in ids):
+                raise TypeError(f"ids {ids!r}: a sequence of names is expected")
             if len(ids) != len(names) or len(set(ids)) != len(names):
                 raise ValueError(
                     f"ids: {len(names)} unique names are expected, got {len(ids)}, {len(set(ids))} different"
@@ -222,7 +232,7 @@ class LatentPatch(nn.Module):
 
     def _fit_pca(self, latents: Tensor) -> None:
         codebook = self.autoencoder.codebook
-        self.pca.fit((unpack(chunk, codebook) for chunk in latents.split(256)), self.components)
+        self.pca.fit((look_up(chunk, codebook) for chunk in chunks(latents, codebook)), self.components)
 
     def _stored(self, batch: Tensor) -> Tensor:
         """Images as the bank keeps them: float16 latents or int16 codes, channels last."""
@@ -240,6 +250,7 @@ class LatentPatch(nn.Module):
 
     # --- generation --------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def generate(
         self,
         n: int = 1,
@@ -303,8 +314,12 @@ class LatentPatch(nn.Module):
     def forward(self, noise: Tensor) -> Tensor:
         """Images of uniform noise, for use inside larger models.
 
+        The choice of sources has no gradient; one reaches the decoder's weights, where they are made to
+        require it.
+
         Args:
-            noise: ``(N, steps)`` uniforms in [0, 1), see :attr:`steps`.
+            noise: ``(N, steps)`` uniforms in [0, 1), see :attr:`steps`; numbers outside count as the nearest
+                inside.
 
         Returns:
             ``(N, 3, H, W)`` float32 in [0, 1].
@@ -324,15 +339,11 @@ class LatentPatch(nn.Module):
             ``(N, 3, H, W)`` float32 in [0, 1].
         """
         if decoding == "gather":
-            return self._decode(self._gather(index))
+            return self.autoencoder.decode(self._gather(index))
         if decoding == "unproject":
             latents = self.pca.unproject(self.bank.gather_reduced(index)).float()
-            return self._decode(self.autoencoder.quantize(latents))
+            return self.autoencoder.decode(self.autoencoder.quantize(latents))
         raise ValueError(f"decoding {decoding!r}: 'gather' or 'unproject' is expected")
-
-    @torch.no_grad()
-    def _decode(self, latents: Tensor) -> Tensor:
-        return self.autoencoder.decode(latents)
 
     def _gather(self, index: Tensor) -> Tensor:
         found = self.bank.gather(index)
@@ -375,6 +386,7 @@ class LatentPatch(nn.Module):
 
     # --- editing -----------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def edit(self, image: Picture, donor: Picture, mask: Tensor, *, composite: bool = False) -> Generation:
         """Copy latents of a donor under a mask and decode (figure 1 e).
 
@@ -392,11 +404,12 @@ class LatentPatch(nn.Module):
         target = self._pictures(image, "image", 1, size)
         ids, position, latents = self._donor(donor, size)
         cells = self._cells(mask, size, 0.5)
-        result = self._decode(torch.where(cells, latents, self._latents(target)))
+        result = self.autoencoder.decode(torch.where(cells, latents, self._latents(target)))
         if composite:
             result = join(result, target, _to_pixels(cells, self.autoencoder.spec.downsampling))
         return Generation(result, torch.where(cells, position, -1)[None], ids)
 
+    @torch.no_grad()
     def inpaint(
         self,
         image: Picture,
@@ -442,12 +455,13 @@ class LatentPatch(nn.Module):
         guides = self.bank.keys_of(latents, self.pca)
         index = self._sample(method, noise, chosen, self._candidates(where), guides, cells)
         filled = torch.where(index[:, None] < 0, latents, self._gather(index.clamp(min=0)))
-        result = self._decode(filled)
+        result = self.autoencoder.decode(filled)
         if composite:
             result = join(result, target, pixels)
         return Generation(result, index, tuple(self.bank.ids), tuple(int(s) for s in seeds), "raster", chosen)
 
-    def reconstruct(self, image: Picture | Tensor, *, reduced: bool = False) -> Tensor:
+    @torch.no_grad()
+    def reconstruct(self, image: Picture, *, reduced: bool = False) -> Tensor:
         """Images through the autoencoder and back.
 
         Args:
@@ -459,13 +473,14 @@ class LatentPatch(nn.Module):
         """
         if isinstance(image, Tensor):
             batch = image if image.ndim == 4 else image[None]
+            _check_range("image", batch)
         else:
             batch = images.read_image(image, self.image_size if len(self.bank) else None)[None]
         latents = self._latents(batch)
         if reduced:
             self._require_fit()
             latents = self.autoencoder.quantize(self.pca.unproject(self.pca.project(latents)).float())
-        return self._decode(latents)
+        return self.autoencoder.decode(latents)
 
     def _size_of(self, image: Picture) -> tuple[int, int]:
         """Size at which a picture is edited: its own, or for a file the bank's."""
@@ -529,7 +544,8 @@ class LatentPatch(nn.Module):
             FileError: where it cannot be written.
         """
         self._require_fit()
-        ModelFile(self.identity(), self.components, self.settings, self.pca, self.bank).write(path)
+        facts = self._encoder or self.identity()
+        ModelFile(facts, self.pca.components, self.settings, self.pca, self.bank).write(path)
 
     @classmethod
     def load(cls, path: str | Path, autoencoder: Autoencoder | str | None = None) -> LatentPatch:
@@ -566,9 +582,22 @@ class LatentPatch(nn.Module):
             model = cls(autoencoder, stored.components, stored.settings)
         except ValueError as error:
             raise FileError(f"{path}: malformed model file: {error}") from error
-        device = autoencoder.device
-        model.pca, model.bank = stored.pca.to(device), stored.bank.to(device)
+        bank, codebook = stored.bank, autoencoder.codebook
+        channels = autoencoder.fold**2 if bank.coded else spec.latent_channels
+        if bank.coded != (codebook is not None) or bank.latents.shape[3] != channels:
+            raise FileError(f"{path}: malformed model file: latents that {spec.name} does not make")
+        if codebook is not None and int(bank.latents.max()) >= len(codebook):
+            raise FileError(f"{path}: malformed model file: codes beyond the {len(codebook)} of {spec.name}")
+        model.pca, model.bank = stored.pca.to(autoencoder.device), bank.to(autoencoder.device)
+        model._encoder = facts if other else None
         return model
+
+    def get_extra_state(self) -> Tensor:
+        return pack({"components": self.components, "settings": asdict(self.settings)})
+
+    def set_extra_state(self, state: Any) -> None:
+        fields = unpack(state)
+        self.components, self.settings = fields["components"], RasterSettings(**fields["settings"])
 
     def with_settings(self, **changes: Any) -> RasterSettings:
         """The model's settings with some changed."""

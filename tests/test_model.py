@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -228,6 +230,10 @@ def test_ids_are_checked(model, face_images):
         model.remove("x")
     with pytest.raises(ValueError, match="would leave none"):
         model.remove(list(model.bank.ids))
+    with pytest.raises(ValueError, match="source 'x' is not in the bank"):
+        model.remove(["x", *model.bank.ids])
+    with pytest.raises(TypeError, match="a sequence of names is expected"):
+        LatentPatch("pixels:4").fit(face_images[:3], ids="abc")
     with pytest.raises(ValueError, match="ids: 2 unique names are expected, got 1"):
         LatentPatch("pixels:4").fit(face_images[:2], ids=["a"])
     with pytest.raises(ValueError, match="unique"):
@@ -319,6 +325,17 @@ def test_masks_are_checked(model, face_images):
         model.inpaint(face_images[0], torch.ones(32, 32, dtype=torch.bool))
 
 
+def test_reconstruction_checks_its_range(model, face_images):
+    with pytest.raises(ValueError, match="image: values from 0 to 1 are expected, got"):
+        model.reconstruct(face_images * 255)
+
+
+def test_attributes_are_read_before_encoding(tmp_path, face_images, monkeypatch):
+    monkeypatch.setattr(LatentPatch, "_encode", lambda *_: pytest.fail("encoding began"))
+    with pytest.raises(FileError, match=r"none\.csv"):
+        LatentPatch("pixels:4").fit(face_images, attributes=tmp_path / "none.csv")
+
+
 def test_reconstruction(model, face_images):
     torch.testing.assert_close(model.reconstruct(face_images[3])[0], face_images[3], atol=1e-6, rtol=0)
     reduced = model.reconstruct(face_images, reduced=True)
@@ -349,6 +366,107 @@ def test_state_dict_round_trip(tmp_path, model):
     assert fresh.bank.ids == model.bank.ids
     assert torch.equal(fresh.generate(3).images, model.generate(3).images)
     assert fresh.generate(3).shares() == model.generate(3).shares()
+
+
+def test_state_dict_carries_settings_and_components(face_images):
+    model = LatentPatch("pixels:4", 8, RasterSettings(neighbours=1, scales=2)).fit(face_images)
+    fresh = LatentPatch("pixels:4", 16)
+    fresh.load_state_dict(model.state_dict())
+    assert (fresh.settings, fresh.components) == (model.settings, 8)
+    assert torch.equal(fresh.generate(2).index, model.generate(2).index)
+    state = model.state_dict()
+    state["bank.keys"] = state["bank.keys"][:3]
+    with pytest.raises(ValueError, match="12 ids for 3 sources"):
+        LatentPatch("pixels:4", 8).load_state_dict(state)
+
+
+@pytest.mark.parametrize("convert", ["float", "half", "double", "bfloat16"])
+def test_conversions_leave_what_was_fitted_alone(tmp_path, face_images, convert):
+    network = load_autoencoder("embedded", pretrained=False)
+    model = LatentPatch(network, settings=RasterSettings(patch_size=2)).fit(face_images[:4])
+    expected = model.generate(2)
+    getattr(model, convert)()
+    result = model.generate(2)
+    assert torch.equal(result.index, expected.index)
+    assert result.images.dtype == torch.float32
+    assert (result.images - expected.images).abs().max() < 0.05
+    assert model.bank.latents.dtype == torch.float16
+    assert model.pca.basis.dtype == torch.float32
+    assert model.reconstruct(face_images[0]).isfinite().all()
+    if convert != "float":
+        model.float()
+    model.save(tmp_path / "model.safetensors")
+    assert len(LatentPatch.load(tmp_path / "model.safetensors", model.autoencoder).bank) == 4
+
+
+def test_gradients_reach_a_decoder_that_wants_them(face_images):
+    network = load_autoencoder("embedded", pretrained=False)
+    model = LatentPatch(network, settings=RasterSettings(patch_size=2)).fit(face_images[:4])
+    noise = torch.rand(1, model.steps)
+    assert not model(noise).requires_grad
+    network.decoder.requires_grad_(True)
+    model(noise).mean().backward()
+    assert all(parameter.grad is not None for parameter in network.decoder.parameters())
+    assert not model.generate(1).images.requires_grad
+    model.train()
+    assert not network.training, "pretrained networks stay in evaluation mode"
+
+
+def test_autocast_around_it_does_not_change_what_is_encoded(face_images):
+    network = load_autoencoder("embedded", pretrained=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = network.encode(face_images[:1])
+    assert torch.equal(inside, network.encode(face_images[:1]))
+
+
+def test_skipped_files_leave_no_memory_behind(tmp_path, faces):
+    for path in faces.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "face03.png").write_text("no picture")
+    model = LatentPatch("pixels:4", 8).fit(tmp_path, size=64, skip_bad=True)
+    assert len(model.bank) == 11
+    assert model.bank.latents.untyped_storage().nbytes() == model.bank.latents.numel() * 2
+    assert [path.name for path, _ in model.skipped] == ["face03.png"]
+
+
+def test_codes_beyond_the_codebook_are_refused(tmp_path, face_images):
+    model = LatentPatch(CodedPixels(), 8).fit(face_images)
+    path = tmp_path / "model.safetensors"
+    model.bank.latents[0, 0, 0] = 64
+    model.save(path)
+    with pytest.raises(FileError, match="codes beyond the 64 of coded"):
+        LatentPatch.load(path, model.autoencoder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory as Linux reports it")
+def test_memory_beside_a_large_bank_is_small():
+    """Fitting and searching 8,000 sources takes little more than the bank takes itself."""
+    script = """
+import resource, torch
+from latentpatch import PCA, SourceBank, RasterSettings
+from latentpatch.bank import chunks
+from latentpatch.sampling import noise_from_seeds, raster, raster_steps
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+torch.set_num_threads(1)
+small = torch.rand(50, 16, 16, 48).half()
+def run(latents, n=1):
+    pca = PCA().fit(chunks(latents), 16)
+    bank = SourceBank().fill(latents, [str(i) for i in range(len(latents))], pca)
+    settings = RasterSettings(scales=2)
+    raster(bank.keys, noise_from_seeds(range(n), raster_steps((16, 16), settings)), settings)
+    return bank
+run(small)
+latents = torch.empty(8000, 16, 16, 48, dtype=torch.float16)
+for chunk in latents.split(100):
+    chunk.copy_(torch.rand(chunk.shape))
+before = peak()
+bank = run(latents)
+own = bank.keys.nbytes + bank.latents.nbytes
+print((peak() - before) / own)
+"""
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert float(output) < 1.5
 
 
 def test_copies_and_pickles_are_equal(model):
@@ -407,7 +525,7 @@ def test_load_refuses_other_files(tmp_path, model):
         metadata = stored.metadata()
         tensors = {name: stored.get_tensor(name) for name in stored.keys() if name != "bank.keys"}  # noqa: SIM118
     save_file(tensors, path, metadata)
-    with pytest.raises(FileError, match=r"malformed model file: .*Missing key"):
+    with pytest.raises(FileError, match="malformed model file: 12 ids for 0 sources"):
         LatentPatch.load(path)
 
 

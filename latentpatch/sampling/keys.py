@@ -2,11 +2,11 @@
 
 The search compares sums of squared differences. In floating point such a sum depends on the order of
 its terms, so on the kernel, the batch, the device and the number of threads, and with it now and then
-the order of two near neighbours. Keys are therefore rounded to integers with a Euclidean norm of at
-most :data:`KEY_NORM` a cell: every product and partial sum of ``|z|^2 + |y|^2 - 2 z.y`` is then an
-integer of at most 2^24, which float32 holds exactly (TF32 too), and sums over a window are kept in integers.
-Index maps are equal bit for bit wherever and however they are computed. The rounding error is some
-55 dB below the latents themselves.
+the order of two near neighbours. Keys are therefore rounded to integers, with a Euclidean norm of at most
+:data:`KEY_NORM` a cell. Their products and sums are computed in float64, where every partial sum is an
+integer it holds exactly (and which no global switch trades for speed, as float32's are), and sums over a
+window are kept in int64. Index maps are equal bit for bit however they are computed. Rounding moves a
+key by half a unit or less in each component, against norms of some hundred units.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from torch import Tensor
 
 __all__ = ["KEY_NORM", "cell_distances", "resize_keys", "to_keys"]
 
-#: Largest Euclidean norm of a key: (2 * 2047)^2 < 2^24.
+#: Largest Euclidean norm of a key. Squared distances stay below 2^25, also after interpolation.
 KEY_NORM = 2047
+
+_CHUNK = 1 << 21  # elements interpolated at a time, so that temporaries stay small beside a bank
 
 
 def to_keys(reduced: Tensor, step: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ def resize_keys(keys: Tensor, size: tuple[int, int]) -> Tensor:
     columns = _weights(width, size[1], keys.device)
     denominator = 4 * size[0] * size[1]
     chunks = []
-    for chunk in keys.split(256):
+    for chunk in keys.split(max(1, _CHUNK // max(1, keys[:1].numel()))):
         # Integer weights over a common denominator: every double here is an integer below 2^53.
         sums = torch.einsum("yh,nhwr,xw->nyxr", rows, chunk.double(), columns).long()
         chunks.append(torch.div(2 * sums + denominator, 2 * denominator, rounding_mode="floor").to(keys.dtype))
@@ -75,17 +77,17 @@ def _weights(old: int, new: int, device: torch.device) -> Tensor:
     return weights.to(device)
 
 
-def cell_distances(queries: Tensor, sources: Tensor, norms: Tensor) -> Tensor:
+def cell_distances(queries: Tensor, sources: Tensor) -> Tensor:
     """Squared distances between keys at the same cells.
 
     Args:
-        queries: ``(C, N, r)`` float32 integers.
-        sources: ``(C, B, r)`` float32 integers.
-        norms: ``(C, B)`` float32, squared norms of the sources.
+        queries: ``(C, N, r)`` integers.
+        sources: ``(C, B, r)`` integers.
 
     Returns:
         ``(C, N, B)`` int32, exact.
     """
-    own = queries.square().sum(2)
+    queries, sources = queries.double(), sources.double()
     products = torch.bmm(queries, sources.transpose(1, 2))
-    return (own[:, :, None] + norms[:, None, :] - 2 * products).int()
+    norms = queries.square().sum(2)[:, :, None] + sources.square().sum(2)[:, None, :]
+    return (norms - 2 * products).int()

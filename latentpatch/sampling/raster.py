@@ -11,8 +11,10 @@ from .schedule import BoolArray, RasterSettings, Scale, raster_schedule
 
 __all__ = ["raster", "raster_steps"]
 
-#: Bound on the table of cell distances, in elements (4 bytes each): images go in groups that keep it.
+#: Bound on the table of cell distances, in elements of 4 bytes: images go in groups that keep it.
 MAX_DISTANCES = 1 << 27
+
+_GROUP = 256  # sources interpolated at a time
 
 
 def raster_steps(
@@ -46,8 +48,8 @@ def raster(
 
     Args:
         keys: ``(B, h, w, r)`` int16 sources.
-        noise: ``(N, steps)`` uniforms in [0, 1), ``steps`` from :func:`raster_steps`; 1 counts as the
-            largest number below it.
+        noise: ``(N, steps)`` uniforms in [0, 1), ``steps`` from :func:`raster_steps`; numbers outside count
+            as the nearest inside.
         settings: defaults where None.
         reference: ``(N, h, w, r)`` or ``(1, h, w, r)`` int16 keys that fill the grid beforehand.
         mask: ``(h, w)`` bool, True where cells are to be sampled, the others being the reference's:
@@ -88,43 +90,45 @@ def raster(
                 grid = resize_keys(grid, scale.size)
                 if mask is not None and given is not None:
                     grid = torch.where(_column(scale.fill, keys.device), grid, given)
-            sources = resize_keys(keys, scale.size)
+            cells = _cells(keys, scale.size)
             uniforms = noise[:, taken : taken + len(scale.places)]
             taken += len(scale.places)
-            index = _scan(sources, uniforms, settings.neighbours, scale, grid)
-            copied = _gather(sources, index)
+            index = _scan(cells, uniforms, settings.neighbours, scale, grid)
+            copied = _gather(cells, index)
             grid = copied if grid is None else torch.where(index[..., None] < 0, grid, copied)
     return index
 
 
-def _scan(sources: Tensor, uniforms: Tensor, neighbours: int, scale: Scale, grid: Tensor | None) -> Tensor:
+def _cells(keys: Tensor, size: tuple[int, int]) -> Tensor:
+    """The sources at one grid size, cell by cell. -> (C, B, r)"""
+    cells = keys.new_empty((size[0] * size[1], keys.shape[0], keys.shape[3]))
+    for first in range(0, len(keys), _GROUP):
+        resized = resize_keys(keys[first : first + _GROUP], size)
+        cells[:, first : first + _GROUP] = resized.flatten(1, 2).transpose(0, 1)
+    return cells
+
+
+def _scan(cells: Tensor, uniforms: Tensor, neighbours: int, scale: Scale, grid: Tensor | None) -> Tensor:
     """One scale, in groups of images that fit the bound on memory. -> (N, h, w)"""
-    count, height, width, _ = sources.shape
-    cells = sources.flatten(1, 2).transpose(0, 1).float().contiguous()  # C x B x r
-    norms = cells.square().sum(2)
-    group = max(1, MAX_DISTANCES // (height * width * count))
-    parts = [torch.zeros((0, height, width), dtype=torch.int64, device=sources.device)]
+    height, width = scale.size
+    group = max(1, MAX_DISTANCES // (height * width * cells.shape[1]))
+    parts = [torch.zeros((0, height, width), dtype=torch.int64, device=cells.device)]
     for first in range(0, len(uniforms), group):
         chunk = slice(first, first + group)
-        parts.append(
-            _scan_group(cells, norms, uniforms[chunk], neighbours, scale, None if grid is None else grid[chunk])
-        )
+        parts.append(_scan_group(cells, uniforms[chunk], neighbours, scale, None if grid is None else grid[chunk]))
     return torch.cat(parts)
 
 
-def _scan_group(
-    cells: Tensor, norms: Tensor, uniforms: Tensor, neighbours: int, scale: Scale, grid: Tensor | None
-) -> Tensor:
+def _scan_group(cells: Tensor, uniforms: Tensor, neighbours: int, scale: Scale, grid: Tensor | None) -> Tensor:
     height, width = scale.size
     images, (area, count, _), device = len(uniforms), cells.shape, cells.device
     index = torch.full((area, images), -1, dtype=torch.int64, device=device)
     order = torch.arange(count, device=device)
-    if grid is None:
-        distances = torch.zeros((area, images, count), dtype=torch.int32, device=device)
-    else:
-        distances = cell_distances(grid.flatten(1, 2).transpose(0, 1).float(), cells, norms)
-        if not scale.known.all():
-            distances *= _column(scale.known, device).flatten(0, 1)[:, :, None]
+    distances = torch.zeros((area, images, count), dtype=torch.int32, device=device)
+    if grid is not None:
+        queries = grid.flatten(1, 2).transpose(0, 1)  # C x N x r
+        for known in torch.from_numpy(scale.known.ravel().nonzero()[0]).to(device).split(width):
+            distances[known] = cell_distances(queries[known], cells[known])
     by_row = distances.view(height, width, images, count)
     for step, place in enumerate(scale.places):
         if place.blind:
@@ -137,7 +141,7 @@ def _scan_group(
             chosen = nearest.gather(1, draw(uniforms[:, step], neighbours)[:, None])[:, 0]
         block = torch.tensor(place.cells, device=device)
         index[block] = chosen
-        distances[block] = cell_distances(cells[block[:, None], chosen[None, :]], cells[block], norms[block])
+        distances[block] = cell_distances(cells[block[:, None], chosen[None, :]], cells[block])
     return index.T.reshape(images, height, width)
 
 
@@ -146,11 +150,10 @@ def draw(uniforms: Tensor, choices: int) -> Tensor:
     return (uniforms.double() * choices).long().clamp(0, choices - 1)
 
 
-def _gather(sources: Tensor, index: Tensor) -> Tensor:
+def _gather(cells: Tensor, index: Tensor) -> Tensor:
     """Keys an index map of this size points to, anything where it is -1. -> (N, h, w, r)"""
-    rows = torch.arange(index.shape[1], device=index.device)[:, None]
-    columns = torch.arange(index.shape[2], device=index.device)[None, :]
-    return sources[index.clamp(min=0), rows, columns]
+    flat = index.clamp(min=0).flatten(1)
+    return cells[torch.arange(flat.shape[1], device=flat.device), flat].view(*index.shape, cells.shape[2])
 
 
 def _column(cells: BoolArray, device: torch.device) -> Tensor:

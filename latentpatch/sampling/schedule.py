@@ -149,6 +149,8 @@ def surrounded_places(
 ) -> list[Place]:
     """Blocks of the cells to fill, each compared by a patch centred on it, the best-surrounded first.
 
+    Where the patch cannot be centred, the odd row and column lie before the block.
+
     Working inwards from what is known is the order of exemplar-based inpainting (Criminisi, Perez and
     Toyama 2004); ties go in raster order.
 
@@ -164,9 +166,8 @@ def surrounded_places(
         for left in range(0, width, stride):
             if fill[_box(size, top, left, stride)].any():
                 waiting.append((top, left))
-    places = []
-    while waiting:
-        windows = [
+    windows = np.array(
+        [
             (
                 max(0, top - (margin + 1) // 2),
                 min(height, top + stride + margin // 2),
@@ -175,10 +176,22 @@ def surrounded_places(
             )
             for top, left in waiting
         ]
-        best = int(np.argmax([written[t:b, le:r].mean() for t, b, le, r in windows]))
+    )
+    shares = np.array([written[t:b, le:r].mean() for t, b, le, r in windows])
+    places = []
+    for _ in waiting:
+        best = int(np.argmax(shares))
+        shares[best] = -1  # done
+        top, left = waiting[best]
         block = np.zeros(size, dtype=bool)
-        block[_box(size, *waiting.pop(best), stride)] = True
-        places.append(_place(np.nonzero(block & fill), windows[best], written))
+        block[_box(size, top, left, stride)] = True
+        window = windows[best]
+        places.append(_place(np.nonzero(block & fill), (window[0], window[1], window[2], window[3]), written))
+        near = (windows[:, 0] < top + stride) & (windows[:, 1] > top)
+        near &= (windows[:, 2] < left + stride) & (windows[:, 3] > left) & (shares >= 0)
+        for other in np.nonzero(near)[0]:
+            t, b, le, r = windows[other]
+            shares[other] = written[t:b, le:r].mean()
     return places
 
 
@@ -248,8 +261,8 @@ def _box(size: tuple[int, int], top: int, left: int, side: int) -> tuple[npt.NDA
 
 def _place(block: tuple[npt.NDArray[np.intp], ...], window: tuple[int, int, int, int], written: BoolArray) -> Place:
     """Record a step and mark its cells as written."""
-    top, bottom, left, right = window
+    top, bottom, left, right = (int(edge) for edge in window)
     blind = not written[top:bottom, left:right].any()
     written[block] = True
     cells = tuple(int(c) for c in np.ravel_multi_index(block, written.shape))
-    return Place(cells, window, blind)
+    return Place(cells, (top, bottom, left, right), blind)
