@@ -1,6 +1,9 @@
 # make demo   pictures in out/        make test   lint, types and tests
-# Both set up .venv first. SOURCES=..., N=..., AUTOENCODER=..., PYTHON=... may be given.
+# Both set up .venv first. SOURCES=FOLDER, N=COUNT, AUTOENCODER=NAME[:PATH] and PYTHON=python3 may be given.
 
+SOURCES ?= examples/portraits
+N ?= 16
+AUTOENCODER ?= embedded
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,12 +12,7 @@ EXTRAS := dev,diffusers
 .PHONY: demo test venv clean
 
 demo: $(VENV)/.installed
-ifdef SOURCES
-	$(BIN)/latentpatch generate $(SOURCES) -n $(or $(N),16) $(if $(AUTOENCODER),--autoencoder $(AUTOENCODER)) -o out
-else
-	$(BIN)/python examples/draw_faces.py out/sources
-	$(BIN)/latentpatch generate out/sources -n $(or $(N),16) --autoencoder $(or $(AUTOENCODER),pixels) -o out
-endif
+	$(BIN)/latentpatch generate $(SOURCES) -n $(N) --autoencoder $(AUTOENCODER) -o out
 	@echo "pictures: out/grid.png, where they come from: out/provenance.png"
 
 test: $(VENV)/.tested

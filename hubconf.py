@@ -4,10 +4,18 @@ dependencies = ["torch", "numpy", "PIL", "safetensors", "tqdm"]
 
 from latentpatch.hub import (  # noqa: E402
     diffusers_autoencoder,
+    embedded_autoencoder,
     latentpatch,
     pixel_autoencoder,
     taming_autoencoder,
     tiny_autoencoder,
 )
 
-__all__ = ["diffusers_autoencoder", "latentpatch", "pixel_autoencoder", "taming_autoencoder", "tiny_autoencoder"]
+__all__ = [
+    "diffusers_autoencoder",
+    "embedded_autoencoder",
+    "latentpatch",
+    "pixel_autoencoder",
+    "taming_autoencoder",
+    "tiny_autoencoder",
+]

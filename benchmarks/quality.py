@@ -39,7 +39,10 @@ TABLES: dict[str, list[dict[str, Any]]] = {
         {"name": "held-out, reconstructed", "kind": "held-out"},
         {"name": "held-out, reconstructed through the PCA", "kind": "held-out", "reduced": True},
     ],
-    "generation": [{"name": "raster (default)", "kind": "raster"}],
+    "generation": [
+        {"name": "raster (default)", "kind": "raster"},
+        {"name": "raster, unproject", "kind": "raster", "decoding": "unproject"},
+    ],
     "patch": [{"name": f"patch_size {p}", "kind": "raster", "patch_size": p} for p in (2, 3, 4, 5, 6, 7, 8, 10)],
     "stride": [{"name": f"stride {w}", "kind": "raster", "stride": w} for w in (1, 2, 3, 4, 6)],
     "neighbours": [{"name": f"neighbours {k}", "kind": "raster", "neighbours": k} for k in (1, 2, 3, 5, 10, 20)],

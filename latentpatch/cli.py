@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from . import __version__, files, images
 from .attributes import parse_predicate, read_attributes
-from .autoencoders import AUTOENCODERS
+from .autoencoders import AUTOENCODERS, DEFAULT
 from .autoencoders.weights import sha256_of
 from .errors import FileError, ImageError, LatentPatchError
 from .generation import Generation
@@ -31,7 +31,6 @@ from .sampling import SAMPLERS, RasterSettings
 
 __all__ = ["main"]
 
-DEFAULT_AUTOENCODER = "taef2"
 _BATCH = 16  # images sampled and decoded together, written before the next ones are made
 _SHEET = 64  # images on a contact sheet, at most
 _SETTINGS = ("patch_size", "stride", "neighbours", "scales", "start_size")
@@ -296,7 +295,7 @@ def _file_facts(path: Path) -> dict[str, str]:
 
 def _bare_model(options: argparse.Namespace) -> LatentPatch:
     """The autoencoder on its device, without sources."""
-    model = LatentPatch(options.autoencoder or DEFAULT_AUTOENCODER)
+    model = LatentPatch(options.autoencoder or DEFAULT)
     return _placed(model, options)
 
 
@@ -318,9 +317,7 @@ def _model(options: argparse.Namespace) -> LatentPatch:
     known = None if options.attributes is None else read_attributes(options.attributes)
     if getattr(options, "where", None) is not None:
         parse_predicate(options.where)
-    model = LatentPatch(
-        options.autoencoder or DEFAULT_AUTOENCODER, 16 if options.components is None else options.components
-    )
+    model = LatentPatch(options.autoencoder or DEFAULT, 16 if options.components is None else options.components)
     _placed(model, options)
     _check_settings(options, model, len(paths))
     model.fit(
@@ -575,7 +572,7 @@ def _add_common(parser: argparse.ArgumentParser, run: Any, output: str = "FOLDER
     parser.add_argument(
         "--autoencoder",
         metavar="NAME[:PATH]",
-        help=f"one of {', '.join(AUTOENCODERS)}, and after a colon its local weights ({DEFAULT_AUTOENCODER})",
+        help=f"one of {', '.join(AUTOENCODERS)}, and after a colon its local weights ({DEFAULT})",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (a GPU where there is one)")
     parser.add_argument(

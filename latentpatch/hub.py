@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .autoencoders import AUTOENCODERS, Autoencoder, load_autoencoder
+from .autoencoders import AUTOENCODERS, DEFAULT, Autoencoder, load_autoencoder
 from .autoencoders.pixels import PixelAutoencoder
 from .model import LatentPatch
 from .sampling import RasterSettings
 
-__all__ = ["diffusers_autoencoder", "latentpatch", "pixel_autoencoder", "taming_autoencoder", "tiny_autoencoder"]
+__all__ = [
+    "diffusers_autoencoder",
+    "embedded_autoencoder",
+    "latentpatch",
+    "pixel_autoencoder",
+    "taming_autoencoder",
+    "tiny_autoencoder",
+]
 
 
 def latentpatch(
@@ -27,8 +34,8 @@ def latentpatch(
     Args:
         sources: a folder of pictures, files, or a text file that lists files, to fit the model on; a
             fitted model file (``.safetensors``); None for a model without sources, to be fitted later.
-        autoencoder: name of the autoencoder, e.g. ``taef2``, ``vqgan-faceshq``, ``pixels``; by default the
-            one a fitted model file names, otherwise ``taef2``.
+        autoencoder: name of the autoencoder, e.g. ``embedded``, ``taef2``, ``vqgan-faceshq``, ``pixels``; by
+            default the one a fitted model file names, otherwise ``embedded``, which needs no download.
         weights: local file or folder of the autoencoder's weights; None to use the cache or download.
         pretrained: False for random weights: touches no file and no network.
         components: principal components kept for the search, 16 by default.
@@ -45,15 +52,32 @@ def latentpatch(
         torch.Size([4, 3, 256, 256])
     """
     named = autoencoder is not None or weights is not None or not pretrained
-    network = load_autoencoder(autoencoder or "taef2", weights, pretrained=pretrained) if named else None
+    network = load_autoencoder(autoencoder or DEFAULT, weights, pretrained=pretrained) if named else None
     if isinstance(sources, (str, Path)) and Path(sources).suffix == ".safetensors":
         if components is not None:
             raise ValueError(f"components {components}: {sources} is fitted already")
         model = LatentPatch.load(sources, network)
         model.settings = model.with_settings(**settings)
         return model
-    model = LatentPatch(network or "taef2", 16 if components is None else components, RasterSettings(**settings))
+    model = LatentPatch(network or DEFAULT, 16 if components is None else components, RasterSettings(**settings))
     return model if sources is None else model.fit(sources)
+
+
+def embedded_autoencoder(name: str = "embedded", weights: str | None = None, pretrained: bool = True) -> Autoencoder:
+    """An autoencoder the package carries (MIT): f16, small and fast, taught to blend.
+
+    Args:
+        name: ``embedded`` (128 channels, the latent space of taef2) or ``embedded-vq`` (256 channels, 1024 codes).
+        weights: folder of weights of one's own training; None for those of the package.
+        pretrained: False for random weights.
+
+    Example:
+        >>> import torch
+        >>> net = torch.hub.load(".", "embedded_autoencoder", source="local")
+        >>> net.decode(net.encode(torch.rand(1, 3, 64, 64))).shape
+        torch.Size([1, 3, 64, 64])
+    """
+    return _member("embedded", name, weights, pretrained)
 
 
 def tiny_autoencoder(name: str = "taef2", weights: str | None = None, pretrained: bool = True) -> Autoencoder:

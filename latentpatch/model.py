@@ -15,7 +15,7 @@ from tqdm import tqdm
 from . import images
 from .attributes import Predicate as ParsedPredicate
 from .attributes import parse_predicate, read_attributes
-from .autoencoders import Autoencoder, load_autoencoder
+from .autoencoders import DEFAULT, Autoencoder, load_autoencoder
 from .bank import SourceBank, chunks, look_up
 from .editing import cell_mask, fill_smoothly, join
 from .errors import FileError, ImageError, WeightsError
@@ -54,7 +54,7 @@ class LatentPatch(nn.Module):
 
     def __init__(
         self,
-        autoencoder: Autoencoder | str = "taef2",
+        autoencoder: Autoencoder | str = DEFAULT,
         components: int = 16,
         settings: RasterSettings | None = None,
     ) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from draw_faces import draw_face
 from torch import Tensor
 
 from latentpatch import LatentPatch
@@ -15,13 +15,6 @@ from latentpatch.images import read_image
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-
-
-def _load(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +27,6 @@ def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of twelve drawn faces, 64 pixels."""
     folder = tmp_path_factory.mktemp("faces")
-    draw_face = _load(ROOT / "examples" / "draw_faces.py").draw_face
     for seed in range(12):
         draw_face(seed, 64).save(folder / f"face{seed:02d}.png")
     return folder

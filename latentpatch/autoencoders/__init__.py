@@ -6,7 +6,7 @@ import importlib
 
 from .base import Autoencoder, AutoencoderSpec
 
-__all__ = ["AUTOENCODERS", "Autoencoder", "AutoencoderSpec", "load_autoencoder", "parse_autoencoder"]
+__all__ = ["AUTOENCODERS", "DEFAULT", "Autoencoder", "AutoencoderSpec", "load_autoencoder", "parse_autoencoder"]
 
 #: Family of each autoencoder; a family's module is imported when one of its members is asked for.
 AUTOENCODERS = {
@@ -25,6 +25,10 @@ AUTOENCODERS = {
     "diffusers": "diffusers",
     "pixels": "pixels",
 }
+
+
+#: The one that is taken where none is named: it needs no download.
+DEFAULT = "embedded"
 
 
 def parse_autoencoder(text: str) -> tuple[str, str | None]:

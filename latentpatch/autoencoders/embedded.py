@@ -23,7 +23,12 @@ from .weights import sha256_of
 __all__ = ["EmbeddedAutoencoder", "QuantizedAutoencoder", "load"]
 
 _FOLDER = Path(__file__).parent / "embedded_weights"
-_SHA256: dict[str, str] = {}
+_SHA256 = {
+    "embedded-vq_decoder.safetensors": "65a1635b9551099bd4ae1fb7ecf4e4b18909ce481522f6f737374597b014a449",
+    "embedded-vq_encoder.safetensors": "fcb0c4a610c3603acef9533b3860411d3fdd232b77da5422fdfee8c5f54085cb",
+    "embedded_decoder.safetensors": "054884f5bc2ec12d98ad50cdfcd8622993f4aa5c612468fcfbe159bef1981eff",
+    "embedded_encoder.safetensors": "e6537a97d15e0f652867a5b1e5044ab650cab5b0db37552c9806d856ea7c0a0b",
+}
 
 
 class _Residual(nn.Module):

@@ -1,15 +1,10 @@
-"""Draw simple registered faces, to have sources where there are no photographs.
-
-    python examples/draw_faces.py FOLDER [-n 48] [--size 256] [--seed 0]
+"""Simple registered faces, so that tests have sources of any number and size.
 
 Every face has its eyes, nose and mouth at the same place; colours, hair, glasses, moods and
 backgrounds are drawn at random.
 """
 
 from __future__ import annotations
-
-import argparse
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -78,19 +73,3 @@ def draw_face(seed: int, size: int = 256) -> Image.Image:
     if rng.random() < 0.25:
         pen.chord(box(128, 162, 24, 7), 180, 360, fill=hair)
     return image.resize((size, size), Image.Resampling.LANCZOS)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("-n", type=int, default=48)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    for i in range(options.n):
-        draw_face(options.seed + i, options.size).save(options.folder / f"face{options.seed + i:03d}.png")
-
-
-if __name__ == "__main__":
-    main()
