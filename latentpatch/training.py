@@ -247,7 +247,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step = int(state["step"])
-    sums = np.zeros(3)
+    sums, summed = np.zeros(3), 0
     saved = time.monotonic()
     bar = tqdm(total=options.steps, initial=step, desc="training", unit="step", mininterval=1)
     with bar, (folder / f"{options.student}.jsonl").open("a") as log:
@@ -266,13 +266,14 @@ def train(folder: Path, options: argparse.Namespace) -> None:
                     slow.lerp_(fast, 1 - decay)
             step += 1
             sums += float(picture.detach()), float(latent.detach()), float(norm)
+            summed += 1  # fewer than log_every after going on from a checkpoint
             bar.update()
             if step % options.log_every == 0:
-                means = [round(float(value), 5) for value in sums / options.log_every]
+                means = [round(float(value), 5) for value in sums / summed]
                 log.write(json.dumps({"step": step, "picture": means[0], "latent": means[1], "norm": means[2]}) + "\n")
                 log.flush()
                 bar.set_postfix(picture=means[0], latent=means[1])
-                sums[:] = 0
+                sums[:], summed = 0, 0
             if step == options.steps or time.monotonic() - saved > options.checkpoint_seconds:
                 state = {
                     "model": model.state_dict(),
