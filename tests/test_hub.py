@@ -22,7 +22,14 @@ import latentpatch.hub
 from latentpatch import FileError, LatentPatch, RasterSettings, WeightsError
 
 ROOT = Path(__file__).resolve().parent.parent
-ENTRIES = ["diffusers_autoencoder", "latentpatch", "pixel_autoencoder", "taming_autoencoder", "tiny_autoencoder"]
+ENTRIES = [
+    "diffusers_autoencoder",
+    "embedded_autoencoder",
+    "latentpatch",
+    "pixel_autoencoder",
+    "taming_autoencoder",
+    "tiny_autoencoder",
+]
 #: Parameters of torch.hub.load, which never reach an entry.
 RESERVED = {"repo_or_dir", "model", "source", "trust_repo", "force_reload", "verbose", "skip_validation"}
 
@@ -111,8 +118,9 @@ def test_nothing_pretrained_needs_no_network(offline: None) -> None:
         network = load("tiny_autoencoder", name, pretrained=False)
         assert network.encode(torch.rand(1, 3, 32, 32)).shape == (1, channels, 2, 2)
     assert load("pixel_autoencoder", 8).encode(torch.rand(1, 3, 32, 32)).shape == (1, 192, 4, 4)
+    assert load("embedded_autoencoder").encode(torch.rand(1, 3, 32, 32)).shape == (1, 128, 2, 2)
     model = load("latentpatch", pretrained=False)
-    assert model.autoencoder.spec.name == "taef2"
+    assert model.autoencoder.spec.name == "embedded"
     assert model.fit(torch.rand(3, 3, 160, 160)).generate(1).images.shape == (1, 3, 160, 160)
 
 

@@ -123,13 +123,14 @@ def test_full_size_checkpoints_equal_tamings_modules(tmp_path: Path, monkeypatch
     latents = model.encode(image)
     quantized = model.quantize(latents)
     assert latents.shape == (1, 256, 16, 16)
-    # Not exact: the reference's convolutions are not in channels-last. The latents' spread is about 0.2.
-    torch.testing.assert_close(latents, reference.encode(2 * image - 1), rtol=0, atol=1e-5)
+    # Not exact: the reference's convolutions are not in channels-last, and kernels differ with the threads, over
+    # some forty layers. The latents' spread is about 0.2.
+    torch.testing.assert_close(latents, reference.encode(2 * image - 1), rtol=0, atol=1e-4)
     # Not exact: taming's forward gives z + (code - z) for straight-through gradients.
     torch.testing.assert_close(quantized, reference.quantize(latents)[0], rtol=0, atol=1e-6)
     assert not torch.equal(quantized, latents)
     expected = ((reference.decode(quantized) + 1) / 2).clamp(0, 1)
-    torch.testing.assert_close(model.decode(quantized), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.decode(quantized), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", ["alone", "bare", "nested", "half", "legacy"])
