@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class AutoencoderSpec:
     latent_space: str | None = None
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(nn.Module, ABC):
     """Images ``(N, 3, H, W)`` in [0, 1] to latents ``(N, L, h, w)`` and back.
 
     A family implements :meth:`_encode` and :meth:`_decode`, one batch each, with its own scaling
@@ -69,13 +70,13 @@ class Autoencoder(nn.Module):
         self.decode_dtype = torch.float32
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
 
+    @abstractmethod
     def _encode(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, L / fold^2, h * fold, w * fold)."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement _encode")
 
+    @abstractmethod
     def _decode(self, latents: Tensor) -> Tensor:
         """(N, L / fold^2, h * fold, w * fold) -> (N, 3, H, W), about [0, 1]."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement _decode")
 
     @property
     def codebook(self) -> Tensor | None:
