@@ -346,8 +346,8 @@ def _check_settings(options: argparse.Namespace, model: LatentPatch, count: int)
     settings = _settings(options, model) or method.settings()
     guided = getattr(options, "reference", None) is not None or options.command == "inpaint"
     method.steps(model.autoencoder.grid(*_size(options, model)), settings, guided, None)
-    if isinstance(settings, RasterSettings) and settings.neighbours > count:
-        raise ValueError(f"neighbours {settings.neighbours}: at most {count} (number of sources) is expected")
+    if isinstance(settings, RasterSettings):
+        settings.check_sources(count)
 
 
 def _placed(model: LatentPatch, options: argparse.Namespace) -> LatentPatch:

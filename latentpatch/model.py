@@ -285,10 +285,7 @@ class LatentPatch(nn.Module):
         Raises:
             TypeError, ValueError: for arguments out of range.
         """
-        if seeds is None:
-            _check_integer("n", n, 1)
-            _check_integer("seed", seed, 0)
-            seeds = range(seed, seed + n)
+        seeds = _resolved_seeds(n, seed, seeds)
         method, settings = self._sampler(sampler, settings)
         grid = self._require_fit()
         guides = None
@@ -440,10 +437,7 @@ class LatentPatch(nn.Module):
             ValueError: for shapes that do not fit, or a mask that selects nothing.
         """
         grid = self._require_fit()
-        if seeds is None:
-            _check_integer("n", n, 1)
-            _check_integer("seed", seed, 0)
-            seeds = range(seed, seed + n)
+        seeds = _resolved_seeds(n, seed, seeds)
         cells = self._cells(mask, self.image_size, 0)
         pixels = mask.to(self.autoencoder.device)
         target = self._pictures(image, "image", 1, self.image_size)
@@ -631,6 +625,15 @@ def _side_pair(size: int | tuple[int, int] | None, default: int) -> tuple[int, i
 
 def _to_pixels(cells: Tensor, side: int) -> Tensor:
     return cells.repeat_interleave(side, 0).repeat_interleave(side, 1)
+
+
+def _resolved_seeds(n: int, seed: int, seeds: Sequence[int] | None) -> Sequence[int]:
+    """The seed of each image, given or counted up from the first."""
+    if seeds is not None:
+        return seeds
+    _check_integer("n", n, 1)
+    _check_integer("seed", seed, 0)
+    return range(seed, seed + n)
 
 
 def _check_integer(name: str, value: int, least: int) -> None:

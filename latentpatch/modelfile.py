@@ -95,7 +95,8 @@ class ModelFile:
                 raise TypeError(f"the autoencoder's {name} is {facts[name]!r}, text is expected")
         if not isinstance(facts["downsampling"], int):
             raise TypeError(f"the autoencoder's downsampling is {facts['downsampling']!r}, an integer is expected")
-        bank.check()
+        if not len(bank):  # loading its state has checked the rest
+            raise ValueError("no sources")
         shapes = [tuple(pca.basis.shape), tuple(pca.mean.shape), tuple(pca.explained_variance.shape)]
         depth, channels = pca.basis.shape
         if shapes[1:] != [(channels,), (depth,)] or depth != self.components or bank.keys.shape[3] != depth:

@@ -81,10 +81,17 @@ def _encoder(channels: int, fine: int = 48, middle: int = 128, coarse: int = 192
 class _Small(Autoencoder):
     """What both have in common."""
 
+    encoder: nn.Sequential
+    decoder: nn.Sequential
+
     @property
     def chunk_size(self) -> int:
         """Images that go through the network together: it is so small that one alone would not fill a CPU."""
         return max(4, super().chunk_size)
+
+    def _encode(self, images: Tensor) -> Tensor:
+        latents: Tensor = self.encoder(images - 0.5)
+        return latents
 
 
 class EmbeddedAutoencoder(_Small):
@@ -95,10 +102,6 @@ class EmbeddedAutoencoder(_Small):
         self.encoder = _encoder(128)
         self.decoder = _decoder(128)
         self.freeze()
-
-    def _encode(self, images: Tensor) -> Tensor:
-        latents: Tensor = self.encoder(images - 0.5)
-        return latents
 
     def _decode(self, latents: Tensor) -> Tensor:
         # taef2 bounds its latents the same way.
@@ -120,10 +123,6 @@ class QuantizedAutoencoder(_Small):
     def codebook(self) -> Tensor:
         """``(1024, 256)`` float32."""
         return self.codes_table
-
-    def _encode(self, images: Tensor) -> Tensor:
-        latents: Tensor = self.encoder(images - 0.5)
-        return latents
 
     def _decode(self, latents: Tensor) -> Tensor:
         images: Tensor = self.decoder(latents)

@@ -63,8 +63,7 @@ def raster(
     """
     settings = settings or RasterSettings()
     count, height, width, _ = keys.shape
-    if settings.neighbours > count:
-        raise ValueError(f"neighbours {settings.neighbours}: at most {count} (number of sources) is expected")
+    settings.check_sources(count)
     if mask is not None and reference is None:
         raise ValueError("mask: a reference is expected with it, to give the cells that are kept")
     scales = raster_schedule((height, width), settings, reference is not None, _on_host(mask))

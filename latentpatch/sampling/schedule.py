@@ -53,6 +53,15 @@ class RasterSettings:
         """The stride in force."""
         return self.stride if self.stride is not None else max(1, (2 * self.patch_size + 3) // 6)
 
+    def check_sources(self, count: int) -> None:
+        """Refuse to draw from more neighbours than there are sources.
+
+        Raises:
+            ValueError: where ``neighbours`` exceeds ``count``.
+        """
+        if self.neighbours > count:
+            raise ValueError(f"neighbours {self.neighbours}: at most {count} (number of sources) is expected")
+
     def resolved(self, reference: bool) -> RasterSettings:
         """These settings with what they leave open filled in, but for the start size, which depends on the grid."""
         return replace(self, stride=self.step, scales=self.scale_count(reference))
