@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from .editing import cell_mask, fill_smoothly, join
 from .errors import FileError, ImageError, WeightsError
 from .generation import Generation
 from .modelfile import ModelFile
+from .operations import Costs, Decode, Encode, Operation, Search, Step, run_together
 from .pca import PCA
 from .sampling import SAMPLERS, Sampler, Settings, noise_from_seeds
 from .sampling.schedule import RasterSettings
@@ -31,6 +32,7 @@ __all__ = ["LatentPatch"]
 #: An image: a tensor ``(3, H, W)`` or ``(1, 3, H, W)`` in [0, 1], or a file.
 Picture = Tensor | str | Path
 Predicate = Callable[[Mapping[str, str]], bool]
+T = TypeVar("T")
 
 _ENCODE_BATCH = 16
 _INPAINTING_SCALES = 3
@@ -285,23 +287,89 @@ class LatentPatch(nn.Module):
         Raises:
             TypeError, ValueError: for arguments out of range.
         """
-        seeds = _resolved_seeds(n, seed, seeds)
+        return self._run(
+            self.generating(
+                _resolved_seeds(n, seed, seeds),
+                settings=settings,
+                sampler=sampler,
+                reference=reference,
+                where=where,
+                decoding=decoding,
+            )
+        )
+
+    def generating(
+        self,
+        seeds: Sequence[int],
+        *,
+        settings: Settings | None = None,
+        sampler: str = "raster",
+        reference: Picture | None = None,
+        where: str | Predicate | None = None,
+        decoding: str = "gather",
+    ) -> Operation[Generation]:
+        """:meth:`generate` as an operation for :meth:`run_together`."""
+        index, settings = yield from self.sampling(
+            seeds, settings=settings, sampler=sampler, reference=reference, where=where
+        )
+        pictures = yield Decode(self._latents_at(index, decoding))
+        return Generation(pictures, index, tuple(self.bank.ids), tuple(int(seed) for seed in seeds), sampler, settings)
+
+    def sampling(
+        self,
+        seeds: Sequence[int],
+        *,
+        settings: Settings | None = None,
+        sampler: str = "raster",
+        reference: Picture | None = None,
+        where: str | Predicate | None = None,
+    ) -> Operation[tuple[Tensor, Settings]]:
+        """The first half of :meth:`generating`: index map ``(N, h, w)`` and the settings in force."""
         method, settings = self._sampler(sampler, settings)
         grid = self._require_fit()
+        candidates = self._candidates(where)
         guides = None
         if reference is not None:
             if not method.guided:
                 raise ValueError(f"reference: the sampler {sampler!r} takes none")
             pictures = self._pictures(reference, "reference", len(seeds), self.image_size)
-            guides = self.bank.keys_of(self._latents(pictures), self.pca)
+            guides = self.bank.keys_of(self.autoencoder.quantize((yield Encode(pictures))), self.pca)
         if isinstance(settings, RasterSettings):
             settings = settings.resolved(guides is not None)
-        steps = method.steps(grid, settings, guides is not None, None)
-        noise = noise_from_seeds(seeds, steps, self.bank.keys.device)
-        index = self._sample(method, noise, settings, self._candidates(where), guides)
-        return Generation(
-            self.decode(index, decoding), index, tuple(self.bank.ids), tuple(int(s) for s in seeds), sampler, settings
-        )
+        noise = noise_from_seeds(seeds, method.steps(grid, settings, guides is not None, None), self.bank.keys.device)
+        index = yield Search(method, settings, noise, candidates, guides)
+        return index, settings
+
+    @torch.no_grad()
+    def run_together(
+        self,
+        operations: Sequence[Operation[T]],
+        *,
+        costs: Costs | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> list[T | Exception]:
+        """Results of several operations, such as :meth:`generating`, which share encoder, sampler and decoder
+        calls. Each is what it would be alone.
+
+        Arguments are those of :func:`latentpatch.operations.run_together`.
+
+        Returns:
+            For each operation its result, or the exception it ended with.
+        """
+        return run_together(operations, self._perform, costs=costs, check=check)
+
+    def _run(self, operation: Operation[T]) -> T:
+        (outcome,) = run_together([operation], self._perform)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _perform(self, step: Step) -> Tensor:
+        if isinstance(step, Encode):
+            return self._encode(step.pictures)
+        if isinstance(step, Decode):
+            return self.autoencoder.decode(step.latents)
+        return self._sample(step.method, step.noise, step.settings, step.candidates, step.reference, step.mask)
 
     @property
     def steps(self) -> int:
@@ -335,11 +403,13 @@ class LatentPatch(nn.Module):
         Returns:
             ``(N, 3, H, W)`` float32 in [0, 1].
         """
+        return self.autoencoder.decode(self._latents_at(index, decoding))
+
+    def _latents_at(self, index: Tensor, decoding: str) -> Tensor:
         if decoding == "gather":
-            return self.autoencoder.decode(self._gather(index))
+            return self._gather(index)
         if decoding == "unproject":
-            latents = self.pca.unproject(self.bank.gather_reduced(index)).float()
-            return self.autoencoder.decode(self.autoencoder.quantize(latents))
+            return self.autoencoder.quantize(self.pca.unproject(self.bank.gather_reduced(index)).float())
         raise ValueError(f"decoding {decoding!r}: 'gather' or 'unproject' is expected")
 
     def _gather(self, index: Tensor) -> Tensor:
@@ -397,11 +467,23 @@ class LatentPatch(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, or a mask that selects no cell.
         """
+        return self._run(self.editing(image, donor, mask, composite=composite))
+
+    def editing(
+        self, image: Picture, donor: Picture, mask: Tensor, *, composite: bool = False
+    ) -> Operation[Generation]:
+        """:meth:`edit` as an operation for :meth:`run_together`."""
         size = self._size_of(image)
         target = self._pictures(image, "image", 1, size)
-        ids, position, latents = self._donor(donor, size)
         cells = self._cells(mask, size, 0.5)
-        result = self.autoencoder.decode(torch.where(cells, latents, self._latents(target)))
+        ids, position, source = self._donor(donor, size)
+        if source.dtype == torch.float32:  # a picture
+            latents = self.autoencoder.quantize((yield Encode(torch.cat([target, source]))))
+            kept, copied = latents.split(1)
+        else:
+            copied = self._gather(source)
+            kept = self.autoencoder.quantize((yield Encode(target)))
+        result = yield Decode(torch.where(cells, copied, kept))
         if composite:
             result = join(result, target, _to_pixels(cells, self.autoencoder.spec.downsampling))
         return Generation(result, torch.where(cells, position, -1)[None], ids)
@@ -436,20 +518,37 @@ class LatentPatch(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, or a mask that selects nothing.
         """
+        return self._run(
+            self.inpainting(
+                image, mask, _resolved_seeds(n, seed, seeds), settings=settings, where=where, composite=composite
+            )
+        )
+
+    def inpainting(
+        self,
+        image: Picture,
+        mask: Tensor,
+        seeds: Sequence[int],
+        *,
+        settings: RasterSettings | None = None,
+        where: str | Predicate | None = None,
+        composite: bool = True,
+    ) -> Operation[Generation]:
+        """:meth:`inpaint` as an operation for :meth:`run_together`."""
         grid = self._require_fit()
-        seeds = _resolved_seeds(n, seed, seeds)
+        candidates = self._candidates(where)
         cells = self._cells(mask, self.image_size, 0)
         pixels = mask.to(self.autoencoder.device)
         target = self._pictures(image, "image", 1, self.image_size)
         # The encoder sees beyond a cell: what is to go must not colour its neighbours.
-        latents = self._latents(fill_smoothly(target, pixels))
+        latents = self.autoencoder.quantize((yield Encode(fill_smoothly(target, pixels))))
         method, chosen = SAMPLERS["raster"], settings or self.settings
         chosen = replace(chosen, stride=chosen.step, scales=chosen.scales or _INPAINTING_SCALES)
         noise = noise_from_seeds(seeds, method.steps(grid, chosen, True, cells), self.bank.keys.device)
         guides = self.bank.keys_of(latents, self.pca)
-        index = self._sample(method, noise, chosen, self._candidates(where), guides, cells)
+        index = yield Search(method, chosen, noise, candidates, guides, cells)
         filled = torch.where(index[:, None] < 0, latents, self._gather(index.clamp(min=0)))
-        result = self.autoencoder.decode(filled)
+        result = yield Decode(filled)
         if composite:
             result = join(result, target, pixels)
         return Generation(result, index, tuple(self.bank.ids), tuple(int(s) for s in seeds), "raster", chosen)
@@ -465,16 +564,22 @@ class LatentPatch(nn.Module):
         Returns:
             ``(N, 3, H, W)`` float32 in [0, 1].
         """
+        return self._run(self.reconstructing(image, reduced=reduced))
+
+    def reconstructing(self, image: Picture, *, reduced: bool = False) -> Operation[Tensor]:
+        """:meth:`reconstruct` as an operation for :meth:`run_together`."""
         if isinstance(image, Tensor):
             batch = image if image.ndim == 4 else image[None]
             _check_range("image", batch)
         else:
             batch = images.read_image(image, self.image_size if len(self.bank) else None)[None]
-        latents = self._latents(batch)
         if reduced:
             self._require_fit()
+        latents = self.autoencoder.quantize((yield Encode(batch)))
+        if reduced:
             latents = self.autoencoder.quantize(self.pca.unproject(self.pca.project(latents)).float())
-        return self.autoencoder.decode(latents)
+        result = yield Decode(latents)
+        return result
 
     def _size_of(self, image: Picture) -> tuple[int, int]:
         """Size at which a picture is edited: its own, or for a file the bank's."""
@@ -497,9 +602,6 @@ class LatentPatch(nn.Module):
         _check_range(name, batch)
         return batch.to(self.autoencoder.device, torch.float32)
 
-    def _latents(self, pictures: Tensor) -> Tensor:
-        return self.autoencoder.quantize(self._encode(pictures))
-
     def _cells(self, mask: Tensor, size: tuple[int, int], least: float) -> Tensor:
         if mask.dtype != torch.bool or tuple(mask.shape) != size:
             given = f"{str(mask.dtype).removeprefix('torch.')} {tuple(mask.shape)}"
@@ -510,7 +612,7 @@ class LatentPatch(nn.Module):
         return cells
 
     def _donor(self, donor: Picture, size: tuple[int, int]) -> tuple[tuple[str, ...], int, Tensor]:
-        """-> ids of the result, position of the donor in them, its latents (1, L, h, w)"""
+        """-> ids of the result, position of the donor in them, its picture (1, 3, H, W) or its index map (1, h, w)"""
         if isinstance(donor, str) and donor.startswith("source:"):
             position = self.bank.positions([donor.removeprefix("source:")])[0]
             if size != self.image_size:
@@ -518,9 +620,9 @@ class LatentPatch(nn.Module):
                     f"donor {donor!r}: an image of the bank's size {self.image_size} is expected, got {size}"
                 )
             index = torch.full((1, *self.bank.grid), position, dtype=torch.int64, device=self.autoencoder.device)
-            return tuple(self.bank.ids), position, self._gather(index)
+            return tuple(self.bank.ids), position, index
         name = "donor" if isinstance(donor, Tensor) else Path(donor).stem
-        return (name,), 0, self._latents(self._pictures(donor, "donor", 1, size))
+        return (name,), 0, self._pictures(donor, "donor", 1, size)
 
     # --- state -------------------------------------------------------------------------------------
 
