@@ -6,7 +6,7 @@ outside world raises a :class:`LatentPatchError`, so a caller can catch one type
 
 from __future__ import annotations
 
-__all__ = ["FileError", "ImageError", "LatentPatchError", "WeightsError"]
+__all__ = ["FileError", "ImageError", "ImageTooLargeError", "LatentPatchError", "WeightsError"]
 
 
 class LatentPatchError(Exception):
@@ -19,6 +19,10 @@ class FileError(LatentPatchError):
 
 class ImageError(FileError):
     """A picture that cannot be used; the message names the file and what is accepted."""
+
+
+class ImageTooLargeError(ImageError):
+    """A picture of more pixels than are accepted; found before it is decoded."""
 
 
 class WeightsError(LatentPatchError):

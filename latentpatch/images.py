@@ -22,7 +22,7 @@ import torch
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from .errors import FileError, ImageError
+from .errors import FileError, ImageError, ImageTooLargeError
 from .files import write_bytes
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "MIN_SIDE",
     "SUFFIXES",
     "contact_sheet",
+    "encode_lossy",
     "encode_png",
     "identifiers",
     "list_images",
@@ -181,7 +182,11 @@ def identifiers(paths: Sequence[Path]) -> list[str]:
 
 
 def read_image(
-    source: str | Path | bytes | BinaryIO, size: tuple[int, int] | None = None, *, name: str | None = None
+    source: str | Path | bytes | BinaryIO,
+    size: tuple[int, int] | None = None,
+    *,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Tensor:
     """Read a picture as RGB.
 
@@ -193,27 +198,34 @@ def read_image(
         size: ``(height, width)`` wanted. The picture is cropped about its centre to that aspect
             ratio, to the nearest pixel, then resized (Lanczos); None leaves it as it is.
         name: what errors call the picture; by default its path.
+        max_pixels: pictures of more are refused with an ImageTooLargeError, before they are decoded.
 
     Returns:
         ``(3, H, W)`` float32 in [0, 1].
 
     Raises:
         ImageError: where it cannot be read, is damaged or truncated, is not one still JPEG, PNG,
-            WebP, BMP, TIFF or GIF picture, has more than :data:`MAX_PIXELS` pixels or a side below
+            WebP, BMP, TIFF or GIF picture, has more than ``max_pixels`` pixels or a side below
             :data:`MIN_SIDE`, or pixels without a known range (32-bit).
         TypeError, ValueError: where an argument is not that.
     """
-    image = _fit(_read_rgb(source, name, "white"), size, Image.Resampling.LANCZOS)
+    image = _fit(_read_rgb(source, name, "white", max_pixels), size, Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
-def read_mask(source: str | Path | bytes | BinaryIO, size: tuple[int, int], *, name: str | None = None) -> Tensor:
+def read_mask(
+    source: str | Path | bytes | BinaryIO,
+    size: tuple[int, int],
+    *,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Tensor:
     """Read a picture as a selection: what is bright is selected.
 
     Args:
         source: as for :func:`read_image`.
         size: ``(height, width)`` wanted; cropped as there, resized to the nearest pixels.
-        name: as there.
+        name, max_pixels: as there.
 
     Returns:
         ``(H, W)`` bool: luminance, over black where transparent, is at least 128 of 255.
@@ -221,24 +233,26 @@ def read_mask(source: str | Path | bytes | BinaryIO, size: tuple[int, int], *, n
     Raises:
         ImageError, TypeError, ValueError: as :func:`read_image`.
     """
-    luminance = _fit(_read_rgb(source, name, "black"), size, Image.Resampling.NEAREST).convert("L")
+    luminance = _fit(_read_rgb(source, name, "black", max_pixels), size, Image.Resampling.NEAREST).convert("L")
     return torch.from_numpy(np.array(luminance)) >= 128
 
 
-def _read_rgb(source: str | Path | bytes | BinaryIO, name: str | None, background: str) -> Image.Image:
-    with _opened(source, name) as image:
+def _read_rgb(source: str | Path | bytes | BinaryIO, name: str | None, background: str, max_pixels: int) -> Image.Image:
+    with _opened(source, name, max_pixels) as image:
         return _flat(_upright(image), background)
 
 
 @contextmanager
-def _opened(source: str | Path | bytes | BinaryIO, name: str | None) -> Iterator[Image.Image]:
+def _opened(
+    source: str | Path | bytes | BinaryIO, name: str | None, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
     """The picture, its header checked; any error of the block becomes an ImageError, warnings are silenced."""
     stream, label = _stream_of(source, name)
     with stream, _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             image = Image.open(stream, formats=_FORMATS)
-            _check_header(image, label)
+            _check_header(image, label, max_pixels)
             if image.format == "PNG":
                 # Checks every chunk; decoding alone does not look at the checksums of pixels.
                 image.verify()
@@ -248,7 +262,9 @@ def _opened(source: str | Path | bytes | BinaryIO, name: str | None) -> Iterator
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
-            raise ImageError(f"{label}: more than {MAX_PIXELS} pixels; a smaller picture is expected") from error
+            raise ImageTooLargeError(
+                f"{label}: more than {max_pixels} pixels; a smaller picture is expected"
+            ) from error
         except UnidentifiedImageError as error:
             raise ImageError(f"{label}: not recognised as a picture; {_EXPECTED}") from error
         except Exception as error:  # decoders raise many types on malformed bytes
@@ -280,10 +296,12 @@ def _stream_of(source: str | Path | bytes | BinaryIO, name: str | None) -> tuple
     return io.BytesIO(data), label
 
 
-def _check_header(image: Image.Image, label: str) -> None:
+def _check_header(image: Image.Image, label: str, max_pixels: int) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{label}: {width}x{height} is more than {MAX_PIXELS} pixels; a smaller picture is expected")
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            f"{label}: {width}x{height} is more than {max_pixels} pixels; a smaller picture is expected"
+        )
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{label}: {width}x{height} pixels; sides of at least {MIN_SIDE} are expected")
     # A JPEG may carry previews behind the picture (MPO, as of some phones): the first one counts.
@@ -428,22 +446,31 @@ def write_image(path: str | Path, image: Tensor, metadata: Mapping[str, str] | N
     elif metadata:
         raise ValueError(f"{path}: only .png keeps metadata")
     else:
-        buffer = io.BytesIO()
-        picture = to_pil(image)
         try:
-            picture.save(buffer, "WEBP" if suffix == ".webp" else "JPEG", quality=_JPEG_QUALITY)
+            data = encode_lossy(image, "WEBP" if suffix == ".webp" else "JPEG")
         except (OSError, ValueError) as error:  # these formats limit the sides
             raise FileError(f"cannot write {path}: {error}") from error
-        data = buffer.getvalue()
     write_bytes(path, data)
 
 
-def encode_png(image: Tensor, metadata: Mapping[str, str] | None = None) -> bytes:
+def encode_lossy(image: Tensor, kind: str) -> bytes:
+    """A ``JPEG`` or ``WEBP`` file. Equal arguments give equal bytes.
+
+    Raises:
+        OSError, TypeError, ValueError: where the image is not as for :func:`to_pil`, or too long for the format.
+    """
+    buffer = io.BytesIO()
+    to_pil(image).save(buffer, kind, quality=_JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def encode_png(image: Tensor, metadata: Mapping[str, str] | None = None, compress_level: int = 6) -> bytes:
     """A PNG file. Equal arguments give equal bytes.
 
     Args:
         image: as for :func:`to_pil`.
         metadata: text chunks by keyword, in order.
+        compress_level: from 0, fast, to 9, small.
 
     Raises:
         TypeError, ValueError: where the image is not that, or a keyword is not 1 to 79 characters
@@ -455,7 +482,7 @@ def encode_png(image: Tensor, metadata: Mapping[str, str] | None = None) -> byte
             raise ValueError(f"metadata: keyword {key!r}: 1 to 79 characters of Latin-1 are expected")
         chunks.add_text(key, value)  # as UTF-8 where Latin-1 does not hold it
     buffer = io.BytesIO()
-    to_pil(image).save(buffer, "PNG", pnginfo=chunks, compress_level=6)
+    to_pil(image).save(buffer, "PNG", pnginfo=chunks, compress_level=compress_level)
     return buffer.getvalue()
 
 

@@ -1,0 +1,108 @@
+"""What TorchServe calls: a thin class between its batches and :mod:`latentpatch.serving`.
+
+TorchServe loads this file by name and takes the one class it defines; everything else is in the package, which lies
+beside it in the archive.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentpatch import LatentPatch
+from latentpatch.serving import Call, Limits, Response, Service, respond
+
+_MODEL = "model.safetensors"
+_log = logging.getLogger(__name__)
+
+
+class LatentPatchHandler:
+    """Answers batches of requests; whatever happens to one is its own affair."""
+
+    def initialize(self, context: Any) -> None:
+        """Load the model of the archive, on the GPU TorchServe gave this worker where there is one.
+
+        The ``handler`` block of ``model-config.yaml`` has ``threads``, ``precision``, ``device``, ``autoencoder`` (a
+        path within the archive, for weights that are not the package's) and ``limits``.
+        """
+        options: dict[str, Any] = (context.model_yaml_config or {}).get("handler") or {}
+        properties = context.system_properties
+        torch.set_num_threads(int(options.get("threads", 1)))
+        folder = Path(properties["model_dir"])
+        network = options.get("autoencoder")
+        if network is not None:
+            name, _, path = str(network).partition(":")
+            network = f"{name}:{folder / path}"
+        model = LatentPatch.load(folder / _MODEL, network)
+        device = str(options.get("device", "auto"))
+        if device == "auto":
+            gpu = properties.get("gpu_id")
+            device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
+        precision = str(options.get("precision", "float32"))
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"handler: precision {precision!r}: float32 or bfloat16 is expected")
+        model.autoencoder.decode_dtype = getattr(torch, precision)
+        self.service = Service(model.to(device), Limits(**(options.get("limits") or {})))
+        self.batch_size = int(properties.get("batch_size") or 1)
+        _log.info("%d sources, %s on %s, process %d", len(model.bank), model.autoencoder.spec.name, device, os.getpid())
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """The bodies of the answers, one a request; statuses and types go to the context."""
+        calls = [self._call(item, context, i) for i, item in enumerate(data)]
+        try:
+            responses = respond(self.service, calls)
+        except Exception:  # a defect: raised, it would cost the whole batch its connections
+            _log.exception("a batch failed")
+            responses = [Response(500, "application/json", _INTERNAL) for _ in calls]
+        for i, response in enumerate(responses):
+            context.set_response_status(response.status, "", i)
+            context.set_response_content_type(i, response.content_type)
+            for name, value in response.headers.items():
+                context.set_response_header(i, name, value)
+        self._measure(responses, context)
+        return [response.body for response in responses]
+
+    def _call(self, item: dict[str, Any], context: Any, i: int) -> Call:
+        headers = dict(context.get_all_request_header(i) or {})
+        if "body" in item and len(item) == 1:
+            body = item["body"]
+            return Call(bytes(body) if isinstance(body, (bytearray, memoryview)) else body, headers)
+        return Call(None, headers, {name: _plain(value) for name, value in item.items()} if item else None)
+
+    def _measure(self, responses: list[Response], context: Any) -> None:
+        """Custom metrics, in seconds and counts; a fault in them must not cost an answer."""
+        try:
+            seconds, images = self.service.costs.seconds, self.service.costs.images
+            _emit(context, "gauge", "QueueShare", len(responses) / self.batch_size)
+            for stage in seconds:
+                if images[stage]:
+                    _emit(context, "histogram", f"{stage.capitalize()}Seconds", seconds[stage])
+            _emit(context, "counter", "ImagesMade", images["decode"])
+            for response in responses:
+                if response.status != 200:
+                    _emit(context, "counter", "Refusals", 1, json.loads(response.body)["error"]["code"])
+        except Exception:
+            _log.warning("metrics could not be written", exc_info=True)
+
+
+def _emit(context: Any, kind: str, name: str, value: float, reason: str = "") -> None:
+    """Add to a metric that TorchServe's metrics file declares."""
+    from ts.metrics.metric_type_enum import MetricTypes
+
+    metric = context.metrics.get_metric(name, MetricTypes(kind))
+    known = {"ModelName": context.model_name, "Level": "Model", "Reason": reason}
+    metric.add_or_update(value, [known[dimension] for dimension in metric.dimension_names])
+
+
+def _plain(value: Any) -> bytes | str:
+    return bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else str(value)
+
+
+_INTERNAL = (
+    b'{"error": {"status": 500, "code": "internal", "message": "the server\'s log has the reason", "field": null}}'
+)
