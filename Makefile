@@ -1,15 +1,18 @@
-# make demo   pictures in out/        make test   lint, types and tests
-# Both set up .venv first. SOURCES=FOLDER, N=COUNT, AUTOENCODER=NAME[:PATH] and PYTHON=python3 may be given.
+# make demo   pictures in out/        make test   lint, types and tests        make serve   TorchServe
+# All set up .venv first. SOURCES=FOLDER, N=COUNT, AUTOENCODER=NAME[:PATH] and PYTHON=python3 may be given, to
+# serve also CONFIG=config.local.properties (no tokens). Only serve needs Java; the tests of it are skipped without.
 
 SOURCES ?= examples/portraits
 N ?= 16
 AUTOENCODER ?= embedded
+CONFIG ?= config.properties
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,diffusers
+EXTRAS := dev,diffusers,serve
+ARCHIVE := model_store/latentpatch.mar
 
-.PHONY: demo test venv clean
+.PHONY: demo test serve archive java venv clean FORCE
 
 demo: $(VENV)/.installed
 	$(BIN)/latentpatch generate $(SOURCES) -n $(N) --autoencoder $(AUTOENCODER) -o out
@@ -20,6 +23,28 @@ test: $(VENV)/.tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Until Ctrl-C. TorchServe unpacks archives and keeps its pid and sockets in TEMP and TMPDIR, so they are its own.
+serve: archive java
+	@tmp=$$(mktemp -d); trap 'kill $$(cat "$$tmp/.model_server.pid")' INT TERM; \
+	TEMP=$$tmp TMPDIR=$$tmp OMP_NUM_THREADS=1 $(BIN)/torchserve --start --foreground --ncs --ts-config $(CONFIG) & \
+	wait $$! || wait $$!; rm -rf "$$tmp"  # a signal ends the first wait, TorchServe the second
+
+# Made again where something that goes into it is newer, or other sources or weights are asked for.
+archive: $(VENV)/.serving model_store/.made-of
+	@if [ ! -e $(ARCHIVE) ] || [ -n "$$(find latentpatch handlers $(SOURCES) model_store/.made-of \
+	-name __pycache__ -prune -o -newer $(ARCHIVE) -print -quit)" ]; then \
+	$(BIN)/latentpatch archive $(SOURCES) --autoencoder $(AUTOENCODER) -o $(ARCHIVE); fi
+
+model_store/.made-of: FORCE
+	@echo '$(SOURCES) $(AUTOENCODER)' | cmp -s - $@ || echo '$(SOURCES) $(AUTOENCODER)' > $@
+
+java:
+	@command -v "$${JAVA_HOME:+$$JAVA_HOME/bin/}java" > /dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -q \
+	&& apt-get install -yq --no-install-recommends openjdk-17-jre-headless; } \
+	|| { echo "TorchServe needs Java 11 or newer: apt-get install openjdk-17-jre-headless, or brew install openjdk@17;" \
+	"JAVA_HOME may point to one" >&2; exit 1; }
 
 venv: $(VENV)/.installed
 
@@ -34,5 +59,9 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps taming-transformers
 	touch $@
 
+$(VENV)/.serving: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) $(ARCHIVE) model_store/.made-of key_file.json logs out build dist *.egg-info

@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from latentpatch import LatentPatch
 from latentpatch.serving import Call, Limits, Response, Service, respond
+from latentpatch.serving.archive import load_archived
 
-_MODEL = "model.safetensors"
 _log = logging.getLogger(__name__)
 
 
@@ -27,18 +25,12 @@ class LatentPatchHandler:
     def initialize(self, context: Any) -> None:
         """Load the model of the archive, on the GPU TorchServe gave this worker where there is one.
 
-        The ``handler`` block of ``model-config.yaml`` has ``threads``, ``precision``, ``device``, ``autoencoder`` (a
-        path within the archive, for weights that are not the package's) and ``limits``.
+        The ``handler`` block of ``model-config.yaml`` has ``threads``, ``precision``, ``device`` and ``limits``.
         """
         options: dict[str, Any] = (context.model_yaml_config or {}).get("handler") or {}
         properties = context.system_properties
         torch.set_num_threads(int(options.get("threads", 1)))
-        folder = Path(properties["model_dir"])
-        network = options.get("autoencoder")
-        if network is not None:
-            name, _, path = str(network).partition(":")
-            network = f"{name}:{folder / path}"
-        model = LatentPatch.load(folder / _MODEL, network)
+        model = load_archived(properties["model_dir"])
         device = str(options.get("device", "auto"))
         if device == "auto":
             gpu = properties.get("gpu_id")

@@ -1,4 +1,4 @@
-"""The command line: ``latentpatch generate | edit | inpaint | reconstruct | fit | inspect``."""
+"""The command line: ``latentpatch generate | edit | inpaint | reconstruct | fit | archive | inspect``."""
 
 from __future__ import annotations
 
@@ -168,6 +168,35 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
         model.save(staging / path.name)
         report = _describe(ModelFile.read(staging / path.name)) | {"skipped": _skipped(model)}
     _say(options, f"{options.output}: {_count(len(model.bank), 'source')}")
+    return report
+
+
+def _archive(options: argparse.Namespace) -> dict[str, Any]:
+    try:
+        from .serving.archive import PORTRAITS, build_archive, check_archive
+    except ImportError as error:  # the other commands do without what serving needs
+        raise LatentPatchError(f"archive needs {error.name}: pip install 'latentpatch[serve]'") from error
+    options.sources = [*options.sources, *(options.named or ())] or [PORTRAITS]
+    if options.sources == [PORTRAITS] and not PORTRAITS.is_dir():  # an installed package
+        raise ValueError("SOURCES: a folder of pictures is expected; examples/portraits are only in the repository")
+    settings = {
+        "minWorkers": options.workers,
+        "maxWorkers": options.workers,
+        "batchSize": options.batch_size,
+        "maxBatchDelay": options.max_batch_delay,
+    }
+    path = Path(options.output)
+    parts = {
+        "handler": options.handler,
+        "config": options.config,
+        "settings": {key: value for key, value in settings.items() if value is not None},
+    }
+    check_archive(path, **parts)
+    model = _model(options)
+    build_archive(model, path, **parts)
+    report: dict[str, Any] = {"sha256": sha256_of(path), "bytes": path.stat().st_size, "autoencoder": model.identity()}
+    report |= {"sources": len(model.bank), "sources_sha256": model.bank.digest(), "skipped": _skipped(model)}
+    _say(options, f"{path}: {_count(len(model.bank), 'source')}, {report['bytes'] / 1e6:.0f} MB")
     return report
 
 
@@ -519,6 +548,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_sources(fit)
     _add_common(fit, _fit, output="MODEL.safetensors")
 
+    archive = commands.add_parser("archive", help="make the model archive that TorchServe serves", allow_abbrev=False)
+    _add_sources(archive, required=False)
+    archive.add_argument("--sources", nargs="+", dest="named", metavar="SOURCE", help="another way to name them")
+    group = archive.add_argument_group("what TorchServe is told")
+    group.add_argument("--workers", type=_positive, help="processes, each with the model")
+    group.add_argument("--batch-size", type=_positive, help="requests handled together, at most")
+    group.add_argument("--max-batch-delay", type=_natural, metavar="MS", help="wait for a batch to fill")
+    group.add_argument("--config", metavar="YAML", help="all of it (handlers/model-config.yaml)")
+    group.add_argument("--handler", metavar="FILE", help="its entry point (handlers/latentpatch_handler.py)")
+    archive.add_argument(
+        "-o",
+        "--output",
+        default="model_store/latentpatch.mar",
+        metavar="NAME.mar",
+        help="where to write; NAME is the model's (model_store/latentpatch.mar)",
+    )
+    _add_network(archive)
+    _add_report(archive, _archive)
+    archive.set_defaults(precision="float32")  # of the decoder, which archiving does not use; the handler has its own
+
     inspect = commands.add_parser(
         "inspect", help="what a picture was made with, a model or a folder holds", allow_abbrev=False
     )
@@ -527,9 +576,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_sources(parser: argparse.ArgumentParser) -> None:
+def _add_sources(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
-        "sources", nargs="+", help="a folder, pictures, a text file that lists pictures, or a fitted model file"
+        "sources",
+        nargs="+" if required else "*",
+        help="a folder, pictures, a text file that lists pictures, or a fitted model file"
+        + ("" if required else " (examples/portraits)"),
     )
     parser.add_argument("--attributes", metavar="CSV", help="attributes of the sources, for --where")
     parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be used, and list them")
@@ -569,12 +621,7 @@ def _add_common(parser: argparse.ArgumentParser, run: Any, output: str = "FOLDER
     parser.add_argument(
         "-o", "--output", required=True, metavar=output, help="where to write; files of the same names are replaced"
     )
-    parser.add_argument(
-        "--autoencoder",
-        metavar="NAME[:PATH]",
-        help=f"one of {', '.join(AUTOENCODERS)}, and after a colon its local weights ({DEFAULT})",
-    )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (a GPU where there is one)")
+    _add_network(parser)
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
@@ -582,6 +629,15 @@ def _add_common(parser: argparse.ArgumentParser, run: Any, output: str = "FOLDER
         help="arithmetic of the decoder; bfloat16 is faster where the processor has it",
     )
     _add_report(parser, run)
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--autoencoder",
+        metavar="NAME[:PATH]",
+        help=f"one of {', '.join(AUTOENCODERS)}, and after a colon its local weights ({DEFAULT})",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (a GPU where there is one)")
 
 
 def _add_report(parser: argparse.ArgumentParser, run: Any) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from draw_faces import draw_face
+from live_server import LiveServer, missing
 from torch import Tensor
 
 from latentpatch import LatentPatch
@@ -50,3 +54,20 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{os.path.relpath(SHARED, ROOT)} (portraits and weights) is not on this machine")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive that ``latentpatch archive`` makes when told nothing."""
+    if (lacking := missing()) is not None:
+        pytest.skip(f"TorchServe cannot run on this machine: it has no {lacking}")
+    path = tmp_path_factory.mktemp("store") / "latentpatch.mar"
+    subprocess.run([sys.executable, "-m", "latentpatch", "archive", "-q", "-o", path], check=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """TorchServe with that archive, for tests that leave it as they find it."""
+    with LiveServer(archive, tmp_path_factory.mktemp("torchserve")) as live:
+        yield live

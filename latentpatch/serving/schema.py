@@ -10,7 +10,7 @@ import base64
 import binascii
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, TypeAdapter, WithJsonSchema, model_validator
 
 from ..sampling import SAMPLERS
 
@@ -88,7 +88,7 @@ class _Request(_Fields):
 class _Drawn(_Request):
     n: int = Field(default=1, ge=1, description="number of pictures")
     seed: Seed = Field(default=0, description="of the first picture; the next has the next")
-    seeds: list[Seed] | None = Field(default=None, min_length=1, description="of each picture, in place of n and seed")
+    seeds: Annotated[list[Seed], FailFast()] | None = Field(default=None, min_length=1, description="of each picture, in place of n and seed")
     settings: SettingsFields = SettingsFields()
     where: str | None = Field(default=None, max_length=1000, description='sources to use, such as "gender=female"')
 

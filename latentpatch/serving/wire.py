@@ -30,6 +30,8 @@ _CODECS: dict[PictureFormat, str] = {"jpeg": "JPEG", "webp": "WEBP"}
 _PNG_LEVEL = 3  # a tenth larger than at most effort, in half the time
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest there is: equal answers are equal bytes
 _SHOWN = 80  # characters of a wrong value in a message
+_MOST_FIELDS = 100  # more than there are; what validation says of a million of them takes longer than an answer may
+_MOST_SIDES = 8  # of an Open Inference shape: the product of millions takes minutes
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,9 @@ def failed(failure: Failure) -> Response:
 def _read(call: Call) -> _Asked | Failure:
     try:
         fields, protocol = _fields(call)
+        for part in (fields, fields.get("settings")):
+            if isinstance(part, dict) and len(part) > _MOST_FIELDS:
+                raise _malformed(f"{len(part)} fields; there are not as many")
         try:
             request = parse(fields)
         except ValidationError as error:
@@ -110,6 +115,8 @@ def _read(call: Call) -> _Asked | Failure:
         return _Asked(request, request.answer or answer, request.image_format or picture or "png", protocol)
     except Refusal as refusal:
         return refusal.failure
+    except RecursionError:  # where the server parsed the JSON, it got further down than we do
+        return Failure(400, "malformed", "the body: nested too deeply")
 
 
 def _fields(call: Call) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -119,7 +126,8 @@ def _fields(call: Call) -> tuple[dict[str, Any], dict[str, Any] | None]:
     body, kind = call.body, call.header("Content-Type").partition(";")[0].strip().lower()
     if body is None or (isinstance(body, (bytes, str)) and not body):
         return {"operation": "info"}, None
-    if isinstance(body, bytes) and (kind.startswith("image/") or not (kind == "application/json" or _looks_json(body))):
+    json_or_text = kind == "application/json" or kind.startswith("text/")  # some servers give text as str
+    if isinstance(body, bytes) and (kind.startswith("image/") or not (json_or_text or _looks_json(body))):
         return _bare_picture(body, call.header(REQUEST_HEADER)), None
     if isinstance(body, (bytes, str)):
         body = _parsed(body, "the body")
@@ -179,13 +187,14 @@ def _open_inference(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
             raise _malformed("inputs: each has a name, a shape, a datatype and data")
         name, data = tensor["name"], _flat(tensor.get("data"))
         shape = tensor.get("shape")
-        if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape) or not data:
+        sides = shape if isinstance(shape, list) and len(shape) <= _MOST_SIDES else [-1]
+        if not all(type(side) is int and side >= 0 for side in sides) or not data:
             raise _malformed(f"inputs: {_shown(name)}: a shape and data (not a binary extension) are expected")
         size = 1
-        for side in shape:
+        for side in sides:
             size *= side
         if size != len(data):
-            raise _malformed(f"inputs: {_shown(name)}: shape {shape} does not hold {len(data)} values")
+            raise _malformed(f"inputs: {_shown(name)}: shape {_shown(shape)} does not hold {len(data)} values")
         whole = name in ("seeds", "box")
         fields[name] = data if whole else data[0]
         if not whole and len(data) != 1:
