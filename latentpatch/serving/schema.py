@@ -10,11 +10,12 @@ import base64
 import binascii
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, TypeAdapter, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
 
 from ..sampling import SAMPLERS
 
 __all__ = [
+    "FIELDS",
     "Answer",
     "EditRequest",
     "GenerateRequest",
@@ -58,6 +59,7 @@ Donor = Annotated[
     WithJsonSchema({"anyOf": [_BASE64, {"type": "string", "pattern": "^source:"}]}),
 ]
 Seed = Annotated[int, Field(ge=0, le=_LARGEST_SEED)]
+Seeds = Annotated[list[Seed], Field(min_length=1, fail_fast=True)]  # a list of all that is wrong could take a minute
 
 
 class _Fields(BaseModel):
@@ -88,7 +90,7 @@ class _Request(_Fields):
 class _Drawn(_Request):
     n: int = Field(default=1, ge=1, description="number of pictures")
     seed: Seed = Field(default=0, description="of the first picture; the next has the next")
-    seeds: Annotated[list[Seed], FailFast()] | None = Field(default=None, min_length=1, description="of each picture, in place of n and seed")
+    seeds: Seeds | None = Field(default=None, description="of each picture, in place of n and seed")
     settings: SettingsFields = SettingsFields()
     where: str | None = Field(default=None, max_length=1000, description='sources to use, such as "gender=female"')
 
@@ -173,6 +175,12 @@ class InfoRequest(_Fields):
 
 
 Request = GenerateRequest | ProvenanceRequest | InpaintRequest | EditRequest | ReconstructRequest | InfoRequest
+#: Names of all fields, those of the settings too.
+FIELDS = frozenset(
+    name
+    for kind in (GenerateRequest, ProvenanceRequest, InpaintRequest, EditRequest, ReconstructRequest, SettingsFields)
+    for name in kind.model_fields
+)
 _ADAPTER: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="operation")])
 
 

@@ -19,6 +19,7 @@ from ..operations import Costs, Operation
 from ..sampling import SAMPLERS, RasterSettings, Settings
 from ..sampling.schedule import raster_schedule
 from .schema import (
+    FIELDS,
     EditRequest,
     GenerateRequest,
     InfoRequest,
@@ -338,7 +339,8 @@ class Service:
         if isinstance(error, Refusal):
             return error.failure
         if isinstance(error, (ValueError, TypeError)):
-            return Failure(422, "invalid_value", str(error), str(error).partition(" ")[0].rstrip(":") or None)
+            name = str(error).partition(" ")[0].rstrip(":")
+            return Failure(422, "invalid_value", str(error), name if name in FIELDS else None)
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
             return Failure(503, "out_of_memory", "out of memory; fewer or smaller pictures may fit")
         _log.error("a request failed", exc_info=error)
