@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .pca import PCA
 from .sampling.keys import KEY_NORM, to_keys
+from .sampling.sources import PreparedSources
 from .state import FittedModule, pack, unpack
 
 __all__ = ["SourceBank"]
@@ -45,6 +46,11 @@ class SourceBank(FittedModule):
         self.register_buffer("latents", torch.zeros(0, 0, 0, 0, dtype=torch.float16))
         self.ids: list[str] = []
         self.attributes: list[dict[str, str]] = []
+        self._prepared: PreparedSources | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies prepare their own.
+        return {**self.__dict__, "_prepared": None}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -171,6 +177,13 @@ class SourceBank(FittedModule):
         for latents in chunks(self.latents):
             if not bool(torch.isfinite(latents).all()) or (self.coded and int(latents.min()) < 0):
                 raise ValueError("latents hold NaN or infinite values or negative codes")
+
+    def prepared(self) -> PreparedSources:
+        """The keys with what searches prepare of them, which is kept until the keys change."""
+        found = self._prepared
+        if found is None or not found.holds(self.keys):
+            self._prepared = found = PreparedSources(self.keys)
+        return found
 
     def digest(self) -> str:
         """SHA-256 over ids, keys and full latents, as lower-case hex: what a picture was made from."""

@@ -420,7 +420,11 @@ class LatentPatch(nn.Module):
         self, method: Sampler, noise: Tensor, settings: Settings, candidates: Tensor | None, *guides: Tensor | None
     ) -> Tensor:
         keys = self.bank.keys if candidates is None else self.bank.keys[candidates]
-        index = method.sample(keys, noise, settings, *guides) if method.guided else method.sample(keys, noise, settings)
+        if method.guided:
+            sources = self.bank.prepared() if candidates is None else keys
+            index = method.sample(sources, noise, settings, *guides)
+        else:
+            index = method.sample(keys, noise, settings)
         if candidates is None:
             return index
         return torch.where(index < 0, index, candidates[index.clamp(min=0)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 from slow_raster import interpolate, slow_raster
@@ -177,7 +175,7 @@ def test_everything_masked_is_drawn_from_all_sources():
 # --- invariances ---------------------------------------------------------------------------------------
 
 
-def test_image_does_not_depend_on_its_batch(monkeypatch):
+def test_image_does_not_depend_on_its_batch():
     keys = random_keys(40, (16, 16), depth=16, spread=300)
     settings = RasterSettings()
     noise = noise_from_seeds(range(7), raster_steps((16, 16), settings))
@@ -186,10 +184,8 @@ def test_image_does_not_depend_on_its_batch(monkeypatch):
         assert torch.equal(raster(keys, noise[i : i + 1], settings)[0], whole[i])
     order = torch.tensor([6, 2, 2, 0])
     assert torch.equal(raster(keys, noise[order], settings), whole[order])
-    # The function hides the module of the same name.
-    module = importlib.import_module("latentpatch.sampling.raster")
-    monkeypatch.setattr(module, "MAX_DISTANCES", 3 * 40 * 256)
-    assert torch.equal(raster(keys, noise, settings), whole)
+    for memory in (0, 4 * 3 * 40 * 32):
+        assert torch.equal(raster(keys, noise, settings, memory=memory), whole)
 
 
 def test_result_does_not_depend_on_threads_or_precision():

@@ -3,23 +3,26 @@
 The search compares sums of squared differences. In floating point such a sum depends on the order of
 its terms, so on the kernel, the batch, the device and the number of threads, and with it now and then
 the order of two near neighbours. Keys are therefore rounded to integers, with a Euclidean norm of at most
-:data:`KEY_NORM` a cell. Their products and sums are computed in float64, where every partial sum is an
-integer it holds exactly (and which no global switch trades for speed, as float32's are), and sums over a
-window are kept in int64. Index maps are equal bit for bit however they are computed. Rounding moves a
+:data:`KEY_NORM` a cell. Their products and sums are computed where every partial sum is an integer that is held
+exactly: see :mod:`.search`. Index maps are equal bit for bit however they are computed. Rounding moves a
 key by half a unit or less in each component, against norms of some hundred units.
 """
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-__all__ = ["KEY_NORM", "cell_distances", "resize_keys", "to_keys"]
+__all__ = ["KEY_NORM", "exact_dtype", "interpolate", "resize_keys", "rows_behind", "to_keys"]
 
 #: Largest Euclidean norm of a key. Squared distances stay below 2^25, also after interpolation.
 KEY_NORM = 2047
 
-_CHUNK = 1 << 21  # elements interpolated at a time, so that temporaries stay small beside a bank
+#: Bound on what int16 holds.
+MAX_NORM = 1 << 15
 
 
 def to_keys(reduced: Tensor, step: Tensor) -> Tensor:
@@ -40,32 +43,60 @@ def to_keys(reduced: Tensor, step: Tensor) -> Tensor:
     return units.round().to(torch.int16)
 
 
-def resize_keys(keys: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_keys(keys: Tensor, size: tuple[int, int], norm: int = MAX_NORM) -> Tensor:
     """Bilinear interpolation (``align_corners=False``), in exact arithmetic, rounded half up.
 
     Args:
-        keys: ``(N, h, w, r)`` integers.
+        keys: ``(N, h, w, r)`` int16.
         size: cells ``(h', w')`` of the result.
+        norm: bound on the keys' norms.
 
     Returns:
-        ``(N, h', w', r)`` of the same type.
+        ``(N, h', w', r)`` int16.
     """
-    height, width = keys.shape[1:3]
+    count, height, width, depth = keys.shape
     if (height, width) == tuple(size):
         return keys
-    rows = _weights(height, size[0], keys.device)
-    columns = _weights(width, size[1], keys.device)
-    denominator = 4 * size[0] * size[1]
-    chunks = []
-    for chunk in keys.split(max(1, _CHUNK // max(1, keys[:1].numel()))):
-        # Integer weights over a common denominator: every double here is an integer below 2^53.
-        sums = torch.einsum("yh,nhwr,xw->nyxr", rows, chunk.double(), columns).long()
-        chunks.append(torch.div(2 * sums + denominator, 2 * denominator, rounding_mode="floor").to(keys.dtype))
-    return torch.cat(chunks) if chunks else keys.new_zeros((0, *size, keys.shape[3]))
+    rows = range(size[0])
+    cells = keys[:, rows_behind(height, size[0], rows)].movedim(0, -1).flatten(2)
+    resized = interpolate(cells, (height, width), size, rows, norm).to(keys.dtype)
+    return resized.view(*size, depth, count).movedim(-1, 0)
 
 
-def _weights(old: int, new: int, device: torch.device) -> Tensor:
-    """(new, old) float64: interpolation weights times ``2 * new``."""
+def interpolate(cells: Tensor, old: tuple[int, int], new: tuple[int, int], rows: range, norm: int) -> Tensor:
+    """Some rows of what :func:`resize_keys` makes, of many numbers a cell.
+
+    Args:
+        cells: ``(rows behind, w, m)`` integers of any type, see :func:`rows_behind`.
+        old: cells ``(h, w)`` of the grid they are from.
+        new: cells ``(h', w')`` of the whole result.
+        rows: which of the h' are wanted.
+        norm: bound on the numbers' magnitude.
+
+    Returns:
+        ``(rows, w', m)`` floating point integers.
+    """
+    # A value v is a sum of integers over a denominator, d = 4 h' w', plus 1/2. No partial sum exceeds 2 d (v + 1). A
+    # quotient below an integer m lies at least 1 / (2 d) below it, and rounding to float32 moves it by at most
+    # m / 2^24: it cannot reach m where 2 d m < 2^24.
+    denominator = 4 * new[0] * new[1]
+    dtype = exact_dtype(2 * denominator * (norm + 1))
+    down = _weights(old[0], new[0])[rows.start : rows.stop, rows_behind(old[0], new[0], rows)]
+    across = _weights(old[1], new[1]).to(cells.device, dtype)
+    numerators = torch.mm(down.to(cells.device, dtype), cells.to(dtype).flatten(1))
+    sums = torch.matmul(across, numerators.view(len(rows), old[1], -1))
+    return sums.mul_(2).add_(denominator).div_(2 * denominator).floor_()
+
+
+def rows_behind(old: int, new: int, rows: range) -> slice:
+    """The rows of an old grid that rows of the new one are interpolated from."""
+    used = _weights(old, new)[rows.start : rows.stop].any(0).nonzero()[:, 0].tolist()
+    return slice(used[0], used[-1] + 1)
+
+
+@lru_cache(maxsize=64)
+def _weights(old: int, new: int) -> Tensor:
+    """(new, old) float64: interpolation weights times ``2 * new``. To be read only."""
     weights = torch.zeros(new, old, dtype=torch.float64)
     for i in range(new):
         # Sample i lies at ((2 i + 1) old - new) / (2 new) cells of the old grid.
@@ -74,20 +105,20 @@ def _weights(old: int, new: int, device: torch.device) -> Tensor:
         weights[i, left] += 2 * new - part
         if part:
             weights[i, left + 1] += part
-    return weights.to(device)
+    return weights
 
 
-def cell_distances(queries: Tensor, sources: Tensor) -> Tensor:
-    """Squared distances between keys at the same cells.
+def exact_dtype(bound: int) -> torch.dtype:
+    """The type whose matrix products are exact where no partial sum exceeds a bound."""
+    return torch.float32 if bound <= 1 << 24 and _full_precision() else torch.float64
 
-    Args:
-        queries: ``(C, N, r)`` integers.
-        sources: ``(C, B, r)`` integers.
 
-    Returns:
-        ``(C, N, B)`` int32, exact.
-    """
-    queries, sources = queries.double(), sources.double()
-    products = torch.bmm(queries, sources.transpose(1, 2))
-    norms = queries.square().sum(2)[:, :, None] + sources.square().sum(2)[:, None, :]
-    return (norms - 2 * products).int()
+def _full_precision() -> bool:
+    """Whether matrix products of float32 are computed from all digits of their factors."""
+    try:
+        full = torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # newer settings, which differ between backends
+        return False
+    for backend in (torch.backends.mkldnn, torch.backends.cuda):
+        full &= getattr(getattr(backend, "matmul", None), "fp32_precision", "none") in ("none", "ieee")
+    return full and not any(os.environ.get(f"{library}_DEFAULT_FPMATH_MODE") for library in ("DNNL", "ONEDNN"))

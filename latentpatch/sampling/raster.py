@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import isqrt
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from .keys import cell_distances, resize_keys
+from .keys import resize_keys
+from .plan import Plan, make_plan
 from .schedule import BoolArray, RasterSettings, Scale, raster_schedule
+from .search import WindowScores, bytes_an_image, nearest
+from .sources import PreparedSources, cut, longest, paste
 
 __all__ = ["raster", "raster_steps"]
 
-#: Bound on the table of cell distances, in elements of 4 bytes: images go in groups that keep it.
-MAX_DISTANCES = 1 << 27
-
-_GROUP = 256  # sources interpolated at a time
+#: Bound in bytes on the scores kept at a time.
+MAX_MEMORY = 1 << 29
 
 
 def raster_steps(
@@ -33,27 +37,30 @@ def raster_steps(
 
 @torch.no_grad()
 def raster(
-    keys: Tensor,
+    keys: Tensor | PreparedSources,
     noise: Tensor,
     settings: RasterSettings | None = None,
     reference: Tensor | None = None,
     mask: Tensor | None = None,
+    *,
+    memory: int = MAX_MEMORY,
 ) -> Tensor:
     """Grow index maps block by block, each copied from one of the k sources whose patch at the same
     place is nearest to what is there already.
 
-    The squared distance of every image's cell to the sources' is computed once, when the cell is written;
-    a patch's distance is a sum of those. Arithmetic is exact (:mod:`.keys`), ties go to the lower
-    source, so an image depends on its own noise alone: not on its batch, the device or the chunking.
+    An image's cells are compared with the sources' once, when they are written; a patch's distance is a sum of those
+    results. Arithmetic is exact (:mod:`.search`), ties go to the lower source, so an image depends on its own noise
+    alone: not on its batch, the device, the number of threads or the bound on memory.
 
     Args:
-        keys: ``(B, h, w, r)`` int16 sources.
+        keys: ``(B, h, w, r)`` int16 sources; or what an earlier search prepared of them, to spare doing it again.
         noise: ``(N, steps)`` uniforms in [0, 1), ``steps`` from :func:`raster_steps`; numbers outside count
             as the nearest inside.
         settings: defaults where None.
         reference: ``(N, h, w, r)`` or ``(1, h, w, r)`` int16 keys that fill the grid beforehand.
         mask: ``(h, w)`` bool, True where cells are to be sampled, the others being the reference's:
             inpainting. Cells outside it get index -1.
+        memory: bound in bytes on the scores kept at a time: images go in groups that keep it, of one at least.
 
     Returns:
         ``(N, h, w)`` int64: which source each cell comes from.
@@ -62,7 +69,9 @@ def raster(
         ValueError: where shapes, settings and bank do not go together.
     """
     settings = settings or RasterSettings()
-    count, height, width, _ = keys.shape
+    prepared = keys if isinstance(keys, PreparedSources) else None
+    bank = keys if isinstance(keys, Tensor) else keys.keys
+    count, height, width, depth = bank.shape
     settings.check_sources(count)
     if mask is not None and reference is None:
         raise ValueError("mask: a reference is expected with it, to give the cells that are kept")
@@ -70,89 +79,80 @@ def raster(
     steps = sum(len(scale.places) for scale in scales)
     if noise.ndim != 2 or noise.shape[1] != steps:
         raise ValueError(f"noise: shape (N, {steps}) is expected, got {tuple(noise.shape)}")
-    if reference is not None and (reference.shape[1:] != keys.shape[1:] or reference.shape[0] not in (1, len(noise))):
+    if reference is not None and (reference.shape[1:] != bank.shape[1:] or reference.shape[0] not in (1, len(noise))):
         raise ValueError(
-            f"reference: shape (1 or {len(noise)}, {', '.join(map(str, keys.shape[1:]))}) is expected, "
+            f"reference: shape (1 or {len(noise)}, {', '.join(map(str, bank.shape[1:]))}) is expected, "
             f"got {tuple(reference.shape)}"
         )
 
-    grid: Tensor | None = None  # N x h x w x r keys of the images so far
-    index = torch.empty(0)
-    taken = 0
+    sources = prepared or PreparedSources(bank)
+    # Upsampling may lengthen keys by rounding each component by half a unit, at a scale and then at the next.
+    norm = max(sources.norm, 0 if reference is None else longest(reference)) + isqrt(depth) + 1
+    plans = [make_plan(scale) for scale in scales]
+    group = max(1, memory // max(bytes_an_image(plan, count) for plan in plans))
+    parts = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]
     # Autocast would round the integers.
-    with torch.autocast(keys.device.type, enabled=False):
-        for scale in scales:
-            given = None if reference is None else resize_keys(reference, scale.size).expand(len(noise), -1, -1, -1)
-            if grid is None:
-                grid = given
-            else:
-                grid = resize_keys(grid, scale.size)
-                if mask is not None and given is not None:
-                    grid = torch.where(_column(scale.fill, keys.device), grid, given)
-            cells = _cells(keys, scale.size)
-            uniforms = noise[:, taken : taken + len(scale.places)]
-            taken += len(scale.places)
-            index = _scan(cells, uniforms, settings.neighbours, scale, grid)
-            copied = _gather(cells, index)
-            grid = copied if grid is None else torch.where(index[..., None] < 0, grid, copied)
-    return index
-
-
-def _cells(keys: Tensor, size: tuple[int, int]) -> Tensor:
-    """The sources at one grid size, cell by cell. -> (C, B, r)"""
-    cells = keys.new_empty((size[0] * size[1], keys.shape[0], keys.shape[3]))
-    for first in range(0, len(keys), _GROUP):
-        resized = resize_keys(keys[first : first + _GROUP], size)
-        cells[:, first : first + _GROUP] = resized.flatten(1, 2).transpose(0, 1)
-    return cells
-
-
-def _scan(cells: Tensor, uniforms: Tensor, neighbours: int, scale: Scale, grid: Tensor | None) -> Tensor:
-    """One scale, in groups of images that fit the bound on memory. -> (N, h, w)"""
-    height, width = scale.size
-    group = max(1, MAX_DISTANCES // (height * width * cells.shape[1]))
-    parts = [torch.zeros((0, height, width), dtype=torch.int64, device=cells.device)]
-    for first in range(0, len(uniforms), group):
-        chunk = slice(first, first + group)
-        parts.append(_scan_group(cells, uniforms[chunk], neighbours, scale, None if grid is None else grid[chunk]))
+    with torch.autocast(noise.device.type, enabled=False):
+        for first in range(0, len(noise), group):
+            images = slice(first, first + group)
+            given = reference if reference is None or len(reference) == 1 else reference[images]
+            parts.append(_grow(sources, noise[images], settings, given, scales, plans, norm))
     return torch.cat(parts)
 
 
-def _scan_group(cells: Tensor, uniforms: Tensor, neighbours: int, scale: Scale, grid: Tensor | None) -> Tensor:
-    height, width = scale.size
-    images, (area, count, _), device = len(uniforms), cells.shape, cells.device
-    index = torch.full((area, images), -1, dtype=torch.int64, device=device)
-    order = torch.arange(count, device=device)
-    distances = torch.zeros((area, images, count), dtype=torch.int32, device=device)
-    if grid is not None:
-        queries = grid.flatten(1, 2).transpose(0, 1)  # C x N x r
-        for known in torch.from_numpy(scale.known.ravel().nonzero()[0]).to(device).split(width):
-            distances[known] = cell_distances(queries[known], cells[known])
-    by_row = distances.view(height, width, images, count)
-    for step, place in enumerate(scale.places):
-        if place.blind:
-            chosen = draw(uniforms[:, step], count)
+def _grow(
+    sources: PreparedSources,
+    noise: Tensor,
+    settings: RasterSettings,
+    reference: Tensor | None,
+    scales: Sequence[Scale],
+    plans: Sequence[Plan],
+    norm: int,
+) -> Tensor:
+    """Index maps of some images, coarse to fine. -> (N, h, w)"""
+    images, depth = len(noise), sources.keys.shape[3]
+    grid: Tensor | None = None  # N x h x w x r keys of the images so far
+    index = torch.empty(0)
+    taken = 0
+    for scale, plan in zip(scales, plans, strict=True):
+        given = None if reference is None else resize_keys(reference, scale.size, norm).expand(images, -1, -1, -1)
+        if grid is None:
+            grid = sources.keys.new_zeros((images, *scale.size, depth)) if given is None else given
         else:
-            top, bottom, left, right = place.window
-            total = by_row[top:bottom, left:right].sum((0, 1))  # N x B, int64
-            # Distance and source in one number: no two are equal, and ties go to the lower source.
-            nearest = (total * count + order).topk(neighbours, dim=1, largest=False, sorted=True).values % count
-            chosen = nearest.gather(1, draw(uniforms[:, step], neighbours)[:, None])[:, 0]
-        block = torch.tensor(place.cells, device=device)
-        index[block] = chosen
-        distances[block] = cell_distances(cells[block[:, None], chosen[None, :]], cells[block])
-    return index.T.reshape(images, height, width)
+            grid = resize_keys(grid, scale.size, norm)
+            if given is not None and not scale.fill.all():
+                grid = torch.where(_column(scale.fill, grid.device), grid, given)
+        scores = WindowScores(sources, plan, cut(grid, plan.side), norm, settings.patch_size)
+        picks = _scan(scores, noise[:, taken : taken + len(plan.steps)], settings.neighbours)
+        taken += len(plan.steps)
+        if scale is not scales[-1]:
+            grid = paste(scores.queries(), scale.size, plan.side)
+        else:
+            index = picks[:, torch.from_numpy(plan.writers).to(picks.device)]
+    return index
+
+
+def _scan(scores: WindowScores, uniforms: Tensor, neighbours: int) -> Tensor:
+    """Visit all places of a scale. -> (N, places) picked sources, -1 beyond"""
+    count = scores.total.shape[1]
+    ranks, blind = draw(uniforms, neighbours), draw(uniforms, count)
+    picks = ranks.new_full((len(uniforms), uniforms.shape[1] + 1), -1)
+    for number, step in enumerate(scores.plan.steps):
+        if step.strip:
+            scores.move(step.strip)
+        if step.columns:
+            ordered = nearest(scores.sum(*step.columns), neighbours)
+            picked = ordered.gather(1, ranks[:, number : number + 1])[:, 0]
+        else:
+            picked = blind[:, number]
+        picks[:, number] = picked
+        scores.write(step.writes, picked)
+    return picks
 
 
 def draw(uniforms: Tensor, choices: int) -> Tensor:
     """floor(u * choices), kept below ``choices`` where rounding or u = 1 would reach it."""
     return (uniforms.double() * choices).long().clamp(0, choices - 1)
-
-
-def _gather(cells: Tensor, index: Tensor) -> Tensor:
-    """Keys an index map of this size points to, anything where it is -1. -> (N, h, w, r)"""
-    flat = index.clamp(min=0).flatten(1)
-    return cells[torch.arange(flat.shape[1], device=flat.device), flat].view(*index.shape, cells.shape[2])
 
 
 def _column(cells: BoolArray, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import gcd
 
 import numpy as np
 import numpy.typing as npt
@@ -86,21 +87,24 @@ class Place:
     blind: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scale:
-    """A grid size and the places visited at it, in order.
+    """A grid size and the places visited at it, in order. Equal to itself only, so that plans may be kept by it.
 
     Attributes:
         size: cells ``(h, w)`` of the grid.
         places: the steps of the scan.
         known: ``(h, w)`` cells that hold values before the scan.
         fill: ``(h, w)`` cells the scan writes.
+        unit: side of the largest squares that every block, every patch and what is known beforehand are made of,
+            but for cuts at the border.
     """
 
     size: tuple[int, int]
     places: tuple[Place, ...]
     known: BoolArray
     fill: BoolArray
+    unit: int = 1
 
 
 def scale_sizes(grid: tuple[int, int], scales: int, start_size: int | None = None) -> list[tuple[int, int]]:
@@ -247,7 +251,9 @@ def _schedule(grid: tuple[int, int], settings: RasterSettings, reference: bool) 
     for level, size in enumerate(_sizes(grid, settings, reference)):
         known = np.full(size, reference or level > 0)
         places = causal_places(size, settings.patch_size, settings.step, known)
-        scales.append(Scale(size, tuple(places), known, np.ones(size, dtype=bool)))
+        # Patches begin and end where blocks do, or a patch's side before that.
+        unit = gcd(settings.patch_size, settings.step)
+        scales.append(Scale(size, tuple(places), known, np.ones(size, dtype=bool), unit))
     return tuple(scales)
 
 

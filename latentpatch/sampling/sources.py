@@ -1,0 +1,175 @@
+"""Sources laid out for the search: at every size of the grid, cut into units, the sources side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isqrt
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .keys import KEY_NORM, interpolate, rows_behind
+
+__all__ = ["PreparedSources", "Row", "cut", "longest", "paste", "score_bound"]
+
+#: Bound in bytes on what :class:`PreparedSources` keeps beside the keys themselves.
+MAX_KEPT = 1 << 29
+
+_CHUNK = 1 << 21  # elements in floating point at a time, so that temporaries stay small beside a bank
+_TILE = 1 << 18  # elements transposed at a time, so that they stay in a core's cache
+
+
+def score_bound(side: int, norm: int) -> int:
+    """On the magnitude of scores over ``side x side`` cells, and of all partial sums they are computed by."""
+    return 3 * side * side * norm * norm
+
+
+def longest(keys: Tensor) -> int:
+    """An upper bound on the norms of keys ``(..., r)``.
+
+    Raises:
+        ValueError: where one exceeds :data:`~latentpatch.sampling.keys.KEY_NORM` by more than rounding explains.
+    """
+    cells = keys.flatten(0, -2)
+    # Sums up to 2^24 are exact; a larger one cannot pass for smaller.
+    chunks = cells.split(max(1, _CHUNK // keys.shape[-1]))
+    norm = isqrt(int(torch.stack([chunk.float().square_().sum(1).amax() for chunk in chunks]).amax()))
+    if norm > KEY_NORM + isqrt(keys.shape[-1]) // 2:
+        raise ValueError(f"keys: norms of at most {KEY_NORM} are expected, got {norm}")
+    return norm + 1
+
+
+def cut(grids: Tensor, side: int) -> Tensor:
+    """Keys of grids as units, zeros beyond the border: ``(N, h, w, r)`` -> ``(rows, columns, side^2 r, N)``."""
+    images, height, width, depth = grids.shape
+    grids = pad(grids, (0, 0, 0, -width % side, 0, -height % side))
+    units = grids.reshape(images, -(-height // side), side, -(-width // side), side, depth)
+    return units.permute(1, 3, 2, 4, 5, 0).flatten(2, 4)
+
+
+def paste(units: Tensor, size: tuple[int, int], side: int) -> Tensor:
+    """What :func:`cut` cut: ``(rows, columns, side^2 r, N)`` -> ``(N, h, w, r)``."""
+    rows, columns, _, images = units.shape
+    cells: Tensor = units.unflatten(2, (side, side, -1)).permute(5, 0, 2, 1, 3, 4)
+    return cells.reshape(images, rows * side, columns * side, -1)[:, : size[0], : size[1]]
+
+
+class Row:
+    """A row of units of all sources: vectors y and their squared norms.
+
+    Short rows are kept as they are multiplied, ``(columns, K + 1, B)`` floating point with the norms below the
+    vectors; long ones as ``(columns, K, B)`` int16, half the memory and traffic, and ``(columns, 1, B)`` norms.
+
+    Args:
+        exact: the type that holds the norms.
+    """
+
+    def __init__(self, columns: int, length: int, count: int, exact: torch.dtype, device: torch.device) -> None:
+        self.length = length
+        if columns * (length + 1) * count <= _CHUNK:
+            self.whole: Tensor | None = torch.empty((columns, length + 1, count), dtype=exact, device=device)
+            self.vectors, self.norms = self.whole[:, :length], self.whole[:, length:]
+        else:
+            self.whole = None
+            self.vectors = torch.empty((columns, length, count), dtype=torch.int16, device=device)
+            self.norms = torch.empty((columns, 1, count), dtype=exact, device=device)
+
+    @property
+    def bytes(self) -> int:
+        """Memory it takes."""
+        return self.vectors.nbytes + self.norms.nbytes
+
+    def fill(self, sources: slice, vectors: Tensor) -> None:
+        """Set some sources' vectors: ``(columns, K, n)`` floating point integers."""
+        self.vectors[:, :, sources] = vectors
+        self.norms[:, :, sources] = vectors.to(self.norms.dtype).square().sum(1, keepdim=True)
+
+    def pick(self, units: slice, picks: Tensor) -> Tensor:
+        """Vectors of some sources: ``(N,)`` -> ``(units, K, N)``."""
+        return self.vectors[units].index_select(2, picks)
+
+    def pieces(self, units: slice, images: int, dtype: torch.dtype) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Units with their norms below, ready to be multiplied; as many at a time as keep temporaries small.
+
+        Args:
+            units: which.
+            images: how many vectors they are going to be multiplied by.
+            dtype: floating point type.
+
+        Yields:
+            Units counted from the first, sources, and ``(units, K + 1, sources)``.
+        """
+        if self.whole is not None:
+            yield slice(None), slice(None), self.whole[units].to(dtype)
+            return
+        vectors, norms = self.vectors[units], self.norms[units]
+        number, _, count = vectors.shape
+        fit = max(1, _CHUNK // (self.length + 1 + images))
+        parts = -(-count // fit)
+        few = max(1, fit // count)
+        for some in (slice(first, first + few) for first in range(0, number, few)):
+            for part in range(parts):
+                sources = slice(part * count // parts, (part + 1) * count // parts)
+                below = norms[some, :, sources]
+                piece = below.new_empty((below.shape[0], self.length + 1, below.shape[2]), dtype=dtype)
+                piece[:, : self.length] = vectors[some, :, sources]
+                piece[:, self.length :] = below
+                yield some, sources, piece
+
+
+class PreparedSources:
+    """Keys that several searches share, with what they prepare of them.
+
+    Args:
+        keys: ``(B, h, w, r)`` int16; it must not be written to while this is used, see :meth:`holds`.
+        keep: bound in bytes on what is kept. What does not fit is prepared anew by every search, a row of
+            units at a time.
+    """
+
+    def __init__(self, keys: Tensor, keep: int = MAX_KEPT) -> None:
+        self.keys = keys
+        self.norm = longest(keys)
+        self._version = _version(keys)
+        self._keep = keep
+        self._rows: dict[tuple[tuple[int, int], int, int], Row] = {}
+
+    def holds(self, keys: Tensor) -> bool:
+        """Whether this was prepared from a tensor as it is now."""
+        return keys is self.keys and self._version is not None and self._version == _version(keys)
+
+    def row(self, size: tuple[int, int], side: int, row: int) -> Row:
+        """A row of units of ``side x side`` cells of the sources, brought to ``size`` cells."""
+        name = (size, side, row)
+        found = self._rows.get(name)
+        if found is None:
+            found = self._prepare(size, side, row)
+            if found.bytes <= self._keep:
+                self._keep -= found.bytes
+                self._rows[name] = found
+        return found
+
+    def _prepare(self, size: tuple[int, int], side: int, row: int) -> Row:
+        count, *grid, depth = self.keys.shape
+        old, rows = (grid[0], grid[1]), range(row * side, min((row + 1) * side, size[0]))
+        behind = rows_behind(old[0], size[0], rows)
+        columns = -(-size[1] // side)
+        # Rounding by interpolation may lengthen a key by half a unit in each component.
+        exact = torch.float32 if score_bound(side, self.norm + isqrt(depth)) <= 1 << 24 else torch.float64
+        result = Row(columns, side * side * depth, count, exact, self.keys.device)
+        # Beyond the border all sources are zero, as images are.
+        border = (0, 0, 0, columns * side - size[1], 0, side - len(rows))
+        group = max(1, _TILE // ((side + 2) * old[1] * depth))
+        for sources in (slice(first, first + group) for first in range(0, count, group)):
+            cells = self.keys[sources, behind]
+            cells = cells.flatten(1).t().contiguous().view(*cells.shape[1:3], -1)
+            if old != size:
+                cells = interpolate(cells, old, size, rows, self.norm)
+            units = pad(cells, border).view(side, columns, side * depth, -1).transpose(0, 1).flatten(1, 2)
+            result.fill(sources, units)
+        return result
+
+
+def _version(keys: Tensor) -> int | None:
+    """A number that changes when the tensor is written to; None where it keeps none."""
+    return None if keys.is_inference() else keys._version
