@@ -12,7 +12,7 @@ from torch import Tensor
 from .keys import resize_keys
 from .plan import Plan, make_plan
 from .schedule import BoolArray, RasterSettings, Scale, raster_schedule
-from .search import WindowScores, bytes_an_image, nearest
+from .search import WindowScores, bytes_an_image, nearest, sum_dtype
 from .sources import PreparedSources, cut, longest, paste
 
 __all__ = ["raster", "raster_steps"]
@@ -53,7 +53,7 @@ def raster(
     alone: not on its batch, the device, the number of threads or the bound on memory.
 
     Args:
-        keys: ``(B, h, w, r)`` int16 sources; or what an earlier search prepared of them, to spare doing it again.
+        keys: ``(B, h, w, r)`` int16 sources; or those with what earlier searches prepared, which this one then spares.
         noise: ``(N, steps)`` uniforms in [0, 1), ``steps`` from :func:`raster_steps`; numbers outside count
             as the nearest inside.
         settings: defaults where None.
@@ -66,11 +66,10 @@ def raster(
         ``(N, h, w)`` int64: which source each cell comes from.
 
     Raises:
-        ValueError: where shapes, settings and bank do not go together.
+        ValueError: where shapes, settings and bank do not go together, or keys are too long.
     """
     settings = settings or RasterSettings()
-    prepared = keys if isinstance(keys, PreparedSources) else None
-    bank = keys if isinstance(keys, Tensor) else keys.keys
+    bank = keys.keys if isinstance(keys, PreparedSources) else keys
     count, height, width, depth = bank.shape
     settings.check_sources(count)
     if mask is not None and reference is None:
@@ -85,11 +84,12 @@ def raster(
             f"got {tuple(reference.shape)}"
         )
 
-    sources = prepared or PreparedSources(bank)
+    sources = keys if isinstance(keys, PreparedSources) else PreparedSources(bank)
     # Upsampling may lengthen keys by rounding each component by half a unit, at a scale and then at the next.
     norm = max(sources.norm, 0 if reference is None else longest(reference)) + isqrt(depth) + 1
     plans = [make_plan(scale) for scale in scales]
-    group = max(1, memory // max(bytes_an_image(plan, count) for plan in plans))
+    sums = sum_dtype(settings.patch_size, norm)
+    group = max(1, memory // max(bytes_an_image(plan, count, sums) for plan in plans))
     parts = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]
     # Autocast would round the integers.
     with torch.autocast(noise.device.type, enabled=False):

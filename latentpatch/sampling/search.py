@@ -20,14 +20,19 @@ from .keys import exact_dtype
 from .plan import Plan, Run, Strip, Write
 from .sources import PreparedSources, score_bound
 
-__all__ = ["WindowScores", "bytes_an_image", "nearest"]
+__all__ = ["WindowScores", "bytes_an_image", "nearest", "sum_dtype"]
 
 _GROUP = 64  # sources a minimum is taken of, where there are many
 
 
-def bytes_an_image(plan: Plan, count: int) -> int:
+def sum_dtype(patch_size: int, norm: int) -> torch.dtype:
+    """The integers that hold sums of scores over windows."""
+    return torch.int32 if score_bound(patch_size, norm) < 1 << 31 else torch.int64
+
+
+def bytes_an_image(plan: Plan, count: int, sums: torch.dtype) -> int:
     """Memory that :class:`WindowScores` takes for one image."""
-    return 4 * (plan.depth + 1) * plan.shape[1] * count
+    return sums.itemsize * (plan.depth + 1) * plan.shape[1] * count
 
 
 class WindowScores:
@@ -51,7 +56,7 @@ class WindowScores:
         exact = exact_dtype(score_bound(plan.side, norm))
         self.factors = torch.ones((*plan.shape, self.length + 1, images), dtype=exact, device=device)
         torch.mul(queries, -2.0, out=self.factors[:, :, : self.length])
-        sums = torch.int32 if score_bound(patch_size, norm) < 1 << 31 else torch.int64
+        sums = sum_dtype(patch_size, norm)
         self.ring = torch.empty((plan.depth, plan.shape[1], images, count), dtype=sums, device=device)
         self.columns = torch.empty(self.ring.shape[1:], dtype=sums, device=device)
         self.total = torch.empty(self.ring.shape[2:], dtype=sums, device=device)
