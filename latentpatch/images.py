@@ -52,6 +52,7 @@ MIN_SIDE = 16
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 _EXPECTED = "a still JPEG, PNG, WebP, BMP, TIFF or GIF picture is expected"
 _JPEG_QUALITY = 92
+_MOST_SCANS = 200  # of a JPEG; encoders make some ten, and previews add theirs
 
 # What brings a picture of each EXIF orientation upright.
 _UPRIGHT = {
@@ -253,6 +254,7 @@ def _opened(
         try:
             image = Image.open(stream, formats=_FORMATS)
             _check_header(image, label, max_pixels)
+            _check_scans(image, stream, label)
             if image.format == "PNG":
                 # Checks every chunk; decoding alone does not look at the checksums of pixels.
                 image.verify()
@@ -309,6 +311,18 @@ def _check_header(image: Image.Image, label: str, max_pixels: int) -> None:
         raise ImageError(f"{label}: holds several frames or pages; a still picture is expected")
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
         raise ImageError(f"{label}: 32-bit pixels, whose range is not known; 8 or 16 bits a channel are expected")
+
+
+def _check_scans(image: Image.Image, stream: BinaryIO, label: str) -> None:
+    """Refuse a JPEG of very many scans: a few bytes each, they go through all of its pixels."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    place = stream.tell()
+    stream.seek(0)
+    scans = stream.read().count(b"\xff\xda")
+    stream.seek(place)
+    if scans > _MOST_SCANS:
+        raise ImageError(f"{label}: {scans} scans; a JPEG of at most {_MOST_SCANS} is expected")
 
 
 def _upright(image: Image.Image) -> Image.Image:

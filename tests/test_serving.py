@@ -371,3 +371,44 @@ def test_no_server_is_imported(tmp_path: Path) -> None:
         "import sys, latentpatch.serving; sys.exit(bool({'ts', 'fastapi', 'starlette', 'uvicorn'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- bodies made to cost time ----------------------------------------------------------------------------
+
+
+def quickly(service: Service, body: Any, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    import time
+
+    start = time.process_time()
+    fault = error(respond(service, [Call(body, headers or {})])[0])
+    assert time.process_time() - start < 3  # these took half a minute and more
+    return fault
+
+
+def test_bodies_made_to_cost_time_cost_little(service: Service) -> None:
+    shape = {"inputs": [{"name": "n", "shape": [10**4000] * 2000, "datatype": "INT64", "data": [1]}]}
+    assert quickly(service, shape)["status"] == 400
+    assert quickly(service, {"seeds": ["x"] * 1_000_000})["status"] == 422
+    assert quickly(service, {str(i): i for i in range(100_000)})["status"] == 400
+    assert quickly(service, {"settings": {str(i): i for i in range(100_000)}})["status"] == 400
+    deep: Any = []
+    for _ in range(5000):
+        deep = [deep]
+    assert quickly(service, {"where": deep})["status"] in (400, 422)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(service: Service) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4000, 4000)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data.rindex(b"\xff\xda")
+    many = data[:last] + data[last:-2] * 2000 + data[-2:]
+    fault = quickly(service, many, {"Content-Type": "image/jpeg"})
+    assert (fault["status"], "scans" in fault["message"]) == (422, True)
+    assert respond(service, [Call(data, {"Content-Type": "image/jpeg"})])[0].status == 200
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "application/json"])
+def test_a_body_of_which_nothing_is_left_is_no_request_for_information(service: Service, kind: str) -> None:
+    assert error(respond(service, [Call(None, {"content-type": kind})])[0])["status"] == 400
+    assert respond(service, [Call(None, {"content-length": "0"})])[0].status == 200

@@ -1,6 +1,6 @@
 """Serving: requests, results and batching (:mod:`.service`), their forms on the wire (:mod:`.wire`), and archives for
 TorchServe (:mod:`.archive`). No server is imported here; adapters are thin: ``handlers/latentpatch_handler.py`` for
-TorchServe, :mod:`.http` for ASGI servers. Needs ``pip install latentpatch[serve]``.
+TorchServe, :mod:`.http` for ASGI servers. Needs ``pip install latentpatch[serve]``, or ``[http]``.
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ class Limits:
                 raise TypeError(f"limits: {name} {value!r}: {'an integer' if whole else 'a number'} is expected")
             if not value > 0:
                 raise ValueError(f"limits: {name} {value}: more than 0 is expected")
+        object.__setattr__(self, "max_seconds", float(self.max_seconds))
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,13 @@ class Service:
             "sources": len(model.bank),
             "sources_sha256": model.bank.digest(),
         }
+        self._deadline = float("inf")
         self._seconds_per_image, self._seconds_per_step = self._measured()
 
     def run(self, requests: Sequence[Request]) -> list[Result | Failure]:
         """The result of each request: the same alone and in any company, unless it is refused for want of time."""
         self.costs = Costs()
-        deadline = time.monotonic() + self.limits.max_seconds
+        deadline = self._deadline = time.monotonic() + self.limits.max_seconds
         outcomes: list[Result | Failure] = []
         for group in self._groups(requests):
             outcomes += self._run_group(group, deadline)
@@ -175,13 +177,11 @@ class Service:
             except Exception as error:
                 outcomes.append(self._failure(error))
 
-        def check() -> None:
-            if time.monotonic() > deadline:
-                raise Refusal(_BUSY)
-
         admitted = [request for request, outcome in zip(requests, outcomes, strict=True) if outcome is None]
         done = iter(
-            self.model.run_together([self._operation(request) for request in admitted], costs=self.costs, check=check)
+            self.model.run_together(
+                [self._operation(request) for request in admitted], costs=self.costs, check=self._check_time
+            )
         )
         for i, outcome in enumerate(outcomes):
             if outcome is None:
@@ -300,7 +300,12 @@ class Service:
         except ImageError as error:
             raise _unusable(error, "mask") from error
 
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise Refusal(_BUSY)
+
     def _check_bytes(self, data: bytes, name: str) -> None:
+        self._check_time()  # unpacking a large picture takes a second, which no estimate knows
         most = self.limits.max_image_bytes
         if len(data) > most:
             raise Refusal(Failure(413, "picture_too_large", f"{name}: {len(data)} bytes; at most {most}", name))
@@ -357,10 +362,12 @@ class Service:
                 Failure(413, "too_many_images", f"{name}: {count} pictures; at most {self.limits.max_images}", name)
             )
         steps = 0
-        if isinstance(request, (GenerateRequest, ProvenanceRequest)) and request.sampler == "raster":
+        if isinstance(request, InpaintRequest) or (
+            isinstance(request, (GenerateRequest, ProvenanceRequest)) and request.sampler == "raster"
+        ):
             settings = self._raster_settings(request.settings) or self.model.settings
-            scales = raster_schedule(self.model.bank.grid, settings, request.reference is not None)
-            steps = sum(len(scale.places) for scale in scales)
+            guided = isinstance(request, InpaintRequest) or request.reference is not None
+            steps = sum(len(scale.places) for scale in raster_schedule(self.model.bank.grid, settings, guided))
         return count * (self._seconds_per_image + steps * self._seconds_per_step)
 
     def _measured(self) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from .schema import Answer, InfoRequest, PictureFormat, Request, parse
 from .service import Failure, Refusal, Result, Service
 
 __all__ = ["REQUEST_HEADER", "Call", "Response", "respond"]
+
+_log = logging.getLogger(__name__)
 
 #: JSON of the other fields, beside a body that is a bare picture.
 REQUEST_HEADER = "LatentPatch-Request"
@@ -87,6 +90,9 @@ def _answer(outcome: Result | Failure, asked: _Asked) -> Response:
         return _written(outcome, asked)
     except Refusal as refusal:
         return failed(refusal.failure)
+    except Exception:  # memory, for one: the others of the batch still have their answers
+        _log.exception("an answer could not be written")
+        return failed(Failure(500, "internal", "this answer could not be written; the server's log has the reason"))
 
 
 def failed(failure: Failure) -> Response:
@@ -125,6 +131,8 @@ def _fields(call: Call) -> tuple[dict[str, Any], dict[str, Any] | None]:
         return _form(call.fields), None
     body, kind = call.body, call.header("Content-Type").partition(";")[0].strip().lower()
     if body is None or (isinstance(body, (bytes, str)) and not body):
+        if kind or call.header("Content-Length").strip("0 "):  # a form gone wrong, or null
+            raise _malformed("the body: nothing in it can be read; JSON goes with Content-Type: application/json")
         return {"operation": "info"}, None
     json_or_text = kind == "application/json" or kind.startswith("text/")  # some servers give text as str
     if isinstance(body, bytes) and (kind.startswith("image/") or not (json_or_text or _looks_json(body))):
