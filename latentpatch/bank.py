@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .errors import FileError
 from .pca import PCA
 from .sampling.keys import KEY_NORM, to_keys
 from .sampling.sources import PreparedSources
 from .state import FittedModule, pack, unpack
+from .storage import Rows
 
 __all__ = ["SourceBank"]
 
@@ -33,6 +36,9 @@ class SourceBank(FittedModule):
     Attributes:
         ids: one stable name a source, unique.
         attributes: one mapping of attribute names to text a source; empty where nothing is known.
+        mapped: whether keys and latents are in a file (:mod:`latentpatch.storage`) and too large to be read
+            beforehand. Values are then checked when they are used, :meth:`digest` is what the file says, and
+            latents stay where they are when the module moves to another device.
     """
 
     keys: Tensor
@@ -47,10 +53,26 @@ class SourceBank(FittedModule):
         self.ids: list[str] = []
         self.attributes: list[dict[str, str]] = []
         self._prepared: PreparedSources | None = None
+        self.mapped = False
+        self._keys_unchecked = False
+        self._claimed_digest: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies prepare their own.
         return {**self.__dict__, "_prepared": None}
+
+    @classmethod
+    def over(cls, tensors: Mapping[str, Tensor], digest: str | None = None) -> SourceBank:
+        """A mapped bank over the tensors of its state dict, whose file says that ``digest`` is theirs.
+
+        Raises:
+            RuntimeError, ValueError: where names, types or shapes are not those of a bank.
+        """
+        bank = cls()
+        bank.mapped = True
+        bank.load_state_dict(dict(tensors), assign=True)
+        bank._claimed_digest = digest
+        return bank
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,6 +94,7 @@ class SourceBank(FittedModule):
         pca: PCA,
         attributes: Mapping[str, Mapping[str, str]] | None = None,
         codebook: Tensor | None = None,
+        scratch: str | Path | None = None,
     ) -> SourceBank:
         """Replace the sources. Returns itself.
 
@@ -81,6 +104,8 @@ class SourceBank(FittedModule):
             pca: fitted on these latents.
             attributes: attributes by id; ids that are missing have none.
             codebook: ``(codes, L)``, where ``latents`` are indices.
+            scratch: folder for a file the keys are kept in, where ``latents`` are in one: the bank is then
+                :attr:`mapped`.
 
         Raises:
             ValueError: for repeated ids or counts that do not agree.
@@ -93,10 +118,11 @@ class SourceBank(FittedModule):
         # Half the range is left free for sources and references that lie farther out.
         step = 2 * largest / KEY_NORM or 1.0
         self.key_step = torch.tensor(step, dtype=torch.float32, device=self.keys.device)
-        self.latents = latents.to(self.keys.device)
-        self.keys = self._keys_of(latents, pca, codebook)
+        self.latents = latents if scratch is not None else latents.to(self.keys.device)
+        self.keys = self._keys_of(latents, pca, codebook, scratch)
         self.ids = list(ids)
         self.attributes = _aligned(attributes, ids)
+        self.mapped, self._keys_unchecked, self._claimed_digest = scratch is not None, False, None
         return self
 
     def add(
@@ -115,6 +141,7 @@ class SourceBank(FittedModule):
         if latents.shape[1:] != self.latents.shape[1:]:
             wanted = ", ".join(map(str, self.latents.shape[1:]))
             raise ValueError(f"latents: shape (B, {wanted}) is expected, got {tuple(latents.shape)}")
+        self._hold()
         keys = self._keys_of(latents, pca, codebook)
         self.keys = torch.cat([self.keys, keys])
         self.latents = torch.cat([self.latents, latents.to(self.latents)])
@@ -128,6 +155,7 @@ class SourceBank(FittedModule):
             ValueError: for an id that is not here.
         """
         positions = set(self.positions(ids))
+        self._hold()
         keep = [b for b in range(len(self)) if b not in positions]
         index = torch.tensor(keep, dtype=torch.int64, device=self.keys.device)
         self.keys = self.keys[index]
@@ -158,6 +186,12 @@ class SourceBank(FittedModule):
         Raises:
             ValueError: saying what is wrong.
         """
+        self._check_layout()
+        self._check_keys()
+        for latents in chunks(self.latents):
+            self._check_latents(latents)
+
+    def _check_layout(self) -> None:
         _check_ids(self.ids, self.keys.shape[0])
         if self.keys.ndim != 4 or self.keys.dtype != torch.int16 or not self.keys.numel():
             raise ValueError(
@@ -171,22 +205,59 @@ class SourceBank(FittedModule):
             raise ValueError(f"{len(self.attributes)} rows of attributes for {len(self.ids)} sources")
         if self.key_step.shape != () or not (float(self.key_step) > 0 and float(self.key_step) < float("inf")):
             raise ValueError("key_step is not a positive number")
+
+    def _check_keys(self) -> None:
         for keys in chunks(self.keys):
             if int(keys.long().square().sum(3).max()) > KEY_NORM**2:
                 raise ValueError(f"keys are longer than {KEY_NORM}")
-        for latents in chunks(self.latents):
-            if not bool(torch.isfinite(latents).all()) or (self.coded and int(latents.min()) < 0):
-                raise ValueError("latents hold NaN or infinite values or negative codes")
+        self._keys_unchecked = False
+
+    def _check_latents(self, latents: Tensor) -> None:
+        if not bool(torch.isfinite(latents).all()) or (self.coded and int(latents.min()) < 0):
+            raise ValueError("latents hold NaN or infinite values or negative codes")
+
+    def searchable(self) -> Tensor:
+        """:attr:`keys`, which the first search of a mapped bank checks.
+
+        Raises:
+            FileError: where the file they are in holds something else.
+        """
+        if self._keys_unchecked:
+            try:
+                self._check_keys()
+            except ValueError as error:
+                raise FileError(f"malformed model file: {error}") from error
+        return self.keys
+
+    def _hold(self) -> None:
+        """Bring what is mapped into memory, checked."""
+        if self.mapped:
+            self.check()
+            self.mapped, self._claimed_digest = False, None
+            self.latents = self.latents.to(self.keys.device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SourceBank:
+        latents = self.latents
+        if self.mapped:
+            self.latents = latents[:0]  # a move would read all of them
+        super()._apply(fn, recurse)
+        if self.mapped:
+            self.latents = latents
+        return self
 
     def prepared(self) -> PreparedSources:
         """The keys with what searches prepare of them, which is kept until the keys change."""
-        found = self._prepared
-        if found is None or not found.holds(self.keys):
-            self._prepared = found = PreparedSources(self.keys)
+        found, keys = self._prepared, self.searchable()
+        if found is None or not found.holds(keys):
+            self._prepared = found = PreparedSources(keys)
         return found
 
     def digest(self) -> str:
         """SHA-256 over ids, keys and full latents, as lower-case hex: what a picture was made from."""
+        return self._claimed_digest or self.computed_digest()
+
+    def computed_digest(self) -> str:
+        """:meth:`digest` of what is there, all of which is read."""
         total = hashlib.sha256(json.dumps(self.ids).encode())
         for stored in (self.keys, self.latents):
             for chunk in chunks(stored):
@@ -197,30 +268,42 @@ class SourceBank(FittedModule):
         """Search keys of other images' latents: ``(N, L, h, w)`` -> ``(N, h, w, r)`` int16."""
         return to_keys(pca.project(latents), self.key_step).movedim(1, -1)
 
-    def gather(self, index: Tensor) -> Tensor:
+    def gather(self, index: Tensor, codes: int | None = None) -> Tensor:
         """What the sources hold where an index map points.
 
         Args:
             index: ``(N, h, w)`` int64 positions in the bank.
+            codes: how many codes there are, where latents are code indices.
 
         Returns:
             ``(N, L, h, w)`` float16 latents, or ``(N, q, h, w)`` int16 code indices.
+
+        Raises:
+            FileError: where the bank is mapped, and its file holds something else there.
         """
-        rows, columns = _cells(self.grid, index.device)
-        return self.latents[index, rows, columns].movedim(-1, 1)
+        device = self.latents.device
+        rows, columns = _cells(self.grid, device)
+        found = self.latents[index.to(device), rows, columns]
+        if self.mapped:
+            try:
+                self._check_latents(found)
+                if codes is not None and int(found.max()) >= codes:
+                    raise ValueError(f"codes beyond the {codes} of the autoencoder")
+            except ValueError as error:
+                raise FileError(f"malformed model file: {error}") from error
+        return found.to(index.device).movedim(-1, 1)
 
     def gather_reduced(self, index: Tensor) -> Tensor:
         """Reduced latents where an index map points: ``(N, h, w)`` -> ``(N, r, h, w)`` float64."""
         rows, columns = _cells(self.grid, index.device)
         return self.keys[index, rows, columns].movedim(-1, 1).double() * self.key_step.double()
 
-    def _keys_of(self, latents: Tensor, pca: PCA, codebook: Tensor | None) -> Tensor:
-        keys = torch.empty((*latents.shape[:3], pca.components), dtype=torch.int16, device=self.keys.device)
-        done = 0
-        for reduced in _reduced(latents, pca, codebook):
-            keys[done : done + len(reduced)] = to_keys(reduced, self.key_step).movedim(1, -1)
-            done += len(reduced)
-        return keys
+    def _keys_of(self, latents: Tensor, pca: PCA, codebook: Tensor | None, scratch: str | Path | None = None) -> Tensor:
+        shape, device = (*latents.shape[1:3], pca.components), self.keys.device
+        with Rows(len(latents), shape, torch.int16, device, scratch) as keys:
+            for reduced in _reduced(latents, pca, codebook):
+                keys.append(to_keys(reduced, self.key_step).movedim(1, -1))
+            return keys.tensor().to(device)
 
     def get_extra_state(self) -> Tensor:
         return pack({"ids": self.ids, "attributes": self.attributes})
@@ -229,7 +312,10 @@ class SourceBank(FittedModule):
         fields = unpack(state)
         self.ids = [str(name) for name in fields["ids"]]
         self.attributes = [{str(k): str(v) for k, v in known.items()} for known in fields["attributes"]]
-        if self.ids or self.keys.numel():
+        self._claimed_digest, self._keys_unchecked = None, self.mapped
+        if self.mapped:
+            self._check_layout()
+        elif self.ids or self.keys.numel():
             self.check()
 
 

@@ -164,7 +164,7 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
     if path.suffix != ".safetensors":  # by which the other commands know a model file
         raise ValueError(f"--output {path}: a name ending in .safetensors is expected")
     with files.staged(path.parent) as staging:
-        model = _model(options)
+        model = _model(options, scratch=staging)
         model.save(staging / path.name)
         report = _describe(ModelFile.read(staging / path.name)) | {"skipped": _skipped(model)}
     _say(options, f"{options.output}: {_count(len(model.bank), 'source')}")
@@ -203,8 +203,13 @@ def _archive(options: argparse.Namespace) -> dict[str, Any]:
 def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     path = Path(options.path)
     report: dict[str, Any]
+    if options.verify and path.suffix != ".safetensors":
+        raise ValueError(f"--verify: a model file ending in .safetensors is expected, got {path}")
     if path.suffix == ".safetensors":
-        report = _describe(ModelFile.read(path))
+        stored = ModelFile.read(path)
+        if options.verify:
+            stored.verify(path)
+        report = _describe(stored) | ({"verified": True} if options.verify else {})
     elif path.is_file() and path.suffix.lower() in images.SUFFIXES:
         picture = images.read_image(path)
         report = _parsed(images.read_metadata(path)) | {"size": list(picture.shape[1:])}
@@ -328,7 +333,7 @@ def _bare_model(options: argparse.Namespace) -> LatentPatch:
     return _placed(model, options)
 
 
-def _model(options: argparse.Namespace) -> LatentPatch:
+def _model(options: argparse.Namespace, scratch: Path | None = None) -> LatentPatch:
     """The sources named on the command line, fitted or loaded."""
     sources = [Path(source) for source in options.sources]
     if len(sources) == 1 and sources[0].suffix == ".safetensors":
@@ -355,6 +360,7 @@ def _model(options: argparse.Namespace) -> LatentPatch:
         size=_size(options, model),
         skip_bad=options.skip_bad,
         progress=_progress(options),
+        scratch=scratch,
     )
     for _, reason in model.skipped:
         _say(options, f"skipped: {reason}")
@@ -572,6 +578,9 @@ def _parser() -> argparse.ArgumentParser:
         "inspect", help="what a picture was made with, a model or a folder holds", allow_abbrev=False
     )
     inspect.add_argument("path", help="a picture, a model file, or a folder or list of pictures")
+    inspect.add_argument(
+        "--verify", action="store_true", help="read all of a model file and compare its sources with their SHA-256"
+    )
     _add_report(inspect, _inspect)
     return parser
 

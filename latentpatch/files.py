@@ -7,20 +7,24 @@ interruptions of the program, not against power cuts.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
 from .errors import FileError
+from .storage import DTYPES
 
 __all__ = ["replacing", "staged", "write_bytes", "write_tensors"]
+
+_PART = 1 << 22  # elements written at a time
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -36,17 +40,26 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file: all of it, or nothing changes.
 
+    The bytes are those of ``safetensors.torch.save_file``, which would hold all of them in memory.
+
     Raises:
         FileError: where that cannot be written.
     """
-    with replacing(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:
-            raise FileError(f"cannot write {path}: {error}") from error
-        temporary.chmod(mode)  # safetensors makes files that only their owner can read
+    order = list(DTYPES)
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name in names:
+        value = tensors[name]
+        begin, end = end, end + value.nbytes
+        header[name] = {"dtype": DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            for part in tensors[name].detach().reshape(-1).split(_PART):
+                file.write(part.cpu().contiguous().view(torch.uint8).numpy())
 
 
 @contextmanager

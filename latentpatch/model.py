@@ -26,6 +26,7 @@ from .pca import PCA
 from .sampling import SAMPLERS, Sampler, Settings, noise_from_seeds
 from .sampling.schedule import RasterSettings
 from .state import pack, unpack
+from .storage import Rows
 
 __all__ = ["LatentPatch"]
 
@@ -87,10 +88,12 @@ class LatentPatch(nn.Module):
         size: int | tuple[int, int] | None = None,
         skip_bad: bool = False,
         progress: bool = False,
+        scratch: str | Path | None = None,
     ) -> LatentPatch:
         """Encode the sources, fit the PCA on their latents and fill the bank. Returns itself.
 
-        Memory holds the bank and one batch of images, whatever the number of sources.
+        Memory holds the bank and one batch of images, whatever the number of sources; with ``scratch`` not
+        even the bank.
 
         Args:
             sources: images ``(B, 3, H, W)`` in [0, 1], or a folder, files, or a text file that lists files.
@@ -100,6 +103,8 @@ class LatentPatch(nn.Module):
                 the autoencoder was trained on.
             skip_bad: leave out files that cannot be used, listing them in :attr:`skipped`.
             progress: show a progress bar.
+            scratch: folder on a disk with room for the bank, where it is then kept in unnamed files for as
+                long as the model uses it. The result is the same.
 
         Raises:
             ImageError, FileError: for files that cannot be used.
@@ -107,10 +112,10 @@ class LatentPatch(nn.Module):
         """
         known = _attributes_by_id(attributes)
         self.skipped = []
-        latents, names = self._encode_sources(sources, ids, size, skip_bad, progress)
+        latents, names = self._encode_sources(sources, ids, size, skip_bad, progress, scratch)
         self._fit_pca(latents)
         self._encoder = None
-        self.bank.fill(latents, names, self.pca, known, self.autoencoder.codebook)
+        self.bank.fill(latents, names, self.pca, known, self.autoencoder.codebook, scratch)
         return self
 
     def add(
@@ -164,27 +169,25 @@ class LatentPatch(nn.Module):
         size: int | tuple[int, int] | None,
         skip_bad: bool,
         progress: bool,
+        scratch: str | Path | None = None,
     ) -> tuple[Tensor, list[str]]:
-        """-> (B, h, w, L) float16 or (B, h, w, q) int16 on the module's device, B names"""
+        """-> (B, h, w, L) float16 or (B, h, w, q) int16 on the module's device or in a file, B names"""
         names, shape, pictures = self._open(sources, ids, size, skip_bad)
         coded = self.autoencoder.codebook is not None
         depth = self.autoencoder.fold**2 if coded else self.autoencoder.spec.latent_channels
-        latents = torch.empty(
-            (len(names), *self.autoencoder.grid(*shape), depth),
-            dtype=torch.int16 if coded else torch.float16,
-            device=self.autoencoder.device,
-        )
+        dtype, device = torch.int16 if coded else torch.float16, self.autoencoder.device
         kept: list[str] = []
-        with tqdm(total=len(names), desc="encoding", unit="img", disable=not progress, leave=False) as bar:
+        with (
+            Rows(len(names), (*self.autoencoder.grid(*shape), depth), dtype, device, scratch) as latents,
+            tqdm(total=len(names), desc="encoding", unit="img", disable=not progress, leave=False) as bar,
+        ):
             while batch := list(islice(pictures, _ENCODE_BATCH)):
-                stored = self._stored(torch.stack([picture for _, picture in batch]))
-                latents[len(kept) : len(kept) + len(batch)] = stored
+                latents.append(self._stored(torch.stack([picture for _, picture in batch])))
                 kept += [name for name, _ in batch]
                 bar.update(len(batch))
-        if not kept:
-            raise FileError(f"none of the {len(names)} sources could be used; the first: {self.skipped[0][1]}")
-        # A view would keep, and save, the memory of what was skipped.
-        return latents if len(kept) == len(names) else latents[: len(kept)].clone(), kept
+            if not kept:
+                raise FileError(f"none of the {len(names)} sources could be used; the first: {self.skipped[0][1]}")
+            return latents.tensor(), kept
 
     def _open(
         self,
@@ -413,18 +416,18 @@ class LatentPatch(nn.Module):
         raise ValueError(f"decoding {decoding!r}: 'gather' or 'unproject' is expected")
 
     def _gather(self, index: Tensor) -> Tensor:
-        found = self.bank.gather(index)
+        codebook = self.autoencoder.codebook
+        found = self.bank.gather(index, None if codebook is None else len(codebook))
         return self.autoencoder.lookup(found) if self.bank.coded else found.float()
 
     def _sample(
         self, method: Sampler, noise: Tensor, settings: Settings, candidates: Tensor | None, *guides: Tensor | None
     ) -> Tensor:
-        keys = self.bank.keys if candidates is None else self.bank.keys[candidates]
-        if method.guided:
-            sources = self.bank.prepared() if candidates is None else keys
-            index = method.sample(sources, noise, settings, *guides)
-        else:
-            index = method.sample(keys, noise, settings)
+        if candidates is None and method.guided:
+            return method.sample(self.bank.prepared(), noise, settings, *guides)
+        keys = self.bank.searchable()
+        keys = keys if candidates is None else keys[candidates]
+        index = method.sample(keys, noise, settings, *guides) if method.guided else method.sample(keys, noise, settings)
         if candidates is None:
             return index
         return torch.where(index < 0, index, candidates[index.clamp(min=0)])
@@ -651,6 +654,9 @@ class LatentPatch(nn.Module):
     def load(cls, path: str | Path, autoencoder: Autoencoder | str | None = None) -> LatentPatch:
         """Read what :meth:`save` wrote.
 
+        A large file (:data:`~latentpatch.modelfile.MAPPED_FROM`) is mapped instead: memory holds what is
+        used of it. It must stay as it is meanwhile; another may take its name.
+
         Args:
             path: the file.
             autoencoder: the autoencoder, or ``NAME[:FILE OR FOLDER]``; by default the one the file names,
@@ -686,7 +692,7 @@ class LatentPatch(nn.Module):
         channels = autoencoder.fold**2 if bank.coded else spec.latent_channels
         if bank.coded != (codebook is not None) or bank.latents.shape[3] != channels:
             raise FileError(f"{path}: malformed model file: latents that {spec.name} does not make")
-        if codebook is not None and int(bank.latents.max()) >= len(codebook):
+        if codebook is not None and not bank.mapped and int(bank.latents.max()) >= len(codebook):
             raise FileError(f"{path}: malformed model file: codes beyond the {len(codebook)} of {spec.name}")
         model.pca, model.bank = stored.pca.to(autoencoder.device), bank.to(autoencoder.device)
         model._encoder = facts if other else None

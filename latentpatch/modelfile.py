@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .bank import SourceBank
@@ -16,8 +17,12 @@ from .errors import FileError
 from .files import write_tensors
 from .pca import PCA
 from .sampling import RasterSettings
+from .storage import map_tensors
 
-__all__ = ["ModelFile"]
+__all__ = ["MAPPED_FROM", "ModelFile"]
+
+#: Bytes from which a file is mapped instead of read. What is read is safe from whatever becomes of the file.
+MAPPED_FROM = 1 << 28
 
 _FORMAT = "latentpatch-model/1"
 
@@ -31,7 +36,8 @@ class ModelFile:
         components: principal components, r.
         settings: settings of the raster sampler.
         pca: fitted.
-        bank: the sources.
+        bank: the sources; mapped where the file is larger than :data:`MAPPED_FROM`.
+        sources_sha256: what the file that was read says the bank's digest is; None where it does not.
     """
 
     autoencoder: dict[str, Any]
@@ -39,6 +45,7 @@ class ModelFile:
     settings: RasterSettings
     pca: PCA
     bank: SourceBank
+    sources_sha256: str | None = None
 
     def write(self, path: str | Path) -> None:
         """Write the file, whole or not at all.
@@ -51,9 +58,10 @@ class ModelFile:
             "autoencoder": self.autoencoder,
             "components": self.components,
             "settings": asdict(self.settings),
+            "sources_sha256": self.bank.digest(),
         }
         tensors = {
-            f"{part}.{name}": value.detach().cpu().contiguous()
+            f"{part}.{name}": value
             for part, module in (("pca", self.pca), ("bank", self.bank))
             for name, value in module.state_dict().items()
         }
@@ -63,13 +71,17 @@ class ModelFile:
     def read(cls, path: str | Path) -> ModelFile:
         """Read a file and check that its parts fit together.
 
+        Files larger than :data:`MAPPED_FROM` are mapped: of these the sources' values are checked when they
+        are used, or by :meth:`verify`.
+
         Raises:
             FileError: where it is not such a file; the message says what is wrong with it.
         """
         try:
-            with safe_open(path, framework="pt") as stored:
+            with safe_open(path, framework="np") as stored:
                 header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            mapped = Path(path).stat().st_size > MAPPED_FROM
+            tensors = map_tensors(path) if mapped else load_file(path)
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
             raise FileError(f"{path}: not a readable model file: {error}") from error
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
@@ -77,12 +89,32 @@ class ModelFile:
         try:
             facts, pca, bank = header["autoencoder"], PCA(), SourceBank()
             pca.load_state_dict(_part(tensors, "pca."))
-            bank.load_state_dict(_part(tensors, "bank."))
-            model = cls(facts, header["components"], RasterSettings(**header["settings"]), pca, bank)
+            digest = header.get("sources_sha256")  # files of before have none
+            if not isinstance(digest, str | None):
+                raise TypeError(f"sources_sha256 is {digest!r}, text is expected")
+            if mapped:
+                bank = SourceBank.over(_part(tensors, "bank."), digest)
+            else:
+                bank.load_state_dict(_part(tensors, "bank."))
+            model = cls(facts, header["components"], RasterSettings(**header["settings"]), pca, bank, digest)
             model._check()
         except (AttributeError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
             raise FileError(f"{path}: malformed model file: {' '.join(str(error).split())}") from error
         return model
+
+    def verify(self, path: str | Path) -> None:
+        """Read and check all of the sources.
+
+        Raises:
+            FileError: where they are malformed, or not those the file was written with.
+        """
+        try:
+            self.bank.check()
+        except ValueError as error:
+            raise FileError(f"{path}: malformed model file: {error}") from error
+        found = self.bank.computed_digest()
+        if self.sources_sha256 not in (None, found):
+            raise FileError(f"{path}: altered: sources of SHA-256 {self.sources_sha256} are expected, got {found}")
 
     def _check(self) -> None:
         """Refuse what would fail, or worse, not fail, when the model is used."""

@@ -66,6 +66,7 @@ def provenance_images(index: Tensor, count: int, cell: int = 16) -> Tensor:
     Returns:
         ``(N, 3, h * cell, w * cell)`` float32 in [0, 1].
     """
-    hues = torch.tensor([_GIVEN, *(colorsys.hsv_to_rgb(b / count, 0.85, 0.95) for b in range(count))])
-    colours = hues[index.cpu() + 1].movedim(-1, 1)  # N x 3 x h x w
+    used, cells = index.cpu().unique(return_inverse=True)  # of a million sources a picture shows some tens
+    hues = torch.tensor([_GIVEN if b < 0 else colorsys.hsv_to_rgb(b / count, 0.85, 0.95) for b in used.tolist()])
+    colours = hues.view(-1, 3)[cells].movedim(-1, 1)  # N x 3 x h x w
     return colours.repeat_interleave(cell, 2).repeat_interleave(cell, 3)

@@ -28,12 +28,17 @@ class FittedModule(nn.Module):
         super()._apply(move, recurse)
         return self
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        assigned = local_metadata.get("assign_to_params_buffers", False)
         for name, current in self._buffers.items():
             loaded = state_dict.get(prefix + name)
             if isinstance(loaded, Tensor) and current is not None and name not in self._non_persistent_buffers_set:
-                self._buffers[name] = torch.empty(loaded.shape, dtype=loaded.dtype, device=current.device)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+                self._buffers[name] = torch.empty(
+                    loaded.shape, dtype=loaded.dtype, device="meta" if assigned else current.device
+                )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
 def pack(fields: dict[str, Any]) -> Tensor:
