@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import FileError
 from .pca import PCA
+from .sampling import Sampler, Settings
 from .sampling.keys import KEY_NORM, to_keys
 from .sampling.sources import PreparedSources
 from .state import FittedModule, pack, unpack
@@ -268,6 +269,30 @@ class SourceBank(FittedModule):
         """Search keys of other images' latents: ``(N, L, h, w)`` -> ``(N, h, w, r)`` int16."""
         return to_keys(pca.project(latents), self.key_step).movedim(1, -1)
 
+    def sample(
+        self, method: Sampler, noise: Tensor, settings: Settings, candidates: Tensor | None, *guides: Tensor | None
+    ) -> Tensor:
+        """Index maps by a sampler.
+
+        Args:
+            method: the sampler.
+            noise: ``(N, steps)``.
+            settings: its settings.
+            candidates: ``(C,)`` int64 positions of the sources it may use, ascending; None for all.
+            guides: reference and mask, where it takes them.
+
+        Returns:
+            ``(N, h, w)`` int64 positions, -1 for the cells of the picture that was given.
+        """
+        if candidates is None and method.guided:
+            return method.sample(self.prepared(), noise, settings, *guides)
+        keys = self.searchable()
+        keys = keys if candidates is None else keys[candidates]
+        index = method.sample(keys, noise, settings, *guides) if method.guided else method.sample(keys, noise, settings)
+        if candidates is None:
+            return index
+        return torch.where(index < 0, index, candidates[index.clamp(min=0)])
+
     def gather(self, index: Tensor, codes: int | None = None) -> Tensor:
         """What the sources hold where an index map points.
 
@@ -284,14 +309,18 @@ class SourceBank(FittedModule):
         device = self.latents.device
         rows, columns = _cells(self.grid, device)
         found = self.latents[index.to(device), rows, columns]
-        if self.mapped:
-            try:
-                self._check_latents(found)
-                if codes is not None and int(found.max()) >= codes:
-                    raise ValueError(f"codes beyond the {codes} of the autoencoder")
-            except ValueError as error:
-                raise FileError(f"malformed model file: {error}") from error
+        self._check_gathered(found, codes)
         return found.to(index.device).movedim(-1, 1)
+
+    def _check_gathered(self, found: Tensor, codes: int | None) -> None:
+        if not self.mapped or not found.numel():
+            return
+        try:
+            self._check_latents(found)
+            if codes is not None and int(found.max()) >= codes:
+                raise ValueError(f"codes beyond the {codes} of the autoencoder")
+        except ValueError as error:
+            raise FileError(f"malformed model file: {error}") from error
 
     def gather_reduced(self, index: Tensor) -> Tensor:
         """Reduced latents where an index map points: ``(N, h, w)`` -> ``(N, r, h, w)`` float64."""

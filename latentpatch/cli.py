@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,11 @@ from .errors import FileError, ImageError, LatentPatchError
 from .generation import Generation
 from .model import LatentPatch
 from .modelfile import ModelFile
+from .processes import joined, rank
+from .provenance import provenance_images
 from .sampling import SAMPLERS, RasterSettings
+from .sharding import ShardedBank
+from .work import Work
 
 __all__ = ["main"]
 
@@ -38,9 +43,10 @@ _SETTINGS = ("patch_size", "stride", "neighbours", "scales", "start_size")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 1 where something is wrong, 2 for unusable arguments."""
-    options = _parser().parse_args(arguments)
+    with redirect_stderr(io.StringIO()) if rank() else nullcontext():  # one process complains for all
+        options = _parser().parse_args(arguments)
     try:
-        with _terminable():
+        with _terminable(), _joined(options):
             report = options.run(options)
     except (LatentPatchError, ValueError, TypeError) as error:
         return _failed(str(error))
@@ -49,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _failed("out of memory; fewer sources, a smaller --size or another --device may fit")
     except KeyboardInterrupt:
-        print("latentpatch: interrupted, nothing was written", file=sys.stderr)
+        kept = getattr(options, "resume", False)
+        print("latentpatch: interrupted,", "run it again to go on" if kept else "nothing was written", file=sys.stderr)
         return 130
     return _print(report) if options.json or options.run is _inspect else 0
 
@@ -67,48 +74,67 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+@contextmanager
+def _joined(options: argparse.Namespace) -> Iterator[None]:
+    """The processes that torchrun started, as ``options.processes``; the first one speaks for all."""
+    device = getattr(options, "device", "cpu")
+    kind = "cuda" if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    with joined(kind) as options.processes:
+        if options.processes.count > 1:
+            if not hasattr(options, "resume"):
+                raise ValueError(f"{options.command}: one process is expected; torchrun is for generate and inpaint")
+            options.resume = True
+            if kind == "cuda" and ":" not in device:
+                options.device = str(options.processes.device)
+            if options.processes.rank:
+                options.quiet, options.json = True, False
+        yield
+
+
 # --- commands ------------------------------------------------------------------------------------------
 
 
 def _generate(options: argparse.Namespace) -> dict[str, Any]:
-    with files.staged(options.output) as staging:
+    with _staged(options) as staging:
         model = _model(options)
         settings = _settings(options, model)
         reference = None if options.reference is None else images.read_image(options.reference, model.image_size)
-        book = _Book(staging, "generate", model, options)
-        for seeds in book.batches(options.n, options.seed):
-            book.take(
-                model.generate(
-                    seeds=seeds,
-                    settings=settings,
-                    sampler=options.sampler,
-                    reference=reference,
-                    where=options.where,
-                    decoding=options.decoding,
+        with _book(staging, "generate", model, options, settings) as book:
+            for seeds, part in book.batches(options.n, options.seed):
+                book.take(
+                    model.generate(
+                        seeds=seeds,
+                        settings=settings,
+                        sampler=options.sampler,
+                        reference=reference,
+                        where=options.where,
+                        decoding=options.decoding,
+                        part=part,
+                    )
                 )
-            )
-        return book.close()
+            return book.close()
 
 
 def _inpaint(options: argparse.Namespace) -> dict[str, Any]:
-    with files.staged(options.output) as staging:
+    with _staged(options) as staging:
         model = _model(options)
         settings = _settings(options, model)
         picture = images.read_image(options.image, model.image_size)
         mask = _mask(options, model.image_size)
-        book = _Book(staging, "inpaint", model, options, before=[picture, torch.where(mask, 0.5, picture)])
-        for seeds in book.batches(options.n, options.seed):
-            book.take(
-                model.inpaint(
-                    picture,
-                    mask,
-                    seeds=seeds,
-                    settings=settings,
-                    where=options.where,
-                    composite=not options.reconstructed,
+        before = [picture, torch.where(mask, 0.5, picture)]
+        with _book(staging, "inpaint", model, options, settings, before) as book:
+            for seeds, _ in book.batches(options.n, options.seed):
+                book.take(
+                    model.inpaint(
+                        picture,
+                        mask,
+                        seeds=seeds,
+                        settings=settings,
+                        where=options.where,
+                        composite=not options.reconstructed,
+                    )
                 )
-            )
-        return book.close()
+            return book.close()
 
 
 def _edit(options: argparse.Namespace) -> dict[str, Any]:
@@ -246,28 +272,45 @@ class _Book:
         self.ids: tuple[str, ...] = ()
         self.facts = _facts(command, model, options)
 
-    def batches(self, n: int, seed: int) -> Iterator[range]:
-        """Seeds of each batch, with a progress bar."""
-        with tqdm(total=n, desc=self.command, unit="img", disable=not _progress(self.options), leave=False) as bar:
-            for first in range(0, n, _BATCH):
-                count = min(_BATCH, n - first)
-                yield range(seed + first, seed + first + count)
-                bar.update(count)
+    def __enter__(self) -> _Book:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def batches(self, n: int, seed: int) -> Iterator[tuple[Sequence[int], slice]]:
+        """Seeds of each batch and which of them to decode, with a progress bar."""
+        with self.progress(n) as bar:
+            for seeds in _batches(n, seed):
+                yield seeds, slice(None)
+                bar.update(len(seeds))
+
+    def progress(self, n: int) -> Any:
+        """A bar of n pictures."""
+        return tqdm(total=n, desc=self.command, unit="img", disable=not _progress(self.options), leave=False)
 
     def take(self, result: Generation) -> None:
         """Write the images of a batch."""
         self.ids = result.ids
+        rows = self.write(result, len(self.rows))
+        room = max(0, _SHEET - len(self.rows))
+        self.sheet += result.images[:room].cpu()
+        self.maps += result.provenance()[:room]
+        self.rows += rows
+
+    def write(self, result: Generation, first: int) -> list[dict[str, Any]]:
+        """Write images, numbered from ``first`` on, where they are not there already. -> their records"""
         self.facts |= result.settings_record()
-        pictures, maps = result.images.cpu(), result.provenance()
+        pictures = result.images.cpu()
+        rows = []
         for i, record in enumerate(result.records()):
-            file = f"{len(self.rows):04d}.png"
+            file = f"{first + i:04d}.png"
             facts = {**_portable(self.facts), "seed": record["seed"]}
             metadata = {"latentpatch": json.dumps(facts, sort_keys=True)}
-            images.write_image(self.staging / file, pictures[i], metadata)
-            self.rows.append({"file": file, **record})
-            if len(self.maps) < _SHEET:
-                self.sheet.append(pictures[i])
-                self.maps.append(maps[i])
+            if not (self.staging / file).exists():
+                images.write_image(self.staging / file, pictures[i], metadata)
+            rows.append({"file": file, **record})
+        return rows
 
     def close(self) -> dict[str, Any]:
         """Write the sheets and the record of everything."""
@@ -279,7 +322,7 @@ class _Book:
         name = {"generate": "generation"}.get(self.command, self.command)
         _write_json(self.staging / f"{name}.json", report)
         written = {row["file"] for row in self.rows}
-        older = [path for path in self.staging.parent.glob("[0-9]*.png") if path.name not in written]
+        older = [path for path in Path(self.options.output).glob("[0-9]*.png") if path.name not in written]
         if older:
             _say(self.options, f"pictures of an earlier run that stay in {self.options.output}: {len(older)}")
         share = sum(max(row["shares"].values(), default=0.0) for row in self.rows) / len(self.rows)
@@ -289,6 +332,94 @@ class _Book:
             f"the largest share of one source is {share:.0%} of a picture on average",
         )
         return report
+
+
+class _SharedBook(_Book):
+    """The same for several processes or runs: what is made stays in a work folder until all is."""
+
+    def __init__(
+        self, command: str, model: LatentPatch, options: argparse.Namespace, settings: Any, before: Sequence[Tensor]
+    ) -> None:
+        super().__init__(Path(), command, model, options, before)
+        decisive = {
+            **_portable(self.facts),
+            "n": options.n,
+            "seed": options.seed,
+            "sampler": getattr(options, "sampler", "raster"),
+            "settings": asdict(settings or model.settings),
+            "device": model.autoencoder.device.type,
+        }
+        self.work = Work(options.output, decisive, options.processes)
+        self.staging = self.work.files
+        self.ids = tuple(model.bank.ids)
+        self.batch: int | None = None
+        self.count = 0
+
+    def __exit__(self, *error: object) -> None:
+        self.work.__exit__(*error)
+
+    def batches(self, n: int, seed: int) -> Iterator[tuple[Sequence[int], slice]]:
+        """Seeds of each batch this process takes part in, and which of them it is to decode."""
+        processes, batches = self.options.processes, _batches(n, seed)
+        self.count = len(batches)
+        todo = [batch for batch in range(self.count) if batch not in self.work.done]
+        with self.progress(n) as bar:
+            bar.update(sum(len(batches[batch]) for batch in self.work.done))
+            for first in range(0, len(todo), processes.count):
+                group = todo[first : first + processes.count]
+                self.batch = group[processes.rank] if processes.rank < len(group) else None
+                if isinstance(self.model.bank, ShardedBank):  # the whole group is searched together
+                    seeds = [seed for batch in group for seed in batches[batch]]
+                    begin = sum(len(batches[batch]) for batch in group[: processes.rank])
+                    own = 0 if self.batch is None else len(batches[self.batch])
+                    yield seeds, slice(begin, begin + own)
+                elif self.batch is not None:
+                    yield batches[self.batch], slice(None)
+                bar.update(sum(len(batches[batch]) for batch in group))
+
+    def take(self, result: Generation) -> None:
+        if self.batch is not None:
+            rows = self.write(result, self.batch * _BATCH)
+            self.work.record(self.batch, {"settings": result.settings_record(), "images": rows})
+
+    def close(self) -> dict[str, Any]:
+        self.options.processes.every(None)  # all is made
+        if self.options.processes.rank:
+            return {}
+        for record in self.work.records(self.count):
+            self.facts |= record["settings"]
+            self.rows += record["images"]
+        for row in self.rows[:_SHEET]:
+            picture = images.read_image(self.work.path(row["file"]))
+            index = torch.tensor(row["index"])
+            self.sheet.append(picture)
+            self.maps += provenance_images(index[None], len(self.ids), picture.shape[1] // len(index))
+        report = super().close()
+        self.work.finish()
+        return report
+
+
+def _staged(options: argparse.Namespace) -> AbstractContextManager[Path | None]:
+    """Where pictures are written: a staging folder, or None where a work folder is to keep them."""
+    return nullcontext() if options.resume else files.staged(options.output)
+
+
+def _book(
+    staging: Path | None,
+    command: str,
+    model: LatentPatch,
+    options: argparse.Namespace,
+    settings: Any,
+    before: Sequence[Tensor] = (),
+) -> _Book:
+    if staging is None:
+        return _SharedBook(command, model, options, settings, before)
+    return _Book(staging, command, model, options, before)
+
+
+def _batches(n: int, seed: int) -> list[range]:
+    """Seeds of the pictures made together."""
+    return [range(seed + first, seed + min(first + _BATCH, n)) for first in range(0, n, _BATCH)]
 
 
 def _facts(command: str, model: LatentPatch, options: argparse.Namespace) -> dict[str, Any]:
@@ -336,11 +467,17 @@ def _bare_model(options: argparse.Namespace) -> LatentPatch:
 def _model(options: argparse.Namespace, scratch: Path | None = None) -> LatentPatch:
     """The sources named on the command line, fitted or loaded."""
     sources = [Path(source) for source in options.sources]
+    sharded = getattr(options, "shard_bank", False)
     if len(sources) == 1 and sources[0].suffix == ".safetensors":
         for name in ("components", "size", "attributes"):
             if getattr(options, name) is not None:
                 raise ValueError(f"--{name}: {sources[0]} is fitted already; give it to the command that fits")
-        return _placed(LatentPatch.load(sources[0], options.autoencoder), options)
+        model = LatentPatch.load(sources[0], options.autoencoder)
+        if sharded:
+            model.bank = ShardedBank(model.bank, options.processes)
+        return _placed(model, options)
+    if sharded:
+        raise ValueError("--shard-bank: a fitted model file is expected; fit the sources first")
     # What can be wrong without having encoded anything is found first: encoding may take minutes.
     paths = images.list_images(*sources)
     inside = [source for source in sources if source.is_dir() and _contains(source, Path(options.output))]
@@ -361,6 +498,7 @@ def _model(options: argparse.Namespace, scratch: Path | None = None) -> LatentPa
         skip_bad=options.skip_bad,
         progress=_progress(options),
         scratch=scratch,
+        processes=options.processes,
     )
     for _, reason in model.skipped:
         _say(options, f"skipped: {reason}")
@@ -520,6 +658,10 @@ def _parser() -> argparse.ArgumentParser:
         default="gather",
         help="decode the sources' full latents, or the reduced ones (the paper's way)",
     )
+    generate.add_argument(
+        "--shard-bank", action="store_true", help="with torchrun: each process searches its share of a model file"
+    )
+    _add_resume(generate)
     _add_common(generate, _generate)
 
     inpaint = commands.add_parser("inpaint", help="fill a region of a picture, in several ways", allow_abbrev=False)
@@ -530,6 +672,7 @@ def _parser() -> argparse.ArgumentParser:
     inpaint.add_argument(
         "--reconstructed", action="store_true", help="show the decoder's own pixels outside the mask, not the picture's"
     )
+    _add_resume(inpaint)
     _add_common(inpaint, _inpaint)
 
     edit = commands.add_parser(
@@ -612,6 +755,14 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--neighbours", type=int, help="nearest sources drawn from, k (3)")
     group.add_argument("--scales", type=int, help="grid sizes, S (5; 1 with a reference, 3 to inpaint)")
     group.add_argument("--start-size", type=int, help="side of the coarsest grid (10 of 16)")
+
+
+def _add_resume(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep pictures as they are made, and go on where this command was interrupted; implied by torchrun",
+    )
 
 
 def _add_mask(parser: argparse.ArgumentParser) -> None:

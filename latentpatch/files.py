@@ -22,7 +22,7 @@ from torch import Tensor
 from .errors import FileError
 from .storage import DTYPES
 
-__all__ = ["replacing", "staged", "write_bytes", "write_tensors"]
+__all__ = ["move_into", "replacing", "staged", "write_bytes", "write_tensors"]
 
 _PART = 1 << 22  # elements written at a time
 
@@ -113,6 +113,16 @@ def staged(folder: str | Path) -> Iterator[Path]:
                 with suppress(OSError):  # someone else may have put something there meanwhile
                     created.rmdir()
             raise
+
+
+def move_into(staging: Path, folder: Path) -> None:
+    """Move what is in one folder into another, each file in one step; files of the same names are replaced.
+
+    Raises:
+        FileError: where that is not possible, mostly before the first file moves.
+    """
+    with _naming(folder):
+        _move_all(staging, folder, [], [])
 
 
 def _temporary_name() -> str:

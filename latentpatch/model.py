@@ -23,6 +23,7 @@ from .generation import Generation
 from .modelfile import ModelFile
 from .operations import Costs, Decode, Encode, Operation, Search, Step, run_together
 from .pca import PCA
+from .processes import ALONE, Processes
 from .sampling import SAMPLERS, Sampler, Settings, noise_from_seeds
 from .sampling.schedule import RasterSettings
 from .state import pack, unpack
@@ -35,6 +36,7 @@ Picture = Tensor | str | Path
 Predicate = Callable[[Mapping[str, str]], bool]
 T = TypeVar("T")
 
+_ALL = slice(None)
 _ENCODE_BATCH = 16
 _INPAINTING_SCALES = 3
 
@@ -89,6 +91,7 @@ class LatentPatch(nn.Module):
         skip_bad: bool = False,
         progress: bool = False,
         scratch: str | Path | None = None,
+        processes: Processes = ALONE,
     ) -> LatentPatch:
         """Encode the sources, fit the PCA on their latents and fill the bank. Returns itself.
 
@@ -105,6 +108,8 @@ class LatentPatch(nn.Module):
             progress: show a progress bar.
             scratch: folder on a disk with room for the bank, where it is then kept in unnamed files for as
                 long as the model uses it. The result is the same.
+            processes: that call this together, with the same arguments: each encodes its share of the
+                sources, and all get all of them, as one alone would have.
 
         Raises:
             ImageError, FileError: for files that cannot be used.
@@ -112,9 +117,11 @@ class LatentPatch(nn.Module):
         """
         known = _attributes_by_id(attributes)
         self.skipped = []
-        latents, names = self._encode_sources(sources, ids, size, skip_bad, progress, scratch)
+        latents, names = self._encode_sources(sources, ids, size, skip_bad, progress, scratch, processes)
         self._fit_pca(latents)
         self._encoder = None
+        for name, value in self.pca.named_buffers():
+            setattr(self.pca, name, processes.first(value))  # the last bits are the machine's
         self.bank.fill(latents, names, self.pca, known, self.autoencoder.codebook, scratch)
         return self
 
@@ -170,24 +177,30 @@ class LatentPatch(nn.Module):
         skip_bad: bool,
         progress: bool,
         scratch: str | Path | None = None,
+        processes: Processes = ALONE,
     ) -> tuple[Tensor, list[str]]:
         """-> (B, h, w, L) float16 or (B, h, w, q) int16 on the module's device or in a file, B names"""
-        names, shape, pictures = self._open(sources, ids, size, skip_bad)
+        names, shape, pictures = self._open(sources, ids, size, skip_bad, processes)
         coded = self.autoencoder.codebook is not None
         depth = self.autoencoder.fold**2 if coded else self.autoencoder.spec.latent_channels
         dtype, device = torch.int16 if coded else torch.float16, self.autoencoder.device
+        part = processes.share(len(names))
+        count = part.stop - part.start
         kept: list[str] = []
         with (
-            Rows(len(names), (*self.autoencoder.grid(*shape), depth), dtype, device, scratch) as latents,
-            tqdm(total=len(names), desc="encoding", unit="img", disable=not progress, leave=False) as bar,
+            Rows(count, (*self.autoencoder.grid(*shape), depth), dtype, device, scratch) as rows,
+            tqdm(total=count, desc="encoding", unit="img", disable=not progress, leave=False) as bar,
         ):
             while batch := list(islice(pictures, _ENCODE_BATCH)):
-                latents.append(self._stored(torch.stack([picture for _, picture in batch])))
+                rows.append(self._stored(torch.stack([picture for _, picture in batch])))
                 kept += [name for name, _ in batch]
                 bar.update(len(batch))
-            if not kept:
-                raise FileError(f"none of the {len(names)} sources could be used; the first: {self.skipped[0][1]}")
-            return latents.tensor(), kept
+            latents = processes.joined_rows(rows.tensor(), scratch)
+        kept = [name for each in processes.every(kept) for name in each]
+        self.skipped = [file for each in processes.every(self.skipped) for file in each]
+        if not kept:
+            raise FileError(f"none of the {len(names)} sources could be used; the first: {self.skipped[0][1]}")
+        return latents, kept
 
     def _open(
         self,
@@ -195,8 +208,9 @@ class LatentPatch(nn.Module):
         ids: Sequence[str] | None,
         size: int | tuple[int, int] | None,
         skip_bad: bool,
+        processes: Processes,
     ) -> tuple[list[str], tuple[int, int], Iterator[tuple[str, Tensor]]]:
-        """-> names, height and width, and the pictures (3, H, W) by name"""
+        """-> all names, height and width, and this process' pictures (3, H, W) by name"""
         paths: list[Path] = []
         if isinstance(sources, Tensor):
             if sources.ndim != 4 or not len(sources):
@@ -218,9 +232,10 @@ class LatentPatch(nn.Module):
                     f"ids: {len(names)} unique names are expected, got {len(ids)}, {len(set(ids))} different"
                 )
             names = list(ids)
+        part = processes.share(len(names))
         if isinstance(sources, Tensor):
-            return names, shape, zip(names, sources, strict=True)
-        return names, shape, self._read(paths, names, shape, skip_bad)
+            return names, shape, zip(names[part], sources[part], strict=True)
+        return names, shape, self._read(paths[part], names[part], shape, skip_bad)
 
     def _read(
         self, paths: Sequence[Path], names: Sequence[str], size: tuple[int, int], skip_bad: bool
@@ -267,6 +282,7 @@ class LatentPatch(nn.Module):
         reference: Picture | None = None,
         where: str | Predicate | None = None,
         decoding: str = "gather",
+        part: slice = _ALL,
     ) -> Generation:
         """New images.
 
@@ -283,6 +299,7 @@ class LatentPatch(nn.Module):
             where: predicate on attributes that sources must satisfy, as text (``gender=female``) or callable.
             decoding: ``gather`` decodes the full latents of the chosen sources, ``unproject`` the reduced
                 ones, through the nearest codes where there is a codebook (the paper's way).
+            part: of the images, those to decode and return: the processes of a sharded bank search together.
 
         Returns:
             Images on the module's device, with their provenance.
@@ -298,6 +315,7 @@ class LatentPatch(nn.Module):
                 reference=reference,
                 where=where,
                 decoding=decoding,
+                part=part,
             )
         )
 
@@ -310,13 +328,15 @@ class LatentPatch(nn.Module):
         reference: Picture | None = None,
         where: str | Predicate | None = None,
         decoding: str = "gather",
+        part: slice = _ALL,
     ) -> Operation[Generation]:
         """:meth:`generate` as an operation for :meth:`run_together`."""
         index, settings = yield from self.sampling(
             seeds, settings=settings, sampler=sampler, reference=reference, where=where
         )
-        pictures = yield Decode(self._latents_at(index, decoding))
-        return Generation(pictures, index, tuple(self.bank.ids), tuple(int(seed) for seed in seeds), sampler, settings)
+        pictures = yield Decode(self._latents_at(index, decoding)[part])
+        chosen = tuple(int(seed) for seed in seeds[part])
+        return Generation(pictures, index[part], tuple(self.bank.ids), chosen, sampler, settings)
 
     def sampling(
         self,
@@ -372,7 +392,7 @@ class LatentPatch(nn.Module):
             return self._encode(step.pictures)
         if isinstance(step, Decode):
             return self.autoencoder.decode(step.latents)
-        return self._sample(step.method, step.noise, step.settings, step.candidates, step.reference, step.mask)
+        return self.bank.sample(step.method, step.noise, step.settings, step.candidates, step.reference, step.mask)
 
     @property
     def steps(self) -> int:
@@ -393,7 +413,7 @@ class LatentPatch(nn.Module):
             ``(N, 3, H, W)`` float32 in [0, 1].
         """
         self._require_fit()
-        index = self._sample(SAMPLERS["raster"], noise.to(self.bank.keys.device), self.settings, None, None)
+        index = self.bank.sample(SAMPLERS["raster"], noise.to(self.bank.keys.device), self.settings, None, None)
         return self.decode(index)
 
     def decode(self, index: Tensor, decoding: str = "gather") -> Tensor:
@@ -419,18 +439,6 @@ class LatentPatch(nn.Module):
         codebook = self.autoencoder.codebook
         found = self.bank.gather(index, None if codebook is None else len(codebook))
         return self.autoencoder.lookup(found) if self.bank.coded else found.float()
-
-    def _sample(
-        self, method: Sampler, noise: Tensor, settings: Settings, candidates: Tensor | None, *guides: Tensor | None
-    ) -> Tensor:
-        if candidates is None and method.guided:
-            return method.sample(self.bank.prepared(), noise, settings, *guides)
-        keys = self.bank.searchable()
-        keys = keys if candidates is None else keys[candidates]
-        index = method.sample(keys, noise, settings, *guides) if method.guided else method.sample(keys, noise, settings)
-        if candidates is None:
-            return index
-        return torch.where(index < 0, index, candidates[index.clamp(min=0)])
 
     def _sampler(self, name: str, settings: Settings | None) -> tuple[Sampler, Settings]:
         if name not in SAMPLERS:

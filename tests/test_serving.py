@@ -353,7 +353,7 @@ def test_a_fault_of_ours_is_a_500_that_tells_nothing(
     def broken(*_: Any) -> Any:
         raise RuntimeError("secret path /root")
 
-    monkeypatch.setattr(service.model, "_sample", broken)
+    monkeypatch.setattr(service.model.bank, "sample", broken)
     fault = error(ask(service, {"n": 1}))
     assert (fault["status"], "secret" in fault["message"]) == (500, False)
     assert "secret" in caplog.text

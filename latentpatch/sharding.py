@@ -1,0 +1,80 @@
+"""A bank whose sources lie with several processes, each of which searches its own."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from .bank import SourceBank
+from .processes import Processes
+from .sampling import Sampler, Settings, raster
+from .sampling.schedule import RasterSettings
+from .sampling.sharded import sharded_raster
+
+__all__ = ["ShardedBank"]
+
+
+class ShardedBank(SourceBank):
+    """This process' share of a bank. Ids and attributes are those of all sources, and so are positions.
+
+    What reads sources (:meth:`sample`, :meth:`gather`, :meth:`gather_reduced`) must be called by all processes
+    together, with the same arguments, and gives all of them the result. It cannot be changed.
+    """
+
+    def __init__(self, bank: SourceBank, processes: Processes) -> None:
+        super().__init__()
+        part = processes.share(len(bank))
+        self.processes, self.first = processes, part.start
+        self.key_step = bank.key_step
+        # Of what is in memory a view would keep all.
+        self.keys, self.latents = (
+            each[part] if bank.mapped else each[part].clone() for each in (bank.keys, bank.latents)
+        )
+        self.ids, self.attributes, self.mapped = bank.ids, bank.attributes, bank.mapped
+        self._keys_unchecked, self._claimed_digest = bank._keys_unchecked, bank.digest()
+
+    def sample(
+        self, method: Sampler, noise: Tensor, settings: Settings, candidates: Tensor | None, *guides: Tensor | None
+    ) -> Tensor:
+        """See :meth:`SourceBank.sample`."""
+        keys = self.searchable()
+        if method.sample is not raster or not isinstance(settings, RasterSettings):  # they look at the shape alone
+            count = len(self) if candidates is None else len(candidates)
+            index: Tensor = method.sample(keys.new_zeros(1, 1, 1, 1).expand(count, *keys.shape[1:]), noise, settings)
+        else:
+            reference, mask = (*guides, None, None)[:2]
+            if mask is not None:
+                raise ValueError("mask: a sharded bank takes none")
+            if candidates is not None:
+                own = candidates - self.first
+                keys = keys[own[(own >= 0) & (own < len(keys))]]
+            index = sharded_raster(keys, noise, settings, reference, self.processes)
+        return index if candidates is None else candidates[index]
+
+    def gather(self, index: Tensor, codes: int | None = None) -> Tensor:
+        """See :meth:`SourceBank.gather`."""
+        own, held = self._own(index, self.latents)
+        self._check_gathered(held, codes)
+        return self._together(own, held, self.latents, index).movedim(-1, 1)
+
+    def gather_reduced(self, index: Tensor) -> Tensor:
+        """See :meth:`SourceBank.gather_reduced`."""
+        own, held = self._own(index, self.keys)
+        return self._together(own, held, self.keys, index).movedim(-1, 1).double() * self.key_step.double()
+
+    def _own(self, index: Tensor, stored: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """-> cells (image, row, column) that point to this process' sources, (cells, channels) what is there"""
+        local = index.to(stored.device) - self.first
+        own = ((local >= 0) & (local < len(stored))).nonzero(as_tuple=True)
+        return own, stored[local[own], own[1], own[2]]
+
+    def _together(self, own: tuple[Tensor, ...], held: Tensor, stored: Tensor, index: Tensor) -> Tensor:
+        # Bits as integers, zero where another process has the source: their sum is exact.
+        bits = torch.zeros((*index.shape, stored.shape[3]), dtype=torch.int32, device=stored.device)
+        bits[own] = held.view(torch.int16).int()
+        return self.processes.added(bits).to(torch.int16).view(stored.dtype).to(index.device)
+
+    def _hold(self) -> NoReturn:
+        raise RuntimeError("a sharded bank cannot be changed")
