@@ -1,4 +1,4 @@
-"""The command line: ``latentpatch generate | edit | inpaint | reconstruct | fit | archive | inspect``."""
+"""The command line: ``latentpatch generate | edit | inpaint | reconstruct | fit | archive | bench | inspect``."""
 
 from __future__ import annotations
 
@@ -248,6 +248,22 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
             except ImageError as error:
                 bad[str(file)] = str(error)
         report = {"pictures": len(paths), "unusable": bad}
+    return report
+
+
+def _bench(options: argparse.Namespace) -> dict[str, Any]:
+    from .bench import bench, table
+
+    model = _bare_model(options)
+    report = bench(
+        model.autoencoder,
+        options.sizes,
+        n=options.n,
+        components=16 if options.components is None else options.components,
+        settings=_settings(options, model),
+    )
+    if not options.json:
+        print(table(report))
     return report
 
 
@@ -717,6 +733,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(archive, _archive)
     archive.set_defaults(precision="float32")  # of the decoder, which archiving does not use; the handler has its own
 
+    bench = commands.add_parser("bench", help="how fast this machine is at every stage", allow_abbrev=False)
+    bench.add_argument(
+        "--sizes", type=_sizes, default=(16, 64, 1000, 10000), metavar="B,B,…", help="sources (16,64,1000,10000)"
+    )
+    bench.add_argument("-n", type=_positive, default=16, help="images made together (16)")
+    bench.add_argument("--components", type=int, metavar="R", help="principal components searched (16)")
+    _add_settings(bench)
+    _add_network(bench)
+    _add_precision(bench)
+    _add_report(bench, _bench)
+
     inspect = commands.add_parser(
         "inspect", help="what a picture was made with, a model or a folder holds", allow_abbrev=False
     )
@@ -749,6 +776,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=_positive, default=16, help="number of pictures (16)")
     parser.add_argument("--seed", type=_natural, default=0, help="seed of the first picture; the next has the next (0)")
     parser.add_argument("--where", metavar="PREDICATE", help='sources to use, e.g. "gender=female and birth_year>1960"')
+    _add_settings(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings of the sampler")
     group.add_argument("--patch-size", type=int, help="side of the compared patches in latent cells, omega (6)")
     group.add_argument("--stride", type=int, help="side of the copied blocks, w (patch size / 3)")
@@ -782,13 +813,17 @@ def _add_common(parser: argparse.ArgumentParser, run: Any, output: str = "FOLDER
         "-o", "--output", required=True, metavar=output, help="where to write; files of the same names are replaced"
     )
     _add_network(parser)
+    _add_precision(parser)
+    _add_report(parser, run)
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
         help="arithmetic of the decoder; bfloat16 is faster where the processor has it",
     )
-    _add_report(parser, run)
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -810,6 +845,10 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: an integer of at least 1 is expected")
     return int(text)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part) for part in text.split(","))
 
 
 def _natural(text: str) -> int:

@@ -1028,7 +1028,7 @@ def test_unusable_arguments(
     assert contents(tmp_path) == {}
 
 
-@pytest.mark.parametrize("command", ["generate", "inpaint", "edit", "reconstruct", "fit", "inspect"])
+@pytest.mark.parametrize("command", ["generate", "inpaint", "edit", "reconstruct", "fit", "bench", "inspect"])
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -1036,12 +1036,14 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str], command: st
     text = capsys.readouterr().out
     wanted = {
         "generate": "-n --seed --output --autoencoder --patch-size --stride --neighbours --scales --start-size "
-        "--reference --attributes --where --sampler --decoding --skip-bad --json --device --size --components",
+        "--reference --attributes --where --sampler --decoding --skip-bad --json --device --size --components "
+        "--resume --shard-bank",
         "inpaint": "-n --seed --image --mask --box --reconstructed --where --patch-size --json",
         "edit": "--donor --mask --box --composite --json",
         "reconstruct": "--skip-bad --json",
         "fit": "--attributes --components --skip-bad",
-        "inspect": "--json --quiet",
+        "bench": "--sizes -n --autoencoder --device --precision --patch-size --components --json",
+        "inspect": "--json --quiet --verify",
     }
     for option in wanted[command].split():
         assert f"{option} " in text or f"{option}," in text or f"{option}\n" in text, option
