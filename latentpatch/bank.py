@@ -209,7 +209,8 @@ class SourceBank(FittedModule):
 
     def _check_keys(self) -> None:
         for keys in chunks(self.keys):
-            if int(keys.long().square().sum(3).max()) > KEY_NORM**2:
+            # Single precision is exact up to 2^24, and KEY_NORM squared is below.
+            if float(keys.float().square().sum(3).max()) > KEY_NORM**2:
                 raise ValueError(f"keys are longer than {KEY_NORM}")
         self._keys_unchecked = False
 

@@ -232,7 +232,7 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     if options.verify and path.suffix != ".safetensors":
         raise ValueError(f"--verify: a model file ending in .safetensors is expected, got {path}")
     if path.suffix == ".safetensors":
-        stored = ModelFile.read(path)
+        stored = ModelFile.read(path, whole=options.verify)
         if options.verify:
             stored.verify(path)
         report = _describe(stored) | ({"verified": True} if options.verify else {})

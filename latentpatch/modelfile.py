@@ -68,11 +68,15 @@ class ModelFile:
         write_tensors(path, tensors, {"latentpatch": json.dumps(header, sort_keys=True)})
 
     @classmethod
-    def read(cls, path: str | Path) -> ModelFile:
+    def read(cls, path: str | Path, *, whole: bool = False) -> ModelFile:
         """Read a file and check that its parts fit together.
 
         Files larger than :data:`MAPPED_FROM` are mapped: of these the sources' values are checked when they
         are used, or by :meth:`verify`.
+
+        Args:
+            path: the file.
+            whole: all of it will be looked at, not only the latents of chosen sources.
 
         Raises:
             FileError: where it is not such a file; the message says what is wrong with it.
@@ -81,7 +85,7 @@ class ModelFile:
             with safe_open(path, framework="np") as stored:
                 header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
             mapped = Path(path).stat().st_size > MAPPED_FROM
-            tensors = map_tensors(path) if mapped else load_file(path)
+            tensors = map_tensors(path, () if whole else ("bank.latents",)) if mapped else load_file(path)
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
             raise FileError(f"{path}: not a readable model file: {error}") from error
         if not isinstance(header, dict) or header.get("format") != _FORMAT:

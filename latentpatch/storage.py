@@ -11,7 +11,7 @@ import math
 import mmap
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,10 +41,15 @@ DTYPES = {
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0  # Python names it from 3.13 on
 
 
-def map_tensors(path: str | Path) -> dict[str, Tensor]:
+def map_tensors(path: str | Path, scattered: Collection[str] = ()) -> dict[str, Tensor]:
     """Tensors of a safetensors file over its mapping; only what is looked at is read.
 
     The file may be replaced meanwhile, by renaming, but not be shortened.
+
+    Args:
+        path: the file.
+        scattered: tensors of which little is looked at, here and there. Otherwise systems read megabytes
+            ahead of every byte.
 
     Raises:
         OSError, SafetensorError, ValueError: where it cannot be read, or is malformed.
@@ -60,7 +65,8 @@ def map_tensors(path: str | Path) -> dict[str, Tensor]:
         for name, entry in header.items():
             if entry["dtype"] not in types:
                 raise ValueError(f"tensor {name!r} is of type {entry['dtype']}; one of {', '.join(types)} is expected")
-            tensors[name] = _mapped(file, types[entry["dtype"]], entry["shape"], start + entry["data_offsets"][0])
+            offset = start + entry["data_offsets"][0]
+            tensors[name] = _mapped(file, types[entry["dtype"]], entry["shape"], offset, name in scattered)
     return tensors
 
 
@@ -129,7 +135,7 @@ class Rows:
             raise FileError(f"cannot write to {self._folder}: {error.strerror or error}") from error
 
 
-def _mapped(file: BinaryIO, dtype: torch.dtype, shape: Sequence[int], offset: int) -> Tensor:
+def _mapped(file: BinaryIO, dtype: torch.dtype, shape: Sequence[int], offset: int, scattered: bool = False) -> Tensor:
     count = math.prod(shape)
     if not count:
         return torch.empty(tuple(shape), dtype=dtype)
@@ -148,4 +154,6 @@ def _mapped(file: BinaryIO, dtype: torch.dtype, shape: Sequence[int], offset: in
             prot=mmap.PROT_READ | mmap.PROT_WRITE,
             offset=begin,
         )
+    if scattered and hasattr(mmap, "MADV_RANDOM"):
+        pages.madvise(mmap.MADV_RANDOM)
     return torch.frombuffer(pages, dtype=dtype, count=count, offset=offset - begin).view(tuple(shape))
