@@ -1,8 +1,8 @@
 """A scale's schedule, told in units: squares of cells that are compared and copied as one.
 
 Where patches and blocks are made of whole squares, a distance to a square is one number instead of one a cell.
-A plan also says, once for all images, which rows of squares a search has in sight, so that its inner loop
-decides nothing.
+A plan also says, once for all images, what each step has to compare, so that the inner loop of a search decides
+nothing: a unit is compared with the sources when a window first covers it, and again when it was written to since.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .schedule import Scale
+from .schedule import BoolArray, Scale
 
-__all__ = ["Plan", "Run", "Step", "Strip", "Write", "make_plan"]
+__all__ = ["Plan", "Run", "Step", "Strip", "make_plan"]
 
 Span = tuple[int, int]  # first, last (exclusive)
 
@@ -30,34 +30,18 @@ class Run(NamedTuple):
     last: int
 
 
-class Write(NamedTuple):
-    """Units a step copies.
-
-    Attributes:
-        run: which.
-        scored: whether they are compared later without coming into sight anew.
-        summed: whether they are compared next, by the rows now in sight.
-        replaces: whether some of them held values before.
-    """
-
-    run: Run
-    scored: bool
-    summed: bool
-    replaces: bool
-
-
 class Strip(NamedTuple):
     """What changes when the search moves to other rows.
 
     Attributes:
-        clear: slots of rows that come into sight and are in part empty when they are summed.
-        known: units that hold values in the rows that come into sight.
-        slots: slots of the rows in sight that hold values.
-        span: the columns compared until the rows change again.
+        clear: slots of the ring that are emptied, for rows that come into sight and are summed while in part empty.
+        compared: units to compare in the rows that stay in sight.
+        slots: slots of the rows in sight that hold scores.
+        span: the columns that windows cover until the rows change again.
     """
 
     clear: set[int]
-    known: tuple[Run, ...]
+    compared: tuple[Run, ...]
     slots: tuple[int, ...]
     span: Span
 
@@ -66,14 +50,20 @@ class Step(NamedTuple):
     """A place, in units.
 
     Attributes:
-        strip: set where the rows compared are others than before.
-        columns: the columns compared; None at a blind place.
-        writes: what is copied.
+        strip: set where the rows in sight are others than before.
+        columns: the columns of the window; None at a blind place.
+        compared: units to compare, whose scores stay.
+        passing: units to compare that hold values until this step overwrites them.
+        writes: units that are copied.
+        withdrawn: those of them whose former scores are among the sums over the rows in sight.
     """
 
     strip: Strip | None
     columns: Span | None
-    writes: tuple[Write, ...]
+    compared: tuple[Run, ...]
+    passing: tuple[Run, ...]
+    writes: tuple[Run, ...]
+    withdrawn: tuple[Run, ...]
 
 
 @dataclass(frozen=True)
@@ -109,48 +99,66 @@ class _Place(NamedTuple):
 @lru_cache(maxsize=128)
 def make_plan(scale: Scale) -> Plan:
     """Plan a scale."""
-    side, (height, width) = scale.unit, scale.size
-    shape = (-(-height // side), -(-width // side))
-    held = scale.known[::side, ::side].copy()
+    height, width = scale.size
+    shape = (-(-height // scale.unit), -(-width // scale.unit))
     places = _in_units(scale, shape[1])
-    upcoming = _upcoming(places)
     seen = [place.rows for place in places if not place.blind]
     # A raster never looks back beyond its patch; other orders may look anywhere.
     scrolls = all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(seen))
     depth = max((last - first for first, last in seen), default=1) if scrolls else shape[0]
-    steps = []
-    rows: Span = (0, 0)
-    kept: Span = (0, 0)  # rows with scores in the ring
-    empty: dict[int, set[int]] = {}  # rows that came into sight empty, and what was cleared then
-    for number, place in enumerate(places):
-        strip = None
-        if not place.blind and place.rows != rows:
-            rows = place.rows
-            before, kept = kept, rows if scrolls else (0, shape[0])
-            entering = range(max(before[1], kept[0]), kept[1])
-            for row in range(*rows):
-                # A raster completes a row before it is summed again.
-                cleared = empty.pop(row, None)
-                if cleared is not None and not held[row].all():
-                    cleared.add(row % depth)
-            clear = {row % depth for row in entering if held[row].any() and not held[row].all()}
-            empty.update({row: clear for row in entering if not held[row].any()})
-            strip = Strip(
-                clear,
-                tuple(run for row in entering for run in _runs(row, held[row].nonzero()[0])),
-                tuple(row % depth for row in range(*rows) if held[row].any()),
-                _span(places[number:], rows),
-            )
-        writes = []
-        for run in place.runs:
-            units = held[run.row, run.first : run.last]
-            scored = upcoming[number] is not None and kept[0] <= run.row < kept[1]
-            summed = scored and upcoming[number] == rows and rows[0] <= run.row < rows[1]
-            writes.append(Write(run, scored, summed, bool(units.any())))
-            units[:] = True
-        steps.append(Step(strip, None if place.blind else place.columns, tuple(writes)))
     reach = max((len({run.row for run in place.runs}) for place in places if not place.blind), default=1)
-    return Plan(scale.size, side, shape, depth, reach, tuple(steps), _writers(scale))
+    planner = _Planner(scale.known[:: scale.unit, :: scale.unit].copy(), depth)
+    steps = tuple(planner.step(place, places[number:]) for number, place in enumerate(places))
+    return Plan(scale.size, scale.unit, shape, depth, reach, steps, _writers(scale))
+
+
+class _Planner:
+    """What is known, compared and in sight while a scan goes on."""
+
+    def __init__(self, held: BoolArray, depth: int) -> None:
+        self.held = held
+        self.depth = depth
+        self.scored = np.zeros_like(held)  # has scores, of what it holds now
+        self.rows: Span = (0, 0)
+        self.cleared: dict[int, set[int]] = {}  # of every row seen so far, the slots emptied when it came into sight
+
+    def step(self, place: _Place, places: list[_Place]) -> Step:
+        """Plan the first of the places that are left."""
+        strip, compared, passing = None, np.zeros_like(self.held), np.zeros_like(self.held)
+        writes = np.zeros_like(self.held)
+        for run in place.runs:
+            writes[run.row, run.first : run.last] = True
+        if not place.blind:
+            if place.rows != self.rows:
+                strip = self._strip(place.rows, _span(places, place.rows))
+            window = np.zeros_like(self.held)
+            window[slice(*place.rows), slice(*place.columns)] = True
+            missing = window & self.held & ~self.scored
+            compared, passing = missing & ~writes, missing & writes
+        self.scored |= compared
+        withdrawn = writes & self.scored
+        withdrawn[: self.rows[0]] = withdrawn[self.rows[1] :] = False
+        self.held |= writes
+        self.scored &= ~writes
+        columns = None if place.blind else place.columns
+        return Step(strip, columns, _all_runs(compared), _all_runs(passing), place.runs, _all_runs(withdrawn))
+
+    def _strip(self, rows: Span, span: Span) -> Strip:
+        self.rows = rows
+        staying = [row for row in range(*rows) if row in self.cleared]
+        inside = slice(*span)
+        compared = np.zeros_like(self.held)
+        compared[staying, inside] = (self.held & ~self.scored)[staying, inside]
+        self.scored |= compared
+        slots = []
+        for row in staying:
+            if self.scored[row].any():
+                slots.append(row % self.depth)
+                if not self.scored[row, inside].all():
+                    self.cleared[row].add(row % self.depth)
+        clear: set[int] = set()
+        self.cleared.update({row: clear for row in range(*rows) if row not in self.cleared})
+        return Strip(clear, _all_runs(compared), tuple(slots), span)
 
 
 def _in_units(scale: Scale, width: int) -> list[_Place]:
@@ -166,21 +174,15 @@ def _in_units(scale: Scale, width: int) -> list[_Place]:
     return places
 
 
+def _all_runs(units: BoolArray) -> tuple[Run, ...]:
+    return tuple(run for row in units.any(1).nonzero()[0] for run in _runs(int(row), units[row].nonzero()[0]))
+
+
 def _runs(row: int, columns: npt.NDArray[np.intp]) -> list[Run]:
     """Ascending columns as runs of neighbours."""
     groups = groupby(enumerate(columns.tolist()), lambda pair: pair[1] - pair[0])
     runs = [[column for _, column in group] for _, group in groups]
     return [Run(row, run[0], run[-1] + 1) for run in runs]
-
-
-def _upcoming(places: list[_Place]) -> list[Span | None]:
-    """The rows that are compared next after each place; None where nothing is."""
-    following: Span | None = None
-    upcoming = []
-    for place in reversed(places):
-        upcoming.append(following)
-        following = following if place.blind else place.rows
-    return upcoming[::-1]
 
 
 def _span(places: list[_Place], rows: Span) -> Span:

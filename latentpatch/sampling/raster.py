@@ -141,12 +141,12 @@ def _scan(scores: WindowScores, uniforms: Tensor, neighbours: int) -> Tensor:
         if step.strip:
             scores.move(step.strip)
         if step.columns:
-            ordered = nearest(scores.sum(*step.columns), neighbours)
+            ordered = nearest(scores.sum(step), neighbours)
             picked = ordered.gather(1, ranks[:, number : number + 1])[:, 0]
         else:
             picked = blind[:, number]
         picks[:, number] = picked
-        scores.write(step.writes, picked)
+        scores.write(step, picked)
     return picks
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .keys import exact_dtype
-from .plan import Plan, Run, Strip, Write
+from .plan import Plan, Run, Step, Strip
 from .sources import PreparedSources, score_bound
 
 __all__ = ["WindowScores", "bytes_an_image", "nearest", "sum_dtype"]
@@ -38,7 +38,7 @@ def bytes_an_image(plan: Plan, count: int, sums: torch.dtype) -> int:
 class WindowScores:
     """Scores of a scale's images against all sources, for the rows of units in sight.
 
-    Each unit is compared once, when it is written or comes into sight. Its scores stay in ``ring``; ``columns`` has
+    What a unit holds is compared once, when a window first covers it. Its scores stay in ``ring``; ``columns`` has
     their sums over the rows in sight, so that a window's is a sum of a few columns.
 
     Args:
@@ -67,45 +67,49 @@ class WindowScores:
         """Look at other rows."""
         for slot in strip.clear:
             self.ring[slot].zero_()
-        for run in strip.known:
-            self._score(run)
+        for run in strip.compared:
+            self._compare(run)
         first, last = strip.span
         add_up([self.ring[slot, first:last] for slot in strip.slots], self.columns[first:last])
 
-    def sum(self, first: int, last: int) -> Tensor:
-        """Scores of the windows over some columns of the rows in sight: ``(N, B)``, until the next call."""
-        return add_up(self.columns[first:last].unbind(), self.total)
+    def sum(self, step: Step) -> Tensor:
+        """Scores of a step's windows: ``(N, B)``, until the next call."""
+        for run in step.compared:
+            self.columns[run.first : run.last].add_(self._compare(run))
+        terms = self.columns[slice(*step.columns)].unbind() if step.columns else ()
+        passing = [scores for run in step.passing for scores in self._compare(run).unbind()]
+        return add_up([*terms, *passing], self.total)
 
-    def write(self, writes: Sequence[Write], picks: Tensor) -> None:
-        """Copy units from the picked sources, ``(N,)``."""
-        for run, scored, summed, replaces in writes:
+    def write(self, step: Step, picks: Tensor) -> None:
+        """Copy a step's units from the picked sources, ``(N,)``."""
+        for run in step.withdrawn:
+            self.columns[run.first : run.last].sub_(self._scores(run))
+        for run in step.writes:
             units = slice(run.first, run.last)
             vectors = self.row(run.row).pick(units, picks)
             torch.mul(vectors, -2.0, out=self.factors[run.row, units, : self.length])
-            scores, columns = self.ring[run.row % self.plan.depth, units], self.columns[units]
-            if summed and replaces:
-                columns.sub_(scores)
-            if scored:
-                self._score(run)
-            if summed:
-                columns.add_(scores)
 
     def queries(self) -> Tensor:
         """The keys the images hold now: ``(rows, columns, K, N)`` int16."""
         return (self.factors[:, :, : self.length] / -2).to(torch.int16)
 
-    def _score(self, run: Run) -> None:
+    def _scores(self, run: Run) -> Tensor:
+        return self.ring[run.row % self.plan.depth, run.first : run.last]
+
+    def _compare(self, run: Run) -> Tensor:
+        """Compare what units hold now. -> (units, N, B) their scores"""
         factors = self.factors[run.row, run.first : run.last].transpose(1, 2)
-        scores = self.ring[run.row % self.plan.depth, run.first : run.last]
+        scores = self._scores(run)
         pieces = self.row(run.row).pieces(slice(run.first, run.last), factors.shape[1], factors.dtype)
         for units, sources, vectors in pieces:
             scores[units, :, sources] = torch.bmm(factors[units], vectors)
+        return scores
 
 
 def add_up(terms: Sequence[Tensor], out: Tensor) -> Tensor:
-    """The sum of one tensor or more."""
-    if len(terms) == 1:
-        return out.copy_(terms[0])
+    """The sum of any number of tensors."""
+    if len(terms) < 2:
+        return out.copy_(terms[0]) if terms else out.zero_()
     torch.add(terms[0], terms[1], out=out)
     for term in terms[2:]:
         out.add_(term)
