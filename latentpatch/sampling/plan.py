@@ -20,6 +20,7 @@ from .schedule import BoolArray, Scale
 __all__ = ["Plan", "Run", "Step", "Strip", "make_plan"]
 
 Span = tuple[int, int]  # first, last (exclusive)
+Unit = tuple[int, int]  # row, column
 
 
 class Run(NamedTuple):
@@ -52,18 +53,20 @@ class Step(NamedTuple):
     Attributes:
         strip: set where the rows in sight are others than before.
         columns: the columns of the window; None at a blind place.
-        compared: units to compare, whose scores stay.
-        passing: units to compare that hold values until this step overwrites them.
+        compared: units to compare.
+        added: those of them whose scores stay.
+        passing: those that hold values until this step overwrites them.
         writes: units that are copied.
-        withdrawn: those of them whose former scores are among the sums over the rows in sight.
+        withdrawn: units whose former scores are to leave the sums over the rows in sight.
     """
 
     strip: Strip | None
     columns: Span | None
     compared: tuple[Run, ...]
-    passing: tuple[Run, ...]
+    added: tuple[Unit, ...]
+    passing: tuple[Unit, ...]
     writes: tuple[Run, ...]
-    withdrawn: tuple[Run, ...]
+    withdrawn: tuple[Unit, ...]
 
 
 @dataclass(frozen=True)
@@ -124,24 +127,23 @@ class _Planner:
 
     def step(self, place: _Place, places: list[_Place]) -> Step:
         """Plan the first of the places that are left."""
-        strip, compared, passing = None, np.zeros_like(self.held), np.zeros_like(self.held)
+        strip, columns, missing = None, None, np.zeros_like(self.held)
         writes = np.zeros_like(self.held)
         for run in place.runs:
             writes[run.row, run.first : run.last] = True
         if not place.blind:
             if place.rows != self.rows:
                 strip = self._strip(place.rows, _span(places, place.rows))
-            window = np.zeros_like(self.held)
-            window[slice(*place.rows), slice(*place.columns)] = True
-            missing = window & self.held & ~self.scored
-            compared, passing = missing & ~writes, missing & writes
-        self.scored |= compared
+            columns = place.columns
+            missing[slice(*place.rows), slice(*columns)] = True
+            missing &= self.held & ~self.scored
+        self.scored |= missing & ~writes
         withdrawn = writes & self.scored
         withdrawn[: self.rows[0]] = withdrawn[self.rows[1] :] = False
         self.held |= writes
         self.scored &= ~writes
-        columns = None if place.blind else place.columns
-        return Step(strip, columns, _all_runs(compared), _all_runs(passing), place.runs, _all_runs(withdrawn))
+        added, passing = _units(missing & ~writes), _units(missing & writes)
+        return Step(strip, columns, _all_runs(missing), added, passing, place.runs, _units(withdrawn))
 
     def _strip(self, rows: Span, span: Span) -> Strip:
         self.rows = rows
@@ -172,6 +174,10 @@ def _in_units(scale: Scale, width: int) -> list[_Place]:
         window_rows, window_columns = (top // side, -(-bottom // side)), (left // side, -(-right // side))
         places.append(_Place(window_rows, window_columns, runs, place.blind))
     return places
+
+
+def _units(units: BoolArray) -> tuple[Unit, ...]:
+    return tuple((int(row), int(column)) for row, column in zip(*units.nonzero(), strict=True))
 
 
 def _all_runs(units: BoolArray) -> tuple[Run, ...]:

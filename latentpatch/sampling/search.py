@@ -60,6 +60,9 @@ class WindowScores:
         self.ring = torch.empty((plan.depth, plan.shape[1], images, count), dtype=sums, device=device)
         self.columns = torch.empty(self.ring.shape[1:], dtype=sums, device=device)
         self.total = torch.empty(self.ring.shape[2:], dtype=sums, device=device)
+        # Single units of the two, for cutting them out takes as long as adding up few sources.
+        self.unit_scores = [list(row.unbind()) for row in self.ring.unbind()]
+        self.unit_columns = list(self.columns.unbind())
         # What the sources do not keep is not prepared more than once while a step is near.
         self.row = lru_cache(maxsize=plan.reach)(partial(sources.row, plan.size, plan.side))
 
@@ -75,15 +78,16 @@ class WindowScores:
     def sum(self, step: Step) -> Tensor:
         """Scores of a step's windows: ``(N, B)``, until the next call."""
         for run in step.compared:
-            self.columns[run.first : run.last].add_(self._compare(run))
-        terms = self.columns[slice(*step.columns)].unbind() if step.columns else ()
-        passing = [scores for run in step.passing for scores in self._compare(run).unbind()]
-        return add_up([*terms, *passing], self.total)
+            self._compare(run)
+        for row, column in step.added:
+            self.unit_columns[column].add_(self._scores(row, column))
+        terms = self.unit_columns[slice(*step.columns)] if step.columns else []
+        return add_up(terms + [self._scores(*unit) for unit in step.passing], self.total)
 
     def write(self, step: Step, picks: Tensor) -> None:
         """Copy a step's units from the picked sources, ``(N,)``."""
-        for run in step.withdrawn:
-            self.columns[run.first : run.last].sub_(self._scores(run))
+        for row, column in step.withdrawn:
+            self.unit_columns[column].sub_(self._scores(row, column))
         for run in step.writes:
             units = slice(run.first, run.last)
             vectors = self.row(run.row).pick(units, picks)
@@ -93,17 +97,16 @@ class WindowScores:
         """The keys the images hold now: ``(rows, columns, K, N)`` int16."""
         return (self.factors[:, :, : self.length] / -2).to(torch.int16)
 
-    def _scores(self, run: Run) -> Tensor:
-        return self.ring[run.row % self.plan.depth, run.first : run.last]
+    def _scores(self, row: int, column: int) -> Tensor:
+        return self.unit_scores[row % self.plan.depth][column]
 
-    def _compare(self, run: Run) -> Tensor:
-        """Compare what units hold now. -> (units, N, B) their scores"""
+    def _compare(self, run: Run) -> None:
+        """Compare what units hold now."""
         factors = self.factors[run.row, run.first : run.last].transpose(1, 2)
-        scores = self._scores(run)
+        scores = self.ring[run.row % self.plan.depth, run.first : run.last]
         pieces = self.row(run.row).pieces(slice(run.first, run.last), factors.shape[1], factors.dtype)
         for units, sources, vectors in pieces:
             scores[units, :, sources] = torch.bmm(factors[units], vectors)
-        return scores
 
 
 def add_up(terms: Sequence[Tensor], out: Tensor) -> Tensor:
