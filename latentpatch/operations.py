@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -120,60 +121,72 @@ def run_together(
         costs: is added to.
         check: called before every step; what it raises ends the operations that still wait.
     """
-    outcomes: dict[int, T | Exception] = {}
-    waiting: dict[int, Step] = {}
-    costs = costs or Costs()
+    run = _Run(operations, perform, costs or Costs(), check)
+    run.to_the_end()
+    return [run.outcomes[i] for i in range(len(operations))]
 
-    def advance(i: int, resume: Callable[[], Step]) -> None:
-        waiting.pop(i, None)
+
+class _Run(Generic[T]):
+    """Operations on their way. (Not closures: those that call themselves keep their tensors until a collection.)"""
+
+    def __init__(
+        self,
+        operations: Sequence[Operation[T]],
+        perform: Callable[[Step], Tensor],
+        costs: Costs,
+        check: Callable[[], None] | None,
+    ) -> None:
+        self.operations, self.perform, self.costs, self.check = operations, perform, costs, check
+        self.outcomes: dict[int, T | Exception] = {}
+        self.waiting: dict[int, Step] = {}
+
+    def to_the_end(self) -> None:
+        for i, operation in enumerate(self.operations):
+            self.advance(i, partial(next, operation))
+        while self.waiting:
+            # The earliest stage first: who lags behind catches up, and the last stage is taken together.
+            stage = min(_STAGES.index(type(step)) for step in self.waiting.values())
+            groups: dict[Hashable, list[int]] = {}
+            for i, step in sorted(self.waiting.items()):
+                if type(step) is _STAGES[stage]:
+                    groups.setdefault(step.key(), []).append(i)
+            for members in groups.values():
+                self.carry_out(members)
+
+    def advance(self, i: int, resume: Callable[[], Step]) -> None:
+        self.waiting.pop(i, None)
         try:
-            waiting[i] = resume()
+            self.waiting[i] = resume()
         except StopIteration as end:
-            outcomes[i] = end.value
+            self.outcomes[i] = end.value
         except Exception as error:
-            outcomes[i] = error
+            self.outcomes[i] = error
 
-    def send(i: int, result: Tensor) -> None:
-        advance(i, lambda: operations[i].send(result))
-
-    def throw(i: int, error: Exception) -> None:
-        advance(i, lambda: operations[i].throw(error))
-
-    def carry_out(members: list[int]) -> None:
-        step = _merged([waiting[i] for i in members])
-        counts = [len(waiting[i]) for i in members]
+    def carry_out(self, members: list[int]) -> None:
         try:
-            if check is not None:
-                check()
+            if self.check is not None:
+                self.check()
         except Exception as error:
             for i in members:
-                throw(i, error)
+                self.throw(i, error)
             return
+        step = _merged([self.waiting[i] for i in members])
+        counts = [len(self.waiting[i]) for i in members]
         try:
-            with costs.timed(step):
-                results = perform(step).split(counts)
+            with self.costs.timed(step):
+                results = self.perform(step).split(counts)
         except Exception as error:
             if len(members) == 1:
-                throw(members[0], error)
+                self.throw(members[0], error)
             else:  # whose fault it is shows when each goes alone
                 for i in members:
-                    carry_out([i])
+                    self.carry_out([i])
             return
         for i, result in zip(members, results, strict=True):
-            send(i, result)
+            self.advance(i, partial(self.operations[i].send, result))
 
-    for i, operation in enumerate(operations):
-        advance(i, lambda operation=operation: next(operation))  # type: ignore[misc]
-    while waiting:
-        # The earliest stage first: who lags behind catches up, and the last stage is taken together.
-        stage = min(_STAGES.index(type(step)) for step in waiting.values())
-        groups: dict[Hashable, list[int]] = {}
-        for i, step in sorted(waiting.items()):
-            if type(step) is _STAGES[stage]:
-                groups.setdefault(step.key(), []).append(i)
-        for members in groups.values():
-            carry_out(members)
-    return [outcomes[i] for i in range(len(operations))]
+    def throw(self, i: int, error: Exception) -> None:
+        self.advance(i, partial(self.operations[i].throw, error))
 
 
 def _merged(steps: Sequence[Step]) -> Step:

@@ -130,3 +130,23 @@ def test_the_public_calls_go_the_same_way(model: LatentPatch) -> None:
     assert torch.equal(result.images, model.generate(1, seed=3).images)
     with pytest.raises(ValueError, match="sampler 'x'"):
         model.generate(1, sampler="x")
+
+
+def test_nothing_is_kept_for_the_garbage_collector() -> None:
+    import gc
+    import weakref
+
+    big = torch.zeros(1, 1)
+    kept = weakref.ref(big)
+
+    def holding(value: Tensor) -> Operation[Tensor]:
+        result = yield Decode(value)
+        return result
+
+    gc.disable()
+    try:
+        run_together([holding(big), doubling(13)], double)
+        del big
+        assert kept() is None
+    finally:
+        gc.enable()
