@@ -15,7 +15,6 @@ import torch
 
 from latentpatch.serving import Call, Limits, Response, Service, respond
 from latentpatch.serving.archive import load_archived
-from latentpatch.serving.process import level_memory
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +29,6 @@ class LatentPatchHandler:
         """
         options: dict[str, Any] = (context.model_yaml_config or {}).get("handler") or {}
         properties = context.system_properties
-        level_memory()
         torch.set_num_threads(int(options.get("threads", 1)))
         model = load_archived(properties["model_dir"])
         device = str(options.get("device", "auto"))
