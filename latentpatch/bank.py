@@ -124,6 +124,7 @@ class SourceBank(FittedModule):
         self.ids = list(ids)
         self.attributes = _aligned(attributes, ids)
         self.mapped, self._keys_unchecked, self._claimed_digest = scratch is not None, False, None
+        self._prepared = None
         return self
 
     def add(
@@ -163,6 +164,7 @@ class SourceBank(FittedModule):
         self.latents = self.latents[index]
         self.ids = [self.ids[b] for b in keep]
         self.attributes = [self.attributes[b] for b in keep]
+        self._prepared = None  # it holds keys of theirs
 
     def positions(self, ids: Sequence[str]) -> list[int]:
         """Index of each id in the bank.
@@ -210,7 +212,7 @@ class SourceBank(FittedModule):
     def _check_keys(self) -> None:
         for keys in chunks(self.keys):
             # Single precision is exact up to 2^24, and KEY_NORM squared is below.
-            if float(keys.float().square().sum(3).max()) > KEY_NORM**2:
+            if keys.numel() and float(keys.float().square().sum(3).max()) > KEY_NORM**2:
                 raise ValueError(f"keys are longer than {KEY_NORM}")
         self._keys_unchecked = False
 
@@ -242,9 +244,12 @@ class SourceBank(FittedModule):
         latents = self.latents
         if self.mapped:
             self.latents = latents[:0]  # a move would read all of them
-        super()._apply(fn, recurse)
-        if self.mapped:
-            self.latents = latents
+        self._prepared = None
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            if self.mapped:
+                self.latents = latents
         return self
 
     def prepared(self) -> PreparedSources:
@@ -339,6 +344,7 @@ class SourceBank(FittedModule):
         return pack({"ids": self.ids, "attributes": self.attributes})
 
     def set_extra_state(self, state: Any) -> None:
+        self._prepared = None
         fields = unpack(state)
         self.ids = [str(name) for name in fields["ids"]]
         self.attributes = [{str(k): str(v) for k, v in known.items()} for known in fields["attributes"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -364,6 +365,7 @@ class _SharedBook(_Book):
             "sampler": getattr(options, "sampler", "raster"),
             "settings": asdict(settings or model.settings),
             "device": model.autoencoder.device.type,
+            "attributes": hashlib.sha256(json.dumps(model.bank.attributes, sort_keys=True).encode()).hexdigest(),
         }
         self.work = Work(options.output, decisive, options.processes)
         self.staging = self.work.files

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 _ALL = slice(None)
 _ENCODE_BATCH = 16
-_INPAINTING_SCALES = 3
+INPAINTING_SCALES = 3
 
 
 class LatentPatch(nn.Module):
@@ -384,7 +384,10 @@ class LatentPatch(nn.Module):
     def _run(self, operation: Operation[T]) -> T:
         (outcome,) = run_together([operation], self._perform)
         if isinstance(outcome, Exception):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome  # or it would hold this frame, and be held by it
         return outcome
 
     def _perform(self, step: Step) -> Tensor:
@@ -558,7 +561,7 @@ class LatentPatch(nn.Module):
         # The encoder sees beyond a cell: what is to go must not colour its neighbours.
         latents = self.autoencoder.quantize((yield Encode(fill_smoothly(target, pixels))))
         method, chosen = SAMPLERS["raster"], settings or self.settings
-        chosen = replace(chosen, stride=chosen.step, scales=chosen.scales or _INPAINTING_SCALES)
+        chosen = replace(chosen, stride=chosen.step, scales=chosen.scales or INPAINTING_SCALES)
         noise = noise_from_seeds(seeds, method.steps(grid, chosen, True, cells), self.bank.keys.device)
         guides = self.bank.keys_of(latents, self.pca)
         index = yield Search(method, chosen, noise, candidates, guides, cells)

@@ -101,6 +101,8 @@ class Costs:
     def timed(self, step: Step) -> Iterator[None]:
         start = time.perf_counter()
         yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # what was started is not yet done
         name = type(step).__name__.lower()
         self.seconds[name] += time.perf_counter() - start
         self.images[name] += len(step)

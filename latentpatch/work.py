@@ -8,6 +8,7 @@ command, run again by any number of processes, goes on where it was; at the end 
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -118,7 +119,10 @@ class Work:
         files.write_bytes(self.folder / "complete", b"")
         files.move_into(self.files, self.output)
         self._lock.close()
-        shutil.rmtree(self.folder)
+        # In one step: half removed, it would look like work that goes on.
+        gone = self.folder.with_name(f".finished-{secrets.token_hex(4)}")
+        self.folder.rename(gone)
+        shutil.rmtree(gone)
 
     def path(self, name: str) -> Path:
         """Where a picture is: in the work folder, or already in place."""

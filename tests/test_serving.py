@@ -412,3 +412,21 @@ def test_a_jpeg_of_very_many_scans_is_refused(service: Service) -> None:
 def test_a_body_of_which_nothing_is_left_is_no_request_for_information(service: Service, kind: str) -> None:
     assert error(respond(service, [Call(None, {"content-type": kind})])[0])["status"] == 400
     assert respond(service, [Call(None, {"content-length": "0"})])[0].status == 200
+
+
+def test_a_refusal_keeps_nothing_of_its_batch(service: Service) -> None:
+    import gc
+
+    def kept() -> int:
+        return sum(issubclass(type(thing), Tensor) and thing.numel() >= 3 * 256 * 256 for thing in gc.get_objects())
+
+    calls = [Call({"seed": 1}), Call({"where": "colour=blue"}), Call({"reference": text(b"x")})]
+    respond(service, calls)
+    gc.collect()
+    gc.disable()
+    try:
+        before = kept()
+        respond(service, calls)
+        assert kept() == before
+    finally:
+        gc.enable()

@@ -87,7 +87,9 @@ def raster(
     sources = keys if isinstance(keys, PreparedSources) else PreparedSources(bank)
     # Upsampling may lengthen keys by rounding each component by half a unit, at a scale and then at the next.
     norm = max(sources.norm, 0 if reference is None else longest(reference)) + isqrt(depth) + 1
-    plans = [make_plan(scale) for scale in scales]
+    # A mask's scales are made for one call: in the cache they would only push out others.
+    plan_of = make_plan if mask is None else make_plan.__wrapped__
+    plans = [plan_of(scale) for scale in scales]
     sums = sum_dtype(settings.patch_size, norm)
     group = max(1, memory // max(bytes_an_image(plan, count, sums) for plan in plans))
     parts = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]

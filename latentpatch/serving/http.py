@@ -143,6 +143,7 @@ class Batcher:
             for future, response in zip(batch, self._responses(list(batch.values())), strict=True):
                 future.set_result(response)
             self._since = None
+            del batch, future, response  # not kept while waiting for the next
 
     def _next(self) -> dict[Future[Response], Call] | None:
         """The next batch; None when there is none to come."""

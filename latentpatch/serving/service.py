@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import __version__, images
 from ..errors import ImageError, ImageTooLargeError
 from ..generation import Generation
-from ..model import LatentPatch
+from ..model import INPAINTING_SCALES, LatentPatch
 from ..operations import Costs, Operation
 from ..sampling import SAMPLERS, RasterSettings, Settings
 from ..sampling.schedule import raster_schedule
@@ -187,6 +187,7 @@ class Service:
             if outcome is None:
                 result = next(done)
                 outcomes[i] = self._failure(result) if isinstance(result, Exception) else result
+                _forget(result)
         return [outcome for outcome in outcomes if outcome is not None]
 
     # --- operations --------------------------------------------------------------------------------
@@ -366,6 +367,8 @@ class Service:
             isinstance(request, (GenerateRequest, ProvenanceRequest)) and request.sampler == "raster"
         ):
             settings = self._raster_settings(request.settings) or self.model.settings
+            if isinstance(request, InpaintRequest):
+                settings = replace(settings, scales=settings.scales or INPAINTING_SCALES)
             guided = isinstance(request, InpaintRequest) or request.reference is not None
             steps = sum(len(scale.places) for scale in raster_schedule(self.model.bank.grid, settings, guided))
         return count * (self._seconds_per_image + steps * self._seconds_per_step)
@@ -381,6 +384,13 @@ class Service:
 
 
 _BUSY = Failure(503, "busy", "too much work is waiting; try again in a moment")
+
+
+def _forget(outcome: object) -> None:
+    """Drop the frames an exception holds: through them, and until a collection, it holds its whole batch."""
+    while isinstance(outcome, BaseException):
+        outcome.__traceback__ = None
+        outcome = outcome.__cause__ or outcome.__context__
 
 
 def _count(request: Request) -> int:
