@@ -177,7 +177,7 @@ def main() -> int:
         print(f"client: {error}", file=sys.stderr)
         return 1
     for row in report["images"]:
-        best = next(iter(row.get("shares", {}).items()), None)
+        best = max(row.get("shares", {}).items(), key=lambda item: item[1], default=None)
         print(folder / row["file"], *([] if best is None else [f"most from {best[0]} ({best[1]:.0%})"]), sep="  ")
     return 0
 

@@ -573,3 +573,10 @@ def test_the_schema_in_the_documents_is_current() -> None:
     path = ROOT / "docs" / "serving-schema.json"
     current = path.read_text() == json.dumps(json_schema(), indent=2) + "\n"  # what the module prints
     assert current, f"python -m latentpatch.serving.schema > {path.relative_to(ROOT)}"
+
+
+def test_the_client_names_the_largest_source(live: Live, tmp_path: Path) -> None:
+    done = run(sys.executable, CLIENT, "--url", live.url, "generate", "-n", "2", "-o", tmp_path / "new")
+    rows = json.loads((tmp_path / "new" / "report.json").read_text())["images"]
+    for line, row in zip(done.stdout.splitlines(), rows, strict=True):
+        assert f"({max(row['shares'].values()):.0%})" in line
