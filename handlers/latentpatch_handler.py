@@ -46,11 +46,7 @@ class LatentPatchHandler:
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """The bodies of the answers, one a request; statuses and types go to the context."""
         calls = [self._call(item, context, i) for i, item in enumerate(data)]
-        try:
-            responses = respond(self.service, calls)
-        except Exception:  # a defect: raised, it would cost the whole batch its connections
-            _log.exception("a batch failed")
-            responses = [Response(500, "application/json", _INTERNAL) for _ in calls]
+        responses = respond(self.service, calls)
         for i, response in enumerate(responses):
             context.set_response_status(response.status, "", i)
             context.set_response_content_type(i, response.content_type)
@@ -93,8 +89,3 @@ def _emit(context: Any, kind: str, name: str, value: float, reason: str = "") ->
 
 def _plain(value: Any) -> bytes | str:
     return bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else str(value)
-
-
-_INTERNAL = (
-    b'{"error": {"status": 500, "code": "internal", "message": "the server\'s log has the reason", "field": null}}'
-)

@@ -40,7 +40,7 @@ from ..errors import FileError, LatentPatchError
 from ..model import LatentPatch
 from .schema import json_schema
 from .service import Failure, Refusal, Service
-from .wire import Call, Response, failed, respond
+from .wire import Call, Response, failed, internal_failure, respond
 
 __all__ = ["Batcher", "Options", "application", "main"]
 
@@ -140,7 +140,7 @@ class Batcher:
         if self._options.threads is not None:
             torch.set_num_threads(self._options.threads)  # of the thread that calls it
         while (batch := self._next()) is not None:
-            for future, response in zip(batch, self._responses(list(batch.values())), strict=True):
+            for future, response in zip(batch, respond(self._service, list(batch.values())), strict=True):
                 future.set_result(response)
             self._since = None
             del batch, future, response  # not kept while waiting for the next
@@ -161,13 +161,6 @@ class Batcher:
             self._since = time.monotonic()
             taken = list(islice(self._waiting, self._options.batch_size))
             return {future: self._waiting.pop(future)[0] for future in taken}
-
-    def _responses(self, calls: Sequence[Call]) -> list[Response]:
-        try:
-            return respond(self._service, calls)
-        except Exception:  # a defect: the thread must outlive it
-            _log.exception("a batch failed")
-            return [_internal() for _ in calls]
 
 
 # --- HTTP ------------------------------------------------------------------------------------------------
@@ -414,10 +407,6 @@ def _json(value: dict[str, Any], status: int = 200) -> HTTPResponse:
     return HTTPResponse(json.dumps(value, sort_keys=True), status, media_type="application/json")
 
 
-def _internal() -> Response:
-    return failed(Failure(500, "internal", "the server's log has the reason"))
-
-
 async def _no_such_thing(request: Request, error: Exception) -> HTTPResponse:
     """404 and 405, in the form of all other refusals."""
     assert isinstance(error, HTTPException)
@@ -427,7 +416,7 @@ async def _no_such_thing(request: Request, error: Exception) -> HTTPResponse:
 
 
 async def _our_fault(_: Request, error: Exception) -> HTTPResponse:
-    return _sent(_internal())
+    return _sent(internal_failure())
 
 
 # --- running it ------------------------------------------------------------------------------------------

@@ -312,11 +312,11 @@ class Service:
             raise Refusal(Failure(413, "picture_too_large", f"{name}: {len(data)} bytes; at most {most}", name))
 
     def _settings(self, fields: SettingsFields, sampler: str) -> Settings | None:
+        if SAMPLERS[sampler].settings is RasterSettings:
+            return self._raster_settings(fields)
         given = fields.model_dump(exclude_none=True)
         if not given:
             return None
-        if SAMPLERS[sampler].settings is RasterSettings:
-            return self.model.with_settings(**given)
         try:
             settings: Settings = SAMPLERS[sampler].settings(**given)
         except TypeError as error:

@@ -77,10 +77,19 @@ class _Asked:
 
 
 def respond(service: Service, calls: Sequence[Call]) -> list[Response]:
-    """Answer a batch of requests: each its own response, whatever the others are."""
-    asked = [_read(call) for call in calls]
-    results = iter(service.run([one.request for one in asked if isinstance(one, _Asked)]))
-    return [failed(one) if isinstance(one, Failure) else _answer(next(results), one) for one in asked]
+    """Answer a batch of requests: each its own response, whatever the others are. Nothing is raised."""
+    try:
+        asked = [_read(call) for call in calls]
+        results = iter(service.run([one.request for one in asked if isinstance(one, _Asked)]))
+        return [failed(one) if isinstance(one, Failure) else _answer(next(results), one) for one in asked]
+    except Exception:  # a defect: raised, it would cost all of them their connections, or the server its thread
+        _log.exception("a batch failed")
+        return [internal_failure() for _ in calls]
+
+
+def internal_failure() -> Response:
+    """What is answered where the fault is ours."""
+    return failed(Failure(500, "internal", "the server's log has the reason"))
 
 
 def _answer(outcome: Result | Failure, asked: _Asked) -> Response:
