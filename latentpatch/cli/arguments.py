@@ -1,0 +1,121 @@
+"""Groups of arguments that commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..autoencoders import AUTOENCODERS, DEFAULT
+
+__all__ = [
+    "add_common",
+    "add_mask",
+    "add_network",
+    "add_precision",
+    "add_report",
+    "add_resume",
+    "add_sampling",
+    "add_settings",
+    "add_size",
+    "add_sources",
+    "natural",
+    "positive",
+]
+
+
+def add_sources(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument(
+        "sources",
+        nargs="+" if required else "*",
+        help="a folder, pictures, a text file that lists pictures, or a fitted model file"
+        + ("" if required else " (examples/portraits)"),
+    )
+    parser.add_argument("--attributes", metavar="CSV", help="attributes of the sources, for --where")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be used, and list them")
+    parser.add_argument("--components", type=int, metavar="R", help="principal components searched (16)")
+    add_size(parser)
+
+
+def add_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", metavar="SIDE|HxW", help="pixels pictures are cropped and resized to (256)")
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", type=positive, default=16, help="number of pictures (16)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the first picture; the next has the next (0)")
+    parser.add_argument("--where", metavar="PREDICATE", help='sources to use, e.g. "gender=female and birth_year>1960"')
+    add_settings(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("settings of the sampler")
+    group.add_argument("--patch-size", type=int, help="side of the compared patches in latent cells, omega (6)")
+    group.add_argument("--stride", type=int, help="side of the copied blocks, w (patch size / 3)")
+    group.add_argument("--neighbours", type=int, help="nearest sources drawn from, k (3)")
+    group.add_argument("--scales", type=int, help="grid sizes, S (5; 1 with a reference, 3 to inpaint)")
+    group.add_argument("--start-size", type=int, help="side of the coarsest grid (10 of 16)")
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep pictures as they are made, and go on where this command was interrupted; implied by torchrun",
+    )
+
+
+def add_mask(parser: argparse.ArgumentParser) -> None:
+    region = parser.add_mutually_exclusive_group(required=True)
+    region.add_argument(
+        "--mask",
+        metavar="IMAGE",
+        help="picture that is white where the region is, cropped and resized as the picture is",
+    )
+    region.add_argument(
+        "--box", metavar="LEFT,TOP,RIGHT,BOTTOM", help="the region, in pixels of the cropped and resized picture"
+    )
+
+
+def add_common(parser: argparse.ArgumentParser, run: Any, output: str = "FOLDER") -> None:
+    parser.add_argument(
+        "-o", "--output", required=True, metavar=output, help="where to write; files of the same names are replaced"
+    )
+    add_network(parser)
+    add_precision(parser)
+    add_report(parser, run)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="arithmetic of the decoder; bfloat16 is faster where the processor has it",
+    )
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--autoencoder",
+        metavar="NAME[:PATH]",
+        help=f"one of {', '.join(AUTOENCODERS)}, and after a colon its local weights ({DEFAULT})",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (a GPU where there is one)")
+
+
+def add_report(parser: argparse.ArgumentParser, run: Any) -> None:
+    parser.add_argument("--json", action="store_true", help="print a report as JSON on standard output")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no closing line")
+    parser.set_defaults(run=run)
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: an integer of at least 1 is expected")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: an integer of at least 0 is expected")
+    return int(text)

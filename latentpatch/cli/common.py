@@ -1,0 +1,167 @@
+"""What commands share: models from their options, what they print and write."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import files, images
+from ..attributes import parse_predicate, read_attributes
+from ..autoencoders import DEFAULT
+from ..model import LatentPatch
+from ..sampling import SAMPLERS, RasterSettings
+from ..sharding import ShardedBank
+
+__all__ = [
+    "bare_model",
+    "chosen_settings",
+    "counted",
+    "say",
+    "shows_progress",
+    "skipped_files",
+    "sources_model",
+    "wanted_mask",
+    "wanted_size",
+    "write_json",
+]
+
+_SETTINGS = ("patch_size", "stride", "neighbours", "scales", "start_size")
+
+
+def bare_model(options: argparse.Namespace) -> LatentPatch:
+    """The autoencoder on its device, without sources."""
+    model = LatentPatch(options.autoencoder or DEFAULT)
+    return _placed(model, options)
+
+
+def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> LatentPatch:
+    """The sources named on the command line, fitted or loaded."""
+    sources = [Path(source) for source in options.sources]
+    sharded = getattr(options, "shard_bank", False)
+    if len(sources) == 1 and sources[0].suffix == ".safetensors":
+        for name in ("components", "size", "attributes"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"--{name}: {sources[0]} is fitted already; give it to the command that fits")
+        model = LatentPatch.load(sources[0], options.autoencoder)
+        if sharded:
+            model.bank = ShardedBank(model.bank, options.processes)
+        return _placed(model, options)
+    if sharded:
+        raise ValueError("--shard-bank: a fitted model file is expected; fit the sources first")
+    # What can be wrong without having encoded anything is found first: encoding may take minutes.
+    paths = images.list_images(*sources)
+    inside = [source for source in sources if source.is_dir() and _contains(source, Path(options.output))]
+    if inside:
+        raise ValueError(
+            f"--output {options.output} lies within the sources {inside[0]}: its pictures would become sources"
+        )
+    known = None if options.attributes is None else read_attributes(options.attributes)
+    if getattr(options, "where", None) is not None:
+        parse_predicate(options.where)
+    model = LatentPatch(options.autoencoder or DEFAULT, 16 if options.components is None else options.components)
+    _placed(model, options)
+    _check_settings(options, model, len(paths))
+    model.fit(
+        paths,
+        attributes=known,
+        size=wanted_size(options, model),
+        skip_bad=options.skip_bad,
+        progress=shows_progress(options),
+        scratch=scratch,
+        processes=options.processes,
+    )
+    for _, reason in model.skipped:
+        say(options, f"skipped: {reason}")
+    if options.attributes is not None and not any(model.bank.attributes):
+        raise ValueError(f"--attributes {options.attributes}: names none of the sources, such as {model.bank.ids[0]!r}")
+    return model
+
+
+def _contains(folder: Path, path: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve()) and path.resolve() != folder.resolve()
+
+
+def _check_settings(options: argparse.Namespace, model: LatentPatch, count: int) -> None:
+    """Refuse settings that do not go together with the grid or the number of sources."""
+    if not hasattr(options, "neighbours"):
+        return
+    method = SAMPLERS[getattr(options, "sampler", "raster")]
+    settings = chosen_settings(options, model) or method.settings()
+    guided = getattr(options, "reference", None) is not None or options.command == "inpaint"
+    method.steps(model.autoencoder.grid(*wanted_size(options, model)), settings, guided, None)
+    if isinstance(settings, RasterSettings):
+        settings.check_sources(count)
+
+
+def _placed(model: LatentPatch, options: argparse.Namespace) -> LatentPatch:
+    device = options.device
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
+        raise ValueError(f"--device {device!r}: auto, cpu, cuda or cuda:NUMBER is expected")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: not usable here: {str(error).splitlines()[0]}") from error
+    model.autoencoder.decode_dtype = getattr(torch, options.precision)
+    return model
+
+
+def chosen_settings(options: argparse.Namespace, model: LatentPatch) -> Any:
+    """The model's settings with those given on the command line; None where none are."""
+    given = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
+    kind = SAMPLERS[getattr(options, "sampler", "raster")].settings
+    foreign = sorted(set(given) - {field.name for field in fields(kind)})
+    if foreign:
+        raise ValueError(f"--{foreign[0].replace('_', '-')}: not a setting of the sampler {options.sampler!r}")
+    if not given:
+        return None
+    return model.with_settings(**given) if isinstance(model.settings, kind) else kind(**given)
+
+
+def wanted_size(options: argparse.Namespace, model: LatentPatch) -> tuple[int, int]:
+    if options.size is None:
+        side = model.autoencoder.spec.image_size
+        return side, side
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", options.size)
+    if match is None:
+        raise ValueError(f"--size {options.size!r}: pixels are expected, as SIDE or HEIGHTxWIDTH")
+    size = int(match[1]), int(match[2] or match[1])
+    if size[0] * size[1] > images.MAX_PIXELS:
+        raise ValueError(f"--size {options.size}: at most {images.MAX_PIXELS} pixels are expected")
+    model.autoencoder.grid(*size)
+    return size
+
+
+def wanted_mask(options: argparse.Namespace, size: tuple[int, int]) -> Tensor:
+    return images.parse_box(options.box, size) if options.box else images.read_mask(options.mask, size)
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    text = json.dumps(report, sort_keys=True, ensure_ascii=False) + "\n"
+    files.write_bytes(path, text.encode(errors="backslashreplace"))  # file names need not be UTF-8
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def skipped_files(model: LatentPatch) -> list[dict[str, str]]:
+    return [{"file": str(path), "reason": reason} for path, reason in model.skipped]
+
+
+def say(options: argparse.Namespace, text: str) -> None:
+    if not options.quiet:
+        print(text, file=sys.stderr)
+
+
+def shows_progress(options: argparse.Namespace) -> bool:
+    return sys.stderr.isatty() and not options.quiet
