@@ -328,10 +328,14 @@ class SourceBank(FittedModule):
         except ValueError as error:
             raise FileError(f"malformed model file: {error}") from error
 
+    def keys_at(self, index: Tensor) -> Tensor:
+        """Keys where an index map points: ``(N, h, w)`` -> ``(N, h, w, r)`` int16."""
+        rows, columns = _cells(self.grid, index.device)
+        return self.keys[index, rows, columns]
+
     def gather_reduced(self, index: Tensor) -> Tensor:
         """Reduced latents where an index map points: ``(N, h, w)`` -> ``(N, r, h, w)`` float64."""
-        rows, columns = _cells(self.grid, index.device)
-        return self.keys[index, rows, columns].movedim(-1, 1).double() * self.key_step.double()
+        return self.keys_at(index).movedim(-1, 1).double() * self.key_step.double()
 
     def _keys_of(self, latents: Tensor, pca: PCA, codebook: Tensor | None, scratch: str | Path | None = None) -> Tensor:
         shape, device = (*latents.shape[1:3], pca.components), self.keys.device

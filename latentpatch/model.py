@@ -264,6 +264,22 @@ class LatentPatch(nn.Module):
             raise ValueError(f"{self.autoencoder.spec.name} gave latents that are not finite in half precision")
         return stored
 
+    def latents_of(self, pictures: Tensor) -> Tensor:
+        """Latents of pictures as sources have them, the nearest codes where there is a codebook.
+
+        Args:
+            pictures: ``(N, 3, H, W)`` in [0, 1] of the bank's image size.
+
+        Returns:
+            ``(N, L, h, w)`` float32.
+
+        Raises:
+            TypeError, ValueError: for pictures that are not that.
+        """
+        self._require_fit()
+        batch = self._pictures(pictures, "pictures", len(pictures), self.image_size)
+        return self.autoencoder.quantize(self._encode(batch))
+
     @torch.no_grad()
     def _encode(self, batch: Tensor) -> Tensor:
         return self.autoencoder.encode(batch)
@@ -334,7 +350,7 @@ class LatentPatch(nn.Module):
         index, settings = yield from self.sampling(
             seeds, settings=settings, sampler=sampler, reference=reference, where=where
         )
-        pictures = yield Decode(self._latents_at(index, decoding)[part])
+        pictures = yield Decode(self.latents_at(index, decoding)[part])
         chosen = tuple(int(seed) for seed in seeds[part])
         return Generation(pictures, index[part], tuple(self.bank.ids), chosen, sampler, settings)
 
@@ -429,9 +445,10 @@ class LatentPatch(nn.Module):
         Returns:
             ``(N, 3, H, W)`` float32 in [0, 1].
         """
-        return self.autoencoder.decode(self._latents_at(index, decoding))
+        return self.autoencoder.decode(self.latents_at(index, decoding))
 
-    def _latents_at(self, index: Tensor, decoding: str) -> Tensor:
+    def latents_at(self, index: Tensor, decoding: str = "gather") -> Tensor:
+        """Latents of index maps, as :meth:`decode` takes them: ``(N, h, w)`` int64 -> ``(N, L, h, w)`` float32."""
         if decoding == "gather":
             return self._gather(index)
         if decoding == "unproject":

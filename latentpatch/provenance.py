@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["largest_regions", "provenance_images", "source_shares"]
+__all__ = ["largest_regions", "provenance_images", "region_counts", "source_shares"]
 
 _GIVEN = (0.5, 0.5, 0.5)
 
@@ -35,12 +35,18 @@ def source_shares(index: Tensor, count: int) -> Tensor:
 
 def largest_regions(index: Tensor) -> Tensor:
     """Share of the cells in the largest 4-connected region that comes from one source: ``(N,)`` float32."""
-    return torch.tensor([_largest_region(cells) / cells.size for cells in index.cpu().numpy()], dtype=torch.float32)
+    maps = index.cpu().numpy()
+    return torch.tensor([max(_region_sizes(cells), default=0) / cells.size for cells in maps], dtype=torch.float32)
 
 
-def _largest_region(cells: np.ndarray) -> int:
+def region_counts(index: Tensor) -> Tensor:
+    """Number of 4-connected regions that each come from one source: ``(N,)`` int64."""
+    return torch.tensor([len(_region_sizes(cells)) for cells in index.cpu().numpy()], dtype=torch.int64)
+
+
+def _region_sizes(cells: np.ndarray) -> list[int]:
     waiting = {(int(y), int(x)) for y, x in np.argwhere(cells >= 0)}
-    largest = 0
+    sizes = []
     while waiting:
         front = [waiting.pop()]
         size = 0
@@ -51,8 +57,8 @@ def _largest_region(cells: np.ndarray) -> int:
                 if near in waiting and cells[near] == cells[y, x]:
                     waiting.remove(near)
                     front.append(near)
-        largest = max(largest, size)
-    return largest
+        sizes.append(size)
+    return sizes
 
 
 def provenance_images(index: Tensor, count: int, cell: int = 16) -> Tensor:

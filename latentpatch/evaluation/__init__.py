@@ -1,0 +1,1 @@
+"""How good generated pictures are, and how much of them is copied."""
