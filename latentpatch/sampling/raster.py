@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
 from math import isqrt
 
 import numpy as np
@@ -44,6 +46,7 @@ def raster(
     mask: Tensor | None = None,
     *,
     memory: int = MAX_MEMORY,
+    backend: str | None = None,
 ) -> Tensor:
     """Grow index maps block by block, each copied from one of the k sources whose patch at the same
     place is nearest to what is there already.
@@ -60,14 +63,20 @@ def raster(
         reference: ``(N, h, w, r)`` or ``(1, h, w, r)`` int16 keys that fill the grid beforehand.
         mask: ``(h, w)`` bool, True where cells are to be sampled, the others being the reference's:
             inpainting. Cells outside it get index -1.
-        memory: bound in bytes on the scores kept at a time: images go in groups that keep it, of one at least.
+        memory: bound in bytes on the scores kept at a time: images go in groups that keep it, of one at least (16 in
+            Triton).
+        backend: ``torch`` or ``triton`` (:mod:`.gpu`); where None, Triton on GPUs where it is installed and can do
+            what is asked.
 
     Returns:
         ``(N, h, w)`` int64: which source each cell comes from.
 
     Raises:
-        ValueError: where shapes, settings and bank do not go together, or keys are too long.
+        ValueError: where shapes, settings and bank do not go together, keys are too long, or the backend is unknown
+            or cannot do it.
     """
+    if backend not in (None, "torch", "triton"):
+        raise ValueError(f"backend {backend!r}: torch or triton is expected")
     settings = settings or RasterSettings()
     bank = keys.keys if isinstance(keys, PreparedSources) else keys
     count, height, width, depth = bank.shape
@@ -90,6 +99,15 @@ def raster(
     # A mask's scales are made for one call: in the cache they would only push out others.
     plan_of = make_plan if mask is None else make_plan.__wrapped__
     plans = [plan_of(scale) for scale in scales]
+    if backend == "triton" or (backend is None and bank.is_cuda and _triton_installed()):
+        from . import gpu  # needs Triton
+
+        obstacle = gpu.obstacle(sources, scales, settings, norm)
+        if obstacle is None and (backend == "triton" or gpu.agrees(bank.device)):
+            keep, writers = mask is None, plans[-1].writers
+            return gpu.grow(sources, noise, settings, reference, scales, writers, memory=memory, keep=keep)
+        if backend == "triton":
+            raise ValueError(f"backend 'triton': {obstacle}")
     sums = sum_dtype(settings.patch_size, norm)
     group = max(1, memory // max(bytes_an_image(plan, count, sums) for plan in plans))
     parts = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]
@@ -155,6 +173,11 @@ def _scan(scores: WindowScores, uniforms: Tensor, neighbours: int) -> Tensor:
 def draw(uniforms: Tensor, choices: int) -> Tensor:
     """floor(u * choices), kept below ``choices`` where rounding or u = 1 would reach it."""
     return (uniforms.double() * choices).long().clamp(0, choices - 1)
+
+
+@lru_cache(maxsize=1)
+def _triton_installed() -> bool:
+    return find_spec("triton") is not None
 
 
 def _column(cells: BoolArray, device: torch.device) -> Tensor:
