@@ -1,9 +1,9 @@
 """The raster sampler by Triton kernels, without synchronising with the host, to the same index maps as in torch.
 
 Sources are laid out once for every scale, in two planes of int8 (:mod:`.kernels`). Where there are few, one
-program walks the places of a scale for a block of images. Where there are many, each place is two kernels: programs that
-compare whole windows with parts of the sources and keep the nearest of each as they go, then one that draws from what
-they found and copies. Whole windows read a source cell as often as patches cover it, but nothing an image and
+program walks the places of a scale for a block of images. Where there are many, each place is two kernels: programs
+that compare whole windows with parts of the sources and keep the nearest of each as they go, then one that draws from
+what they found and copies. Whole windows read a source cell as often as patches cover it, but nothing an image and
 source is kept, and a block of images shares the reading.
 
 From the second search of a kind on, a CUDA graph of all scales is replayed.
@@ -16,7 +16,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from itertools import pairwise
 from weakref import WeakKeyDictionary
 
@@ -37,6 +37,8 @@ __all__ = ["grow", "obstacle"]
 
 IMAGES = 16  # images a program compares together: rows of a matrix product
 SOURCES = 128  # sources of a tile
+_SPAN: int = kernels.SPAN.value
+_STAGES = 5  # of the pipeline that loads slabs: two of them, with numbers of slabs ahead
 #: Up to so many sources, one program walks a scale.
 WALKED = 512
 #: Most neighbours a program keeps at hand.
@@ -63,10 +65,13 @@ def obstacle(sources: PreparedSources, scales: Sequence[Scale], settings: Raster
     if settings.neighbours > MAX_NEIGHBOURS:
         return f"neighbours {settings.neighbours}: at most {MAX_NEIGHBOURS} is expected"
     # Products of the lower planes are at most 2^12.
-    exact = settings.patch_size**2 * depth < 1 << 19 and score_bound(settings.patch_size, norm) << _shift(count) < 1 << 62
-    if not exact:
+    if settings.patch_size**2 * depth >= 1 << 19 or score_bound(settings.patch_size, norm) >= (1 << 62) // _SPAN:
         return f"patch_size {settings.patch_size}: sums over such patches exceed what is held exactly"
-    needed = sum(_Layout.bytes(count, depth, size, side) for size, side in {(scale.size, scale.unit) for scale in scales})
+    if count > _SPAN:
+        return f"{count} sources: at most {_SPAN} is expected"
+    needed = sum(
+        _Layout.bytes(count, depth, size, side) for size, side in {(scale.size, scale.unit) for scale in scales}
+    )
     allowed = int(MAX_SHARE * _memory(device))
     if needed > allowed:
         return f"{count} sources: their layouts take {needed} bytes, at most {allowed} is expected"
@@ -107,14 +112,14 @@ def grow(
     return torch.cat(maps)
 
 
-@lru_cache(maxsize=None)
+@cache
 def agrees(device: torch.device) -> bool:
     """Whether the kernels run on a device and find there what torch finds: tried once, on small banks."""
     generator = torch.Generator().manual_seed(0)
-    settings = RasterSettings(patch_size=3, neighbours=3, scales=2)
     try:
-        for count in (20, WALKED + SOURCES + 1):
-            keys = torch.randint(-300, 300, (count, 6, 6, 4), dtype=torch.int16, generator=generator).to(device)
+        for count, depth, stride in ((20, 4, 1), (WALKED + SOURCES + 1, 16, 2)):  # all kernels, both lengths of slabs
+            settings = RasterSettings(patch_size=4, stride=stride, neighbours=3, scales=2, start_size=4)
+            keys = torch.randint(-300, 300, (count, 6, 6, depth), dtype=torch.int16, generator=generator).to(device)
             noise = torch.rand(3, raster_steps((6, 6), settings), generator=generator).to(device)
             expected, prepared = raster(keys, noise, settings, backend="torch"), PreparedSources(keys)
             for _ in range(3):  # launched, captured, replayed
@@ -196,7 +201,7 @@ class _Layout:
     def shape(depth: int, size: tuple[int, int], side: int) -> tuple[int, int]:
         """Length and number of slabs, of the length that leaves least empty."""
         vector = side * side * depth
-        length = min((128, 64, 32), key=lambda length: -(-vector // length) * length)
+        length = min((64, 32), key=lambda length: -(-vector // length) * length)
         return length, -(-vector // length) * -(-size[0] // side) * -(-size[1] // side)
 
     @classmethod
@@ -246,14 +251,20 @@ class _Level:
         """Visit all places, ``(N, places)``."""
         images, count = self.queries.shape[2], self.layout.norms.shape[1]
         ranks, blind = draw(uniforms, self.neighbours), draw(uniforms, count)
-        sizes = {"LENGTH": self.layout.length, "SHIFT": _shift(count)}
-        found = sizes | {"NEIGHBOURS": self.neighbours, "SLOTS": self.slots, "SOURCES": SOURCES, "IMAGES": IMAGES}
+        length = self.layout.length
+        found = {
+            "LENGTH": length,
+            "NEIGHBOURS": self.neighbours,
+            "SLOTS": self.slots,
+            "SOURCES": SOURCES,
+            "IMAGES": IMAGES,
+        }
         blocks = images // IMAGES
         slabs, norms = self.layout.slabs, self.layout.norms
         if self.walked:
             kernels.walk[(blocks,)](
                 self.picks, self.queries, images, ranks, blind, len(self.spans), self.spans_there,
-                slabs, norms, count, self.numbers, **found,
+                slabs, norms, count, self.numbers, num_stages=_STAGES, **found,
             )  # fmt: skip
             return
         width = self.parts * self.slots
@@ -262,12 +273,12 @@ class _Level:
             if not is_blind:
                 kernels.nearest_of_parts[(blocks, self.parts)](
                     self.candidates, self.queries, images, slabs, norms, count, self.tiles,
-                    self.numbers, compared, written, **found,
+                    self.numbers, compared, written, num_stages=_STAGES, **found,
                 )  # fmt: skip
             kernels.copy_drawn[(images,)](
                 self.picks, self.queries, images, self.candidates, width, blind if is_blind else ranks,
                 len(self.spans), place, slabs, count, self.numbers, written, end,
-                CANDIDATES=triton.next_power_of_2(width), BLIND=is_blind, num_warps=8, **sizes,
+                CANDIDATES=triton.next_power_of_2(width), BLIND=is_blind, LENGTH=length, num_warps=8,
             )  # fmt: skip
 
 
@@ -281,7 +292,9 @@ class _Search:
         guided: whether a reference is given.
     """
 
-    def __init__(self, levels: list[_Level], writers: npt.NDArray[np.int64], shape: Sequence[int], guided: bool) -> None:
+    def __init__(
+        self, levels: list[_Level], writers: npt.NDArray[np.int64], shape: Sequence[int], guided: bool
+    ) -> None:
         images, device = levels[0].queries.shape[2], levels[0].queries.device
         grid, self.depth = (shape[0], shape[1]), shape[2]
         self.levels = levels
@@ -305,7 +318,7 @@ class _Search:
             if self.done is not None:
                 self.done.wait()  # for the searches of other streams, by this stream
             self.noise[: len(noise)] = noise
-            if self.reference is not None:
+            if self.reference is not None and reference is not None:
                 self.reference[: len(noise)] = reference
             self._run_or_replay()
             index = self.index[: len(noise)].clone()
@@ -372,8 +385,6 @@ class _Resize:
         return torch.div(2 * sums + self.denominator, 2 * self.denominator, rounding_mode="floor").short()
 
 
-
-
 def to_slabs(grids: Tensor, side: int, length: int) -> Tensor:
     """Keys cut into units and those into slabs, in two planes: (N, h, w, r) int16 -> (slabs, 2, N, length) int8."""
     units = cut(grids, side).flatten(0, 1)
@@ -397,7 +408,6 @@ def _joined(slabs: Tensor) -> Tensor:
 
 def _slabs_of_places(scale: Scale, slabs: int) -> tuple[list[int], list[tuple[int, int, int]]]:
     """Slabs to compare and to write of one place after the other; and where each place's begin, change and end."""
-    height, width = scale.size
     held = scale.known[:: scale.unit, :: scale.unit].copy()
     per_unit = slabs // held.size
     units = np.arange(held.size).reshape(held.shape)
@@ -406,7 +416,7 @@ def _slabs_of_places(scale: Scale, slabs: int) -> tuple[list[int], list[tuple[in
     for place in scale.places:
         top, bottom, left, right = (-(-edge // scale.unit) for edge in place.window)
         window = slice(top, bottom), slice(left, right)
-        rows, columns = np.divmod(np.array(place.cells), width)
+        rows, columns = np.divmod(np.array(place.cells), scale.size[1])
         written = np.unique(units[rows // scale.unit, columns // scale.unit])
         ends = [len(numbers)]
         for some in (units[window][held[window]], written):
@@ -426,19 +436,14 @@ def _parts(count: int, neighbours: int) -> tuple[int, int]:
 
 def _images_at_a_time(memory: int, count: int, neighbours: int) -> int:
     """A power of two, so that searches of other numbers of images are few."""
-    bytes_an_image = 8 * _parts(count, neighbours)[1] * triton.next_power_of_2(neighbours)
+    bytes_an_image = 8 * _parts(count, neighbours)[1] * int(triton.next_power_of_2(neighbours))
     fit = min(MAX_IMAGES, memory // bytes_an_image)
     return max(IMAGES, 1 << max(0, fit.bit_length() - 1))
 
 
-def _shift(count: int) -> int:
-    """Bits that hold a source's number."""
-    return max(1, (count - 1).bit_length())
-
-
 def _memory(device: torch.device) -> int:
     """Bytes of the device; of a GPU of 16 GB where there is none."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 1 << 34
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else 1 << 34
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 A vector of integers v, at most 2^13 in magnitude, is kept as two planes of int8, v = 128 h + l with -64 <= l < 64, and
 cut into slabs of ``LENGTH`` numbers. A product x.y is 2^14 hx.hy + 2^7 (hx.ly + lx.hy) + lx.ly: matrix products of int8
 are added up in int32, so no order of adding matters. A score |y|^2 - 2 x.y and its source share an int64,
-``score << SHIFT | source``: no two are equal, and ties go to the lower source.
+``score * SPAN + source``: no two are equal, and ties go to the lower source.
 
 The arrays:
 
@@ -17,7 +17,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["copy_drawn", "nearest_of_parts", "walk"]
+__all__ = ["SPAN", "copy_drawn", "nearest_of_parts", "walk"]
+
+#: More than the number of any source. Scores are below 2^62 / SPAN in magnitude.
+SPAN = tl.constexpr(1 << 24)
 
 _EMPTY = tl.constexpr(1 << 62)  # beyond all scores
 _LOWEST = tl.constexpr(-(1 << 62))
@@ -26,7 +29,7 @@ _LOWEST = tl.constexpr(-(1 << 62))
 @triton.jit
 def _score(
     queries, rows, images, sources, norms, tile, count, slabs, begin, end,
-    LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr, SHIFT: tl.constexpr,
+    LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
     """Ranked scores of some images' windows against a tile of the sources: (IMAGES, SOURCES) int64."""
     numbers = (tile * SOURCES + tl.arange(0, SOURCES)).to(tl.int64)
@@ -50,7 +53,7 @@ def _score(
         low = tl.dot(query_low, source_low, low, out_dtype=tl.int32)
         squares += tl.load(norms + slab * count + numbers, mask=inside, other=0)
     products = high.to(tl.int64) * 16384 + mixed.to(tl.int64) * 128 + low
-    ranked = (squares[None, :] - 2 * products) * (1 << SHIFT) + numbers[None, :]
+    ranked = (squares[None, :] - 2 * products) * SPAN + numbers[None, :]
     return tl.where(inside[None, :], ranked, _EMPTY)
 
 
@@ -58,16 +61,14 @@ def _score(
 def _nearest(
     queries, rows, images, sources, norms, first, last, count, slabs, begin, end,
     NEIGHBOURS: tl.constexpr, SLOTS: tl.constexpr,
-    LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr, SHIFT: tl.constexpr,
+    LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
     """The nearest of some tiles of the sources, in no order: (IMAGES, SLOTS) int64, those beyond at _EMPTY or more."""
     slots = tl.zeros([IMAGES, SLOTS], dtype=tl.int64) + tl.arange(0, SLOTS)[None, :]
     # Slots differ from each other, so that one alone equals the worst; those not needed never are the worst.
     best = tl.where(slots < NEIGHBOURS, _EMPTY + slots, _LOWEST + slots)
     for tile in range(first, last):
-        ranked = _score(
-            queries, rows, images, sources, norms, tile, count, slabs, begin, end, LENGTH, SOURCES, IMAGES, SHIFT
-        )
+        ranked = _score(queries, rows, images, sources, norms, tile, count, slabs, begin, end, LENGTH, SOURCES, IMAGES)
         least, worst = tl.min(ranked, axis=1), tl.max(best, axis=1)
         while tl.max((least < worst).to(tl.int32), axis=0) > 0:
             replaced = (best == worst[:, None]) & (least < worst)[:, None]
@@ -79,12 +80,12 @@ def _nearest(
 
 
 @triton.jit
-def _drawn(ranked, ranks, SHIFT: tl.constexpr):
+def _drawn(ranked, ranks):
     """The source at a rank in each row of (n, m) ranked scores."""
     for dropped in range(0, tl.max(ranks, axis=0)):
         least = tl.min(ranked, axis=1)[:, None]
         ranked = tl.where((ranked == least) & (ranks[:, None] > dropped), _EMPTY, ranked)
-    return tl.min(ranked, axis=1) & ((1 << SHIFT) - 1)
+    return tl.min(ranked, axis=1) & (SPAN - 1)
 
 
 @triton.jit
@@ -102,7 +103,7 @@ def _copy(queries, rows, images, sources, chosen, count, slabs, begin, end, LENG
 def nearest_of_parts(
     candidates, queries, images, sources, norms, count, tiles, slabs, begin, end,
     NEIGHBOURS: tl.constexpr, SLOTS: tl.constexpr,
-    LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr, SHIFT: tl.constexpr,
+    LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
     """One place, grid (image blocks, parts): each part's nearest among its ``tiles`` tiles of sources.
 
@@ -113,7 +114,7 @@ def nearest_of_parts(
     last = tl.minimum((part + 1) * tiles, tl.cdiv(count, SOURCES))
     best = _nearest(
         queries, rows, images, sources, norms, part * tiles, last, count, slabs, begin, end,
-        NEIGHBOURS, SLOTS, LENGTH, SOURCES, IMAGES, SHIFT,
+        NEIGHBOURS, SLOTS, LENGTH, SOURCES, IMAGES,
     )  # fmt: skip
     tl.store(candidates + (rows[:, None] * parts + part) * SLOTS + tl.arange(0, SLOTS)[None, :], best)
 
@@ -121,19 +122,19 @@ def nearest_of_parts(
 @triton.jit(do_not_specialize=["images", "width", "steps", "place", "count", "begin", "end"])
 def copy_drawn(
     picks, queries, images, candidates, width, ranks, steps, place, sources, count, slabs, begin, end,
-    CANDIDATES: tl.constexpr, BLIND: tl.constexpr, LENGTH: tl.constexpr, SHIFT: tl.constexpr,
+    CANDIDATES: tl.constexpr, BLIND: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
     """One place, grid (N,): pick from an image's ``width`` candidates by rank and copy what the place writes.
 
-    ``picks``, ``(places, N)`` int64, and ``queries`` are written. ``ranks`` are ``(N, steps)`` int64: sources themselves
-    where the place is blind.
+    ``picks``, ``(places, N)`` int64, and ``queries`` are written. ``ranks`` are ``(N, steps)`` int64, and sources
+    themselves where the place is blind.
     """
     row = tl.program_id(0) + tl.arange(0, 1)
     chosen = tl.load(ranks + row.to(tl.int64) * steps + place)
     if not BLIND:
         columns = tl.arange(0, CANDIDATES)[None, :]
         ranked = tl.load(candidates + row[:, None] * width + columns, mask=columns < width, other=_EMPTY)
-        chosen = _drawn(ranked, chosen, SHIFT)
+        chosen = _drawn(ranked, chosen)
     tl.store(picks + place * images + row, chosen)
     _copy(queries, row, images, sources, chosen, count, slabs, begin, end, LENGTH)
 
@@ -142,7 +143,7 @@ def copy_drawn(
 def walk(
     picks, queries, images, ranks, blind, places, spans, sources, norms, count, slabs,
     NEIGHBOURS: tl.constexpr, SLOTS: tl.constexpr,
-    LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr, SHIFT: tl.constexpr,
+    LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
     """All places of a scale, grid (image blocks,): for sources few enough that one program compares them all.
 
@@ -157,9 +158,9 @@ def walk(
         else:
             best = _nearest(
                 queries, rows, images, sources, norms, 0, tl.cdiv(count, SOURCES), count, slabs, compared, written,
-                NEIGHBOURS, SLOTS, LENGTH, SOURCES, IMAGES, SHIFT,
+                NEIGHBOURS, SLOTS, LENGTH, SOURCES, IMAGES,
             )  # fmt: skip
-            chosen = _drawn(best, tl.load(ranks + rows * places + place), SHIFT)
+            chosen = _drawn(best, tl.load(ranks + rows * places + place))
         tl.store(picks + place * images + rows, chosen)
         tl.debug_barrier()  # no thread writes before all have read,
         _copy(queries, rows, images, sources, chosen, count, slabs, written, tl.load(spans + place * 3 + 2), LENGTH)
