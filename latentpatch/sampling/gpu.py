@@ -190,7 +190,7 @@ class _Layout:
         self.length, slabs = self.shape(depth, size, side)
         self.slabs = torch.empty((slabs, 2, count, self.length), dtype=torch.int8, device=keys.device)
         self.norms = torch.empty((slabs, count), dtype=torch.int32, device=keys.device)
-        resize = _Resize((old[0], old[1]), size, keys.device)
+        resize = Resize((old[0], old[1]), size, keys.device)
         group = max(1, _CHUNK // max(keys[0].numel(), size[0] * size[1] * depth))
         for some in (slice(first, first + group) for first in range(0, count, group)):
             slabs_of_some = to_slabs(resize(keys[some]), side, self.length)
@@ -303,9 +303,9 @@ class _Search:
         steps = sum(len(level.spans) for level in levels)
         self.noise = torch.zeros((images, steps), dtype=torch.float64, device=device)
         self.reference = torch.zeros((images, *shape), dtype=torch.int16, device=device) if guided else None
-        self.from_reference = [_Resize(grid, level.scale.size, device) for level in levels]
+        self.from_reference = [Resize(grid, level.scale.size, device) for level in levels]
         sizes = [level.scale.size for level in levels]
-        self.from_coarser = [_Resize(old, new, device) for old, new in pairwise(sizes)]
+        self.from_coarser = [Resize(old, new, device) for old, new in pairwise(sizes)]
         self.index = torch.empty((images, *grid), dtype=torch.int64, device=device)
         self.lock = threading.Lock()
         self.uses = 0
@@ -360,7 +360,7 @@ class _Search:
         self.index.copy_(self.levels[-1].picks[self.writers].movedim(2, 0))
 
 
-class _Resize:
+class Resize:
     """What :func:`~latentpatch.sampling.keys.resize_keys` does, in integers and with nothing left on the host."""
 
     def __init__(self, old: tuple[int, int], new: tuple[int, int], device: torch.device) -> None:
