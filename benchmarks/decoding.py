@@ -24,9 +24,15 @@ IMAGES = 16
 
 
 def decode(network: Autoencoder, latents: Tensor, dtype: torch.dtype, chunk: int) -> None:
-    with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    with torch.inference_mode(), torch.autocast(latents.device.type, dtype, enabled=dtype != torch.float32):
         for part in latents.split(chunk):
             network._decode(torch.nn.functional.pixel_shuffle(part, network.fold))
+
+
+def wait_for(device: torch.device) -> None:
+    """Until what was started is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def best_settings(network: Autoencoder, latents: Tensor) -> tuple[float, str, torch.dtype, int]:
@@ -35,8 +41,10 @@ def best_settings(network: Autoencoder, latents: Tensor) -> tuple[float, str, to
     for dtype in (torch.float32, torch.bfloat16):
         for chunk in (1, 4, 16):
             decode(network, latents[:chunk], dtype, chunk)
+            wait_for(latents.device)
             start = time.perf_counter()
             decode(network, latents, dtype, chunk)
+            wait_for(latents.device)
             name = f"{str(dtype).removeprefix('torch.')}, {chunk} at a time"
             results.append((time.perf_counter() - start, name, dtype, chunk))
     return min(results, key=lambda result: result[0])

@@ -18,6 +18,8 @@ from torch import Tensor
 from latentpatch import RasterSettings
 from latentpatch.sampling import noise_from_seeds, raster, raster_steps
 from latentpatch.sampling.keys import KEY_NORM, resize_keys
+from latentpatch.sampling.plan import make_plan
+from latentpatch.sampling.schedule import raster_schedule
 from latentpatch.sampling.sources import PreparedSources
 
 pytest.importorskip("triton", reason="Triton is not installed: the kernels were not tested")
@@ -32,7 +34,7 @@ on_gpu = pytest.mark.skipif(
 def some_case(seed: int) -> dict[str, Any]:
     """Any grid, patch, stride, scales, reference and mask; repeated sources; few or many for a program."""
     choose = random.Random(seed)
-    grid = choose.randint(4, 8), choose.randint(4, 8)
+    grid = choose.randint(3, 6), choose.randint(3, 6)
     patch = choose.randint(2, min(grid))
     settings = patch, choose.choice([None, choose.randint(1, patch)]), 1, choose.choice([1, 1, 2]), patch
     depth, spread = choose.choice([(3, 1), (4, 300), (8, 700), (5, 900)])  # ties; far up to the longest keys
@@ -57,13 +59,14 @@ def some_case(seed: int) -> dict[str, Any]:
         # One program a scale, or one or several tiles a part.
         "limits": {
             "WALKED": choose.choice([0, 512]),
+            "IMAGES": choose.choice([2, 4]),
             "SOURCES": choose.choice([16, 32]),
             "MAX_CANDIDATES": choose.choice([16, 4096]),
         },
     }
 
 
-CASES = [some_case(seed) for seed in range(24)]
+CASES = [some_case(seed) for seed in (*range(9), *range(10, 16), 21, 50, 53, 56)]  # the last with long units
 
 
 def in_torch(case: dict[str, Any], images: slice = slice(None)) -> Tensor:
@@ -144,6 +147,26 @@ def test_layouts_beyond_the_memory_are_refused(monkeypatch):
     noise = torch.rand(1, raster_steps((4, 4), settings))
     with pytest.raises(ValueError, match="70 sources: their layouts take 76160 bytes, at most 1717 is expected"):
         raster(keys, noise, settings, backend="triton")
+
+
+def test_layouts_of_other_sizes_make_room(monkeypatch):
+    keys = some_keys(9, (6, 6), 2, 5, 0)
+    bank, taken = gpu._Bank(), [gpu._Layout.bytes(9, 2, size, 1) for size in ((6, 6), (5, 5), (4, 4))]
+
+    def search(start: int) -> object:
+        settings = RasterSettings(2, 1, 1, 2, start)
+        scales = raster_schedule((6, 6), settings)
+        writers = make_plan(scales[-1]).writers
+        return bank.search(keys, scales, writers, 1, gpu.IMAGES, guided=False, keep=True)
+
+    monkeypatch.setattr(gpu, "_allowed", lambda device: sum(taken))
+    first = search(5)
+    search(4)
+    assert search(5) is first
+    assert {size for size, _ in bank.layouts} == {(6, 6), (5, 5), (4, 4)}
+    search(3)
+    assert {size for size, _ in bank.layouts} == {(6, 6), (3, 3)}
+    assert search(5) is not first
 
 
 # --- compilation, which needs no GPU -------------------------------------------------------------------

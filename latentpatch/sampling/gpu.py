@@ -14,8 +14,8 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from itertools import pairwise
 from weakref import WeakKeyDictionary
@@ -33,7 +33,7 @@ from .raster import draw, raster, raster_steps
 from .schedule import RasterSettings, Scale
 from .sources import PreparedSources, cut, paste, score_bound
 
-__all__ = ["grow", "obstacle"]
+__all__ = ["agrees", "grow", "obstacle"]
 
 IMAGES = 16  # images a program compares together: rows of a matrix product
 SOURCES = 128  # sources of a tile
@@ -69,12 +69,9 @@ def obstacle(sources: PreparedSources, scales: Sequence[Scale], settings: Raster
         return f"patch_size {settings.patch_size}: sums over such patches exceed what is held exactly"
     if count > _SPAN:
         return f"{count} sources: at most {_SPAN} is expected"
-    needed = sum(
-        _Layout.bytes(count, depth, size, side) for size, side in {(scale.size, scale.unit) for scale in scales}
-    )
-    allowed = int(MAX_SHARE * _memory(device))
-    if needed > allowed:
-        return f"{count} sources: their layouts take {needed} bytes, at most {allowed} is expected"
+    needed = sum(_Layout.bytes(count, depth, *name) for name in {(scale.size, scale.unit) for scale in scales})
+    if needed > _allowed(device):
+        return f"{count} sources: their layouts take {needed} bytes, at most {_allowed(device)} is expected"
     return None
 
 
@@ -102,7 +99,7 @@ def grow(
     maps = [torch.zeros((0, *sources.keys.shape[1:3]), dtype=torch.int64, device=noise.device)]
     group = _images_at_a_time(memory, len(sources.keys), settings.neighbours)
     # Tensors made in inference mode could not be written to outside of it.
-    with torch.inference_mode(False), torch.no_grad(), _on(noise.device):
+    with torch.inference_mode(False), torch.no_grad(), _on(sources.keys.device):
         for first in range(0, len(noise), group):
             some = noise[first : first + group]
             given = reference if reference is None or len(reference) == 1 else reference[first : first + group]
@@ -154,7 +151,9 @@ class _Bank:
         with self.lock:
             found = self.searches.get(name)
             if found is None:
-                levels = [_Level(scale, self._layout(keys, scale), neighbours, images) for scale in scales]
+                self._lay_out(keys, {(scale.size, scale.unit) for scale in scales})
+                layouts = [self.layouts[scale.size, scale.unit] for scale in scales]
+                levels = [_Level(*pair, neighbours, images) for pair in zip(scales, layouts, strict=True)]
                 found = _Search(levels, writers, keys.shape[1:], guided)
                 if keys.is_cuda:
                     torch.cuda.current_stream().synchronize()  # other streams may search next
@@ -165,15 +164,19 @@ class _Bank:
                     self.searches.popitem(last=False)
             return found
 
-    def _layout(self, keys: Tensor, scale: Scale) -> _Layout:
-        name = (scale.size, scale.unit)
-        if name not in self.layouts:
+    def _lay_out(self, keys: Tensor, names: set[tuple[tuple[int, int], int]]) -> None:
+        """Prepare the sources at these sizes; those of former searches go where not all fit."""
+        count, depth = len(keys), keys.shape[3]
+        if sum(_Layout.bytes(count, depth, *name) for name in names | self.layouts.keys()) > _allowed(keys.device):
+            self.searches.clear()
+            self.layouts.clear()
+        for name in names - self.layouts.keys():
             self.layouts[name] = _Layout(keys, *name)
-        return self.layouts[name]
 
 
 _BANKS: WeakKeyDictionary[PreparedSources, _Bank] = WeakKeyDictionary()
 _LOCK = threading.Lock()
+_CAPTURING = threading.Lock()
 
 
 class _Layout:
@@ -252,19 +255,13 @@ class _Level:
         images, count = self.queries.shape[2], self.layout.norms.shape[1]
         ranks, blind = draw(uniforms, self.neighbours), draw(uniforms, count)
         length = self.layout.length
-        found = {
-            "LENGTH": length,
-            "NEIGHBOURS": self.neighbours,
-            "SLOTS": self.slots,
-            "SOURCES": SOURCES,
-            "IMAGES": IMAGES,
-        }
+        found = {"NEIGHBOURS": self.neighbours, "SLOTS": self.slots, "SOURCES": SOURCES, "IMAGES": IMAGES}
         blocks = images // IMAGES
         slabs, norms = self.layout.slabs, self.layout.norms
         if self.walked:
             kernels.walk[(blocks,)](
                 self.picks, self.queries, images, ranks, blind, len(self.spans), self.spans_there,
-                slabs, norms, count, self.numbers, num_stages=_STAGES, **found,
+                slabs, norms, count, self.numbers, LENGTH=length, num_stages=_STAGES, **found,
             )  # fmt: skip
             return
         width = self.parts * self.slots
@@ -273,7 +270,7 @@ class _Level:
             if not is_blind:
                 kernels.nearest_of_parts[(blocks, self.parts)](
                     self.candidates, self.queries, images, slabs, norms, count, self.tiles,
-                    self.numbers, compared, written, num_stages=_STAGES, **found,
+                    self.numbers, compared, written, LENGTH=length, num_stages=_STAGES, **found,
                 )  # fmt: skip
             kernels.copy_drawn[(images,)](
                 self.picks, self.queries, images, self.candidates, width, blind if is_blind else ranks,
@@ -328,17 +325,20 @@ class _Search:
 
     def _run_or_replay(self) -> None:
         self.uses += 1
-        # The first time compiles kernels and tells whether a search comes again at all.
-        if self.done is not None and self.uses == 2:
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may do what a capture forbids.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._run()
-            self.graph = graph
+        # The first time compiles kernels, and many a search does not come a second time.
+        if self.noise.is_cuda and self.uses == 2:
+            self._capture()
         if self.graph is None:
             self._run()
         else:
             self.graph.replay()
+
+    def _capture(self) -> None:
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self.noise.device)
+        # One capture at a time, for it begins by waiting for the device; of other threads, it forbids nothing else.
+        with _CAPTURING, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            self._run()
+        self.graph = graph
 
     def _run(self) -> None:
         grids: Tensor | None = None
@@ -441,16 +441,12 @@ def _images_at_a_time(memory: int, count: int, neighbours: int) -> int:
     return max(IMAGES, 1 << max(0, fit.bit_length() - 1))
 
 
-def _memory(device: torch.device) -> int:
-    """Bytes of the device; of a GPU of 16 GB where there is none."""
-    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else 1 << 34
+def _allowed(device: torch.device) -> int:
+    """Bytes a bank's layouts may take; where there is no GPU, as on one of 16 GB."""
+    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 1 << 34
+    return int(MAX_SHARE * total)
 
 
-@contextmanager
-def _on(device: torch.device) -> Iterator[None]:
+def _on(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the current device."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.cuda.device(device):
-        yield
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
