@@ -255,13 +255,13 @@ class _Level:
         images, count = self.queries.shape[2], self.layout.norms.shape[1]
         ranks, blind = draw(uniforms, self.neighbours), draw(uniforms, count)
         length = self.layout.length
-        found = {"NEIGHBOURS": self.neighbours, "SLOTS": self.slots, "SOURCES": SOURCES, "IMAGES": IMAGES}
+        found = {"SLOTS": self.slots, "SOURCES": SOURCES, "IMAGES": IMAGES, "num_stages": _STAGES}
         blocks = images // IMAGES
         slabs, norms = self.layout.slabs, self.layout.norms
         if self.walked:
             kernels.walk[(blocks,)](
                 self.picks, self.queries, images, ranks, blind, len(self.spans), self.spans_there,
-                slabs, norms, count, self.numbers, LENGTH=length, num_stages=_STAGES, **found,
+                slabs, norms, count, self.numbers, self.neighbours, LENGTH=length, **found,
             )  # fmt: skip
             return
         width = self.parts * self.slots
@@ -270,7 +270,7 @@ class _Level:
             if not is_blind:
                 kernels.nearest_of_parts[(blocks, self.parts)](
                     self.candidates, self.queries, images, slabs, norms, count, self.tiles,
-                    self.numbers, compared, written, LENGTH=length, num_stages=_STAGES, **found,
+                    self.numbers, compared, written, self.neighbours, LENGTH=length, **found,
                 )  # fmt: skip
             kernels.copy_drawn[(images,)](
                 self.picks, self.queries, images, self.candidates, width, blind if is_blind else ranks,

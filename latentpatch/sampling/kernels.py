@@ -59,14 +59,13 @@ def _score(
 
 @triton.jit
 def _nearest(
-    queries, rows, images, sources, norms, first, last, count, slabs, begin, end,
-    NEIGHBOURS: tl.constexpr, SLOTS: tl.constexpr,
-    LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
+    queries, rows, images, sources, norms, first, last, count, slabs, begin, end, neighbours,
+    SLOTS: tl.constexpr, LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
     """The nearest of some tiles of the sources, in no order: (IMAGES, SLOTS) int64, those beyond at _EMPTY or more."""
     slots = tl.zeros([IMAGES, SLOTS], dtype=tl.int64) + tl.arange(0, SLOTS)[None, :]
     # Slots differ from each other, so that one alone equals the worst; those not needed never are the worst.
-    best = tl.where(slots < NEIGHBOURS, _EMPTY + slots, _LOWEST + slots)
+    best = tl.where(slots < neighbours, _EMPTY + slots, _LOWEST + slots)
     for tile in range(first, last):
         ranked = _score(queries, rows, images, sources, norms, tile, count, slabs, begin, end, LENGTH, SOURCES, IMAGES)
         least, worst = tl.min(ranked, axis=1), tl.max(best, axis=1)
@@ -76,7 +75,7 @@ def _nearest(
             # What is dropped without entering is too far already.
             ranked = tl.where(ranked == least[:, None], _EMPTY, ranked)
             least, worst = tl.min(ranked, axis=1), tl.max(best, axis=1)
-    return tl.where(slots < NEIGHBOURS, best, _EMPTY)
+    return tl.where(slots < neighbours, best, _EMPTY)
 
 
 @triton.jit
@@ -99,11 +98,10 @@ def _copy(queries, rows, images, sources, chosen, count, slabs, begin, end, LENG
             tl.store(queries + ((slab * 2 + plane) * images + rows[:, None]) * LENGTH + parts, tl.load(source))
 
 
-@triton.jit(do_not_specialize=["images", "count", "tiles", "begin", "end"])
+@triton.jit(do_not_specialize=["images", "count", "tiles", "begin", "end", "neighbours"])
 def nearest_of_parts(
-    candidates, queries, images, sources, norms, count, tiles, slabs, begin, end,
-    NEIGHBOURS: tl.constexpr, SLOTS: tl.constexpr,
-    LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
+    candidates, queries, images, sources, norms, count, tiles, slabs, begin, end, neighbours,
+    SLOTS: tl.constexpr, LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
     """One place, grid (image blocks, parts): each part's nearest among its ``tiles`` tiles of sources.
 
@@ -114,7 +112,7 @@ def nearest_of_parts(
     last = tl.minimum((part + 1) * tiles, tl.cdiv(count, SOURCES))
     best = _nearest(
         queries, rows, images, sources, norms, part * tiles, last, count, slabs, begin, end,
-        NEIGHBOURS, SLOTS, LENGTH, SOURCES, IMAGES,
+        neighbours, SLOTS, LENGTH, SOURCES, IMAGES,
     )  # fmt: skip
     tl.store(candidates + (rows[:, None] * parts + part) * SLOTS + tl.arange(0, SLOTS)[None, :], best)
 
@@ -139,11 +137,10 @@ def copy_drawn(
     _copy(queries, row, images, sources, chosen, count, slabs, begin, end, LENGTH)
 
 
-@triton.jit(do_not_specialize=["images", "places", "count"])
+@triton.jit(do_not_specialize=["images", "places", "count", "neighbours"])
 def walk(
-    picks, queries, images, ranks, blind, places, spans, sources, norms, count, slabs,
-    NEIGHBOURS: tl.constexpr, SLOTS: tl.constexpr,
-    LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
+    picks, queries, images, ranks, blind, places, spans, sources, norms, count, slabs, neighbours,
+    SLOTS: tl.constexpr, LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
     """All places of a scale, grid (image blocks,): for sources few enough that one program compares them all.
 
@@ -158,7 +155,7 @@ def walk(
         else:
             best = _nearest(
                 queries, rows, images, sources, norms, 0, tl.cdiv(count, SOURCES), count, slabs, compared, written,
-                NEIGHBOURS, SLOTS, LENGTH, SOURCES, IMAGES,
+                neighbours, SLOTS, LENGTH, SOURCES, IMAGES,
             )  # fmt: skip
             chosen = _drawn(best, tl.load(ranks + rows * places + place))
         tl.store(picks + place * images + rows, chosen)
