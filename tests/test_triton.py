@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import subprocess
@@ -131,7 +132,7 @@ def test_grids_are_resized_as_keys_are(old, new):
 # --- what cannot be done -------------------------------------------------------------------------------
 
 
-def test_what_the_kernels_cannot_do_is_said():
+def test_what_the_kernels_cannot_do_is_said(monkeypatch):
     keys, settings = some_keys(70, (4, 4), 2, 5, 0), RasterSettings(2, 1, gpu.MAX_NEIGHBOURS + 1, 1)
     noise = torch.rand(1, raster_steps((4, 4), settings))
     with pytest.raises(ValueError, match="backend 'triton': neighbours 65: at most 64"):
@@ -139,6 +140,11 @@ def test_what_the_kernels_cannot_do_is_said():
     with pytest.raises(ValueError, match="backend 'cuda': torch or triton is expected"):
         raster(keys, noise, settings, backend="cuda")
     assert raster(keys, noise, settings).shape == (1, 4, 4)
+    with pytest.raises(ValueError, match="backend 'triton': keys on cpu: a CUDA GPU is expected"):
+        raster(keys, noise, RasterSettings(2, 1, 3, 1), backend="triton")
+    monkeypatch.setattr(importlib.import_module("latentpatch.sampling.raster"), "_triton_installed", lambda: False)
+    with pytest.raises(ValueError, match="Triton is not installed"):
+        raster(keys, noise, settings, backend="triton")
 
 
 def test_layouts_beyond_the_memory_are_refused(monkeypatch):

@@ -72,6 +72,8 @@ def obstacle(sources: PreparedSources, scales: Sequence[Scale], settings: Raster
     needed = sum(_Layout.bytes(count, depth, *name) for name in {(scale.size, scale.unit) for scale in scales})
     if needed > _allowed(device):
         return f"{count} sources: their layouts take {needed} bytes, at most {_allowed(device)} is expected"
+    if device.type != "cuda" and isinstance(kernels.walk, triton.JITFunction):  # not run by the interpreter
+        return f"keys on {device}: a CUDA GPU is expected"
     return None
 
 

@@ -77,6 +77,8 @@ def raster(
     """
     if backend not in (None, "torch", "triton"):
         raise ValueError(f"backend {backend!r}: torch or triton is expected")
+    if backend == "triton" and not _triton_installed():
+        raise ValueError("backend 'triton': Triton is not installed")
     settings = settings or RasterSettings()
     bank = keys.keys if isinstance(keys, PreparedSources) else keys
     count, height, width, depth = bank.shape
