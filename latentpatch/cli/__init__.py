@@ -1,4 +1,4 @@
-"""The command line: ``latentpatch generate | edit | inpaint | reconstruct | fit | archive | bench | inspect``."""
+"""The command line: ``latentpatch generate | edit | inpaint | reconstruct | fit | archive | evaluate | …``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from .. import __version__
 from ..errors import LatentPatchError
 from ..processes import joined, rank
-from . import bench, making, models
+from . import bench, evaluate, making, models
 
 __all__ = ["main"]
 
@@ -30,6 +30,7 @@ _COMMANDS = (
     making.add_reconstruct,
     models.add_fit,
     models.add_archive,
+    evaluate.add_evaluate,
     bench.add_bench,
     models.add_inspect,
 )

@@ -1,0 +1,52 @@
+"""How much neighbouring cells from different sources disagree, told from the sources' latents alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..bank import SourceBank
+
+__all__ = ["seam_energies"]
+
+
+@torch.no_grad()
+def seam_energies(bank: SourceBank, index: Tensor) -> Tensor:
+    """Cost of the seams of index maps (Kwatra et al. 2003, of squared differences), in reduced latents.
+
+    Where cell p comes from source s and its neighbour q from t, the seam between them costs what the two sources differ
+    by at both places, ``|y_s(p) - y_t(p)|^2 + |y_s(q) - y_t(q)|^2``.
+
+    Args:
+        bank: the sources.
+        index: ``(N, h, w)`` int64 positions in it; a cell of -1 has no seams.
+
+    Returns:
+        ``(N,)`` float64: seam costs a cell, over the sources' mean squared deviation from their mean: 0 for a whole
+        source, of order 1 where most cells are joined at random.
+    """
+    keys = bank.searchable()
+    rows, columns = (torch.arange(side, device=keys.device) for side in bank.grid)
+    total = torch.zeros(len(index), dtype=torch.float64, device=keys.device)
+    index = index.to(keys.device)
+    for axis in (0, 1):
+        length = index.shape[1 + axis] - 1
+        s, t = index.narrow(1 + axis, 0, length), index.narrow(1 + axis, 1, length)
+        cost = torch.zeros(s.shape, dtype=torch.float64, device=keys.device)
+        for offset in (0, 1):  # the places of s and of t
+            y = rows[offset:][:length] if axis == 0 else rows
+            x = columns[offset:][:length] if axis == 1 else columns
+            cost += _difference(keys, s, t, y[:, None], x[None, :])
+        total += cost.masked_fill((s < 0) | (t < 0), 0).sum((1, 2))
+    return total / index[0].numel() / _spread(keys)
+
+
+def _difference(keys: Tensor, s: Tensor, t: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """|y_s - y_t|^2 at the places (y, x). -> (N, ...) float64"""
+    return (keys[s.clamp(min=0), y, x].double() - keys[t.clamp(min=0), y, x].double()).square().sum(-1)
+
+
+def _spread(keys: Tensor) -> float:
+    """Mean squared deviation of sources from their mean, a cell; of at most 1000 of them."""
+    some = keys[:1000].double()
+    return float((some - some.mean(0)).square().sum(-1).mean()) or 1.0
