@@ -553,6 +553,7 @@ def test_an_evaluation_from_end_to_end(evaluated: Path) -> None:
         for name, figure in figures.items():
             low, high = figure["interval"]
             assert low <= high, name
+            assert low >= 0 or name == "kernel", name
             assert np.isfinite([figure["value"], low, high]).all(), name
         conditions = entry["conditions"]
         assert (conditions["features"], conditions["held_out"], conditions["sources"]) == ("latents", 8, 12)

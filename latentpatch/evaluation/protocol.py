@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ __all__ = ["Evaluation", "Protocol", "read_log", "with_copier"]
 LOG = "evaluation.jsonl"
 SHEETS = "sheets"
 
+#: To be raised where a figure is added or defined anew, so that rows are made again.
+REVISION = 1
 #: Rows are flagged where the largest share is such on average, or so many pictures are copies.
 FLAG_SHARE, FLAG_COPIES = 0.5, 0.05
 #: Directions of the reference that a Frechet distance is reduced to where there are no more pictures than dimensions.
@@ -121,6 +124,7 @@ class Evaluation:
         #: all that decides figures but the row.
         self.conditions: dict[str, Any] = {
             "version": __version__,
+            "revision": REVISION,
             "autoencoder": model.autoencoder.spec.name,
             "autoencoder_sha256": model.autoencoder.fingerprint(),
             "precision": str(model.autoencoder.decode_dtype).removeprefix("torch."),
@@ -323,13 +327,13 @@ class Evaluation:
 
         sizes = [len(each.features) for each in sets]
         figures = {
-            "distance": self._figure(distance, sizes),
+            "distance": self._figure(distance, sizes, least=0),
             "kernel": self._figure(lambda s, weights: kernels[s](weights), sizes),
             "precision": self._mean([metrics.precisions(each.features, reference) for each in sets]),
             "recall": self._mean([metrics.recalls(each.features, reference) for each in sets], shared=True),
             "density": self._mean([metrics.densities(each.features, reference) for each in sets]),
             "coverage": self._mean([metrics.coverages(each.features, reference) for each in sets], shared=True),
-            "diversity": self._figure(diversity, sizes),
+            "diversity": self._figure(diversity, sizes, least=0),
         }
         for name in sets[0].values:
             figures[name] = self._mean([torch.cat(each.values[name]) for each in sets])
@@ -341,20 +345,30 @@ class Evaluation:
         def mean(s: int, weights: Tensor) -> float:
             return float(weights @ values[s].double() / weights.sum())
 
-        return self._figure(mean, [len(each) for each in values], shared)
+        low, high = (float(bound) for bound in torch.cat(list(values)).aminmax())
+        return self._figure(mean, [len(each) for each in values], shared, low, high)
 
     def _figure(
-        self, statistic: Callable[[int, Tensor], float], sizes: Sequence[int], shared: bool = False
+        self,
+        statistic: Callable[[int, Tensor], float],
+        sizes: Sequence[int],
+        shared: bool = False,
+        least: float = -math.inf,
+        most: float = math.inf,
     ) -> dict[str, Any]:
-        """Value, interval and the value of each set; ``statistic`` takes the set and its pictures' weights."""
+        """Value, interval within what is possible, and the value of each set; ``statistic`` takes the set and its
+        pictures' weights.
+        """
         each = [statistic(s, torch.ones(n, dtype=torch.float64)) for s, n in enumerate(sizes)]
 
         def average(weights: Sequence[Tensor]) -> float:
             return sum(statistic(s, weights[0 if shared else s]) for s in range(len(sizes))) / len(sizes)
 
         drawn = sizes[:1] if shared else sizes
-        interval = bootstrap(average, drawn, self.protocol.resamples) if self.protocol.resamples else None
-        return {"value": sum(each) / len(each), "interval": interval and list(interval), "sets": each}
+        interval = None
+        if self.protocol.resamples:
+            interval = [min(max(end, least), most) for end in bootstrap(average, drawn, self.protocol.resamples)]
+        return {"value": sum(each) / len(each), "interval": interval, "sets": each}
 
     # --- files -------------------------------------------------------------------------------------
 
