@@ -6,10 +6,18 @@ from .errors import FileError, ImageError, LatentPatchError, WeightsError
 from .generation import Generation
 from .model import LatentPatch
 from .pca import PCA
-from .sampling import SAMPLERS, RandomCellsSettings, RandomPatchesSettings, RasterSettings
+from .sampling import (
+    PRESETS,
+    SAMPLERS,
+    RandomCellsSettings,
+    RandomPatchesSettings,
+    RasterSettings,
+    ResynthesisSettings,
+)
 
 __all__ = [
     "PCA",
+    "PRESETS",
     "SAMPLERS",
     "Autoencoder",
     "AutoencoderSpec",
@@ -21,6 +29,7 @@ __all__ = [
     "RandomCellsSettings",
     "RandomPatchesSettings",
     "RasterSettings",
+    "ResynthesisSettings",
     "SourceBank",
     "WeightsError",
     "load_autoencoder",

@@ -9,7 +9,7 @@ from typing import Any
 from .autoencoders import AUTOENCODERS, DEFAULT, Autoencoder, load_autoencoder
 from .autoencoders.pixels import PixelAutoencoder
 from .model import LatentPatch
-from .sampling import RasterSettings
+from .sampling import DEFAULT_PRESET, PRESETS, Settings
 
 __all__ = [
     "diffusers_autoencoder",
@@ -27,6 +27,7 @@ def latentpatch(
     weights: str | None = None,
     pretrained: bool = True,
     components: int | None = None,
+    preset: str | None = None,
     **settings: Any,
 ) -> LatentPatch:
     """New images from a handful of registered examples, without training (LatentPatch, ICIP 2023).
@@ -39,7 +40,8 @@ def latentpatch(
         weights: local file or folder of the autoencoder's weights; None to use the cache or download.
         pretrained: False for random weights: touches no file and no network.
         components: principal components kept for the search, 16 by default.
-        settings: settings of the sampler: ``patch_size``, ``stride``, ``neighbours``, ``scales``, ``start_size``.
+        preset: ``faithful``, ``balanced`` (the default), ``diverse`` or ``paper``: how pictures are put together.
+        settings: settings of the preset's sampler to change, such as ``patch_size`` or ``neighbours``.
 
     Returns:
         A :class:`LatentPatch` module.
@@ -57,10 +59,20 @@ def latentpatch(
         if components is not None:
             raise ValueError(f"components {components}: {sources} is fitted already")
         model = LatentPatch.load(sources, network)
+        if preset is not None:
+            model.settings = _preset(preset)
         model.settings = model.with_settings(**settings)
         return model
-    model = LatentPatch(network or DEFAULT, 16 if components is None else components, RasterSettings(**settings))
+    chosen = _preset(DEFAULT_PRESET if preset is None else preset)
+    model = LatentPatch(network or DEFAULT, 16 if components is None else components, chosen)
+    model.settings = model.with_settings(**settings)
     return model if sources is None else model.fit(sources)
+
+
+def _preset(name: str) -> Settings:
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r}: one of {', '.join(PRESETS)} is expected")
+    return PRESETS[name]
 
 
 def embedded_autoencoder(name: str = "embedded", weights: str | None = None, pretrained: bool = True) -> Autoencoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +24,18 @@ from .modelfile import ModelFile
 from .operations import Costs, Decode, Encode, Operation, Search, Step, run_together
 from .pca import PCA
 from .processes import ALONE, Processes
-from .sampling import SAMPLERS, Sampler, Settings, noise_from_seeds
-from .sampling.schedule import RasterSettings
+from .sampling import (
+    DEFAULT_PRESET,
+    PRESETS,
+    SAMPLERS,
+    RasterSettings,
+    Sampler,
+    Settings,
+    noise_from_seeds,
+    sampler_of,
+    settings_from_record,
+    settings_record,
+)
 from .state import pack, unpack
 from .storage import Rows
 
@@ -48,7 +58,8 @@ class LatentPatch(nn.Module):
         autoencoder: an autoencoder, or what :func:`~latentpatch.autoencoders.load_autoencoder` takes:
             ``NAME[:FILE OR FOLDER]``.
         components: principal components kept for the search, r.
-        settings: settings of the raster sampler where a call gives none.
+        settings: settings of a sampler, which is used where a call says nothing else; by default those of the
+            preset :data:`~latentpatch.sampling.DEFAULT_PRESET`.
 
     Example:
         >>> model = LatentPatch("pixels").fit(torch.rand(8, 3, 256, 256))
@@ -61,7 +72,7 @@ class LatentPatch(nn.Module):
         self,
         autoencoder: Autoencoder | str = DEFAULT,
         components: int = 16,
-        settings: RasterSettings | None = None,
+        settings: Settings | None = None,
     ) -> None:
         super().__init__()
         self.autoencoder = load_autoencoder(autoencoder) if isinstance(autoencoder, str) else autoencoder
@@ -71,7 +82,7 @@ class LatentPatch(nn.Module):
                 f"components {components!r}: an integer from 1 to {channels} (latent channels) is expected"
             )
         self.components = components
-        self.settings = settings or RasterSettings()
+        self.settings: Settings = settings or PRESETS[DEFAULT_PRESET]
         self.pca = PCA()
         self.bank = SourceBank()
         #: facts of the autoencoder the bank was made with, where another one decodes it.
@@ -294,7 +305,7 @@ class LatentPatch(nn.Module):
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         settings: Settings | None = None,
-        sampler: str = "raster",
+        sampler: str | None = None,
         reference: Picture | None = None,
         where: str | Predicate | None = None,
         decoding: str = "gather",
@@ -308,8 +319,9 @@ class LatentPatch(nn.Module):
             n: number of images.
             seed: seed of the first image, at least 0.
             seeds: the seed of each image, instead of ``n`` and ``seed``.
-            settings: settings of the sampler; by default this model's.
-            sampler: a key of :data:`~latentpatch.sampling.SAMPLERS`.
+            settings: settings of a sampler, such as those of :data:`~latentpatch.sampling.PRESETS`; by default this
+                model's.
+            sampler: a key of :data:`~latentpatch.sampling.SAMPLERS`; by default the one the settings are for.
             reference: picture(s) to be guided by: a file, or ``(3, H, W)`` or ``(1 or n, 3, H, W)`` in [0, 1]
                 of the bank's image size.
             where: predicate on attributes that sources must satisfy, as text (``gender=female``) or callable.
@@ -340,7 +352,7 @@ class LatentPatch(nn.Module):
         seeds: Sequence[int],
         *,
         settings: Settings | None = None,
-        sampler: str = "raster",
+        sampler: str | None = None,
         reference: Picture | None = None,
         where: str | Predicate | None = None,
         decoding: str = "gather",
@@ -350,6 +362,7 @@ class LatentPatch(nn.Module):
         index, settings = yield from self.sampling(
             seeds, settings=settings, sampler=sampler, reference=reference, where=where
         )
+        sampler = sampler_of(settings)
         pictures = yield Decode(self.latents_at(index, decoding)[part])
         chosen = tuple(int(seed) for seed in seeds[part])
         return Generation(pictures, index[part], tuple(self.bank.ids), chosen, sampler, settings)
@@ -359,7 +372,7 @@ class LatentPatch(nn.Module):
         seeds: Sequence[int],
         *,
         settings: Settings | None = None,
-        sampler: str = "raster",
+        sampler: str | None = None,
         reference: Picture | None = None,
         where: str | Predicate | None = None,
     ) -> Operation[tuple[Tensor, Settings]]:
@@ -370,11 +383,11 @@ class LatentPatch(nn.Module):
         guides = None
         if reference is not None:
             if not method.guided:
-                raise ValueError(f"reference: the sampler {sampler!r} takes none")
+                raise ValueError(f"reference: the sampler {sampler_of(settings)!r} takes none")
             pictures = self._pictures(reference, "reference", len(seeds), self.image_size)
             guides = self.bank.keys_of(self.autoencoder.quantize((yield Encode(pictures))), self.pca)
-        if isinstance(settings, RasterSettings):
-            settings = settings.resolved(guides is not None)
+        count = len(self.bank) if candidates is None else len(candidates)
+        settings = method.resolved(settings, count, guides is not None)
         noise = noise_from_seeds(seeds, method.steps(grid, settings, guides is not None, None), self.bank.keys.device)
         index = yield Search(method, settings, noise, candidates, guides)
         return index, settings
@@ -416,7 +429,7 @@ class LatentPatch(nn.Module):
     @property
     def steps(self) -> int:
         """Uniforms :meth:`forward` takes for one image."""
-        return SAMPLERS["raster"].steps(self._require_fit(), self.settings, False, None)
+        return SAMPLERS[sampler_of(self.settings)].steps(self._require_fit(), self.settings, False, None)
 
     def forward(self, noise: Tensor) -> Tensor:
         """Images of uniform noise, for use inside larger models.
@@ -432,7 +445,8 @@ class LatentPatch(nn.Module):
             ``(N, 3, H, W)`` float32 in [0, 1].
         """
         self._require_fit()
-        index = self.bank.sample(SAMPLERS["raster"], noise.to(self.bank.keys.device), self.settings, None, None)
+        method = SAMPLERS[sampler_of(self.settings)]
+        index = self.bank.sample(method, noise.to(self.bank.keys.device), self.settings, None, None)
         return self.decode(index)
 
     def decode(self, index: Tensor, decoding: str = "gather") -> Tensor:
@@ -460,7 +474,9 @@ class LatentPatch(nn.Module):
         found = self.bank.gather(index, None if codebook is None else len(codebook))
         return self.autoencoder.lookup(found) if self.bank.coded else found.float()
 
-    def _sampler(self, name: str, settings: Settings | None) -> tuple[Sampler, Settings]:
+    def _sampler(self, name: str | None, settings: Settings | None) -> tuple[Sampler, Settings]:
+        if name is None:
+            name = sampler_of(settings or self.settings)
         if name not in SAMPLERS:
             raise ValueError(f"sampler {name!r}: one of {', '.join(SAMPLERS)} is expected")
         method = SAMPLERS[name]
@@ -577,7 +593,8 @@ class LatentPatch(nn.Module):
         target = self._pictures(image, "image", 1, self.image_size)
         # The encoder sees beyond a cell: what is to go must not colour its neighbours.
         latents = self.autoencoder.quantize((yield Encode(fill_smoothly(target, pixels))))
-        method, chosen = SAMPLERS["raster"], settings or self.settings
+        method, chosen = self._sampler("raster", settings)
+        assert isinstance(chosen, RasterSettings)
         chosen = replace(chosen, stride=chosen.step, scales=chosen.scales or INPAINTING_SCALES)
         noise = noise_from_seeds(seeds, method.steps(grid, chosen, True, cells), self.bank.keys.device)
         guides = self.bank.keys_of(latents, self.pca)
@@ -727,15 +744,28 @@ class LatentPatch(nn.Module):
         return model
 
     def get_extra_state(self) -> Tensor:
-        return pack({"components": self.components, "settings": asdict(self.settings)})
+        return pack({"components": self.components, "settings": settings_record(self.settings)})
 
     def set_extra_state(self, state: Any) -> None:
-        fields = unpack(state)
-        self.components, self.settings = fields["components"], RasterSettings(**fields["settings"])
+        record = unpack(state)
+        self.components, self.settings = record["components"], settings_from_record(record["settings"])
 
-    def with_settings(self, **changes: Any) -> RasterSettings:
-        """The model's settings with some changed."""
-        return replace(self.settings, **changes)
+    def with_settings(self, sampler: str | None = None, **changes: Any) -> Settings:
+        """The settings a sampler would be given, with some changed.
+
+        Args:
+            sampler: its name; by default the one this model's settings are for.
+            changes: by name.
+
+        Raises:
+            TypeError: for a setting it does not have.
+            ValueError: for an unknown sampler, or a setting out of range.
+        """
+        method, settings = self._sampler(sampler, None)
+        for name in changes:
+            if name not in {field.name for field in fields(method.settings)}:
+                raise TypeError(f"{name}: not a setting of the sampler {sampler_of(settings)!r}")
+        return replace(settings, **changes)
 
     def _require_fit(self) -> tuple[int, int]:
         if not len(self.bank):

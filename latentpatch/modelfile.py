@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from .bank import SourceBank
 from .errors import FileError
 from .files import write_tensors
 from .pca import PCA
-from .sampling import RasterSettings
+from .sampling import Settings, settings_from_record, settings_record
 from .storage import map_tensors
 
 __all__ = ["MAPPED_FROM", "ModelFile"]
@@ -34,7 +34,7 @@ class ModelFile:
     Attributes:
         autoencoder: the autoencoder's facts, with ``name``, ``argument`` and the ``sha256`` of its weights.
         components: principal components, r.
-        settings: settings of the raster sampler.
+        settings: of the sampler it generates with.
         pca: fitted.
         bank: the sources; mapped where the file is larger than :data:`MAPPED_FROM`.
         sources_sha256: what the file that was read says the bank's digest is; None where it does not.
@@ -42,7 +42,7 @@ class ModelFile:
 
     autoencoder: dict[str, Any]
     components: int
-    settings: RasterSettings
+    settings: Settings
     pca: PCA
     bank: SourceBank
     sources_sha256: str | None = None
@@ -57,7 +57,7 @@ class ModelFile:
             "format": _FORMAT,
             "autoencoder": self.autoencoder,
             "components": self.components,
-            "settings": asdict(self.settings),
+            "settings": settings_record(self.settings),
             "sources_sha256": self.bank.digest(),
         }
         tensors = {
@@ -100,7 +100,7 @@ class ModelFile:
                 bank = SourceBank.over(_part(tensors, "bank."), digest)
             else:
                 bank.load_state_dict(_part(tensors, "bank."))
-            model = cls(facts, header["components"], RasterSettings(**header["settings"]), pca, bank, digest)
+            model = cls(facts, header["components"], settings_from_record(header["settings"]), pca, bank, digest)
             model._check()
         except (AttributeError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
             raise FileError(f"{path}: malformed model file: {' '.join(str(error).split())}") from error

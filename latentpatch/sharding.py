@@ -10,6 +10,7 @@ from torch import Tensor
 from .bank import SourceBank
 from .processes import Processes
 from .sampling import Sampler, Settings, raster
+from .sampling.resynthesis import ResynthesisSettings
 from .sampling.schedule import RasterSettings
 from .sampling.sharded import sharded_raster
 
@@ -40,6 +41,8 @@ class ShardedBank(SourceBank):
     ) -> Tensor:
         """See :meth:`SourceBank.sample`."""
         keys = self.searchable()
+        if isinstance(settings, ResynthesisSettings):
+            raise ValueError("sampler 'resynthesis': of a sharded bank 'raster' is expected (--sampler raster)")
         if method.sample is not raster or not isinstance(settings, RasterSettings):  # they look at the shape alone
             count = len(self) if candidates is None else len(candidates)
             index: Tensor = method.sample(keys.new_zeros(1, 1, 1, 1).expand(count, *keys.shape[1:]), noise, settings)

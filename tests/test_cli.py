@@ -21,13 +21,14 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from latentpatch import LatentPatch, RandomPatchesSettings, RasterSettings, load_autoencoder
+from latentpatch import SAMPLERS, LatentPatch, RandomPatchesSettings, RasterSettings, load_autoencoder
 from latentpatch.cli import main
 from latentpatch.images import contact_sheet, encode_png, read_image, read_metadata, to_pil
 from latentpatch.provenance import provenance_images
 
 ROOT = Path(__file__).resolve().parent.parent
 PIXELS = ["--autoencoder", "pixels:4", "--size", "64"]
+RASTER = ["--sampler", "raster"]
 SHEETS = ["grid.png", "provenance.png"]
 
 
@@ -99,8 +100,16 @@ def test_generate_writes_pictures_sheets_and_a_record(five: Path, faces: Path, f
     assert sorted(contents(five)) == [*(f"{i:04d}.png" for i in range(5)), "generation.json", *SHEETS]
     report = record(five)
     assert report["command"] == "generate"
-    assert report["sampler"] == "raster"
-    assert report["settings"] == {"patch_size": 6, "stride": 2, "neighbours": 3, "scales": 5, "start_size": None}
+    assert report["sampler"] == "resynthesis"
+    assert report["settings"] == {
+        "patch_size": 3,
+        "stride": 1,
+        "neighbours": 3,
+        "sweeps": 2,
+        "max_share": 0.3,
+        "draws": 2,
+        "keep_start": False,
+    }
     assert report["decoding"] == "gather"
     assert report["ids"] == [path.stem for path in sorted(faces.iterdir())]
     assert report["sources"] == 12
@@ -193,12 +202,13 @@ def model_of(faces: Path, components: int = 16, **options: Any) -> LatentPatch:
     ],
     ids=str,
 )
-def test_settings_are_options(five: Path, faces: Path, tmp_path: Path, settings: dict[str, int]) -> None:
+def test_settings_are_options(faces: Path, tmp_path: Path, settings: dict[str, int]) -> None:
     options = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", value)]
-    run("generate", faces, *PIXELS, "-n", 2, *options, "-o", tmp_path / "out")
+    run("generate", faces, *PIXELS, "-n", 2, *RASTER, *options, "-o", tmp_path / "out")
     expected = model_of(faces).generate(2, settings=RasterSettings(**settings))
     assert torch.equal(indices(tmp_path / "out"), expected.index)
-    assert not torch.equal(expected.index, indices(five)[:2]), "the setting makes a difference"
+    plain = model_of(faces).generate(2, settings=RasterSettings())
+    assert not torch.equal(expected.index, plain.index), "the setting makes a difference"
     assert record(tmp_path / "out")["settings"].items() >= settings.items()
 
 
@@ -224,7 +234,7 @@ def test_random_patches(faces: Path, tmp_path: Path) -> None:
 
 
 def test_a_reference_guides(faces: Path, tmp_path: Path) -> None:
-    options = ["--reference", faces / "face04.png", "--neighbours", 1]
+    options = [*RASTER, "--reference", faces / "face04.png", "--neighbours", 1]
     run("generate", faces, *PIXELS, "-n", 18, *options, "-o", tmp_path / "out")
     assert indices(tmp_path / "out").unique().tolist() == [4]
     assert record(tmp_path / "out")["settings"]["scales"] == 1
@@ -234,7 +244,7 @@ def test_a_reference_of_another_shape_is_cropped_and_resized(faces: Path, tmp_pa
     wide = Image.new("RGB", (160, 64), "green")
     wide.paste(Image.open(faces / "face07.png"), (48, 0))
     wide.save(tmp_path / "wide.png")
-    options = ["--reference", tmp_path / "wide.png", "--neighbours", 1]
+    options = [*RASTER, "--reference", tmp_path / "wide.png", "--neighbours", 1]
     run("generate", faces, *PIXELS, "-n", 1, *options, "-o", tmp_path / "out")
     assert indices(tmp_path / "out").unique().tolist() == [7]
 
@@ -289,7 +299,24 @@ def test_json_is_all_there_is_on_standard_output(
     "options",
     [
         [],
-        ["--patch-size", 5, "--stride", 2, "--neighbours", 2, "--scales", 3, "--start-size", 8, "--components", 12],
+        [
+            *RASTER,
+            *[
+                "--patch-size",
+                "5",
+                "--stride",
+                "2",
+                "--neighbours",
+                "2",
+                "--scales",
+                "3",
+                "--start-size",
+                "8",
+                "--components",
+                "12",
+            ],
+        ],
+        ["--preset", "diverse", "--sweeps", 1, "--draws", 1, "--max-share", 0.4, "--keep-start"],
         ["--where", "mood!=glad", "--decoding", "unproject"],
         ["--sampler", "random-patches", "--patch-size", 5],
         ["--reference", "face02.png"],
@@ -312,9 +339,7 @@ def test_metadata_is_enough_to_repeat_a_picture(
     again = model.generate(
         seed=facts["seed"],
         sampler=facts["sampler"],
-        settings={"raster": RasterSettings, "random-patches": RandomPatchesSettings}[facts["sampler"]](
-            **facts["settings"]
-        ),
+        settings=SAMPLERS[facts["sampler"]].settings(**facts["settings"]),
         where=facts.get("where"),
         decoding=facts["decoding"],
         reference=facts["reference"]["file"] if "reference" in facts else None,
@@ -495,7 +520,7 @@ def test_what_is_wrong_is_found_before_encoding(
         "--where": "mood=",
         "--attributes": "none.csv",
     }.items():
-        refused(capsys, tmp_path, "generate", faces, *PIXELS, option, value)
+        refused(capsys, tmp_path, "generate", faces, *PIXELS, *RASTER, option, value)
 
 
 def test_older_pictures_are_told_of(some: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -700,7 +725,7 @@ def test_unusual_pictures_are_used(some: Path, faces: Path, tmp_path: Path, kind
     difference = np.abs(written(tmp_path / "one" / "0000.png").astype(int) - expected)
     assert np.percentile(difference, 99) <= tolerance
     assert difference.mean() <= tolerance / 8
-    run("generate", some, *PIXELS, "-n", 1, "--neighbours", 5, "-o", tmp_path / "out")
+    run("generate", some, *PIXELS, "-n", 1, *RASTER, "--neighbours", 5, "-o", tmp_path / "out")
     assert len(record(tmp_path / "out")["ids"]) == 5
 
 
@@ -709,14 +734,19 @@ CASES: dict[str, tuple[list[object], str]] = {
     "empty folder": (["generate", "hollow"], "hollow: holds no images; accepted: .jpg"),
     "text without pictures": (["generate", "hollow/empty.txt"], "empty.txt: lists no images"),
     "wrong list": (["generate", "hollow/wrong.txt"], "wrong.txt, line 2: gone.png: no such file"),
-    "one source": (["generate", "FACES/face00.png"], "neighbours 3: at most 1 (number of sources) is expected"),
+    "one source": (["generate", "FACES/face00.png"], "sources: at least 1 beside the one it starts with is expected"),
+    "one for the raster": (["generate", "FACES/face00.png", *RASTER], "neighbours 3: at most 1 (number of sources)"),
     "a source twice": (["generate", "FACES", "FACES/face00.png"], "face00.png: given twice"),
-    "k > B": (["generate", "FACES", "--neighbours", 13], "neighbours 13: at most 12 (number of sources)"),
-    "k > B'": (["generate", "FACES", "--attributes", "CSV", "--where", "age<22"], "neighbours 3: at most 2 "),
+    "k > B": (["generate", "FACES", *RASTER, "--neighbours", 13], "neighbours 13: at most 12 (number of sources)"),
+    "k = B": (["generate", "FACES", "--neighbours", 12], "neighbours 12: at most 11 (sources beside the one it starts"),
+    "small share": (["generate", "FACES", "--max-share", 0.05], "max_share 0.05: at least "),
+    "foreign": (["generate", "FACES", "--scales", 2], "--scales: not a setting of the sampler 'resynthesis'"),
+    "foreign sweeps": (["generate", "FACES", *RASTER, "--sweeps", 2], "--sweeps: not a setting of the sampler"),
+    "k > B'": (["generate", "FACES", "--attributes", "CSV", "--where", "age<22", *RASTER], "neighbours 3: at most 2 "),
     "no neighbours": (["generate", "FACES", "--neighbours", 0], "neighbours 0: at least 1 is expected"),
-    "large patch": (["generate", "FACES", "--patch-size", 11], "patch_size 11: at most 10 (shorter side of "),
-    "large stride": (["generate", "FACES", "--stride", 7], "stride 7: at most patch_size 6 is expected"),
-    "large start": (["generate", "FACES", "--start-size", 17], "start_size 17: at most 16 "),
+    "large patch": (["generate", "FACES", *RASTER, "--patch-size", 11], "patch_size 11: at most 10 (shorter side of "),
+    "large stride": (["generate", "FACES", *RASTER, "--stride", 7], "stride 7: at most patch_size 6 is expected"),
+    "large start": (["generate", "FACES", *RASTER, "--start-size", 17], "start_size 17: at most 16 "),
     "many components": (["generate", "FACES", "--components", 49], "components 49: an integer from 1 to 48"),
     "odd size": (["generate", "FACES", "--size", 63], "63x63: pixels takes sides that are positive multiples of 4"),
     "no size": (["generate", "FACES", "--size", "64x"], "--size '64x': pixels are expected, as SIDE or HEIGHTxWIDTH"),
@@ -809,7 +839,7 @@ def test_wrong_requests_are_named(
 
 
 def test_one_source_can_be_copied(faces: Path, tmp_path: Path) -> None:
-    run("generate", faces / "face03.png", *PIXELS, "-n", 1, "--neighbours", 1, "-o", tmp_path / "out")
+    run("generate", faces / "face03.png", *PIXELS, "-n", 1, *RASTER, "--neighbours", 1, "-o", tmp_path / "out")
     assert np.array_equal(written(tmp_path / "out" / "0000.png"), written(faces / "face03.png"))
 
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import latentpatch.hub
-from latentpatch import FileError, LatentPatch, RasterSettings, WeightsError
+from latentpatch import PRESETS, FileError, LatentPatch, ResynthesisSettings, WeightsError
 
 ROOT = Path(__file__).resolve().parent.parent
 ENTRIES = [
@@ -96,7 +96,7 @@ def test_dependencies_are_all_it_takes() -> None:
 def test_a_model_of_a_folder(offline: None, faces: Path) -> None:
     model = load("latentpatch", faces, autoencoder="pixels:16", components=8, neighbours=2, patch_size=5)
     assert isinstance(model, LatentPatch)
-    assert model.settings == RasterSettings(neighbours=2, patch_size=5)
+    assert model.settings == ResynthesisSettings(neighbours=2, patch_size=5)
     assert (len(model.bank), model.components) == (12, 8)
     images = model.generate(2, seed=1).images
     assert torch.equal(images, LatentPatch("pixels", 8, model.settings).fit(faces).generate(2, seed=1).images)
@@ -107,8 +107,9 @@ def test_a_fitted_model_file(offline: None, tmp_path: Path, model: LatentPatch) 
     model.save(path)
     loaded = load("latentpatch", str(path))
     assert torch.equal(loaded.generate(2).images, model.generate(2).images)
+    assert load("latentpatch", path, preset="paper").settings == PRESETS["paper"]
     changed = load("latentpatch", path, stride=1)
-    assert changed.settings == RasterSettings(stride=1)
+    assert changed.settings == ResynthesisSettings(stride=1)
     with pytest.raises(WeightsError, match="was fitted with pixels"):
         load("latentpatch", path, autoencoder="taesd", pretrained=False)
 
@@ -138,6 +139,7 @@ def test_taming_without_the_network(offline: None) -> None:
         ("pixel_autoencoder", {"downsampling": 0}, ValueError, "downsampling 0: an integer from 1 to 64"),
         ("latentpatch", {"autoencoder": "magic"}, ValueError, "autoencoder 'magic': one of "),
         ("latentpatch", {"autoencoder": "pixels", "patches": 3}, TypeError, "patches"),
+        ("latentpatch", {"autoencoder": "pixels", "preset": "best"}, ValueError, "preset 'best': one of faithful"),
         ("latentpatch", {"autoencoder": "pixels", "patch_size": 0}, ValueError, "patch_size 0: at least 1"),
         ("latentpatch", {"autoencoder": "pixels", "sources": "none"}, FileError, "none: no such file or folder"),
         ("latentpatch", {"sources": "none.safetensors"}, FileError, r"none\.safetensors: not a readable model file"),

@@ -109,16 +109,17 @@ def test_attributes_constrain(face_images):
     with pytest.raises(ValueError, match="none of the 12 sources"):
         model.generate(1, where="age>90")
     with pytest.raises(ValueError, match="neighbours 3: at most 2 "):
-        model.generate(1, where="age>=29")
+        model.generate(1, where="age>=29", sampler="raster")
 
 
 def test_baselines_through_the_model(model):
     assert model.generate(2, sampler="random-cells").sampler == "random-cells"
+    assert model.generate(2, settings=RandomCellsSettings()).sampler == "random-cells"
     with pytest.raises(TypeError, match="RasterSettings is expected by the sampler 'raster', got RandomCellsSettings"):
-        model.generate(2, settings=RandomCellsSettings())
+        model.generate(2, settings=RandomCellsSettings(), sampler="raster")
     with pytest.raises(ValueError, match="reference: the sampler 'random-cells' takes none"):
         model.generate(2, sampler="random-cells", reference=torch.rand(3, 64, 64))
-    with pytest.raises(ValueError, match="sampler 'magic': one of raster"):
+    with pytest.raises(ValueError, match="sampler 'magic': one of resynthesis, raster"):
         model.generate(2, sampler="magic")
 
 
@@ -166,8 +167,10 @@ def test_unfitted_model_says_so():
 
 def test_one_source_can_only_be_copied(face_images):
     model = LatentPatch("pixels:4").fit(face_images[:1])
-    with pytest.raises(ValueError, match=r"neighbours 3: at most 1 \(number of sources\)"):
+    with pytest.raises(ValueError, match="sources: at least 1 beside the one it starts with is expected"):
         model.generate(1)
+    with pytest.raises(ValueError, match=r"neighbours 3: at most 1 \(number of sources\)"):
+        model.generate(1, sampler="raster")
     result = model.generate(1, settings=RasterSettings(neighbours=1))
     torch.testing.assert_close(result.images[0], face_images[0], atol=1e-3, rtol=0)
 

@@ -82,7 +82,8 @@ def test_two_processes_make_the_pictures_of_one(faces: Path, tmp_path: Path) -> 
 
 def test_a_sharded_bank_makes_the_pictures_of_one(fitted: Path, faces: Path, tmp_path: Path) -> None:
     reference = sorted(faces.iterdir())[4]
-    arguments = ["generate", fitted, "-n", 50, "-q", "--where", "mood=glad", "--scales", 2, "--reference", reference]
+    arguments = ["generate", fitted, "-n", 50, "-q", "--where", "mood=glad", "--sampler", "raster", "--scales", 2]
+    arguments += ["--reference", reference]
     process = start(*arguments, "--shard-bank", "-o", tmp_path / "two")
     run(*arguments, "-o", tmp_path / "one")
     status, _, err = finished(process)

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..autoencoders import AUTOENCODERS, DEFAULT
+from ..sampling import DEFAULT_PRESET, PRESETS, SAMPLERS
 
 __all__ = [
     "add_common",
@@ -14,6 +15,7 @@ __all__ = [
     "add_precision",
     "add_report",
     "add_resume",
+    "add_sampler",
     "add_sampling",
     "add_settings",
     "add_size",
@@ -44,14 +46,40 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=positive, default=16, help="number of pictures (16)")
     parser.add_argument("--seed", type=natural, default=0, help="seed of the first picture; the next has the next (0)")
     parser.add_argument("--where", metavar="PREDICATE", help='sources to use, e.g. "gender=female and birth_year>1960"')
-    add_settings(parser)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("settings of the sampler")
+    """Settings of the raster sampler."""
+    group = parser.add_argument_group("settings of the raster sampler")
     group.add_argument("--patch-size", type=int, help="side of the compared patches in latent cells, omega (6)")
     group.add_argument("--stride", type=int, help="side of the copied blocks, w (patch size / 3)")
     group.add_argument("--neighbours", type=int, help="nearest sources drawn from, k (3)")
+    _add_scales(group)
+    parser.set_defaults(sweeps=None, max_share=None, draws=None, keep_start=None)
+
+
+def add_sampler(parser: argparse.ArgumentParser) -> None:
+    """A choice of samplers, and the settings of all of them."""
+    group = parser.add_argument_group("how the pictures are put together")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
+        "--preset", choices=tuple(PRESETS), help=f"a sampler with settings that go together ({DEFAULT_PRESET})"
+    )
+    which.add_argument("--sampler", choices=tuple(SAMPLERS), help="the sampler, with its own defaults")
+    group.add_argument("--patch-size", type=int, help="side of the compared patches in latent cells, omega")
+    group.add_argument("--stride", type=int, help="side of the copied blocks, w")
+    group.add_argument("--neighbours", type=int, help="nearest sources drawn from, k")
+    group = parser.add_argument_group("settings of resynthesis")
+    group.add_argument("--sweeps", type=int, help="how often every block is visited (2)")
+    group.add_argument("--max-share", type=float, help="share of a picture one source gives at most (0.3)")
+    group.add_argument("--draws", type=int, help="sources drawn to start with, the most unusual being taken (2)")
+    group.add_argument(
+        "--keep-start", action="store_const", const=True, help="let the source that is started with give patches, too"
+    )
+    _add_scales(parser.add_argument_group("settings of the raster sampler"))
+
+
+def _add_scales(group: Any) -> None:
     group.add_argument("--scales", type=int, help="grid sizes, S (5; 1 with a reference, 3 to inpaint)")
     group.add_argument("--start-size", type=int, help="side of the coarsest grid (10 of 16)")
 

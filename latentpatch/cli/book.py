@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ..errors import FileError
 from ..generation import Generation
 from ..model import LatentPatch
 from ..provenance import provenance_images
+from ..sampling import settings_record
 from ..sharding import ShardedBank
 from ..work import Work
 from .common import counted, say, shows_progress, skipped_files, write_json
@@ -124,8 +124,7 @@ class SharedBook(Book):
             **portable(self.facts),
             "n": options.n,
             "seed": options.seed,
-            "sampler": getattr(options, "sampler", "raster"),
-            "settings": asdict(settings or model.settings),
+            "settings": settings_record(settings),
             "device": model.autoencoder.device.type,
             "attributes": hashlib.sha256(json.dumps(model.bank.attributes, sort_keys=True).encode()).hexdigest(),
         }

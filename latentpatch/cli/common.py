@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .. import files, images
 from ..attributes import parse_predicate, read_attributes
 from ..autoencoders import DEFAULT
 from ..model import LatentPatch
-from ..sampling import SAMPLERS, RasterSettings
+from ..sampling import PRESETS, SAMPLERS, RasterSettings, ResynthesisSettings, sampler_of
 from ..sharding import ShardedBank
 
 __all__ = [
@@ -33,7 +33,17 @@ __all__ = [
     "write_json",
 ]
 
-_SETTINGS = ("patch_size", "stride", "neighbours", "scales", "start_size")
+_SETTINGS = (
+    "patch_size",
+    "stride",
+    "neighbours",
+    "scales",
+    "start_size",
+    "sweeps",
+    "max_share",
+    "draws",
+    "keep_start",
+)
 
 
 def bare_model(options: argparse.Namespace) -> LatentPatch:
@@ -93,12 +103,14 @@ def _check_settings(options: argparse.Namespace, model: LatentPatch, count: int)
     """Refuse settings that do not go together with the grid or the number of sources."""
     if not hasattr(options, "neighbours"):
         return
-    method = SAMPLERS[getattr(options, "sampler", "raster")]
-    settings = chosen_settings(options, model) or method.settings()
+    settings = chosen_settings(options, model)
+    method = SAMPLERS[sampler_of(settings)]
     guided = getattr(options, "reference", None) is not None or options.command == "inpaint"
     method.steps(model.autoencoder.grid(*wanted_size(options, model)), settings, guided, None)
     if isinstance(settings, RasterSettings):
         settings.check_sources(count)
+    elif isinstance(settings, ResynthesisSettings):
+        settings.check_sources(count, guided)
 
 
 def _placed(model: LatentPatch, options: argparse.Namespace) -> LatentPatch:
@@ -116,15 +128,19 @@ def _placed(model: LatentPatch, options: argparse.Namespace) -> LatentPatch:
 
 
 def chosen_settings(options: argparse.Namespace, model: LatentPatch) -> Any:
-    """The model's settings with those given on the command line; None where none are."""
+    """The settings of the preset or sampler asked for, else the model's, with those given on the command line."""
     given = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
-    kind = SAMPLERS[getattr(options, "sampler", "raster")].settings
-    foreign = sorted(set(given) - {field.name for field in fields(kind)})
+    preset = getattr(options, "preset", None)
+    base = model.with_settings(_sampler(options)) if preset is None else PRESETS[preset]
+    foreign = sorted(set(given) - {field.name for field in fields(base)})
     if foreign:
-        raise ValueError(f"--{foreign[0].replace('_', '-')}: not a setting of the sampler {options.sampler!r}")
-    if not given:
-        return None
-    return model.with_settings(**given) if isinstance(model.settings, kind) else kind(**given)
+        raise ValueError(f"--{foreign[0].replace('_', '-')}: not a setting of the sampler {sampler_of(base)!r}")
+    return replace(base, **given)
+
+
+def _sampler(options: argparse.Namespace) -> str | None:
+    """The sampler asked for; only generating has a choice."""
+    return getattr(options, "sampler", "raster")
 
 
 def wanted_size(options: argparse.Namespace, model: LatentPatch) -> tuple[int, int]:

@@ -12,8 +12,16 @@ from tqdm import tqdm
 
 from .. import files, images
 from ..errors import FileError, ImageError
-from ..sampling import SAMPLERS
-from .arguments import add_common, add_mask, add_resume, add_sampling, add_size, add_sources
+from .arguments import (
+    add_common,
+    add_mask,
+    add_resume,
+    add_sampler,
+    add_sampling,
+    add_settings,
+    add_size,
+    add_sources,
+)
 from .book import SHEET, Book, facts_of, opened_book, portable, staged
 from .common import (
     bare_model,
@@ -37,7 +45,7 @@ def add_generate(commands: Any) -> None:
     parser.add_argument(
         "--reference", metavar="IMAGE", help="picture the new ones are to resemble, cropped and resized as sources are"
     )
-    parser.add_argument("--sampler", choices=sorted(SAMPLERS), default="raster")
+    add_sampler(parser)
     parser.add_argument(
         "--decoding",
         choices=("gather", "unproject"),
@@ -62,7 +70,6 @@ def _generate(options: argparse.Namespace) -> dict[str, Any]:
                     model.generate(
                         seeds=seeds,
                         settings=settings,
-                        sampler=options.sampler,
                         reference=reference,
                         where=options.where,
                         decoding=options.decoding,
@@ -78,6 +85,7 @@ def add_inpaint(commands: Any) -> None:
     parser.add_argument("--image", required=True, help="the picture")
     add_mask(parser)
     add_sampling(parser)
+    add_settings(parser)
     parser.add_argument(
         "--reconstructed", action="store_true", help="show the decoder's own pixels outside the mask, not the picture's"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from .. import files, images
 from ..autoencoders.weights import sha256_of
 from ..errors import ImageError, LatentPatchError
 from ..modelfile import ModelFile
+from ..sampling import settings_record
 from .arguments import add_common, add_network, add_report, add_sources, natural, positive
 from .common import counted, say, shows_progress, skipped_files, sources_model
 
@@ -136,7 +136,7 @@ def _describe(stored: ModelFile) -> dict[str, Any]:
         "grid": list(bank.grid),
         "image_size": [side * stored.autoencoder["downsampling"] for side in bank.grid],
         "components": stored.components,
-        "settings": asdict(stored.settings),
+        "settings": settings_record(stored.settings),
         "explained_variance": round(variance, 4),
         "attributes": sorted({name for known in bank.attributes for name in known}),
         "ids": bank.ids,

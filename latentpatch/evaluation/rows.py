@@ -90,11 +90,10 @@ class Row:
         if self.control:
             return {"sampler": self.sampler}
         settings = self.settings_for(model)
-        resolved = getattr(settings, "resolved", None)
         bank = None if self.bank is None or self.bank >= len(model.bank) else self.bank
         record = {
             "sampler": self.sampler,
-            "settings": asdict(settings if resolved is None else resolved(False)),
+            "settings": asdict(SAMPLERS[self.sampler].resolved(settings, bank or len(model.bank), False)),
             "decoding": self.decoding,
             "bank": bank,
         }

@@ -5,8 +5,8 @@ Each is named after its method and entered in :data:`SAMPLERS` under the name us
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,17 @@ from torch import Tensor
 
 from .baselines import RandomCellsSettings, RandomPatchesSettings, random_cells, random_patches, tile_steps
 from .raster import raster, raster_steps
+from .resynthesis import ResynthesisSettings, resynthesis, resynthesis_steps
 from .schedule import RasterSettings
 
 __all__ = [
+    "DEFAULT_PRESET",
+    "PRESETS",
     "SAMPLERS",
     "RandomCellsSettings",
     "RandomPatchesSettings",
     "RasterSettings",
+    "ResynthesisSettings",
     "Sampler",
     "Settings",
     "noise_from_seeds",
@@ -29,9 +33,14 @@ __all__ = [
     "random_patches",
     "raster",
     "raster_steps",
+    "resynthesis",
+    "resynthesis_steps",
+    "sampler_of",
+    "settings_from_record",
+    "settings_record",
 ]
 
-Settings = RasterSettings | RandomCellsSettings | RandomPatchesSettings
+Settings = ResynthesisSettings | RasterSettings | RandomCellsSettings | RandomPatchesSettings
 
 
 @dataclass(frozen=True)
@@ -42,18 +51,33 @@ class Sampler:
         sample: ``(keys, noise, settings[, reference, mask]) -> index map``.
         settings: its dataclass of settings.
         steps: uniforms an image takes, from ``(grid, settings, reference, mask)``.
-        guided: whether it takes a reference and a mask.
+        guided: whether it takes a reference.
+        resolved: settings with what they leave open filled in, from ``(settings, sources, reference)``.
     """
 
     sample: Callable[..., Tensor]
     settings: type[Any]
     steps: Callable[[tuple[int, int], Any, bool, Tensor | None], int]
     guided: bool
+    resolved: Callable[[Any, int, bool], Any] = lambda settings, *_: settings
 
 
 #: Samplers by the name users give them.
 SAMPLERS = {
-    "raster": Sampler(raster, RasterSettings, raster_steps, guided=True),
+    "resynthesis": Sampler(
+        resynthesis,
+        ResynthesisSettings,
+        lambda grid, settings, reference, _: resynthesis_steps(grid, settings, reference),
+        guided=True,
+        resolved=lambda settings, count, reference: settings.resolved(count, reference),
+    ),
+    "raster": Sampler(
+        raster,
+        RasterSettings,
+        raster_steps,
+        guided=True,
+        resolved=lambda settings, _, reference: settings.resolved(reference),
+    ),
     "random-cells": Sampler(random_cells, RandomCellsSettings, lambda grid, *_: tile_steps(grid, 1), guided=False),
     "random-patches": Sampler(
         random_patches,
@@ -62,6 +86,38 @@ SAMPLERS = {
         guided=False,
     ),
 }
+
+#: Settings by the name of what they are good for: how much a picture keeps of one source, from most to least.
+PRESETS: dict[str, Settings] = {
+    "faithful": ResynthesisSettings(keep_start=True),
+    "balanced": ResynthesisSettings(),
+    "diverse": ResynthesisSettings(neighbours=8, max_share=0.1, draws=3),
+    "paper": RasterSettings(),
+}
+DEFAULT_PRESET = "balanced"
+
+
+def sampler_of(settings: Settings) -> str:
+    """Name of the sampler that settings are for."""
+    return next(name for name, sampler in SAMPLERS.items() if type(settings) is sampler.settings)
+
+
+def settings_record(settings: Settings) -> dict[str, Any]:
+    """Settings as JSON holds them, with the name of their sampler."""
+    return {"sampler": sampler_of(settings), **asdict(settings)}
+
+
+def settings_from_record(record: Mapping[str, Any]) -> Settings:
+    """What :func:`settings_record` gave. Without a sampler they are those of the raster sampler.
+
+    Raises:
+        TypeError, ValueError: where they are not settings of a sampler.
+    """
+    name = record.get("sampler", "raster")
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler {name!r}: one of {', '.join(SAMPLERS)} is expected")
+    settings: Settings = SAMPLERS[name].settings(**{key: record[key] for key in record if key != "sampler"})
+    return settings
 
 
 def noise_from_seeds(seeds: Sequence[int], steps: int, device: torch.device | str = "cpu") -> Tensor:

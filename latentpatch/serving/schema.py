@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
 
-from ..sampling import SAMPLERS
+from ..sampling import PRESETS, SAMPLERS
 
 __all__ = [
     "FIELDS",
@@ -68,8 +68,14 @@ class _Fields(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+_SAMPLER: Any = Field(default=None, description="how pictures are put together; by default as the model says")
+_PRESET: Any = Field(default=None, description="a sampler with settings that go together, in place of sampler")
+
+
 class SettingsFields(_Fields):
-    """Settings of the raster sampler; what is absent keeps the model's value."""
+    """Settings of samplers; what is absent keeps the value of the preset, or the model's. Inpainting takes those of the
+    raster sampler.
+    """
 
     patch_size: int | None = Field(
         default=None, ge=1, le=256, description="side of the compared patches in latent cells"
@@ -78,6 +84,14 @@ class SettingsFields(_Fields):
     neighbours: int | None = Field(default=None, ge=1, description="nearest sources drawn from")
     scales: int | None = Field(default=None, ge=1, le=16, description="grid sizes, coarse to fine")
     start_size: int | None = Field(default=None, ge=1, le=256, description="shorter side of the coarsest grid in cells")
+    sweeps: int | None = Field(default=None, ge=1, le=16, description="how often every block is resynthesised")
+    max_share: float | None = Field(default=None, gt=0, le=1, description="share of a picture one source gives at most")
+    draws: int | None = Field(
+        default=None, ge=1, le=64, description="sources drawn to start with, of which the most unusual is taken"
+    )
+    keep_start: bool | None = Field(
+        default=None, description="whether the source that is started with may give patches, too"
+    )
 
 
 class _Request(_Fields):
@@ -112,7 +126,8 @@ class GenerateRequest(_Drawn):
     """New pictures."""
 
     operation: Literal["generate"] = "generate"
-    sampler: Literal[tuple(SAMPLERS)] = "raster"  # type: ignore[valid-type]
+    sampler: Literal[tuple(SAMPLERS)] | None = _SAMPLER  # type: ignore[valid-type]
+    preset: Literal[tuple(PRESETS)] | None = _PRESET  # type: ignore[valid-type]
     reference: Picture | None = Field(default=None, description="picture the new ones are to resemble")
     decoding: Literal["gather", "unproject"] = "gather"
 
@@ -121,7 +136,8 @@ class ProvenanceRequest(_Drawn):
     """Where the pictures of the same ``generate`` request come from: maps, one hue a source, and shares."""
 
     operation: Literal["provenance"]
-    sampler: Literal[tuple(SAMPLERS)] = "raster"  # type: ignore[valid-type]
+    sampler: Literal[tuple(SAMPLERS)] | None = _SAMPLER  # type: ignore[valid-type]
+    preset: Literal[tuple(PRESETS)] | None = _PRESET  # type: ignore[valid-type]
     reference: Picture | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,15 @@ from ..errors import ImageError, ImageTooLargeError
 from ..generation import Generation
 from ..model import INPAINTING_SCALES, LatentPatch
 from ..operations import Costs, Operation
-from ..sampling import SAMPLERS, RasterSettings, Settings
-from ..sampling.schedule import raster_schedule
+from ..sampling import (
+    PRESETS,
+    SAMPLERS,
+    RasterSettings,
+    ResynthesisSettings,
+    Settings,
+    sampler_of,
+    settings_record,
+)
 from .schema import (
     FIELDS,
     EditRequest,
@@ -208,8 +215,7 @@ class Service:
     def _generate(self, request: GenerateRequest) -> Operation[Result]:
         result = yield from self.model.generating(
             request.all_seeds,
-            settings=self._settings(request.settings, request.sampler),
-            sampler=request.sampler,
+            settings=self._settings(request),
             reference=self._optional(request.reference, "reference"),
             where=request.where,
             decoding=request.decoding,
@@ -219,14 +225,13 @@ class Service:
     def _provenance(self, request: ProvenanceRequest) -> Operation[Result]:
         index, settings = yield from self.model.sampling(
             request.all_seeds,
-            settings=self._settings(request.settings, request.sampler),
-            sampler=request.sampler,
+            settings=self._settings(request),
             reference=self._optional(request.reference, "reference"),
             where=request.where,
         )
         ids = tuple(self.model.bank.ids)
         blank = index.new_zeros((len(index), 3, *self.model.image_size))  # gives the maps their size
-        result = Generation(blank, index, ids, tuple(request.all_seeds), request.sampler, settings)
+        result = Generation(blank, index, ids, tuple(request.all_seeds), sampler_of(settings), settings)
         return self._result(request.operation, result, result.provenance())
 
     def _inpaint(self, request: InpaintRequest) -> Operation[Result]:
@@ -257,6 +262,7 @@ class Service:
         model = self.model
         attributes = sorted({name for known in model.bank.attributes for name in known})
         side = min(model.bank.grid)
+        method = SAMPLERS[sampler_of(model.settings)]
         return Result(
             "info",
             None,
@@ -266,13 +272,18 @@ class Service:
                 "image_size": list(model.image_size),
                 "attributes": attributes,
                 "samplers": sorted(SAMPLERS),
-                "settings": asdict(model.settings.resolved(False)),
+                "settings": asdict(method.resolved(model.settings, len(model.bank), False)),
+                "sampler": sampler_of(model.settings),
+                "presets": {name: settings_record(settings) for name, settings in PRESETS.items()},
                 "ranges": {
                     "patch_size": [1, side],
                     "stride": [1, side],
                     "neighbours": [1, len(model.bank)],
                     "scales": [1, 16],
                     "start_size": [1, side],
+                    "sweeps": [1, 16],
+                    "max_share": [0, 1],
+                    "draws": [1, 64],
                 },
                 "limits": asdict(self.limits),
                 "schema": json_schema(),
@@ -311,23 +322,16 @@ class Service:
         if len(data) > most:
             raise Refusal(Failure(413, "picture_too_large", f"{name}: {len(data)} bytes; at most {most}", name))
 
-    def _settings(self, fields: SettingsFields, sampler: str) -> Settings | None:
-        if SAMPLERS[sampler].settings is RasterSettings:
-            return self._raster_settings(fields)
-        given = fields.model_dump(exclude_none=True)
-        if not given:
-            return None
-        try:
-            settings: Settings = SAMPLERS[sampler].settings(**given)
-        except TypeError as error:
-            raise ValueError(
-                f"settings: {', '.join(given)}: not all are settings of the sampler {sampler!r}"
-            ) from error
-        return settings
+    def _settings(self, request: GenerateRequest | ProvenanceRequest) -> Settings:
+        if request.preset is not None and request.sampler is not None:
+            raise ValueError("preset: it names a sampler with its settings; sampler goes without it")
+        base = self.model.with_settings(request.sampler) if request.preset is None else PRESETS[request.preset]
+        return _changed(base, request.settings)
 
-    def _raster_settings(self, fields: SettingsFields) -> RasterSettings | None:
-        given = fields.model_dump(exclude_none=True)
-        return self.model.with_settings(**given) if given else None
+    def _raster_settings(self, fields: SettingsFields) -> RasterSettings:
+        settings = _changed(self.model.with_settings("raster"), fields)
+        assert isinstance(settings, RasterSettings)
+        return settings
 
     # --- results -----------------------------------------------------------------------------------
 
@@ -363,14 +367,12 @@ class Service:
                 Failure(413, "too_many_images", f"{name}: {count} pictures; at most {self.limits.max_images}", name)
             )
         steps = 0
-        if isinstance(request, InpaintRequest) or (
-            isinstance(request, (GenerateRequest, ProvenanceRequest)) and request.sampler == "raster"
-        ):
-            settings = self._raster_settings(request.settings) or self.model.settings
-            if isinstance(request, InpaintRequest):
-                settings = replace(settings, scales=settings.scales or INPAINTING_SCALES)
-            guided = isinstance(request, InpaintRequest) or request.reference is not None
-            steps = sum(len(scale.places) for scale in raster_schedule(self.model.bank.grid, settings, guided))
+        grid = self.model.bank.grid
+        if isinstance(request, InpaintRequest):
+            raster = self._raster_settings(request.settings)
+            steps = _places(replace(raster, scales=raster.scales or INPAINTING_SCALES), grid, True)
+        elif isinstance(request, (GenerateRequest, ProvenanceRequest)):
+            steps = _places(self._settings(request), grid, request.reference is not None)
         return count * (self._seconds_per_image + steps * self._seconds_per_step)
 
     def _measured(self) -> tuple[float, float]:
@@ -380,10 +382,27 @@ class Service:
             (result,) = self.model.run_together([self.model.generating(range(4))], costs=costs)
             if isinstance(result, Exception):
                 raise result
-        return costs.seconds["decode"] / 4, costs.seconds["search"] / 4 / self.model.steps
+        places = max(1, _places(self.model.settings, self.model.bank.grid, False))
+        return costs.seconds["decode"] / 4, costs.seconds["search"] / 4 / places
 
 
 _BUSY = Failure(503, "busy", "too much work is waiting; try again in a moment")
+
+
+def _changed(settings: Settings, changes: SettingsFields) -> Settings:
+    given = changes.model_dump(exclude_none=True)
+    foreign = sorted(set(given) - {field.name for field in fields(settings)})
+    if foreign:
+        raise ValueError(f"settings: {foreign[0]} is not a setting of the sampler {sampler_of(settings)!r}")
+    return replace(settings, **given)
+
+
+def _places(settings: Settings, grid: tuple[int, int], guided: bool) -> int:
+    """Places searched for one picture."""
+    steps = SAMPLERS[sampler_of(settings)].steps(grid, settings, guided, None)
+    if isinstance(settings, ResynthesisSettings):
+        return steps * settings.sweeps
+    return steps if isinstance(settings, RasterSettings) else 0
 
 
 def _forget(outcome: object) -> None:

@@ -1,0 +1,351 @@
+"""A source made again from the others, patch by patch: recombination that keeps what holds a picture together.
+
+The raster sampler decides the whole of a picture by what happens to fit at its seams. Here a source drawn at random
+fills the grid first and says what belongs together; then sweeps over the grid replace every block by that of the
+source whose patch around it is nearest, with all surroundings in place, as in the iterations of Kwatra et al. (2005)
+and of GPNN (Granot et al. 2022), but for patches at the same place. The first source itself gives nothing, and no
+source more than a share of the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import floor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .keys import exact_dtype
+from .raster import MAX_MEMORY, draw
+from .search import nearest, sum_dtype
+from .sources import PreparedSources, longest, score_bound
+
+__all__ = ["ResynthesisSettings", "resynthesis", "resynthesis_steps"]
+
+_NEIGHBOURS = 3
+_SHARE = 0.3  # of a picture that one source gives at most, where there are sources enough
+_FEW = 1.5  # times an even share, where there are not
+
+
+@dataclass(frozen=True)
+class ResynthesisSettings:
+    """Settings of resynthesis; the paper's symbol in parentheses.
+
+    Attributes:
+        patch_size: side of the compared patches in cells (omega).
+        stride: side of the copied blocks in cells (w).
+        neighbours: how many nearest sources a block is drawn from in the first sweep (k); later ones take the nearest.
+            None for 3, or all where there are fewer.
+        sweeps: how often every block is visited.
+        max_share: share of the cells one source gives at most; None for 0.3, or 1.5 times an even share where there
+            are few sources.
+        draws: sources drawn to start with, of which the one farthest from the mean of all is taken. With one, pictures
+            tend to the middle of the sources; two make up for it.
+        keep_start: whether the source that is started with may give patches, too.
+    """
+
+    patch_size: int = 3
+    stride: int = 1
+    neighbours: int | None = None
+    sweeps: int = 2
+    max_share: float | None = None
+    draws: int = 2
+    keep_start: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "stride", "neighbours", "sweeps", "draws"):
+            value = getattr(self, name)
+            if value is None and name == "neighbours":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} {value!r}: an integer is expected")
+            if value < 1:
+                raise ValueError(f"{name} {value}: at least 1 is expected")
+        if self.stride > self.patch_size:
+            raise ValueError(f"stride {self.stride}: at most patch_size {self.patch_size} is expected")
+        if not isinstance(self.keep_start, bool):
+            raise TypeError(f"keep_start {self.keep_start!r}: True or False is expected")
+        if self.max_share is not None:
+            if isinstance(self.max_share, bool) or not isinstance(self.max_share, (int, float)):
+                raise TypeError(f"max_share {self.max_share!r}: a number is expected")
+            if not 0 < self.max_share <= 1:
+                raise ValueError(f"max_share {self.max_share}: more than 0 and at most 1 is expected")
+
+    def givers(self, count: int, reference: bool) -> int:
+        """How many of the sources may give patches to a picture."""
+        return count if reference or self.keep_start else count - 1
+
+    def resolved(self, count: int, reference: bool) -> ResynthesisSettings:
+        """These settings with the neighbours and the largest share that are in force for a number of sources."""
+        givers = max(1, self.givers(count, reference))
+        share = min(1.0, max(_SHARE, _FEW / givers)) if self.max_share is None else self.max_share
+        neighbours = min(_NEIGHBOURS, givers) if self.neighbours is None else self.neighbours
+        return replace(self, neighbours=neighbours, max_share=share)
+
+    def check_sources(self, count: int, reference: bool = False) -> None:
+        """Refuse what takes more sources than there are.
+
+        Raises:
+            ValueError: where ``neighbours`` exceeds the sources that may give patches, or none may.
+        """
+        givers = self.givers(count, reference)
+        beside = "" if givers == count else " beside the one it starts with"
+        if givers < 1:
+            raise ValueError(f"sources: at least 1{beside} is expected, got {count} in all")
+        if self.neighbours is not None and self.neighbours > givers:
+            raise ValueError(f"neighbours {self.neighbours}: at most {givers} (sources{beside}) is expected")
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Blocks that do not see each other, resampled together.
+
+    Attributes:
+        cells: ``(blocks, w^2)`` flat cells that are written; the number of cells of the grid where a block is cut.
+        windows: ``(blocks, omega^2)`` flat cells that are compared, likewise.
+        places: ``(blocks,)`` number of each block in raster order.
+        size: cells of the grid that are written.
+    """
+
+    cells: npt.NDArray[np.int64]
+    windows: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+    size: int
+
+
+@lru_cache(maxsize=64)
+def waves(grid: tuple[int, int], patch_size: int, stride: int) -> tuple[Wave, ...]:
+    """A sweep in raster order, as far as blocks see what was written, told in diagonals.
+
+    The block in row i and column j belongs to wave ``j + s i``: a block sees those before it in raster order as they
+    are after this sweep, and those after it as they were.
+    """
+    rows, columns = -(-grid[0] // stride), -(-grid[1] // stride)
+    before, after = (patch_size - stride + 1) // 2, (patch_size - stride) // 2
+    # Blocks that a patch reaches to the left in the row below must come later, to the right in the row above earlier.
+    slant = max(-(-before // stride), -(-after // stride)) + 1
+    found: dict[int, list[tuple[list[int], list[int], int]]] = {}
+    for row in range(rows):
+        for column in range(columns):
+            top, left = row * stride, column * stride
+            block = _flat(grid, top, left, stride)
+            window = _flat(grid, top - before, left - before, patch_size)
+            found.setdefault(column + slant * row, []).append((block, window, row * columns + column))
+    result = []
+    for key in sorted(found):
+        cells, windows, places = (np.array(part) for part in zip(*found[key], strict=True))
+        result.append(Wave(cells, windows, places, int((cells < grid[0] * grid[1]).sum())))
+    return tuple(result)
+
+
+def _flat(grid: tuple[int, int], top: int, left: int, side: int) -> list[int]:
+    """Flat cells of a square, the number of cells for those beyond the grid."""
+    height, width = grid
+    return [
+        row * width + column if 0 <= row < height and 0 <= column < width else height * width
+        for row in range(top, top + side)
+        for column in range(left, left + side)
+    ]
+
+
+def resynthesis_steps(grid: tuple[int, int], settings: ResynthesisSettings, reference: bool = False) -> int:
+    """Uniforms the sampler takes for one image.
+
+    Raises:
+        ValueError: where the patch exceeds the grid.
+    """
+    if settings.patch_size > min(grid):
+        raise ValueError(
+            f"patch_size {settings.patch_size}: at most {min(grid)} (shorter side of the {grid[0]}x{grid[1]} grid) "
+            "is expected"
+        )
+    blocks = -(-grid[0] // settings.stride) * -(-grid[1] // settings.stride)
+    return blocks + (0 if reference else settings.draws)
+
+
+@torch.no_grad()
+def resynthesis(
+    keys: Tensor | PreparedSources,
+    noise: Tensor,
+    settings: ResynthesisSettings | None = None,
+    reference: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    memory: int = MAX_MEMORY,
+) -> Tensor:
+    """Make a random source, or a reference, again from patches of the (other) sources.
+
+    Arithmetic is exact and ties go to the lower source: an image depends on its own noise alone.
+
+    Args:
+        keys: ``(B, h, w, r)`` int16 sources, or those with what earlier searches prepared.
+        noise: ``(N, steps)`` uniforms in [0, 1), ``steps`` from :func:`resynthesis_steps`.
+        settings: defaults where None.
+        reference: ``(N, h, w, r)`` or ``(1, h, w, r)`` int16 keys to start with instead of a source.
+        mask: none is taken.
+        memory: bound in bytes on the scores kept at a time: images go in groups that keep it, of one at least.
+
+    Returns:
+        ``(N, h, w)`` int64: which source each cell comes from.
+
+    Raises:
+        ValueError: where shapes, settings and bank do not go together, or keys are too long.
+    """
+    if mask is not None:
+        raise ValueError("mask: resynthesis takes none; the raster sampler does")
+    sources = keys if isinstance(keys, PreparedSources) else PreparedSources(keys)
+    bank = sources.keys
+    count, height, width, _ = bank.shape
+    given = reference is not None
+    settings = (settings or ResynthesisSettings()).resolved(count, given)
+    settings.check_sources(count, given)
+    steps = resynthesis_steps((height, width), settings, given)
+    if noise.ndim != 2 or noise.shape[1] != steps:
+        raise ValueError(f"noise: shape (N, {steps}) is expected, got {tuple(noise.shape)}")
+    if reference is not None and (reference.shape[1:] != bank.shape[1:] or reference.shape[0] not in (1, len(noise))):
+        raise ValueError(
+            f"reference: shape (1 or {len(noise)}, {', '.join(map(str, bank.shape[1:]))}) is expected, "
+            f"got {tuple(reference.shape)}"
+        )
+    limit = _limit(settings, (height, width), count, given)
+    norm = max(sources.norm, 0 if reference is None else longest(reference))
+    sums = sum_dtype(settings.patch_size, norm)
+    group = max(1, memory // (sums.itemsize * (height * width + 2) * count))
+    maps = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]
+    # Autocast would round the integers.
+    with torch.autocast(noise.device.type, enabled=False):
+        for some in torch.arange(len(noise), device=noise.device).split(group) if len(noise) else ():
+            uniforms = noise[some]
+            if reference is None:
+                first = _start(bank, uniforms[:, : settings.draws])
+                start, uniforms = bank[first], uniforms[:, settings.draws :]
+            else:
+                own = reference[some] if len(reference) > 1 else reference
+                first, start = None, own.expand(len(some), -1, -1, -1)
+            kept_out = None if settings.keep_start else first
+            maps.append(_Sweeps(bank, start, kept_out, norm, sums, settings, limit).run(uniforms))
+    return torch.cat(maps)
+
+
+def _limit(settings: ResynthesisSettings, grid: tuple[int, int], count: int, given: bool) -> int:
+    """Cells one source gives at most.
+
+    Raises:
+        ValueError: where the sources could then not fill the grid.
+    """
+    assert settings.max_share is not None
+    area, givers = grid[0] * grid[1], settings.givers(count, given)
+    limit = floor(settings.max_share * area)
+    most = max(wave.size for wave in waves(grid, settings.patch_size, settings.stride))
+    # Before a wave is written, all but its cells are taken, and each source's room must hold the whole wave.
+    if limit < area and givers * (limit - most + 1) <= area - most:
+        least = min(1.0, (-(-(area - most + 1) // givers) + most) / area)
+        raise ValueError(
+            f"max_share {settings.max_share:g}: at least {least:.3g} is expected, so that {givers} sources can fill "
+            "a picture"
+        )
+    return limit
+
+
+def _start(bank: Tensor, uniforms: Tensor) -> Tensor:
+    """The sources to start with: of some drawn uniformly, the farthest from the mean of all. -> (N,) int64"""
+    drawn = draw(uniforms, len(bank))
+    if drawn.shape[1] == 1:
+        return drawn[:, 0]
+    total = sum(chunk.sum(0, dtype=torch.int64) for chunk in bank.split(1024))
+    mean = torch.div(2 * total + len(bank), 2 * len(bank), rounding_mode="floor")
+    used, where = drawn.unique(return_inverse=True)
+    distances = torch.cat([(bank[some].long() - mean).square().flatten(1).sum(1) for some in used.split(64)])
+    farthest = (distances[where] * drawn.shape[1] - torch.arange(drawn.shape[1], device=drawn.device)).argmax(1)
+    return drawn.gather(1, farthest[:, None])[:, 0]  # the first drawn among equals
+
+
+class _Sweeps:
+    """Some images on their way.
+
+    Scores of single cells, |y|^2 - 2 x.y, are kept for all cells and sources; a row of zeros stands for what is
+    beyond the grid.
+    """
+
+    def __init__(
+        self,
+        bank: Tensor,
+        start: Tensor,
+        kept_out: Tensor | None,
+        norm: int,
+        sums: torch.dtype,
+        settings: ResynthesisSettings,
+        limit: int,
+    ) -> None:
+        self.count, self.height, self.width = bank.shape[:3]
+        self.images, self.area = len(start), self.height * self.width
+        assert settings.neighbours is not None
+        self.settings, self.neighbours, self.limit, self.kept_out = settings, settings.neighbours, limit, kept_out
+        self.exact = exact_dtype(score_bound(1, norm))
+        self.bank = bank
+        self.scores = torch.zeros((self.area + 1, self.images, self.count), dtype=sums, device=bank.device)
+        for row in torch.arange(self.area, device=bank.device).split(self.width):
+            self._compare(row, start[:, row[0] // self.width].transpose(0, 1))
+        self.index = torch.full((self.area + 1, self.images), -1, dtype=torch.int64, device=bank.device)
+        self.given = torch.zeros((self.images, self.count + 1), dtype=torch.int32, device=bank.device)
+
+    def run(self, uniforms: Tensor) -> Tensor:
+        """All sweeps. -> (N, h, w)"""
+        ranks = draw(uniforms, self.neighbours)
+        plan = waves((self.height, self.width), self.settings.patch_size, self.settings.stride)
+        for sweep in range(self.settings.sweeps):
+            for wave in plan:
+                self._resample(wave, ranks[:, wave.places] if sweep == 0 else None)
+        return self.index[:-1].T.reshape(self.images, self.height, self.width).contiguous()
+
+    def _resample(self, wave: Wave, ranks: Tensor | None) -> None:
+        """Replace the blocks of a wave, each by one of the nearest: their ranks are ``(N, blocks)``."""
+        device = self.scores.device
+        cells = torch.from_numpy(wave.cells).to(device)
+        blocks = len(cells)
+        total = self._windows(torch.from_numpy(wave.windows).to(device))
+        self._withdraw(cells)
+        barred = self.given[:, : self.count] > self.limit - wave.size
+        if self.kept_out is not None:
+            barred.scatter_(1, self.kept_out[:, None], True)
+        total.masked_fill_(barred, torch.iinfo(total.dtype).max)
+        flat = total.view(blocks * self.images, self.count)
+        if ranks is None:
+            picks = nearest(flat, 1)[:, 0].view(blocks, self.images)
+        else:
+            ordered = nearest(flat, self.neighbours).view(blocks, self.images, -1)
+            free = (~barred).sum(1, keepdim=True)
+            picks = ordered.gather(2, torch.minimum(ranks, free - 1).T[:, :, None])[:, :, 0]
+        self._write(cells, picks)
+
+    def _windows(self, windows: Tensor) -> Tensor:
+        """Sums of the cells' scores: ``(blocks, omega^2)`` -> ``(blocks, N, B)``."""
+        total = self.scores[windows[:, 0]]
+        for column in windows.T[1:]:
+            total += self.scores[column]
+        return total
+
+    def _withdraw(self, cells: Tensor) -> None:
+        """Forget what the cells hold."""
+        before = self.index[cells.flatten()].T  # N x cells, -1 where no source gave it
+        self.given.scatter_add_(1, before % (self.count + 1), torch.full_like(before, -1, dtype=torch.int32))
+
+    def _write(self, cells: Tensor, picks: Tensor) -> None:
+        """Copy blocks ``(blocks, w^2)`` from the picked sources ``(blocks, N)``."""
+        picked = picks[:, None].expand(-1, cells.shape[1], -1).flatten(0, 1)
+        inside = cells.flatten() < self.area
+        cells, picked = cells.flatten()[inside], picked[inside]
+        self.index[cells] = picked
+        self.given.scatter_add_(1, picked.T, torch.ones_like(picked.T, dtype=torch.int32))
+        rows, columns = cells // self.width, cells % self.width
+        self._compare(cells, self.bank[picked, rows[:, None], columns[:, None]])
+
+    def _compare(self, cells: Tensor, held: Tensor) -> None:
+        """Compare what cells hold, ``(cells, N, r)``, with all sources there."""
+        rows, columns = cells // self.width, cells % self.width
+        sources = self.bank[:, rows, columns].movedim(0, 2).to(self.exact)  # cells x r x B
+        scores = torch.baddbmm(sources.square().sum(1, keepdim=True), held.to(self.exact), sources, alpha=-2)
+        self.scores[cells] = scores.to(self.scores.dtype)

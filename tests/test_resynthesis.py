@@ -1,0 +1,176 @@
+"""Resynthesis against plain loops over blocks, and what it promises of shares, starts and batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from latentpatch.sampling import PRESETS, ResynthesisSettings, noise_from_seeds, resynthesis, resynthesis_steps
+from latentpatch.sampling.sources import PreparedSources
+
+
+def a_bank(count: int, grid: tuple[int, int], depth: int = 3, spread: int = 400, seed: int = 0) -> Tensor:
+    values = np.random.default_rng(seed).integers(-spread, spread + 1, (count, *grid, depth))
+    return torch.from_numpy(values.astype(np.int16))
+
+
+def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: Tensor | None = None) -> np.ndarray:
+    """One block after the other in raster order, in Python integers; without a cap on shares."""
+    sources = bank.numpy().astype(int)
+    count, height, width, _ = sources.shape
+    known = settings.resolved(count, reference is not None)
+    side, step = known.patch_size, known.stride
+    before, after = (side - step + 1) // 2, (side - step) // 2
+    maps = []
+    for row, uniforms in enumerate(noise.double().numpy()):
+        numbers = iter(uniforms)
+        start = None
+        if reference is None:
+            drawn = [min(int(next(numbers) * count), count - 1) for _ in range(known.draws)]
+            mean = np.floor(sources.sum(0) / count + 0.5).astype(int)
+            start = max(drawn, key=lambda b: (((sources[b] - mean) ** 2).sum(), -drawn.index(b)))
+            grid = sources[start].copy()
+        else:
+            grid = reference[row % len(reference)].numpy().astype(int)
+        index = np.full((height, width), -1)
+        barred = None if known.keep_start else start
+        for sweep in range(known.sweeps):
+            for top in range(0, height, step):
+                for left in range(0, width, step):
+                    window = (
+                        slice(max(0, top - before), top + step + after),
+                        slice(max(0, left - before), left + step + after),
+                    )
+                    order = sorted(
+                        (int(((sources[b][window] - grid[window]) ** 2).sum()), b) for b in range(count) if b != barred
+                    )
+                    rank = min(int(next(numbers) * known.neighbours), known.neighbours - 1) if sweep == 0 else 0
+                    block = slice(top, top + step), slice(left, left + step)
+                    index[block] = order[rank][1]
+                    grid[block] = sources[order[rank][1]][block]
+        maps.append(index)
+    return np.stack(maps)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_equal_to_plain_loops(seed):
+    chance = np.random.default_rng(seed)
+    grid = int(chance.integers(4, 9)), int(chance.integers(4, 9))
+    side = int(chance.integers(1, 5))
+    # Few values, so that ties are common.
+    bank = a_bank(int(chance.integers(4, 12)), grid, spread=int(chance.choice([2, 400])), seed=seed)
+    settings = ResynthesisSettings(
+        patch_size=side,
+        stride=int(chance.integers(1, side + 1)),
+        neighbours=int(chance.integers(1, 4)),
+        sweeps=int(chance.integers(1, 4)),
+        draws=int(chance.integers(1, 4)),
+        keep_start=bool(chance.integers(2)),
+        max_share=1.0,
+    )
+    reference = a_bank(3, grid, seed=seed + 99) if seed % 3 == 0 else None
+    noise = noise_from_seeds(range(3), resynthesis_steps(grid, settings, reference is not None))
+    found = resynthesis(bank, noise, settings, reference)
+    assert found.tolist() == slow(bank, noise, settings, reference).tolist()
+
+
+def test_no_source_gives_more_than_its_share_and_the_start_nothing():
+    # All but one are alike, so that without a limit one would give nearly all.
+    bank = a_bank(9, (12, 12), seed=1)
+    settings = ResynthesisSettings(max_share=0.2, draws=1)
+    noise = noise_from_seeds(range(20), resynthesis_steps((12, 12), settings))
+    index = resynthesis(bank, noise, settings)
+    starts = (noise[:, 0] * 9).long()
+    counts = torch.nn.functional.one_hot(index.flatten(1), 9).sum(1)
+    assert int(counts.max()) <= 0.2 * 144
+    assert not (index.flatten(1) == starts[:, None]).any()
+    free = resynthesis(bank, noise, ResynthesisSettings(max_share=1.0, draws=1, keep_start=True, neighbours=1))
+    assert (free.flatten(1) == starts[:, None]).all()  # nothing is nearer than itself
+
+
+def test_an_image_is_the_same_in_any_batch_and_memory():
+    bank = a_bank(40, (9, 7), seed=2)
+    settings = ResynthesisSettings()
+    noise = noise_from_seeds(range(7), resynthesis_steps((9, 7), settings))
+    together = resynthesis(bank, noise, settings)
+    assert torch.equal(together, torch.cat([resynthesis(bank, row[None], settings) for row in noise]))
+    assert torch.equal(together, resynthesis(PreparedSources(bank), noise, settings, memory=1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(together, resynthesis(bank, noise, settings))
+    assert resynthesis(bank, noise[:0], settings).shape == (0, 9, 7)
+
+
+def test_pictures_of_the_same_start_differ():
+    bank = a_bank(6, (8, 8), seed=3)
+    settings = ResynthesisSettings(draws=1)
+    noise = noise_from_seeds(range(12), resynthesis_steps((8, 8), settings))
+    noise[:, 0] = 0.5
+    assert len({str(picture.tolist()) for picture in resynthesis(bank, noise, settings)}) == 12
+
+
+def test_the_farthest_drawn_starts():
+    bank = a_bank(5, (4, 4), spread=3)
+    bank[4] += 500
+    settings = ResynthesisSettings(draws=2, keep_start=True, neighbours=1, max_share=1.0)
+    noise = torch.full((2, resynthesis_steps((4, 4), settings)), 0.0)
+    noise[0, 1] = noise[1, 0] = 0.99  # the fifth source among the two drawn
+    assert (resynthesis(bank, noise, settings) == 4).all()
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8])
+def test_few_sources_are_enough_by_default(count):
+    bank = a_bank(count, (16, 16), seed=4)
+    for settings in (ResynthesisSettings(), PRESETS["faithful"]):
+        noise = noise_from_seeds(range(4), resynthesis_steps((16, 16), settings))
+        index = resynthesis(bank, noise, settings)
+        assert int(index.min()) >= 0
+        assert int(index.max()) < count
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"patch_size": 0}, ValueError, "patch_size 0: at least 1"),
+        ({"patch_size": 2.0}, TypeError, r"patch_size 2\.0: an integer"),
+        ({"stride": 5}, ValueError, "stride 5: at most patch_size 3"),
+        ({"neighbours": 0}, ValueError, "neighbours 0: at least 1"),
+        ({"sweeps": 0}, ValueError, "sweeps 0: at least 1"),
+        ({"draws": True}, TypeError, "draws True: an integer"),
+        ({"max_share": 0.0}, ValueError, r"max_share 0\.0: more than 0"),
+        ({"max_share": float("nan")}, ValueError, "max_share nan: more than 0"),
+        ({"max_share": "all"}, TypeError, "max_share 'all': a number"),
+        ({"keep_start": 1}, TypeError, "keep_start 1: True or False"),
+    ],
+)
+def test_settings_out_of_range(changes, error, words):
+    with pytest.raises(error, match=words):
+        ResynthesisSettings(**changes)
+
+
+def test_what_does_not_go_together():
+    bank = a_bank(5, (6, 6))
+    steps = resynthesis_steps((6, 6), ResynthesisSettings())
+    with pytest.raises(ValueError, match=rf"noise: shape \(N, {steps}\) is expected, got \(2, 3\)"):
+        resynthesis(bank, torch.rand(2, 3))
+    with pytest.raises(ValueError, match=r"neighbours 5: at most 4 \(sources beside the one it starts with\)"):
+        resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(neighbours=5))
+    with pytest.raises(ValueError, match=r"max_share 0\.1: at least 0\.\d+ is expected, so that 4 sources can fill"):
+        resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(max_share=0.1))
+    with pytest.raises(ValueError, match="patch_size 7: at most 6"):
+        resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(patch_size=7))
+    with pytest.raises(ValueError, match="mask: resynthesis takes none"):
+        resynthesis(bank, torch.rand(1, steps), None, bank[:1], torch.ones(6, 6, dtype=torch.bool))
+    with pytest.raises(ValueError, match="reference: shape"):
+        resynthesis(bank, torch.rand(1, 36), None, a_bank(1, (5, 6)))
+
+
+def test_the_least_share_that_is_named_is_enough():
+    bank = a_bank(5, (6, 6))
+    settings = ResynthesisSettings(max_share=0.1)
+    noise = noise_from_seeds(range(9), resynthesis_steps((6, 6), settings))
+    with pytest.raises(ValueError, match="at least") as refusal:
+        resynthesis(bank, noise, settings)
+    least = float(str(refusal.value).split("at least ")[1].split(" ")[0])
+    assert resynthesis(bank, noise, ResynthesisSettings(max_share=min(1.0, least + 0.001))).shape == (9, 6, 6)
