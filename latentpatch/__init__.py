@@ -3,6 +3,7 @@
 from .autoencoders import Autoencoder, AutoencoderSpec, load_autoencoder
 from .bank import SourceBank
 from .errors import FileError, ImageError, LatentPatchError, WeightsError
+from .explanation import Explanation, explain
 from .generation import Generation
 from .model import LatentPatch
 from .pca import PCA
@@ -21,6 +22,7 @@ __all__ = [
     "SAMPLERS",
     "Autoencoder",
     "AutoencoderSpec",
+    "Explanation",
     "FileError",
     "Generation",
     "ImageError",
@@ -32,6 +34,7 @@ __all__ = [
     "ResynthesisSettings",
     "SourceBank",
     "WeightsError",
+    "explain",
     "load_autoencoder",
 ]
 __version__ = "0.1.0"

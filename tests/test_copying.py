@@ -11,12 +11,12 @@ from latentpatch.evaluation.copying import (
     copying,
     copying_of_sources,
     largest_shares,
-    nearest_fields,
     nearest_sources,
     region_densities,
     source_counts,
     source_distances,
 )
+from latentpatch.fields import nearest_fields
 
 MAPS = torch.tensor(
     [

@@ -1,4 +1,4 @@
-"""The command line: ``latentpatch generate | edit | inpaint | reconstruct | fit | archive | evaluate | …``."""
+"""The command line, ``latentpatch COMMAND``: see :data:`_COMMANDS`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from .. import __version__
 from ..errors import LatentPatchError
 from ..processes import joined, rank
-from . import bench, evaluate, making, models
+from . import audit, bench, evaluate, explain, making, models, unlearn
 
 __all__ = ["main"]
 
@@ -30,6 +30,9 @@ _COMMANDS = (
     making.add_reconstruct,
     models.add_fit,
     models.add_archive,
+    explain.add_explain,
+    audit.add_audit,
+    unlearn.add_unlearn,
     evaluate.add_evaluate,
     bench.add_bench,
     models.add_inspect,
@@ -37,7 +40,7 @@ _COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Returns the exit status: 0, 1 where something is wrong, 2 for unusable arguments."""
+    """Run a command. Returns the exit status: 0, 1 for an error, 2 for unusable arguments, 3 for copies found."""
     with redirect_stderr(io.StringIO()) if rank() else nullcontext():  # one process complains for all
         options = _parser().parse_args(arguments)
     try:
@@ -53,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = getattr(options, "resume", False)
         print("latentpatch: interrupted,", "run it again to go on" if kept else "nothing was written", file=sys.stderr)
         return 130
-    return _print(report) if options.json else 0
+    status: int = options.status
+    return (_print(report) if options.json else 0) or status
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 def add_report(parser: argparse.ArgumentParser, run: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print a report as JSON on standard output")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no closing line")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, status=0)  # what a command that succeeds ends with; it may set another
 
 
 def positive(text: str) -> int:

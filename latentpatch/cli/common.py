@@ -24,9 +24,11 @@ __all__ = [
     "bare_model",
     "chosen_settings",
     "counted",
+    "placed",
     "say",
     "shows_progress",
     "skipped_files",
+    "source_files",
     "sources_model",
     "wanted_mask",
     "wanted_size",
@@ -49,7 +51,7 @@ _SETTINGS = (
 def bare_model(options: argparse.Namespace) -> LatentPatch:
     """The autoencoder on its device, without sources."""
     model = LatentPatch(options.autoencoder or DEFAULT)
-    return _placed(model, options)
+    return placed(model, options)
 
 
 def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> LatentPatch:
@@ -63,7 +65,7 @@ def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> L
         model = LatentPatch.load(sources[0], options.autoencoder)
         if sharded:
             model.bank = ShardedBank(model.bank, options.processes)
-        return _placed(model, options)
+        return placed(model, options)
     if sharded:
         raise ValueError("--shard-bank: a fitted model file is expected; fit the sources first")
     # What can be wrong without having encoded anything is found first: encoding may take minutes.
@@ -77,7 +79,7 @@ def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> L
     if getattr(options, "where", None) is not None:
         parse_predicate(options.where)
     model = LatentPatch(options.autoencoder or DEFAULT, 16 if options.components is None else options.components)
-    _placed(model, options)
+    placed(model, options)
     _check_settings(options, model, len(paths))
     model.fit(
         paths,
@@ -93,6 +95,15 @@ def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> L
     if options.attributes is not None and not any(model.bank.attributes):
         raise ValueError(f"--attributes {options.attributes}: names none of the sources, such as {model.bank.ids[0]!r}")
     return model
+
+
+def source_files(options: argparse.Namespace) -> dict[str, Path]:
+    """The files of the sources by id; none for a fitted model, which does not hold pictures."""
+    sources = [Path(source) for source in options.sources]
+    if sources[0].suffix == ".safetensors":
+        return {}
+    paths = images.list_images(*sources)
+    return dict(zip(images.identifiers(paths), paths, strict=True))
 
 
 def _contains(folder: Path, path: Path) -> bool:
@@ -113,7 +124,7 @@ def _check_settings(options: argparse.Namespace, model: LatentPatch, count: int)
         settings.check_sources(count, guided)
 
 
-def _placed(model: LatentPatch, options: argparse.Namespace) -> LatentPatch:
+def placed(model: LatentPatch, options: argparse.Namespace) -> LatentPatch:
     device = options.device
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
         raise ValueError(f"--device {device!r}: auto, cpu, cuda or cuda:NUMBER is expected")

@@ -200,7 +200,7 @@ def _entries(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _package() -> Iterator[tuple[str, Path]]:
     for name, path in _entries(_PACKAGE):
-        if path.suffix in (".py", ".safetensors") or path.name == "py.typed":
+        if path.suffix in (".py", ".safetensors", ".html") or path.name == "py.typed":
             yield f"{_PACKAGE.name}/{name}", path
 
 
