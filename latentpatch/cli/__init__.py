@@ -18,7 +18,7 @@ import torch
 from .. import __version__
 from ..errors import LatentPatchError
 from ..processes import joined, rank
-from . import audit, bench, evaluate, explain, making, models, unlearn
+from . import align, audit, bench, evaluate, explain, making, models, unlearn
 
 __all__ = ["main"]
 
@@ -28,6 +28,7 @@ _COMMANDS = (
     making.add_inpaint,
     making.add_edit,
     making.add_reconstruct,
+    align.add_align,
     models.add_fit,
     models.add_archive,
     explain.add_explain,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from ..autoencoders import AUTOENCODERS, DEFAULT
@@ -21,6 +22,7 @@ __all__ = [
     "add_size",
     "add_sources",
     "natural",
+    "number_from",
     "positive",
 ]
 
@@ -147,3 +149,18 @@ def natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}: an integer of at least 0 is expected")
     return int(text)
+
+
+def number_from(least: float, most: float) -> Callable[[str], float]:
+    """What reads a number in a range."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: a number from {least} to {most} is expected")
+        return value
+
+    return read

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from ..sharding import ShardedBank
 
 __all__ = [
     "bare_model",
+    "check_apart",
     "chosen_settings",
     "counted",
+    "parsed_size",
     "placed",
     "say",
     "shows_progress",
@@ -70,11 +73,7 @@ def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> L
         raise ValueError("--shard-bank: a fitted model file is expected; fit the sources first")
     # What can be wrong without having encoded anything is found first: encoding may take minutes.
     paths = images.list_images(*sources)
-    inside = [source for source in sources if source.is_dir() and _contains(source, Path(options.output))]
-    if inside:
-        raise ValueError(
-            f"--output {options.output} lies within the sources {inside[0]}: its pictures would become sources"
-        )
+    check_apart(sources, options.output)
     known = None if options.attributes is None else read_attributes(options.attributes)
     if getattr(options, "where", None) is not None:
         parse_predicate(options.where)
@@ -104,6 +103,17 @@ def source_files(options: argparse.Namespace) -> dict[str, Path]:
         return {}
     paths = images.list_images(*sources)
     return dict(zip(images.identifiers(paths), paths, strict=True))
+
+
+def check_apart(sources: Sequence[Path], output: str) -> None:
+    """Refuse to write pictures where the next run would find them as sources.
+
+    Raises:
+        ValueError: where ``output`` lies within one of the sources that are folders.
+    """
+    inside = [source for source in sources if source.is_dir() and _contains(source, Path(output))]
+    if inside:
+        raise ValueError(f"--output {output} lies within the sources {inside[0]}: its pictures would become sources")
 
 
 def _contains(folder: Path, path: Path) -> bool:
@@ -158,13 +168,19 @@ def wanted_size(options: argparse.Namespace, model: LatentPatch) -> tuple[int, i
     if options.size is None:
         side = model.autoencoder.spec.image_size
         return side, side
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", options.size)
+    size = parsed_size(options.size)
+    model.autoencoder.grid(*size)
+    return size
+
+
+def parsed_size(text: str) -> tuple[int, int]:
+    """``SIDE`` or ``HEIGHTxWIDTH`` as (height, width)."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if match is None:
-        raise ValueError(f"--size {options.size!r}: pixels are expected, as SIDE or HEIGHTxWIDTH")
+        raise ValueError(f"--size {text!r}: pixels are expected, as SIDE or HEIGHTxWIDTH")
     size = int(match[1]), int(match[2] or match[1])
     if size[0] * size[1] > images.MAX_PIXELS:
-        raise ValueError(f"--size {options.size}: at most {images.MAX_PIXELS} pixels are expected")
-    model.autoencoder.grid(*size)
+        raise ValueError(f"--size {text}: at most {images.MAX_PIXELS} pixels are expected")
     return size
 
 
