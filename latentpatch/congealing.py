@@ -47,7 +47,7 @@ class _Level(NamedTuple):
 
 
 _COARSE = _Level(half=1.0, cells=64, blur=2.5, window=_WINDOWS[-1])
-_FINE = (_Level(half=0.6, cells=48, blur=2.0, window=0.36), _Level(half=0.5, cells=64, blur=1.5, window=0.25))
+_FINE = (_Level(half=0.9, cells=64, blur=2.0, window=0.6), _Level(half=0.7, cells=72, blur=1.5, window=0.45))
 
 _SIDE = _COARSE.cells // _STRIDE  # of the coarse features
 _MARGIN = _SIDE // 4  # of the shifts that are searched, to either side: half a frame unit
@@ -101,7 +101,7 @@ def congeal(
     angle: float,
     log_zoom: float,
     focus: tuple[float, float] = (0.0, 0.0),
-    least: float = 0.4,
+    least: float,
     reference: GreyPictures | None = None,
 ) -> Congealing:
     """Register pictures to one another, or to a registered set. Equal arguments give equal results.

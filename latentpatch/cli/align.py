@@ -23,6 +23,7 @@ _CONVENTION = (
     "matrix takes a point (x, y) of the upright original to the aligned picture, "
     "in pixels from the upper left corner: the centre of the first pixel is (0.5, 0.5)"
 )
+_SETTINGS = ("rotation", "zoom", "focus", "closer", "min_agreement")
 _KEPT = {".png": ".png", ".jpg": ".jpg", ".jpeg": ".jpeg"}  # other formats become PNG
 
 
@@ -54,6 +55,12 @@ def add_align(commands: Any) -> None:
     group.add_argument(
         "--focus", type=_focus, metavar="X,Y", help="the place that counts most, in shares of the picture (0.5,0.5)"
     )
+    group.add_argument(
+        "--min-agreement",
+        type=number_from(-1, 1),
+        metavar="SHARE",
+        help=f"with the mean of the others, below which a picture is not registered ({MIN_AGREEMENT})",
+    )
     group = parser.add_argument_group("the frame")
     group.add_argument(
         "--closer", type=number_from(0.25, 4), metavar="FACTOR", help="enlarge the aligned pictures about the focus (1)"
@@ -77,7 +84,7 @@ def _align(options: argparse.Namespace) -> dict[str, Any]:
     with files.staged(options.output) as staging:
         readable, skipped = _readable(options, paths)
         found = _estimated(options, readable, size)
-        registered, unregistered = _told_apart(options, readable, found.agreement)
+        registered, unregistered = _told_apart(options, readable, found)
         skipped += unregistered
         mean = torch.zeros(3, *size, dtype=torch.float64)
         rows = []
@@ -110,9 +117,9 @@ def _align(options: argparse.Namespace) -> dict[str, Any]:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse options that do not go together, before minutes are spent."""
-    looked_for = [name for name in ("rotation", "zoom", "focus") if getattr(options, name) is not None]
+    looked_for = [name for name in ("rotation", "zoom", "focus", "min_agreement") if getattr(options, name) is not None]
     if options.landmarks and looked_for:
-        raise ValueError(f"--{looked_for[0]}: nothing is looked for where --landmarks are given")
+        raise ValueError(f"--{looked_for[0].replace('_', '-')}: nothing is looked for where --landmarks are given")
     if options.to and (options.crop or options.closer is not None):
         raise ValueError(f"--{'crop' if options.crop else 'closer'}: the frame is that of the pictures in --to")
     if options.mean is not None and Path(options.mean).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
@@ -157,7 +164,7 @@ def _readable(options: argparse.Namespace, paths: Sequence[Path]) -> tuple[list[
 
 
 def _estimated(options: argparse.Namespace, paths: Sequence[Path], size: tuple[int, int]) -> Alignment:
-    given = {name: getattr(options, name) for name in ("rotation", "zoom", "focus", "closer")}
+    given = {name: getattr(options, name) for name in _SETTINGS}
     given = {name: value for name, value in given.items() if value is not None}
     if options.landmarks is not None:
         landmarks = read_landmarks(options.landmarks)
@@ -176,30 +183,29 @@ def _pictures(options: argparse.Namespace, paths: Sequence[Path]) -> Iterator[Te
 
 
 def _told_apart(
-    options: argparse.Namespace, paths: Sequence[Path], agreement: Tensor
+    options: argparse.Namespace, paths: Sequence[Path], found: Alignment
 ) -> tuple[list[int], list[dict[str, str]]]:
     """Positions of the registered pictures, and the others with the reason."""
-    bad = agreement < MIN_AGREEMENT  # never where landmarks were given: NaN
     unregistered = [
-        {"file": str(paths[i]), "reason": f"agrees by {agreement[i]:.2f} with the others, {MIN_AGREEMENT} is expected"}
-        for i in bad.nonzero()[:, 0].tolist()
+        {"file": str(paths[i]), "reason": f"agrees by {found.agreement[i]:.2f} with the others"}
+        for i in (~found.registered).nonzero()[:, 0].tolist()
     ]
     named = "; ".join(f"{entry['file']} {entry['reason']}" for entry in unregistered[:10])
     if len(unregistered) > 10:
         named += f"; and {len(unregistered) - 10} more"
     if unregistered and not options.skip_bad:
         raise FileError(
-            f"{len(unregistered)} of {len(paths)} cannot be registered (--skip-bad leaves them out): {named}"
+            f"{len(unregistered)} of {len(paths)} cannot be registered (--skip-bad leaves out such pictures): {named}"
         )
     if len(unregistered) == len(paths):
         raise FileError(f"none of {len(paths)} pictures can be registered: {named}")
     for entry in unregistered:
         say(options, f"skipped: {entry['file']}: {entry['reason']}")
-    return (~bad).nonzero()[:, 0].tolist(), unregistered
+    return found.registered.nonzero()[:, 0].tolist(), unregistered
 
 
 def _facts(options: argparse.Namespace, size: tuple[int, int], zoom: float) -> dict[str, Any]:
-    settings = {name: getattr(options, name) for name in ("rotation", "zoom", "focus", "closer")}
+    settings = {name: getattr(options, name) for name in _SETTINGS}
     return {
         "command": "align",
         "version": __version__,
