@@ -48,6 +48,8 @@ class _Level(NamedTuple):
 
 _COARSE = _Level(half=1.0, cells=64, blur=2.5, window=_WINDOWS[-1])
 _FINE = (_Level(half=0.9, cells=64, blur=2.0, window=0.6), _Level(half=0.7, cells=72, blur=1.5, window=0.45))
+# Pictures are moved by what surrounds the focus and judged by what is at it: there, strangers agree least.
+_JUDGED = _Level(half=0.5, cells=64, blur=1.5, window=0.25)
 
 _SIDE = _COARSE.cells // _STRIDE  # of the coarse features
 _MARGIN = _SIDE // 4  # of the shifts that are searched, to either side: half a frame unit
@@ -188,13 +190,14 @@ class _Search(NamedTuple):
                 descent.step(_mean_of_others(features))
                 descent.placements = centred(descent.placements)
             placements = descent.placements
-        features = _unit(self._features(level, batch, placements, bias), window)
+        bias = self._bias(_JUDGED, batch, placements)
+        features = _unit(self._features(_JUDGED, batch, placements, bias), self._window(_JUDGED))
         return Congealing(placements, (features * _mean_of_others(features)).sum((1, 2, 3)).double())
 
     def means(self, pictures: GreyPictures, placements: Tensor) -> _Means:
         """What registered pictures look like on average."""
         batch, features, biases = _Pictures.of(pictures), [], []
-        for level in (_COARSE, *_FINE):
+        for level in (_COARSE, *_FINE, _JUDGED):
             bias = self._bias(level, batch, placements)
             unit = _unit(self._features(level, batch, placements, bias), self._window(level))
             mean = unit.sum(0, keepdim=True)
@@ -211,13 +214,13 @@ class _Search(NamedTuple):
     def _register(self, pictures: _Pictures, means: _Means) -> Congealing:
         spectra = self._spectra(pictures, means.biases[0])
         placements = _place(spectra, means.features[0], self._window(_COARSE))
-        for level, mean, bias in zip(_FINE, means.features[1:], means.biases[1:], strict=True):
+        for level, mean, bias in zip(_FINE, means.features[1:-1], means.biases[1:-1], strict=True):
             descent = _Descent(self, level, pictures, placements, bias)
             for _ in range(_STEPS):
                 descent.step(mean)
             placements = descent.placements
-        features = _unit(self._features(level, pictures, placements, bias), self._window(level))
-        return Congealing(placements, (features * mean).sum((1, 2, 3)).double())
+        features = _unit(self._features(_JUDGED, pictures, placements, means.biases[-1]), self._window(_JUDGED))
+        return Congealing(placements, (features * means.features[-1]).sum((1, 2, 3)).double())
 
     def _bias(self, level: _Level, pictures: _Pictures, placements: Tensor) -> Tensor:
         features = self._features(level, pictures, placements, torch.zeros(()))

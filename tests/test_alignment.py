@@ -35,6 +35,7 @@ PORTRAITS = Path(__file__).parent.parent / "examples" / "portraits"
 SIZE = (128, 128)
 POINTS = torch.tensor([[0.38, 0.48], [0.62, 0.48], [0.5, 0.72]], dtype=torch.float64) * 128
 QUICK = {"rotation": 0.0, "zoom": 1.0}  # searches shifts only; the steps after it find a little of the rest
+QUICKLY = ("--rotation", "0", "--zoom", "1")
 
 
 class Misaligned(NamedTuple):
@@ -97,10 +98,10 @@ def draw_boat(seed: int) -> Tensor:
 
 
 def strangers() -> list[Tensor]:
-    """Noise, a plain ground, stripes, and a portrait lying on its side."""
+    """Noise, a plain ground, stripes, and a portrait upside down."""
     noise = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))
     stripes = (torch.arange(128) // 8 % 2).float().expand(3, 128, 128)
-    return [noise, torch.full((3, 128, 128), 0.4), stripes, portraits(1)[0].rot90(1, (1, 2))]
+    return [noise, torch.full((3, 128, 128), 0.4), stripes, portraits(1)[0].flip(1)]
 
 
 def portraits(count: int) -> list[Tensor]:
@@ -186,7 +187,7 @@ def test_the_frame_is_that_of_the_average_crop(misaligned: Misaligned) -> None:
     linear = torch.view_as_complex(found[:, :, 0].contiguous())
     assert float(linear.log().mean(0).abs()) < 1e-5
     middle = transformed(torch.full((1, 2), 64.0).double(), inverse(found)).mean(0)
-    torch.testing.assert_close(middle, torch.full((1, 2), 64.0).double())
+    torch.testing.assert_close(middle, torch.full((1, 2), 64.0).double(), atol=1e-3, rtol=0)
 
 
 def test_a_single_picture_is_cropped_centrally() -> None:
@@ -283,10 +284,10 @@ def test_registered_to_pictures_that_are(misaligned: Misaligned) -> None:
 def test_pictures_beyond_those_the_mean_is_learned_from(
     misaligned: Misaligned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(congealing, "_LEARNERS", 6)
-    found = estimate(misaligned.pictures[:9], SIZE)
+    monkeypatch.setattr(congealing, "_LEARNERS", 5)
+    found = estimate(misaligned.pictures[:8], SIZE, rotation=7.0, zoom=1.15)
     assert bool(found.registered.all())
-    assert float(scatter(transformed(misaligned.points[:9], found.matrices)).median()) < 0.06
+    assert float(scatter(transformed(misaligned.points[:8], found.matrices)).median()) < 0.06
 
 
 def test_equal_pictures_give_equal_transforms(misaligned: Misaligned) -> None:
@@ -332,22 +333,28 @@ def run(*arguments: object) -> int:
     return main(["align", *map(str, arguments)])
 
 
+@pytest.fixture(scope="module")
+def nearly() -> Misaligned:
+    """Three portraits nearly in register."""
+    return misalign(portraits(3), angle=4, zoom=1.05)
+
+
 @pytest.fixture
-def folder(misaligned: Misaligned, tmp_path: Path) -> Path:
-    """Three portraits of as many formats."""
+def folder(nearly: Misaligned, tmp_path: Path) -> Path:
+    """The three in as many formats."""
     given = tmp_path / "given"
     (given / "deeper").mkdir(parents=True)
-    for picture, name in zip(misaligned.pictures, ("a.png", "b.jpg", "deeper/c.webp"), strict=False):
+    for picture, name in zip(nearly.pictures, ("a.png", "b.jpg", "deeper/c.webp"), strict=True):
         levels = (picture.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         Image.fromarray(levels).save(given / name)
     return given
 
 
 @pytest.fixture
-def table(misaligned: Misaligned, tmp_path: Path) -> Path:
+def table(nearly: Misaligned, tmp_path: Path) -> Path:
     """Landmarks of the three."""
     rows = ["file,a_x,a_y,b_x,b_y,c_x,c_y"]
-    for name, points in zip(("a.png", "b.jpg", "c.webp"), misaligned.points, strict=False):
+    for name, points in zip(("a.png", "b.jpg", "c.webp"), nearly.points, strict=True):
         rows.append(",".join([name, *(f"{value:.4f}" for value in points.flatten().tolist())]))
     path = tmp_path / "points.csv"
     path.write_text("\n".join(rows) + "\n")
@@ -359,7 +366,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_is_written(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    quick = ("--rotation", "3", "--zoom", "1.05", "--size", "96x64", "--mean", tmp_path / "mean.png", "--json")
+    quick = (*QUICKLY, "--size", "96x64", "--mean", tmp_path / "mean.png", "--json")
     assert run(folder, "-o", tmp_path / "out", *quick) == 0
     assert sorted(contents(tmp_path / "out")) == ["a.png", "alignment.json", "b.jpg", "c.png"]
     report = json.loads((tmp_path / "out" / "alignment.json").read_text())
@@ -379,25 +386,25 @@ def test_what_is_written(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     torch.testing.assert_close(mean, torch.stack(aligned).mean(0), atol=0.07, rtol=0)
 
 
-def test_the_same_folder_gives_the_same_bytes(folder: Path, table: Path, tmp_path: Path) -> None:
+def test_the_same_folder_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
-        assert run(folder, "-o", tmp_path / name, "-q", "--rotation", "0", "--zoom", "1") == 0
+        assert run(folder, "-o", tmp_path / name, "-q", *QUICKLY) == 0
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
 
 
-def test_landmarks_on_the_command_line(folder: Path, table: Path, misaligned: Misaligned, tmp_path: Path) -> None:
+def test_landmarks_on_the_command_line(folder: Path, table: Path, nearly: Misaligned, tmp_path: Path) -> None:
     assert run(folder, "-o", tmp_path / "out", "--landmarks", table, "--size", "128", "--crop", "-q") == 0
     report = json.loads((tmp_path / "out" / "alignment.json").read_text())
     matrices = torch.tensor([row["matrix"] for row in report["images"]], dtype=torch.float64)
-    assert float(scatter(transformed(misaligned.points[:3], matrices)).max()) < 1e-4
+    assert float(scatter(transformed(nearly.points[:3], matrices)).max()) < 1e-4
     assert all(row["outside"] == 0 and "agreement" not in row for row in report["images"])
 
 
-def test_new_pictures_are_registered_to_old_ones(folder: Path, misaligned: Misaligned, tmp_path: Path) -> None:
+def test_new_pictures_are_registered_to_old_ones(folder: Path, nearly: Misaligned, tmp_path: Path) -> None:
     shutil.copytree(PORTRAITS, tmp_path / "old", ignore=shutil.ignore_patterns("*[1-9].jpg", "*.md"))
     assert run(folder / "a.png", "-o", tmp_path / "out", "--to", tmp_path / "old", "--size", "128", "-q") == 0
     report = json.loads((tmp_path / "out" / "alignment.json").read_text())
-    back = transformed(misaligned.points[0], torch.tensor(report["images"][0]["matrix"], dtype=torch.float64))
+    back = transformed(nearly.points[0], torch.tensor(report["images"][0]["matrix"], dtype=torch.float64))
     assert float((back - POINTS).norm(dim=1).max()) < 4
 
 
@@ -405,11 +412,10 @@ def test_strangers_are_named_and_nothing_is_written(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(np.full((80, 80, 3), 90, np.uint8)).save(folder / "plain.png")
-    quick = ("--rotation", "6", "--zoom", "1.1")
-    assert run(folder, "-o", tmp_path / "out", *quick) == 1
+    assert run(folder, "-o", tmp_path / "out", *QUICKLY) == 1
     assert "plain.png agrees by" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert run(folder, "-o", tmp_path / "out", *quick, "--skip-bad") == 0
+    assert run(folder, "-o", tmp_path / "out", *QUICKLY, "--skip-bad") == 0
     report = json.loads((tmp_path / "out" / "alignment.json").read_text())
     assert "plain.png" in report["skipped"][-1]["file"]
     assert "plain.png" not in contents(tmp_path / "out")
