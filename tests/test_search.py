@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import sys
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ from latentpatch import RasterSettings
 from latentpatch.bank import SourceBank
 from latentpatch.sampling import noise_from_seeds, raster, raster_steps, sources
 from latentpatch.sampling.keys import KEY_NORM, exact_dtype, resize_keys
+from latentpatch.sampling.nearest import nearest
 from latentpatch.sampling.plan import make_plan
 from latentpatch.sampling.schedule import raster_schedule
-from latentpatch.sampling.search import nearest
 from latentpatch.sampling.sources import PreparedSources, cut, longest, paste
 
 
@@ -44,6 +45,8 @@ def test_random_settings_equal_plain_loops(seed, monkeypatch):
     settings = RasterSettings(patch, stride, neighbours, scales, start)
     noise = noise_from_seeds(range(2), raster_steps(grid, settings, reference is not None, mask))
 
+    # In waves of any width, or place by place.
+    monkeypatch.setattr(sys.modules["latentpatch.sampling.raster"], "MAX_READ", choose.choice([0, 100, 1 << 18]))
     monkeypatch.setattr(sources, "_CHUNK", choose.choice([1, 500, 1 << 21]))
     monkeypatch.setattr(sources, "_TILE", choose.choice([1, 1 << 18]))
     prepared = PreparedSources(keys, keep=choose.choice([0, 2000, 1 << 20]))
@@ -131,6 +134,7 @@ def test_rows_hold_interpolated_sources_and_norms(size, side, chunk, monkeypatch
         row = prepared.row(size, side, number)
         assert torch.equal(row.vectors.long(), expected)
         assert torch.equal(row.norms.long(), expected.square().sum(1, keepdim=True))
+        assert torch.equal(prepared.units(size, side).vectors[number].long(), expected)
         assert prepared.row(size, side, number) is row
 
 

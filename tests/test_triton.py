@@ -19,7 +19,6 @@ from torch import Tensor
 from latentpatch import RasterSettings
 from latentpatch.sampling import noise_from_seeds, raster, raster_steps
 from latentpatch.sampling.keys import KEY_NORM, resize_keys
-from latentpatch.sampling.plan import make_plan
 from latentpatch.sampling.schedule import raster_schedule
 from latentpatch.sampling.sources import PreparedSources
 
@@ -162,8 +161,7 @@ def test_layouts_of_other_sizes_make_room(monkeypatch):
     def search(start: int) -> object:
         settings = RasterSettings(2, 1, 1, 2, start)
         scales = raster_schedule((6, 6), settings)
-        writers = make_plan(scales[-1]).writers
-        return bank.search(keys, scales, writers, 1, gpu.IMAGES, guided=False, keep=True)
+        return bank.search(keys, scales, 1, gpu.IMAGES, guided=False, keep=True)
 
     monkeypatch.setattr(gpu, "_allowed", lambda device: sum(taken))
     first = search(5)

@@ -21,7 +21,6 @@ from itertools import pairwise
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import triton
 from torch import Tensor
@@ -29,6 +28,7 @@ from torch.nn.functional import pad
 
 from . import kernels
 from .keys import _weights
+from .plan import last_writers
 from .raster import draw, raster, raster_steps
 from .schedule import RasterSettings, Scale
 from .sources import PreparedSources, cut, paste, score_bound
@@ -83,7 +83,6 @@ def grow(
     settings: RasterSettings,
     reference: Tensor | None,
     scales: tuple[Scale, ...],
-    writers: npt.NDArray[np.int64],
     *,
     memory: int,
     keep: bool,
@@ -92,7 +91,6 @@ def grow(
 
     Args:
         scales: of the sampler.
-        writers: ``(h, w)``: the step of the last scale that writes a cell last, -1 where none does.
         memory: bound in bytes on candidates; a block of :data:`IMAGES` is searched whatever it is.
         keep: whether these scales come again.
     """
@@ -106,7 +104,7 @@ def grow(
             some = noise[first : first + group]
             given = reference if reference is None or len(reference) == 1 else reference[first : first + group]
             images = max(IMAGES, triton.next_power_of_2(len(some)))
-            search = bank.search(sources.keys, scales, writers, settings.neighbours, images, given is not None, keep)
+            search = bank.search(sources.keys, scales, settings.neighbours, images, given is not None, keep)
             maps.append(search(some, given))
     return torch.cat(maps)
 
@@ -142,7 +140,6 @@ class _Bank:
         self,
         keys: Tensor,
         scales: tuple[Scale, ...],
-        writers: npt.NDArray[np.int64],
         neighbours: int,
         images: int,
         guided: bool,
@@ -156,7 +153,7 @@ class _Bank:
                 self._lay_out(keys, {(scale.size, scale.unit) for scale in scales})
                 layouts = [self.layouts[scale.size, scale.unit] for scale in scales]
                 levels = [_Level(*pair, neighbours, images) for pair in zip(scales, layouts, strict=True)]
-                found = _Search(levels, writers, keys.shape[1:], guided)
+                found = _Search(levels, keys.shape[1:], guided)
                 if keys.is_cuda:
                     torch.cuda.current_stream().synchronize()  # other streams may search next
             if keep:
@@ -286,19 +283,17 @@ class _Search:
 
     Args:
         levels: coarse to fine.
-        writers: ``(h, w)`` the last scale's step that writes a cell last.
         shape: ``(h, w, r)`` of the bank.
         guided: whether a reference is given.
     """
 
-    def __init__(
-        self, levels: list[_Level], writers: npt.NDArray[np.int64], shape: Sequence[int], guided: bool
-    ) -> None:
+    def __init__(self, levels: list[_Level], shape: Sequence[int], guided: bool) -> None:
         images, device = levels[0].queries.shape[2], levels[0].queries.device
         grid, self.depth = (shape[0], shape[1]), shape[2]
         self.levels = levels
         # -1 is the last row of picks.
-        self.writers = torch.from_numpy(writers % len(levels[-1].picks)).to(device)
+        writers = last_writers(levels[-1].scale) % len(levels[-1].picks)
+        self.writers = torch.from_numpy(writers).to(device)
         steps = sum(len(level.spans) for level in levels)
         self.noise = torch.zeros((images, steps), dtype=torch.float64, device=device)
         self.reference = torch.zeros((images, *shape), dtype=torch.int16, device=device) if guided else None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .schedule import BoolArray, Scale
 
-__all__ = ["Plan", "Run", "Step", "Strip", "make_plan"]
+__all__ = ["Plan", "Run", "Step", "Strip", "last_writers", "make_plan"]
 
 Span = tuple[int, int]  # first, last (exclusive)
 Unit = tuple[int, int]  # row, column
@@ -51,6 +51,7 @@ class Step(NamedTuple):
     """A place, in units.
 
     Attributes:
+        places: its number in the schedule.
         strip: set where the rows in sight are others than before.
         columns: the columns of the window; None at a blind place.
         compared: units to compare.
@@ -60,6 +61,7 @@ class Step(NamedTuple):
         withdrawn: units whose former scores are to leave the sums over the rows in sight.
     """
 
+    places: tuple[int]
     strip: Strip | None
     columns: Span | None
     compared: tuple[Run, ...]
@@ -91,6 +93,11 @@ class Plan:
     steps: tuple[Step, ...]
     writers: npt.NDArray[np.int64]
 
+    @property
+    def units_kept(self) -> int:
+        """Units whose scores, or sums of them, are kept at a time."""
+        return (self.depth + 1) * self.shape[1]
+
 
 class _Place(NamedTuple):
     rows: Span
@@ -111,8 +118,8 @@ def make_plan(scale: Scale) -> Plan:
     depth = max((last - first for first, last in seen), default=1) if scrolls else shape[0]
     reach = max((len({run.row for run in place.runs}) for place in places if not place.blind), default=1)
     planner = _Planner(scale.known[:: scale.unit, :: scale.unit].copy(), depth)
-    steps = tuple(planner.step(place, places[number:]) for number, place in enumerate(places))
-    return Plan(scale.size, scale.unit, shape, depth, reach, steps, _writers(scale))
+    steps = tuple(planner.step(number, place, places[number:]) for number, place in enumerate(places))
+    return Plan(scale.size, scale.unit, shape, depth, reach, steps, last_writers(scale))
 
 
 class _Planner:
@@ -125,7 +132,7 @@ class _Planner:
         self.rows: Span = (0, 0)
         self.cleared: dict[int, set[int]] = {}  # of every row seen so far, the slots emptied when it came into sight
 
-    def step(self, place: _Place, places: list[_Place]) -> Step:
+    def step(self, number: int, place: _Place, places: list[_Place]) -> Step:
         """Plan the first of the places that are left."""
         strip, columns, missing = None, None, np.zeros_like(self.held)
         writes = np.zeros_like(self.held)
@@ -143,7 +150,7 @@ class _Planner:
         self.held |= writes
         self.scored &= ~writes
         added, passing = _units(missing & ~writes), _units(missing & writes)
-        return Step(strip, columns, _all_runs(missing), added, passing, place.runs, _units(withdrawn))
+        return Step((number,), strip, columns, _all_runs(missing), added, passing, place.runs, _units(withdrawn))
 
     def _strip(self, rows: Span, span: Span) -> Strip:
         self.rows = rows
@@ -203,7 +210,8 @@ def _span(places: list[_Place], rows: Span) -> Span:
     return first, last
 
 
-def _writers(scale: Scale) -> npt.NDArray[np.int64]:
+def last_writers(scale: Scale) -> npt.NDArray[np.int64]:
+    """``(h, w)`` the place that writes a cell last; -1 where none does."""
     writers = np.full(scale.size, -1, dtype=np.int64)
     for number, place in enumerate(scale.places):
         writers.ravel()[list(place.cells)] = number

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from math import isqrt
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .keys import resize_keys
+from .keys import exact_dtype, resize_keys
 from .plan import Plan, make_plan
 from .schedule import BoolArray, RasterSettings, Scale, raster_schedule
-from .search import WindowScores, bytes_an_image, nearest, sum_dtype
-from .sources import PreparedSources, cut, longest, paste
+from .search import Scores, WindowScores, sum_dtype
+from .sources import PreparedSources, cut, longest, paste, score_bound
+from .waves import Rings, WavePlan, WaveScores, make_waves
 
 __all__ = ["raster", "raster_steps"]
 
+Plans = Sequence[Plan | WavePlan]
+
 #: Bound in bytes on the scores kept at a time.
 MAX_MEMORY = 1 << 29
+
+#: Bound on the elements of the sources that a wave is compared with.
+MAX_READ = 1 << 18
 
 
 def raster_steps(
@@ -98,20 +105,13 @@ def raster(
     sources = keys if isinstance(keys, PreparedSources) else PreparedSources(bank)
     # Upsampling may lengthen keys by rounding each component by half a unit, at a scale and then at the next.
     norm = max(sources.norm, 0 if reference is None else longest(reference)) + isqrt(depth) + 1
-    # A mask's scales are made for one call: in the cache they would only push out others.
-    plan_of = make_plan if mask is None else make_plan.__wrapped__
-    plans = [plan_of(scale) for scale in scales]
-    if backend == "triton" or (backend is None and bank.is_cuda and _triton_installed()):
+    if _in_triton(backend, sources, scales, settings, norm):
         from . import gpu  # needs Triton
 
-        obstacle = gpu.obstacle(sources, scales, settings, norm)
-        if obstacle is None and (backend == "triton" or gpu.agrees(bank.device)):
-            keep, writers = mask is None, plans[-1].writers
-            return gpu.grow(sources, noise, settings, reference, scales, writers, memory=memory, keep=keep)
-        if backend == "triton":
-            raise ValueError(f"backend 'triton': {obstacle}")
+        return gpu.grow(sources, noise, settings, reference, scales, memory=memory, keep=mask is None)
+    plans = _plans(sources, scales, settings, causal=mask is None)
     sums = sum_dtype(settings.patch_size, norm)
-    group = max(1, memory // max(bytes_an_image(plan, count, sums) for plan in plans))
+    group = max(1, memory // (max(plan.units_kept for plan in plans) * sources.most * sums.itemsize))
     parts = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]
     # Autocast would round the integers.
     with torch.autocast(noise.device.type, enabled=False):
@@ -128,10 +128,11 @@ def _grow(
     settings: RasterSettings,
     reference: Tensor | None,
     scales: Sequence[Scale],
-    plans: Sequence[Plan],
+    plans: Plans,
     norm: int,
 ) -> Tensor:
     """Index maps of some images, coarse to fine. -> (N, h, w)"""
+    compare = _comparison(sources, plans, len(noise), settings.patch_size, norm)
     images, depth = len(noise), sources.keys.shape[3]
     grid: Tensor | None = None  # N x h x w x r keys of the images so far
     index = torch.empty(0)
@@ -144,9 +145,9 @@ def _grow(
             grid = resize_keys(grid, scale.size, norm)
             if given is not None and not scale.fill.all():
                 grid = torch.where(_column(scale.fill, grid.device), grid, given)
-        scores = WindowScores(sources, plan, cut(grid, plan.side), norm, settings.patch_size)
-        picks = _scan(scores, noise[:, taken : taken + len(plan.steps)], settings.neighbours)
-        taken += len(plan.steps)
+        scores = compare(plan, cut(grid, plan.side))
+        picks = _scan(scores, noise[:, taken : taken + len(scale.places)], settings.neighbours)
+        taken += len(scale.places)
         if scale is not scales[-1]:
             grid = paste(scores.queries(), scale.size, plan.side)
         else:
@@ -154,27 +155,77 @@ def _grow(
     return index
 
 
-def _scan(scores: WindowScores, uniforms: Tensor, neighbours: int) -> Tensor:
+def _comparison(
+    sources: PreparedSources, plans: Plans, images: int, patch_size: int, norm: int
+) -> Callable[[Any, Tensor], Scores]:
+    """Makes a scale's scores from its plan and the units that the images hold beforehand."""
+    largest = plans[-1]
+    exact, sums = exact_dtype(score_bound(largest.side, norm)), sum_dtype(patch_size, norm)
+    if not isinstance(largest, WavePlan):
+        return lambda plan, queries: WindowScores(sources, plan, queries, exact, sums)
+    length, device = largest.side**2 * sources.keys.shape[3], sources.keys.device
+    rings = Rings(largest, images, len(sources.keys), length, exact, sums, device)
+    return lambda plan, queries: WaveScores(sources, plan, queries, rings)
+
+
+def _scan(scores: Scores, uniforms: Tensor, neighbours: int) -> Tensor:
     """Visit all places of a scale. -> (N, places) picked sources, -1 beyond"""
-    count = scores.total.shape[1]
-    ranks, blind = draw(uniforms, neighbours), draw(uniforms, count)
-    picks = ranks.new_full((len(uniforms), uniforms.shape[1] + 1), -1)
-    for number, step in enumerate(scores.plan.steps):
-        if step.strip:
-            scores.move(step.strip)
-        if step.columns:
-            ordered = nearest(scores.sum(step), neighbours)
-            picked = ordered.gather(1, ranks[:, number : number + 1])[:, 0]
+    sources, images = scores.sources, len(uniforms)
+    order = torch.tensor([place for step in scores.plan.steps for place in step.places], device=uniforms.device)
+    ranks, blind = (draw(uniforms, choices).t()[order] for choices in (neighbours, sources.total))
+    picks = ranks.new_empty((len(order), images))
+    first = 0
+    for step in scores.plan.steps:
+        here = slice(first, first + len(step.places))
+        first = here.stop
+        sums = scores.sum(step)
+        if sums is None:
+            picks[here] = blind[here]
         else:
-            picked = blind[:, number]
-        picks[:, number] = picked
-        scores.write(step, picked)
-    return picks
+            ordered = sources.nearest(sums, neighbours)
+            torch.gather(ordered, 1, ranks[here].view(-1, 1), out=picks[here].view(-1, 1))
+        scores.write(step, picks[here])
+    result = ranks.new_full((images, len(order) + 1), -1)
+    result[:, order] = picks.t()
+    return result
+
+
+def _plans(sources: PreparedSources, scales: Sequence[Scale], settings: RasterSettings, causal: bool) -> Plans:
+    """By waves where a block of all sources fits into a core's cache, else place by place."""
+    if not causal:
+        # A mask's scales are made for one call: in the cache they would only push out others.
+        return [make_plan.__wrapped__(scale) for scale in scales]
+    side = scales[0].unit
+    units = (settings.step // side) ** 2
+    width = MAX_READ // (sources.most * units * (side * side * sources.keys.shape[3] + 1))
+    if width:
+        return [make_waves(scale, settings.patch_size, settings.step, width) for scale in scales]
+    return [make_plan(scale) for scale in scales]
 
 
 def draw(uniforms: Tensor, choices: int) -> Tensor:
     """floor(u * choices), kept below ``choices`` where rounding or u = 1 would reach it."""
     return (uniforms.double() * choices).long().clamp(0, choices - 1)
+
+
+def _in_triton(
+    backend: str | None, sources: PreparedSources, scales: Sequence[Scale], settings: RasterSettings, norm: int
+) -> bool:
+    """Whether the search is Triton's.
+
+    Raises:
+        ValueError: where it is told to be, and cannot.
+    """
+    if backend == "torch" or (backend is None and not (sources.keys.is_cuda and _triton_installed())):
+        return False
+    from . import gpu  # needs Triton
+
+    obstacle = gpu.obstacle(sources, scales, settings, norm)
+    if backend is None:
+        return obstacle is None and gpu.agrees(sources.keys.device)
+    if obstacle is not None:
+        raise ValueError(f"backend 'triton': {obstacle}")
+    return True
 
 
 @lru_cache(maxsize=1)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import isqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from .keys import KEY_NORM, interpolate, rows_behind
+from .nearest import nearest
 
-__all__ = ["PreparedSources", "Row", "cut", "longest", "paste", "score_bound"]
+__all__ = ["PreparedSources", "Row", "Units", "cut", "longest", "paste", "score_bound"]
+
+Size = tuple[int, int]
 
 #: Bound in bytes on what :class:`PreparedSources` keeps beside the keys themselves.
 MAX_KEPT = 1 << 29
 
-_CHUNK = 1 << 21  # elements in floating point at a time, so that temporaries stay small beside a bank
+_CHUNK = 1 << 18  # elements in floating point at a time: what a core's cache holds
 _TILE = 1 << 18  # elements transposed at a time, so that they stay in a core's cache
 
 
@@ -33,7 +37,7 @@ def longest(keys: Tensor) -> int:
     """
     cells = keys.flatten(0, -2)
     # Sums up to 2^24 are exact; a larger one cannot pass for smaller.
-    chunks = cells.split(max(1, _CHUNK // keys.shape[-1]))
+    chunks = cells.split(max(1, 8 * _CHUNK // keys.shape[-1]))
     norm = isqrt(int(torch.stack([chunk.float().square_().sum(1).amax() for chunk in chunks]).amax()))
     if norm > KEY_NORM + isqrt(keys.shape[-1]) // 2:
         raise ValueError(f"keys: norms of at most {KEY_NORM} are expected, got {norm}")
@@ -67,11 +71,11 @@ class Row:
 
     def __init__(self, columns: int, length: int, count: int, exact: torch.dtype, device: torch.device) -> None:
         self.length = length
-        if columns * (length + 1) * count <= _CHUNK:
-            self.whole: Tensor | None = torch.empty((columns, length + 1, count), dtype=exact, device=device)
+        self.whole: Tensor | None = None
+        if columns * (length + 1) * count <= 8 * _CHUNK:
+            self.whole = torch.empty((columns, length + 1, count), dtype=exact, device=device)
             self.vectors, self.norms = self.whole[:, :length], self.whole[:, length:]
         else:
-            self.whole = None
             self.vectors = torch.empty((columns, length, count), dtype=torch.int16, device=device)
             self.norms = torch.empty((columns, 1, count), dtype=exact, device=device)
 
@@ -79,15 +83,6 @@ class Row:
     def bytes(self) -> int:
         """Memory it takes."""
         return self.vectors.nbytes + self.norms.nbytes
-
-    def fill(self, sources: slice, vectors: Tensor) -> None:
-        """Set some sources' vectors: ``(columns, K, n)`` floating point integers."""
-        self.vectors[:, :, sources] = vectors
-        self.norms[:, :, sources] = vectors.to(self.norms.dtype).square().sum(1, keepdim=True)
-
-    def pick(self, units: slice, picks: Tensor) -> Tensor:
-        """Vectors of some sources: ``(N,)`` -> ``(units, K, N)``."""
-        return self.vectors[units].index_select(2, picks)
 
     def pieces(self, units: slice, images: int, dtype: torch.dtype) -> Iterator[tuple[slice, slice, Tensor]]:
         """Units with their norms below, ready to be multiplied; as many at a time as keep temporaries small.
@@ -118,6 +113,23 @@ class Row:
                 yield some, sources, piece
 
 
+class Units(NamedTuple):
+    """All units of all sources: vectors y and their squared norms.
+
+    Attributes:
+        vectors: ``(rows, columns, K, B)`` int16.
+        norms: ``(rows, columns, 1, B)`` floating point.
+    """
+
+    vectors: Tensor
+    norms: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """Memory they take."""
+        return self.vectors.nbytes + self.norms.nbytes
+
+
 class PreparedSources:
     """Keys that several searches share, with what they prepare of them.
 
@@ -125,38 +137,78 @@ class PreparedSources:
         keys: ``(B, h, w, r)`` int16; it must not be written to while this is used, see :meth:`holds`.
         keep: bound in bytes on what is kept. What does not fit is prepared anew by every search, a row of
             units at a time.
+
+    Attributes:
+        keys: as given.
+        norm: an upper bound on their norms.
+        keep: as given.
+        total: how many sources there are to choose from.
+        most: the largest number of them that any process has.
     """
 
     def __init__(self, keys: Tensor, keep: int = MAX_KEPT) -> None:
-        self.keys = keys
+        self.keys, self.keep = keys, keep
         self.norm = longest(keys)
+        self.total = self.most = len(keys)
         self._version = _version(keys)
-        self._keep = keep
-        self._rows: dict[tuple[tuple[int, int], int, int], Row] = {}
+        self._left = keep
+        self._rows: dict[tuple[Size, int, int], Row] = {}
+        self._units: dict[tuple[Size, int], Units] = {}
 
     def holds(self, keys: Tensor) -> bool:
         """Whether this was prepared from a tensor as it is now."""
         return keys is self.keys and self._version is not None and self._version == _version(keys)
 
-    def row(self, size: tuple[int, int], side: int, row: int) -> Row:
+    def nearest(self, scores: Tensor, count: int) -> Tensor:
+        """The nearest sources of all by their scores, see :func:`~latentpatch.sampling.nearest.nearest`."""
+        return nearest(scores, count)
+
+    def pick(self, units: Tensor, picks: Tensor) -> Tensor:
+        """Keys of chosen sources: ``(units, K, B)`` of those here and ``(units, N)`` of all -> ``(units, K, N)``."""
+        return units.gather(2, picks[:, None, :].expand(-1, units.shape[1], -1))
+
+    def row(self, size: Size, side: int, row: int) -> Row:
         """A row of units of ``side x side`` cells of the sources, brought to ``size`` cells."""
         name = (size, side, row)
         found = self._rows.get(name)
         if found is None:
-            found = self._prepare(size, side, row)
-            if found.bytes <= self._keep:
-                self._keep -= found.bytes
+            length, columns = side * side * self.keys.shape[3], -(-size[1] // side)
+            found = Row(columns, length, len(self.keys), self._exact(side), self.keys.device)
+            self._fill(found.vectors, found.norms, size, side, row)
+            if found.bytes <= self._left:
+                self._left -= found.bytes
                 self._rows[name] = found
         return found
 
-    def _prepare(self, size: tuple[int, int], side: int, row: int) -> Row:
+    def units(self, size: Size, side: int) -> Units:
+        """All units of ``side x side`` cells of the sources, brought to ``size`` cells."""
+        name = (size, side)
+        found = self._units.get(name)
+        if found is None:
+            rows, columns = -(-size[0] // side), -(-size[1] // side)
+            length, count, device = side * side * self.keys.shape[3], len(self.keys), self.keys.device
+            found = Units(
+                torch.empty((rows, columns, length, count), dtype=torch.int16, device=device),
+                torch.empty((rows, columns, 1, count), dtype=self._exact(side), device=device),
+            )
+            for row in range(rows):
+                self._fill(found.vectors[row], found.norms[row], size, side, row)
+            if found.bytes <= self._left:
+                self._left -= found.bytes
+                self._units[name] = found
+        return found
+
+    def _exact(self, side: int) -> torch.dtype:
+        # Rounding by interpolation may lengthen a key by half a unit in each component.
+        bound = score_bound(side, self.norm + isqrt(self.keys.shape[3]))
+        return torch.float32 if bound <= 1 << 24 else torch.float64
+
+    def _fill(self, vectors: Tensor, norms: Tensor, size: Size, side: int, row: int) -> None:
+        """Set a row of units: ``(columns, K, B)`` and ``(columns, 1, B)``."""
         count, *grid, depth = self.keys.shape
         old, rows = (grid[0], grid[1]), range(row * side, min((row + 1) * side, size[0]))
         behind = rows_behind(old[0], size[0], rows)
         columns = -(-size[1] // side)
-        # Rounding by interpolation may lengthen a key by half a unit in each component.
-        exact = torch.float32 if score_bound(side, self.norm + isqrt(depth)) <= 1 << 24 else torch.float64
-        result = Row(columns, side * side * depth, count, exact, self.keys.device)
         # Beyond the border all sources are zero, as images are.
         border = (0, 0, 0, columns * side - size[1], 0, side - len(rows))
         group = max(1, _TILE // ((side + 2) * old[1] * depth))
@@ -166,8 +218,8 @@ class PreparedSources:
             if old != size:
                 cells = interpolate(cells, old, size, rows, self.norm)
             units = pad(cells, border).view(side, columns, side * depth, -1).transpose(0, 1).flatten(1, 2)
-            result.fill(sources, units)
-        return result
+            vectors[:, :, sources] = units
+            norms[:, :, sources] = units.to(norms.dtype).square().sum(1, keepdim=True)
 
 
 def _version(keys: Tensor) -> int | None:
