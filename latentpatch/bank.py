@@ -15,7 +15,7 @@ from .errors import FileError
 from .pca import PCA
 from .sampling import Sampler, Settings
 from .sampling.keys import KEY_NORM, to_keys
-from .sampling.sources import PreparedSources
+from .sampling.sources import MAX_KEPT, PreparedSources
 from .state import FittedModule, pack, unpack
 from .storage import Rows
 
@@ -54,13 +54,14 @@ class SourceBank(FittedModule):
         self.ids: list[str] = []
         self.attributes: list[dict[str, str]] = []
         self._prepared: PreparedSources | None = None
+        self._subset: tuple[Tensor, PreparedSources] | None = None
         self.mapped = False
         self._keys_unchecked = False
         self._claimed_digest: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies prepare their own.
-        return {**self.__dict__, "_prepared": None}
+        return {**self.__dict__, "_prepared": None, "_subset": None}
 
     @classmethod
     def over(cls, tensors: Mapping[str, Tensor], digest: str | None = None) -> SourceBank:
@@ -124,7 +125,7 @@ class SourceBank(FittedModule):
         self.ids = list(ids)
         self.attributes = _aligned(attributes, ids)
         self.mapped, self._keys_unchecked, self._claimed_digest = scratch is not None, False, None
-        self._prepared = None
+        self._forget()
         return self
 
     def add(
@@ -164,7 +165,7 @@ class SourceBank(FittedModule):
         self.latents = self.latents[index]
         self.ids = [self.ids[b] for b in keep]
         self.attributes = [self.attributes[b] for b in keep]
-        self._prepared = None  # it holds keys of theirs
+        self._forget()
 
     def positions(self, ids: Sequence[str]) -> list[int]:
         """Index of each id in the bank.
@@ -244,7 +245,7 @@ class SourceBank(FittedModule):
         latents = self.latents
         if self.mapped:
             self.latents = latents[:0]  # a move would read all of them
-        self._prepared = None
+        self._forget()
         try:
             super()._apply(fn, recurse)
         finally:
@@ -252,12 +253,40 @@ class SourceBank(FittedModule):
                 self.latents = latents
         return self
 
-    def prepared(self) -> PreparedSources:
-        """The keys with what searches prepare of them, which is kept until the keys change."""
-        found, keys = self._prepared, self.searchable()
-        if found is None or not found.holds(keys):
-            self._prepared = found = PreparedSources(keys)
+    def prepared(self, candidates: Tensor | None = None) -> PreparedSources:
+        """The keys with what searches prepare of them, which is kept until the keys change.
+
+        Args:
+            candidates: ``(C,)`` int64 positions of the sources to be searched; None for all. Of the last such choice
+                it is kept too, if the keys take no more than :data:`~latentpatch.sampling.sources.MAX_KEPT`.
+        """
+        keys = self._counted_keys()
+        if candidates is None:
+            if self._prepared is None or not self._prepared.holds(keys):
+                self._prepared = self._prepare(keys, None)
+            return self._prepared
+        last = self._subset
+        if last is not None and torch.equal(last[0], candidates) and last[1].holds(keys):
+            return last[1]
+        found = self._prepare(keys, candidates)
+        small = len(candidates) * keys[:1].nbytes <= MAX_KEPT
+        self._subset = (candidates, found) if small else None
         return found
+
+    def _prepare(self, keys: Tensor, candidates: Tensor | None) -> PreparedSources:
+        return PreparedSources(keys) if candidates is None else PreparedSources(keys[candidates], of=keys)
+
+    def _counted_keys(self) -> Tensor:
+        """:meth:`searchable`, as a tensor that counts how often it is written to: those of inference mode do not."""
+        keys = self.searchable()
+        if keys.is_inference() and not self.mapped:
+            with torch.inference_mode(False):
+                self.keys = keys = keys.clone()
+        return keys
+
+    def _forget(self) -> None:
+        """Drop what was prepared: it holds keys."""
+        self._prepared = self._subset = None
 
     def digest(self) -> str:
         """SHA-256 over ids, keys and full latents, as lower-case hex: what a picture was made from."""
@@ -290,11 +319,11 @@ class SourceBank(FittedModule):
         Returns:
             ``(N, h, w)`` int64 positions, -1 for the cells of the picture that was given.
         """
-        if candidates is None and method.guided:
-            return method.sample(self.prepared(), noise, settings, *guides)
-        keys = self.searchable()
-        keys = keys if candidates is None else keys[candidates]
-        index = method.sample(keys, noise, settings, *guides) if method.guided else method.sample(keys, noise, settings)
+        if method.guided:
+            index = method.sample(self.prepared(candidates), noise, settings, *guides)
+        else:
+            keys = self.searchable()
+            index = method.sample(keys if candidates is None else keys[candidates], noise, settings)
         if candidates is None:
             return index
         return torch.where(index < 0, index, candidates[index.clamp(min=0)])
@@ -348,7 +377,7 @@ class SourceBank(FittedModule):
         return pack({"ids": self.ids, "attributes": self.attributes})
 
     def set_extra_state(self, state: Any) -> None:
-        self._prepared = None
+        self._forget()
         fields = unpack(state)
         self.ids = [str(name) for name in fields["ids"]]
         self.attributes = [{str(k): str(v) for k, v in known.items()} for known in fields["attributes"]]

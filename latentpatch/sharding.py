@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .bank import SourceBank
 from .processes import Processes
-from .sampling import Sampler, Settings, raster
+from .sampling import Sampler, Settings
 from .sampling.resynthesis import ResynthesisSettings
-from .sampling.schedule import RasterSettings
-from .sampling.sharded import sharded_raster
+from .sampling.sharded import ShardedSources
+from .sampling.sources import PreparedSources
 
 __all__ = ["ShardedBank"]
 
@@ -40,21 +40,22 @@ class ShardedBank(SourceBank):
         self, method: Sampler, noise: Tensor, settings: Settings, candidates: Tensor | None, *guides: Tensor | None
     ) -> Tensor:
         """See :meth:`SourceBank.sample`."""
-        keys = self.searchable()
         if isinstance(settings, ResynthesisSettings):
             raise ValueError("sampler 'resynthesis': of a sharded bank 'raster' is expected (--sampler raster)")
-        if method.sample is not raster or not isinstance(settings, RasterSettings):  # they look at the shape alone
-            count = len(self) if candidates is None else len(candidates)
-            index: Tensor = method.sample(keys.new_zeros(1, 1, 1, 1).expand(count, *keys.shape[1:]), noise, settings)
-        else:
-            reference, mask = (*guides, None, None)[:2]
-            if mask is not None:
-                raise ValueError("mask: a sharded bank takes none")
-            if candidates is not None:
-                own = candidates - self.first
-                keys = keys[own[(own >= 0) & (own < len(keys))]]
-            index = sharded_raster(keys, noise, settings, reference, self.processes)
+        if method.guided:
+            return super().sample(method, noise, settings, candidates, *guides)
+        # The others look at the shape alone.
+        count = len(self) if candidates is None else len(candidates)
+        index: Tensor = method.sample(
+            self.keys.new_zeros(1, 1, 1, 1).expand(count, *self.keys.shape[1:]), noise, settings
+        )
         return index if candidates is None else candidates[index]
+
+    def _prepare(self, keys: Tensor, candidates: Tensor | None) -> PreparedSources:
+        if candidates is None:
+            return ShardedSources(keys, self.processes)
+        own = candidates - self.first
+        return ShardedSources(keys[own[(own >= 0) & (own < len(keys))]], self.processes, of=keys)
 
     def gather(self, index: Tensor, codes: int | None = None) -> Tensor:
         """See :meth:`SourceBank.gather`."""

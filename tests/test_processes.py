@@ -23,7 +23,7 @@ from torch import Tensor
 from latentpatch import FileError, Generation, LatentPatch, RandomCellsSettings, RasterSettings
 from latentpatch.cli import main
 from latentpatch.processes import ALONE, Processes
-from latentpatch.sampling import SAMPLERS, noise_from_seeds
+from latentpatch.sampling import SAMPLERS, noise_from_seeds, raster
 from latentpatch.sharding import ShardedBank
 from latentpatch.work import Work
 
@@ -280,7 +280,7 @@ def test_shards_give_the_maps_of_the_whole(
     settings: RasterSettings,
 ) -> None:
     """Also where a process has fewer sources than neighbours, or none, and where images go in groups."""
-    monkeypatch.setattr("latentpatch.sampling.sharded.MAX_DISTANCES", 256 * 12)
+    monkeypatch.setattr(raster, "__kwdefaults__", {"memory": 256 * 12})
     model = LatentPatch.load(fitted)
     asked: dict[str, Any] = {"settings": settings, "where": where, "reference": face_images[2] if guided else None}
     whole = model.generate(3, **asked)
@@ -293,6 +293,21 @@ def test_shards_give_the_maps_of_the_whole(
     parts = in_threads(count, one)
     assert torch.equal(torch.cat([part.index for part in parts]), whole.index)
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+
+
+def test_shards_inpaint_as_the_whole(fitted: Path, face_images: Tensor) -> None:
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[8:40, 12:44] = True
+    whole = LatentPatch.load(fitted).inpaint(face_images[2], mask, 2)
+
+    def one(processes: Processes) -> Generation:
+        own = LatentPatch.load(fitted)
+        own.bank = ShardedBank(own.bank, processes)
+        return own.inpaint(face_images[2], mask, 2)
+
+    for part in in_threads(3, one):
+        assert torch.equal(part.index, whole.index)
+        assert torch.equal(part.images, whole.images)
 
 
 def test_processes_fit_what_one_fits(faces: Path, tmp_path: Path) -> None:

@@ -171,7 +171,26 @@ def test_bank_prepares_again_when_its_keys_change():
     assert pickle.loads(pickle.dumps(bank))._prepared is None
     with torch.inference_mode():
         bank.keys = bank.keys.clone()
-        assert bank.prepared() is not bank.prepared(), "writing to it would go unseen"
+        prepared = bank.prepared()
+        assert bank.prepared() is prepared
+        bank.keys[0] = 7
+        assert bank.prepared() is not prepared
+
+
+def test_bank_keeps_what_it_prepared_of_the_last_choice():
+    bank = SourceBank()
+    bank.keys = some_keys(6, (8, 8), 4, 300, 0)
+    first, second = torch.tensor([0, 2, 3]), torch.tensor([0, 2, 4])
+    prepared = bank.prepared(first)
+    assert torch.equal(prepared.keys, bank.keys[first])
+    assert bank.prepared(first.clone()) is prepared
+    bank.prepared()
+    assert bank.prepared(first) is prepared
+    assert torch.equal(bank.prepared(second).keys, bank.keys[second])
+    assert bank.prepared(first) is not prepared
+    prepared = bank.prepared(first)
+    bank.keys[2] = 0
+    assert torch.equal(bank.prepared(first).keys, bank.keys[first])
 
 
 # --- plans ---------------------------------------------------------------------------------------------

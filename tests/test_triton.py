@@ -17,9 +17,11 @@ from test_search import some_keys
 from torch import Tensor
 
 from latentpatch import RasterSettings
+from latentpatch.processes import ALONE
 from latentpatch.sampling import noise_from_seeds, raster, raster_steps
 from latentpatch.sampling.keys import KEY_NORM, resize_keys
 from latentpatch.sampling.schedule import raster_schedule
+from latentpatch.sampling.sharded import ShardedSources
 from latentpatch.sampling.sources import PreparedSources
 
 pytest.importorskip("triton", reason="Triton is not installed: the kernels were not tested")
@@ -139,6 +141,9 @@ def test_what_the_kernels_cannot_do_is_said(monkeypatch):
     with pytest.raises(ValueError, match="backend 'cuda': torch or triton is expected"):
         raster(keys, noise, settings, backend="cuda")
     assert raster(keys, noise, settings).shape == (1, 4, 4)
+    sharded = ShardedSources(keys, ALONE)
+    with pytest.raises(ValueError, match="backend 'triton': sources of several processes: those of one are expected"):
+        raster(sharded, noise, settings, backend="triton")
     with pytest.raises(ValueError, match="backend 'triton': keys on cpu: a CUDA GPU is expected"):
         raster(keys, noise, RasterSettings(2, 1, 3, 1), backend="triton")
     monkeypatch.setattr(importlib.import_module("latentpatch.sampling.raster"), "_triton_installed", lambda: False)

@@ -31,6 +31,7 @@ from .keys import _weights
 from .plan import last_writers
 from .raster import draw, raster, raster_steps
 from .schedule import RasterSettings, Scale
+from .sharded import ShardedSources
 from .sources import PreparedSources, cut, paste, score_bound
 
 __all__ = ["agrees", "grow", "obstacle"]
@@ -61,6 +62,8 @@ def obstacle(sources: PreparedSources, scales: Sequence[Scale], settings: Raster
     Args:
         norm: bound on the norm of all keys.
     """
+    if isinstance(sources, ShardedSources):
+        return "sources of several processes: those of one are expected"
     count, depth, device = len(sources.keys), sources.keys.shape[3], sources.keys.device
     if settings.neighbours > MAX_NEIGHBOURS:
         return f"neighbours {settings.neighbours}: at most {MAX_NEIGHBOURS} is expected"

@@ -88,8 +88,8 @@ def raster(
         raise ValueError("backend 'triton': Triton is not installed")
     settings = settings or RasterSettings()
     bank = keys.keys if isinstance(keys, PreparedSources) else keys
-    count, height, width, depth = bank.shape
-    settings.check_sources(count)
+    _, height, width, depth = bank.shape
+    settings.check_sources(keys.total if isinstance(keys, PreparedSources) else len(keys))
     if mask is not None and reference is None:
         raise ValueError("mask: a reference is expected with it, to give the cells that are kept")
     scales = raster_schedule((height, width), settings, reference is not None, _on_host(mask))

@@ -72,6 +72,8 @@ class WindowScores(Scores):
         sums: type of integers that holds their sums over windows.
     """
 
+    plan: Plan
+
     def __init__(
         self, sources: PreparedSources, plan: Plan, queries: Tensor, exact: torch.dtype, sums: torch.dtype
     ) -> None:

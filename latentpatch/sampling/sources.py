@@ -35,6 +35,8 @@ def longest(keys: Tensor) -> int:
     Raises:
         ValueError: where one exceeds :data:`~latentpatch.sampling.keys.KEY_NORM` by more than rounding explains.
     """
+    if not keys.numel():
+        return 1
     cells = keys.flatten(0, -2)
     # Sums up to 2^24 are exact; a larger one cannot pass for smaller.
     chunks = cells.split(max(1, 8 * _CHUNK // keys.shape[-1]))
@@ -102,7 +104,7 @@ class Row:
         number, _, count = vectors.shape
         fit = max(1, _CHUNK // (self.length + 1 + images))
         parts = -(-count // fit)
-        few = max(1, fit // count)
+        few = max(1, fit // max(1, count))
         for some in (slice(first, first + few) for first in range(0, number, few)):
             for part in range(parts):
                 sources = slice(part * count // parts, (part + 1) * count // parts)
@@ -134,30 +136,36 @@ class PreparedSources:
     """Keys that several searches share, with what they prepare of them.
 
     Args:
-        keys: ``(B, h, w, r)`` int16; it must not be written to while this is used, see :meth:`holds`.
+        keys: ``(B, h, w, r)`` int16, not written to while this is used, see :meth:`holds`.
         keep: bound in bytes on what is kept. What does not fit is prepared anew by every search, a row of
             units at a time.
+        of: the tensor that ``keys`` were taken from, where it is another one.
 
     Attributes:
         keys: as given.
         norm: an upper bound on their norms.
-        keep: as given.
         total: how many sources there are to choose from.
         most: the largest number of them that any process has.
     """
 
-    def __init__(self, keys: Tensor, keep: int = MAX_KEPT) -> None:
-        self.keys, self.keep = keys, keep
+    def __init__(self, keys: Tensor, keep: int = MAX_KEPT, of: Tensor | None = None) -> None:
+        self.keys = keys
         self.norm = longest(keys)
         self.total = self.most = len(keys)
-        self._version = _version(keys)
+        self._of = keys if of is None else of
+        self._version = _version(self._of)
         self._left = keep
         self._rows: dict[tuple[Size, int, int], Row] = {}
         self._units: dict[tuple[Size, int], Units] = {}
 
     def holds(self, keys: Tensor) -> bool:
-        """Whether this was prepared from a tensor as it is now."""
-        return keys is self.keys and self._version is not None and self._version == _version(keys)
+        """Whether this was prepared from a tensor as it is now.
+
+        It goes by PyTorch's count of writes: those through ``.data`` or an array that shares the memory, as
+        ``numpy()`` gives, are not seen. Of tensors made under ``torch.inference_mode`` none are counted, and the answer
+        is no.
+        """
+        return keys is self._of and self._version is not None and self._version == _version(keys)
 
     def nearest(self, scores: Tensor, count: int) -> Tensor:
         """The nearest sources of all by their scores, see :func:`~latentpatch.sampling.nearest.nearest`."""

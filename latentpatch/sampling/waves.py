@@ -208,6 +208,8 @@ class WaveScores(Scores):
         rings: to be used, for a plan at least as large.
     """
 
+    plan: WavePlan
+
     def __init__(self, sources: PreparedSources, plan: WavePlan, queries: Tensor, rings: Rings) -> None:
         self.plan, self.sources = plan, sources
         self.length, images = queries.shape[2:]
@@ -228,7 +230,7 @@ class WaveScores(Scores):
             return None
         terms = [self._row_sums(wave.diagonal - back, wave.rows, back)[:, unit] for back, unit in self.reached]
         totals = add_up(terms, self.totals[: len(wave.places)])
-        return totals.view(-1, len(self.sources.keys))
+        return totals.view(len(totals) * self.factors.shape[3], len(self.sources.keys))
 
     def write(self, wave: Wave, picks: Tensor) -> None:
         plan = self.plan
