@@ -205,3 +205,12 @@ def test_default_plans_compare_blocks_and_keep_what_a_patch_is_high():
         assert (plan.writers >= 0).all()
     assert make_plan(raster_schedule((16, 16), RasterSettings(5, 2))[0]).side == 1
     assert make_plan(raster_schedule((16, 16), RasterSettings(8, 4))[0]).side == 4
+
+
+def test_a_masks_schedule_is_made_once():
+    mask = torch.zeros(16, 16, dtype=torch.bool).numpy()
+    mask[3:9, 4:11] = True
+    scales = raster_schedule((16, 16), RasterSettings(), True, mask)
+    assert raster_schedule((16, 16), RasterSettings(), True, mask.copy()) is scales
+    mask[0, 0] = True
+    assert raster_schedule((16, 16), RasterSettings(), True, mask) is not scales

@@ -228,6 +228,15 @@ def raster_schedule(
         raise ValueError(f"mask: {grid[0]}x{grid[1]} cells are expected, got {'x'.join(map(str, mask.shape))}")
     if not mask.any():
         raise ValueError("mask: it selects no cell of the latent grid; at least one is expected")
+    return _masked_schedule(grid, settings, reference, mask.tobytes())
+
+
+# A call asks twice, for the number of places and for the places.
+@lru_cache(maxsize=4)
+def _masked_schedule(
+    grid: tuple[int, int], settings: RasterSettings, reference: bool, selected: bytes
+) -> tuple[Scale, ...]:
+    mask = np.frombuffer(selected, dtype=bool).reshape(grid)
     scales = []
     for level, size in enumerate(_sizes(grid, settings, reference)):
         fill = shrink_mask(mask, size)
