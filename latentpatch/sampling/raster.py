@@ -111,11 +111,12 @@ def raster(
         return gpu.grow(sources, noise, settings, reference, scales, memory=memory, keep=mask is None)
     plans = _plans(sources, scales, settings, causal=mask is None)
     sums = sum_dtype(settings.patch_size, norm)
-    group = max(1, memory // (max(plan.units_kept for plan in plans) * sources.most * sums.itemsize))
+    group = max(1, memory // (max(plan.units_kept for plan in plans) * max(1, sources.most) * sums.itemsize))
+    group = -(-len(noise) // max(1, -(-len(noise) // group)))  # as many groups, but even
     parts = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]
     # Autocast would round the integers.
     with torch.autocast(noise.device.type, enabled=False):
-        for first in range(0, len(noise), group):
+        for first in range(0, len(noise), max(1, group)):
             images = slice(first, first + group)
             given = reference if reference is None or len(reference) == 1 else reference[images]
             parts.append(_grow(sources, noise[images], settings, given, scales, plans, norm))
