@@ -21,7 +21,7 @@ from .bank import SourceBank, chunks, look_up
 from .errors import LatentPatchError
 from .model import LatentPatch
 from .pca import PCA
-from .sampling import SAMPLERS, RasterSettings, noise_from_seeds
+from .sampling import SAMPLERS, Settings, check_settings, noise_from_seeds, sampler_of
 
 __all__ = ["Check", "UnlearningError", "check_removable", "unlearned", "verify_unlearning"]
 
@@ -50,7 +50,7 @@ class Check:
         return {"check": self.name, "passed": self.passed, **self.facts}
 
 
-def check_removable(model: LatentPatch, ids: Sequence[str], settings: RasterSettings | None = None) -> None:
+def check_removable(model: LatentPatch, ids: Sequence[str], settings: Settings | None = None) -> None:
     """Refuse what cannot be removed.
 
     Raises:
@@ -64,9 +64,7 @@ def check_removable(model: LatentPatch, ids: Sequence[str], settings: RasterSett
     remaining = len(model.bank) - len(ids)
     if remaining < 1:
         raise ValueError(f"removing {len(ids)} of {len(model.bank)} sources would leave none")
-    settings = settings or model.settings
-    settings.check_sources(remaining)
-    SAMPLERS["raster"].steps(model.bank.grid, settings, False, None)
+    check_settings(settings or model.settings, model.bank.grid, remaining)
 
 
 def unlearned(path: str | Path, ids: Sequence[str], autoencoder: str | None = None) -> LatentPatch:
@@ -88,7 +86,7 @@ def verify_unlearning(
     ids: Sequence[str],
     seeds: Sequence[int],
     pictures: Sequence[Path] = (),
-    settings: RasterSettings | None = None,
+    settings: Settings | None = None,
 ) -> list[Check]:
     """The proof that a file holds nothing of removed sources.
 
@@ -102,7 +100,7 @@ def verify_unlearning(
             the latents that remain in ``before``.
         settings: of the sampler; by default the model's.
     """
-    settings = (settings or before.settings).resolved(False)
+    settings = settings or before.settings
     checks = [_names(before, after, ids), _refit(before, after, ids)]
     if pictures:
         checks.append(_encoded_again(before, after, pictures))
@@ -181,7 +179,7 @@ def _rows(latents: Tensor) -> list[bytes]:
 
 
 def _seeds(
-    before: LatentPatch, after: LatentPatch, ids: Sequence[str], seeds: Sequence[int], settings: RasterSettings
+    before: LatentPatch, after: LatentPatch, ids: Sequence[str], seeds: Sequence[int], settings: Settings
 ) -> Check:
     """Run seeds with both models: how many pictures the removed sources are in."""
     occurred = [_occurrences(model, set(ids), seeds, settings) for model in (before, after)]
@@ -190,9 +188,10 @@ def _seeds(
 
 
 @torch.no_grad()
-def _occurrences(model: LatentPatch, ids: set[str], seeds: Sequence[int], settings: RasterSettings) -> int:
+def _occurrences(model: LatentPatch, ids: set[str], seeds: Sequence[int], settings: Settings) -> int:
     gone = torch.tensor([b for b, name in enumerate(model.bank.ids) if name in ids], device=model.bank.keys.device)
-    method, total = SAMPLERS["raster"], 0
+    method, total = SAMPLERS[sampler_of(settings)], 0
+    settings = method.resolved(settings, len(model.bank), False)
     steps = method.steps(model.bank.grid, settings, False, None)
     for first in range(0, len(seeds), _BATCH):
         noise = noise_from_seeds(seeds[first : first + _BATCH], steps, model.bank.keys.device)

@@ -18,7 +18,7 @@ from .. import files, images
 from ..attributes import parse_predicate, read_attributes
 from ..autoencoders import DEFAULT
 from ..model import LatentPatch
-from ..sampling import PRESETS, SAMPLERS, RasterSettings, ResynthesisSettings, sampler_of
+from ..sampling import PRESETS, check_settings, sampler_of
 from ..sharding import ShardedBank
 
 __all__ = [
@@ -125,13 +125,8 @@ def _check_settings(options: argparse.Namespace, model: LatentPatch, count: int)
     if not hasattr(options, "neighbours"):
         return
     settings = chosen_settings(options, model)
-    method = SAMPLERS[sampler_of(settings)]
     guided = getattr(options, "reference", None) is not None or options.command == "inpaint"
-    method.steps(model.autoencoder.grid(*wanted_size(options, model)), settings, guided, None)
-    if isinstance(settings, RasterSettings):
-        settings.check_sources(count)
-    elif isinstance(settings, ResynthesisSettings):
-        settings.check_sources(count, guided)
+    check_settings(settings, model.autoencoder.grid(*wanted_size(options, model)), count, guided)
 
 
 def placed(model: LatentPatch, options: argparse.Namespace) -> LatentPatch:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from ..autoencoders.weights import sha256_of
 from ..errors import FileError
 from ..model import LatentPatch
 from ..modelfile import ModelFile
+from ..sampling import settings_record
 from ..unlearning import Check, UnlearningError, check_removable, unlearned, verify_unlearning
-from .arguments import add_network, add_report, add_settings, natural, positive
+from .arguments import add_network, add_report, add_sampler, natural, positive
 from .common import chosen_settings, counted, placed, say, write_json
 
 __all__ = ["add_unlearn"]
@@ -37,7 +37,7 @@ def add_unlearn(commands: Any) -> None:
     )
     parser.add_argument("--seeds", type=positive, default=256, help="pictures made with both models (256)")
     parser.add_argument("--seed", type=natural, default=0, help="seed of the first (0)")
-    add_settings(parser)
+    add_sampler(parser)
     add_network(parser)
     add_report(parser, _unlearn)
     parser.set_defaults(precision="float32")
@@ -69,7 +69,7 @@ def _unlearn(options: argparse.Namespace) -> dict[str, Any]:
             "before": _facts(path, path, before),
             "after": _facts(new, staging / new.name, after),
             "autoencoder": before.identity(),
-            "settings": asdict(settings or before.settings),
+            "settings": settings_record(settings),
             "components": before.components,
             "checks": [check.record() for check in checks],
             "versions": {

@@ -28,6 +28,7 @@ __all__ = [
     "ResynthesisSettings",
     "Sampler",
     "Settings",
+    "check_settings",
     "noise_from_seeds",
     "random_cells",
     "random_patches",
@@ -100,6 +101,19 @@ DEFAULT_PRESET = "balanced"
 def sampler_of(settings: Settings) -> str:
     """Name of the sampler that settings are for."""
     return next(name for name, sampler in SAMPLERS.items() if type(settings) is sampler.settings)
+
+
+def check_settings(settings: Settings, grid: tuple[int, int], count: int, reference: bool = False) -> None:
+    """Refuse settings that do not go together with the grid or the number of sources.
+
+    Raises:
+        ValueError: where they do not.
+    """
+    SAMPLERS[sampler_of(settings)].steps(grid, settings, reference, None)
+    if isinstance(settings, RasterSettings):
+        settings.check_sources(count)
+    elif isinstance(settings, ResynthesisSettings):
+        settings.check_sources(count, reference)
 
 
 def settings_record(settings: Settings) -> dict[str, Any]:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from .keys import exact_dtype
+from .nearest import nearest
 from .raster import MAX_MEMORY, draw
-from .search import nearest, sum_dtype
+from .search import sum_dtype
 from .sources import PreparedSources, longest, score_bound
 
 __all__ = ["ResynthesisSettings", "resynthesis", "resynthesis_steps"]
