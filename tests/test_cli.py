@@ -102,7 +102,7 @@ def test_generate_writes_pictures_sheets_and_a_record(five: Path, faces: Path, f
     assert report["command"] == "generate"
     assert report["sampler"] == "resynthesis"
     assert report["settings"] == {
-        "patch_size": 3,
+        "patch_size": 4,
         "stride": 1,
         "neighbours": 3,
         "sweeps": 2,

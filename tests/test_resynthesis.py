@@ -134,7 +134,7 @@ def test_few_sources_are_enough_by_default(count):
     [
         ({"patch_size": 0}, ValueError, "patch_size 0: at least 1"),
         ({"patch_size": 2.0}, TypeError, r"patch_size 2\.0: an integer"),
-        ({"stride": 5}, ValueError, "stride 5: at most patch_size 3"),
+        ({"stride": 5}, ValueError, "stride 5: at most patch_size 4"),
         ({"neighbours": 0}, ValueError, "neighbours 0: at least 1"),
         ({"sweeps": 0}, ValueError, "sweeps 0: at least 1"),
         ({"draws": True}, TypeError, "draws True: an integer"),

@@ -92,7 +92,7 @@ SAMPLERS = {
 PRESETS: dict[str, Settings] = {
     "faithful": ResynthesisSettings(keep_start=True),
     "balanced": ResynthesisSettings(),
-    "diverse": ResynthesisSettings(neighbours=8, max_share=0.1, draws=3),
+    "diverse": ResynthesisSettings(neighbours=8, max_share=0.1),
     "paper": RasterSettings(),
 }
 DEFAULT_PRESET = "balanced"

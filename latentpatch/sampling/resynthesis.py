@@ -48,7 +48,7 @@ class ResynthesisSettings:
         keep_start: whether the source that is started with may give patches, too.
     """
 
-    patch_size: int = 3
+    patch_size: int = 4
     stride: int = 1
     neighbours: int | None = None
     sweeps: int = 2
