@@ -10,6 +10,7 @@ from .pca import PCA
 from .sampling import (
     PRESETS,
     SAMPLERS,
+    DiffusionSettings,
     RandomCellsSettings,
     RandomPatchesSettings,
     RasterSettings,
@@ -22,6 +23,7 @@ __all__ = [
     "SAMPLERS",
     "Autoencoder",
     "AutoencoderSpec",
+    "DiffusionSettings",
     "Explanation",
     "FileError",
     "Generation",

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from .bank import SourceBank
 from .processes import Processes
-from .sampling import Sampler, Settings
-from .sampling.resynthesis import ResynthesisSettings
+from .sampling import Sampler, Settings, raster, sampler_of
 from .sampling.sharded import ShardedSources
 from .sampling.sources import PreparedSources
 
@@ -40,10 +39,11 @@ class ShardedBank(SourceBank):
         self, method: Sampler, noise: Tensor, settings: Settings, candidates: Tensor | None, *guides: Tensor | None
     ) -> Tensor:
         """See :meth:`SourceBank.sample`."""
-        if isinstance(settings, ResynthesisSettings):
-            raise ValueError("sampler 'resynthesis': of a sharded bank 'raster' is expected (--sampler raster)")
-        if method.guided:
+        if method.sample is raster:
             return super().sample(method, noise, settings, candidates, *guides)
+        if method.guided:
+            name = sampler_of(settings)
+            raise ValueError(f"sampler {name!r}: of a sharded bank 'raster' is expected (--sampler raster)")
         # The others look at the shape alone.
         count = len(self) if candidates is None else len(candidates)
         index: Tensor = method.sample(

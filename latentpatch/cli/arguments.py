@@ -57,7 +57,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stride", type=int, help="side of the copied blocks, w (patch size / 3)")
     group.add_argument("--neighbours", type=int, help="nearest sources drawn from, k (3)")
     _add_scales(group)
-    parser.set_defaults(sweeps=None, max_share=None, draws=None, keep_start=None)
+    parser.set_defaults(sweeps=None, max_share=None, draws=None, keep_start=None, strength=None)
 
 
 def add_sampler(parser: argparse.ArgumentParser) -> None:
@@ -71,13 +71,15 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--patch-size", type=int, help="side of the compared patches in latent cells, omega")
     group.add_argument("--stride", type=int, help="side of the copied blocks, w")
     group.add_argument("--neighbours", type=int, help="nearest sources drawn from, k")
-    group = parser.add_argument_group("settings of resynthesis")
+    group = parser.add_argument_group("settings of resynthesis, and of the sweeps that end diffusion")
     group.add_argument("--sweeps", type=int, help="how often every block is visited (2)")
     group.add_argument("--max-share", type=float, help="share of a picture one source gives at most (0.3)")
     group.add_argument("--draws", type=int, help="sources drawn to start with, the most unusual being taken (2)")
     group.add_argument(
         "--keep-start", action="store_const", const=True, help="let the source that is started with give patches, too"
     )
+    group = parser.add_argument_group("settings of diffusion")
+    group.add_argument("--strength", type=float, help="with a reference, how much noise it gets, up to 1 (0.5)")
     _add_scales(parser.add_argument_group("settings of the raster sampler"))
 
 

@@ -48,6 +48,7 @@ _SETTINGS = (
     "max_share",
     "draws",
     "keep_start",
+    "strength",
 )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .baselines import RandomCellsSettings, RandomPatchesSettings, random_cells, random_patches, tile_steps
+from .diffusion import DiffusionSettings, diffusion, diffusion_steps
 from .raster import raster, raster_steps
 from .resynthesis import ResynthesisSettings, resynthesis, resynthesis_steps
 from .schedule import RasterSettings
@@ -22,6 +23,7 @@ __all__ = [
     "DEFAULT_PRESET",
     "PRESETS",
     "SAMPLERS",
+    "DiffusionSettings",
     "RandomCellsSettings",
     "RandomPatchesSettings",
     "RasterSettings",
@@ -29,6 +31,8 @@ __all__ = [
     "Sampler",
     "Settings",
     "check_settings",
+    "diffusion",
+    "diffusion_steps",
     "noise_from_seeds",
     "random_cells",
     "random_patches",
@@ -41,7 +45,7 @@ __all__ = [
     "settings_record",
 ]
 
-Settings = ResynthesisSettings | RasterSettings | RandomCellsSettings | RandomPatchesSettings
+Settings = ResynthesisSettings | DiffusionSettings | RasterSettings | RandomCellsSettings | RandomPatchesSettings
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,13 @@ SAMPLERS = {
         resynthesis,
         ResynthesisSettings,
         lambda grid, settings, reference, _: resynthesis_steps(grid, settings, reference),
+        guided=True,
+        resolved=lambda settings, count, reference: settings.resolved(count, reference),
+    ),
+    "diffusion": Sampler(
+        diffusion,
+        DiffusionSettings,
+        lambda grid, settings, *_: diffusion_steps(grid, settings),
         guided=True,
         resolved=lambda settings, count, reference: settings.resolved(count, reference),
     ),

@@ -92,6 +92,9 @@ class SettingsFields(_Fields):
     keep_start: bool | None = Field(
         default=None, description="whether the source that is started with may give patches, too"
     )
+    strength: float | None = Field(
+        default=None, gt=0, le=1, description="with a reference, how much noise diffusion gives it"
+    )
 
 
 class _Request(_Fields):

@@ -19,6 +19,7 @@ from ..operations import Costs, Operation
 from ..sampling import (
     PRESETS,
     SAMPLERS,
+    DiffusionSettings,
     RasterSettings,
     ResynthesisSettings,
     Settings,
@@ -284,6 +285,7 @@ class Service:
                     "sweeps": [1, 16],
                     "max_share": [0, 1],
                     "draws": [1, 64],
+                    "strength": [0, 1],
                 },
                 "limits": asdict(self.limits),
                 "schema": json_schema(),
@@ -402,6 +404,8 @@ def _places(settings: Settings, grid: tuple[int, int], guided: bool) -> int:
     steps = SAMPLERS[sampler_of(settings)].steps(grid, settings, guided, None)
     if isinstance(settings, ResynthesisSettings):
         return steps * settings.sweeps
+    if isinstance(settings, DiffusionSettings):
+        return steps * (settings.levels + settings.sweeps)
     return steps if isinstance(settings, RasterSettings) else 0
 
 
