@@ -43,7 +43,8 @@ class DiffusionSettings:
 
     Attributes:
         levels: noise levels, geometrically spaced.
-        start_noise: standard deviation at the first level, in units of the keys' own.
+        start_noise: standard deviation at the first level, in each component of a key; the unit is the keys' own
+            standard deviation, as vectors (the root of their variances' sum).
         end_noise: standard deviation at the last level, likewise.
         windows: sides of the windows from the first level to the last, in sixteenths of the grid's sides; each
             serves an equal part of the levels. Windows are centred at every cell and cut at the border: from 31 on they
@@ -58,8 +59,8 @@ class DiffusionSettings:
     """
 
     levels: int = 24
-    start_noise: float = 40.0
-    end_noise: float = 0.3
+    start_noise: float = 5.0
+    end_noise: float = 0.0375
     windows: tuple[int, ...] = (16, 11, 9, 7, 5, 5, 3, 3)
     strength: float | None = None
     sweeps: int = 2
@@ -179,7 +180,7 @@ def diffusion(
         for image, uniforms in enumerate(noise):
             given = None if reference is None else reference[image if len(reference) > 1 else 0]
             denoised[image], index[image] = denoiser.run(gaussian(uniforms, depth), given)
-    if sweeps is not None:
+    if sweeps is not None and len(noise):
         return resynthesis(sources, blank, sweeps, denoised, memory=memory)
     return index if mask is None else torch.where(mask.to(index.device), index, -1)
 
@@ -330,13 +331,15 @@ def _band(length: int, side: int) -> Tensor:
 
 
 def spread(bank: Tensor) -> float:
-    """Standard deviation of all numbers of the keys, at least a unit, exact but for the last step."""
+    """Standard deviation of keys as vectors, at least a unit: the root of the sum over components of their variance
+    about the mean of all numbers. Sums are exact.
+    """
     total = squares = 0
     for chunk in bank.split(1024):
         total += int(chunk.sum(dtype=torch.int64))
         squares += sum(int(part.long().square().sum()) for part in chunk.split(64))
     number = bank.numel()
-    return max(1.0, sqrt((squares * number - total * total) / number**2))
+    return max(1.0, sqrt(bank.shape[3] * (squares * number - total * total) / number**2))
 
 
 def gaussian(uniforms: Tensor, depth: int) -> Tensor:
