@@ -71,7 +71,7 @@ def test_contents(model: LatentPatch, mar: Path, tmp_path: Path) -> None:
         "model.safetensors",
         "some_handler.py",
     }
-    assert {Path(name).suffix for name in package} == {".py", ".typed", ".safetensors"}
+    assert {Path(name).suffix for name in package} == {".py", ".html", ".typed", ".safetensors"}
     assert {info.external_attr >> 16 for info in infos} == {0o100644}
     folder = unpacked(mar, tmp_path / "unpacked")
     for name in package:
@@ -155,7 +155,7 @@ def test_weights_the_package_lacks_are_packed(
     monkeypatch.setattr("torch.hub.download_url_to_file", None)
     loaded = archive.load_archived(folder)
     assert loaded.identity()["sha256"] == model.identity()["sha256"]
-    options: dict[str, Any] = {"seed": 1, "settings": model.with_settings(patch_size=2, start_size=2, scales=2)}
+    options: dict[str, Any] = {"seed": 1, "settings": model.with_settings("raster", patch_size=2, start_size=2, scales=2)}
     assert torch.equal(loaded.generate(2, **options).images, model.generate(2, **options).images)
 
 

@@ -29,14 +29,14 @@ def record(folder: Path) -> dict[str, Any]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first 48 portraits; the other 16 are held out."""
     path = tmp_path_factory.mktemp("model") / "portraits.safetensors"
-    assert run("fit", *sorted(PORTRAITS.iterdir())[:48], "--size", SIZE, "-q", "-o", path) == 0
+    assert run("fit", *sorted(PORTRAITS.glob("*.jpg"))[:48], "--size", SIZE, "-q", "-o", path) == 0
     return path
 
 
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("list") / "held-out.txt"
-    path.write_text("\n".join(str(each) for each in sorted(PORTRAITS.iterdir())[48:]), encoding="utf-8")
+    path.write_text("\n".join(str(each) for each in sorted(PORTRAITS.glob("*.jpg"))[48:]), encoding="utf-8")
     return path
 
 
@@ -89,7 +89,7 @@ def test_one_returned_source_among_samples_fails(
     folder.mkdir()
     for path in [*generated.glob("[0-9]*.png"), generated / "generation.json"]:
         (folder / path.name).write_bytes(path.read_bytes())
-    source = sorted(PORTRAITS.iterdir())[17]
+    source = sorted(PORTRAITS.glob("*.jpg"))[17]
     copy = "returned.jpg" if change == "jpeg" else "0005.png"  # also in the place of a picture that was recorded
     altered(change, Image.open(source).convert("RGB")).save(folder / copy, quality=70)
     assert run("audit", model, folder, "--json", "-o", tmp_path / "audit") == 3
@@ -108,8 +108,8 @@ def test_one_returned_source_among_samples_fails(
 
 def test_pairs_show_the_picture_and_its_source(tmp_path: Path) -> None:
     """Originals are shown where the sources are pictures."""
-    one = sorted(PORTRAITS.iterdir())[2]
-    sources = sorted(PORTRAITS.iterdir())[:6]
+    one = sorted(PORTRAITS.glob("*.jpg"))[2]
+    sources = sorted(PORTRAITS.glob("*.jpg"))[:6]
     assert run("audit", *sources, one, "--size", 64, "-q", "-o", tmp_path) == 3
     sheet, picture = read_image(tmp_path / "pairs.png"), read_image(one, (64, 64))
     assert sheet.shape == (3, 68, 134)
@@ -121,7 +121,7 @@ def test_limits_are_the_users(model: Path, generated: Path, tmp_path: Path) -> N
     assert run("audit", model, generated, "-q", "-o", tmp_path, "--max-mean-share", 0.01) == 3
     assert record(tmp_path)["failures"][0]["file"] is None
     assert run("audit", model, generated, "-q", "-o", tmp_path, "--min-relative", 1) == 3
-    assert run("audit", model, sorted(PORTRAITS.iterdir())[0], "-q", "-o", tmp_path, "--min-relative", 0,
+    assert run("audit", model, sorted(PORTRAITS.glob("*.jpg"))[0], "-q", "-o", tmp_path, "--min-relative", 0,
                "--max-share", 1, "--max-mean-share", 1) == 0  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def test_held_out_pictures_are_what_is_compared_with(
     assert with_them["reference"] == of_them["figures"]
     assert with_them["reference_is"] == "held-out pictures"
     assert with_them["held_out_failures"] == []
-    sources = sorted(PORTRAITS.iterdir())[0]
+    sources = sorted(PORTRAITS.glob("*.jpg"))[0]
     assert run("audit", model, generated, "--held-out", sources, "-q", "-o", tmp_path / "c") == 0
     assert record(tmp_path / "c")["held_out_failures"]  # which are no fault of the pictures
 
