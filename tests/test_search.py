@@ -46,7 +46,9 @@ def test_random_settings_equal_plain_loops(seed, monkeypatch):
     noise = noise_from_seeds(range(2), raster_steps(grid, settings, reference is not None, mask))
 
     # In waves of any width, or place by place.
-    monkeypatch.setattr(sys.modules["latentpatch.sampling.raster"], "MAX_READ", choose.choice([0, 100, 1 << 18]))
+    module = sys.modules["latentpatch.sampling.raster"]
+    monkeypatch.setattr(module, "MAX_READ", choose.choice([0, 100, 1 << 18]))
+    monkeypatch.setattr(module, "MIN_WAVE", 1)
     monkeypatch.setattr(sources, "_CHUNK", choose.choice([1, 500, 1 << 21]))
     monkeypatch.setattr(sources, "_TILE", choose.choice([1, 1 << 18]))
     prepared = PreparedSources(keys, keep=choose.choice([0, 2000, 1 << 20]))

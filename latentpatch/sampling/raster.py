@@ -29,6 +29,9 @@ MAX_MEMORY = 1 << 29
 #: Bound on the elements of the sources that a wave is compared with.
 MAX_READ = 1 << 18
 
+#: Blocks of a wave that this has to allow: narrower waves are not faster than going place by place.
+MIN_WAVE = 8
+
 
 def raster_steps(
     grid: tuple[int, int],
@@ -192,14 +195,14 @@ def _scan(scores: Scores, uniforms: Tensor, neighbours: int) -> Tensor:
 
 
 def _plans(sources: PreparedSources, scales: Sequence[Scale], settings: RasterSettings, causal: bool) -> Plans:
-    """By waves where a block of all sources fits into a core's cache, else place by place."""
+    """By waves where some blocks of all sources fit into a core's cache together, else place by place."""
     if not causal:
         # A mask's scales are made for one call: in the cache they would only push out others.
         return [make_plan.__wrapped__(scale) for scale in scales]
     side = scales[0].unit
     units = (settings.step // side) ** 2
     width = MAX_READ // (sources.most * units * (side * side * sources.keys.shape[3] + 1))
-    if width:
+    if width >= MIN_WAVE:
         return [make_waves(scale, settings.patch_size, settings.step, width) for scale in scales]
     return [make_plan(scale) for scale in scales]
 
