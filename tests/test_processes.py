@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -280,7 +281,8 @@ def test_shards_give_the_maps_of_the_whole(
     settings: RasterSettings,
 ) -> None:
     """Also where a process has fewer sources than neighbours, or none, and where images go in groups."""
-    monkeypatch.setattr(raster, "__kwdefaults__", {"memory": 256 * 12})
+    plain: Any = inspect.unwrap(raster)
+    monkeypatch.setattr(plain, "__kwdefaults__", {**plain.__kwdefaults__, "memory": 256 * 12})
     model = LatentPatch.load(fitted)
     asked: dict[str, Any] = {"settings": settings, "where": where, "reference": face_images[2] if guided else None}
     whole = model.generate(3, **asked)
