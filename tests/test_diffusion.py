@@ -109,10 +109,10 @@ def test_little_strength_keeps_the_reference() -> None:
     own = torch.arange(4, 7)[:, None, None]
     kept = [
         float((diffusion(bank, noise, replace(HARD, strength=strength), bank[4:7]) == own).float().mean())
-        for strength in (0.01, 0.9, 1.0)
+        for strength in (0.01, 0.75, 1.0)
     ]
     assert float((weak == own).float().mean()) > 0.98
-    assert kept[0] >= kept[1] > kept[2]
+    assert kept[0] >= kept[1] >= kept[2] < kept[0]
 
 
 def test_a_mask_leaves_known_cells_and_fits_what_it_fills() -> None:
