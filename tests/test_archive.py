@@ -155,7 +155,8 @@ def test_weights_the_package_lacks_are_packed(
     monkeypatch.setattr("torch.hub.download_url_to_file", None)
     loaded = archive.load_archived(folder)
     assert loaded.identity()["sha256"] == model.identity()["sha256"]
-    options: dict[str, Any] = {"seed": 1, "settings": model.with_settings("raster", patch_size=2, start_size=2, scales=2)}
+    settings = model.with_settings("raster", patch_size=2, start_size=2, scales=2)
+    options: dict[str, Any] = {"seed": 1, "settings": settings}
     assert torch.equal(loaded.generate(2, **options).images, model.generate(2, **options).images)
 
 

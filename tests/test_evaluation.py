@@ -447,7 +447,7 @@ def test_rows_are_text() -> None:
     [
         ("", "SAMPLER"),
         ("name: ", "SAMPLER"),
-        ("painter", "'painter': one of resynthesis, raster"),
+        ("painter", "'painter': one of resynthesis, diffusion, raster"),
         ("raster patch_size", "KEY=VALUE"),
         ("raster stride=1 stride=2", "every key once"),
         ("raster colour=red", "'colour' is not a setting of the sampler 'raster'; known: neighbours"),

@@ -119,7 +119,7 @@ def test_baselines_through_the_model(model):
         model.generate(2, settings=RandomCellsSettings(), sampler="raster")
     with pytest.raises(ValueError, match="reference: the sampler 'random-cells' takes none"):
         model.generate(2, sampler="random-cells", reference=torch.rand(3, 64, 64))
-    with pytest.raises(ValueError, match="sampler 'magic': one of resynthesis, raster"):
+    with pytest.raises(ValueError, match="sampler 'magic': one of resynthesis, diffusion, raster"):
         model.generate(2, sampler="magic")
 
 

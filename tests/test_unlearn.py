@@ -137,7 +137,7 @@ def test_the_same_picture_under_another_id_is_not_forgotten(
         (["--id", "nobody"], "'nobody' is not in the bank"),
         (["--id", "face01", "--id", "face01"], "different ones"),
         ([part for i in range(12) for part in ("--id", f"face{i:02d}")], "would leave none"),
-        ([part for i in range(10) for part in ("--id", f"face{i:02d}")], "neighbours 3"),
+        ([*["--sampler", "raster"], *(p for i in range(10) for p in ("--id", f"face{i:02d}"))], "neighbours 3"),
         (["--id", "face01", "--patch-size", "40"], "patch_size 40"),
     ],
 )
