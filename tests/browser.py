@@ -32,7 +32,7 @@ class Page:
     def __enter__(self) -> Page:
         program = browser()
         assert program is not None
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.mkdtemp()
         theirs_in, self._to = os.pipe()
         self._from, theirs_out = os.pipe()
 
@@ -44,7 +44,7 @@ class Page:
         command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         command += [
             "--remote-debugging-pipe",
-            f"--user-data-dir={self._folder.name}",
+            f"--user-data-dir={self._folder}",
             "--disable-background-networking",
         ]
         command += [f"--window-size={self.size[0]},{self.size[1]}", "--hide-scrollbars", "--no-first-run"]
@@ -67,7 +67,7 @@ class Page:
         self._process.wait()
         os.close(self._to)
         os.close(self._from)
-        shutil.rmtree(self._folder.name, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def call(self, method: str, **parameters: Any) -> Any:
         self._number += 1
