@@ -9,7 +9,7 @@ CONFIG ?= config.properties
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,diffusers,serve,http
+EXTRAS := dev,diffusers,serve,http,onnx
 ARCHIVE := model_store/latentpatch.mar
 
 .PHONY: demo test serve archive java venv clean FORCE

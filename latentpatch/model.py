@@ -17,6 +17,7 @@ from .attributes import Predicate as ParsedPredicate
 from .attributes import parse_predicate, read_attributes
 from .autoencoders import DEFAULT, Autoencoder, load_autoencoder
 from .bank import SourceBank, chunks, look_up
+from .compiling import register, search
 from .editing import cell_mask, fill_smoothly, join
 from .errors import FileError, ImageError, WeightsError
 from .generation import Generation
@@ -89,6 +90,11 @@ class LatentPatch(nn.Module):
         self._encoder: dict[str, Any] | None = None
         #: files that ``fit(..., skip_bad=True)`` left out, with the reason.
         self.skipped: list[tuple[Path, str]] = []
+        self._number = register(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._number = register(self)  # a copy searches its own sources
 
     # --- sources -----------------------------------------------------------------------------------
 
@@ -445,9 +451,13 @@ class LatentPatch(nn.Module):
             ``(N, 3, H, W)`` float32 in [0, 1].
         """
         self._require_fit()
-        method = SAMPLERS[sampler_of(self.settings)]
-        index = self.bank.sample(method, noise.to(self.bank.keys.device), self.settings, None, None)
+        noise = noise.to(self.bank.keys.device)
+        index = search(noise, self.bank.keys, self._number) if torch.compiler.is_compiling() else self.search(noise)
         return self.decode(index)
+
+    def search(self, noise: Tensor) -> Tensor:
+        """The first half of :meth:`forward`: ``(N, steps)`` uniforms -> ``(N, h, w)`` int64 positions in the bank."""
+        return self.bank.sample(SAMPLERS[sampler_of(self.settings)], noise, self.settings, None, None)
 
     def decode(self, index: Tensor, decoding: str = "gather") -> Tensor:
         """Images of index maps.

@@ -18,7 +18,7 @@ import torch
 from .. import __version__
 from ..errors import LatentPatchError
 from ..processes import joined, rank
-from . import align, audit, bench, evaluate, explain, making, models, unlearn
+from . import align, audit, bench, evaluate, explain, exporting, making, models, unlearn
 
 __all__ = ["main"]
 
@@ -31,6 +31,7 @@ _COMMANDS = (
     align.add_align,
     models.add_fit,
     models.add_archive,
+    exporting.add_export,
     explain.add_explain,
     audit.add_audit,
     unlearn.add_unlearn,

@@ -1,0 +1,194 @@
+"""What is exported: a fitted model's operations as modules of tensors in, tensors out, to be traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..autoencoders import Autoencoder
+from ..model import LatentPatch
+from ..sampling import SAMPLERS, Settings
+from ..sampling.keys import KEY_NORM
+from .raster import TraceableRaster
+
+__all__ = ["TRACEABLE", "Graph", "graphs"]
+
+#: Traceable forms of samplers: ``(keys, settings, whether a reference is given) -> module``. Those that are missing
+#: here are refused by name.
+TRACEABLE: dict[str, Callable[[Tensor, Any, bool], nn.Module]] = {"raster": TraceableRaster}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module to trace.
+
+    Attributes:
+        name: of its file.
+        module: takes and gives batches, images first.
+        inputs: an example of each input, by name; the first dimension may be of any length.
+        outputs: names.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+
+
+def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Settings) -> list[Graph]:
+    """All graphs of a model.
+
+    Args:
+        model: fitted, on the CPU.
+        sampler: its name.
+        settings: of ``generate``.
+        guided: of ``reference``.
+
+    Raises:
+        ValueError: for what cannot be exported, by name.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler {sampler!r}: one of {', '.join(SAMPLERS)} is expected")
+    if sampler not in TRACEABLE:
+        raise ValueError(f"sampler {sampler!r}: cannot be exported; one of {', '.join(TRACEABLE)} is expected")
+    if model.autoencoder.decode_dtype != torch.float32 or model.autoencoder.encode_dtype != torch.float32:
+        raise ValueError("precision bfloat16: cannot be exported; float32 is expected")
+    bank, search = model.bank, TRACEABLE[sampler]
+    keys = bank.searchable()
+    decoder, encoder = Decoder(model.autoencoder), Encoder(model.autoencoder)
+    free, like = search(keys, settings, False), search(keys, guided, True)
+    images = torch.rand(2, 3, *model.image_size)
+    masks = torch.rand(2, *model.image_size) < 0.5
+    latents = torch.zeros(2, model.autoencoder.spec.latent_channels, *bank.grid)
+    sources = Sources(model)
+    return [
+        Graph("generate", Generate(free, sources, decoder), {"noise": _noise(free)}, ("images", "index")),
+        Graph("encoder", encoder, {"images": images}, ("latents",)),
+        Graph("decoder", decoder, {"latents": latents}, ("images",)),
+        Graph(
+            "reference",
+            Reference(model, encoder, like, sources, decoder),
+            {"reference": images, "noise": _noise(like)},
+            ("images", "index"),
+        ),
+        Graph("edit", Edit(encoder, decoder), {"image": images, "mask": masks, "donor": images}, ("images",)),
+    ]
+
+
+def _noise(search: nn.Module) -> Tensor:
+    return torch.rand(2, int(search.steps))  # type: ignore[arg-type]
+
+
+class Encoder(nn.Module):
+    """Images ``(N, 3, H, W)`` in [0, 1] -> latents ``(N, L, h, w)``, the nearest codes where there is a codebook."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        network = self.autoencoder
+        latents = F.pixel_unshuffle(network._encode(images).float(), network.fold)
+        if network.codebook is None:
+            return latents
+        # |v - c|^2 less |v|^2, in float64: autoencoder.codes() without what graphs have no operation for.
+        codebook = network.codebook.double()
+        vectors = F.pixel_shuffle(latents, network.fold).movedim(1, -1).double()
+        distances = codebook.square().sum(1) - 2 * vectors @ codebook.T
+        found = F.embedding(distances.argmin(-1), network.codebook)
+        return F.pixel_unshuffle(found.movedim(-1, 1), network.fold)
+
+
+class Decoder(nn.Module):
+    """Latents ``(N, L, h, w)`` -> images ``(N, 3, H, W)`` in [0, 1]."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.autoencoder._decode(F.pixel_shuffle(latents, self.autoencoder.fold)).float().clamp(0, 1)
+
+
+class Sources(nn.Module):
+    """Index map ``(N, h, w)`` -> latents ``(N, L, h, w)``."""
+
+    latents: Tensor
+    cells: Tensor
+    codebook: Tensor | None
+
+    def __init__(self, model: LatentPatch) -> None:
+        super().__init__()
+        stored = model.bank.latents
+        cells = model.bank.grid[0] * model.bank.grid[1]
+        self.area, self.fold = cells, model.autoencoder.fold
+        self.register_buffer("latents", stored.flatten(0, 2))
+        self.register_buffer("cells", torch.arange(cells).view(model.bank.grid))
+        self.register_buffer("codebook", model.autoencoder.codebook)
+
+    def forward(self, index: Tensor) -> Tensor:
+        found = F.embedding(index * self.area + self.cells, self.latents).movedim(-1, 1)
+        if self.codebook is None:
+            return found.float()
+        codes = F.pixel_shuffle(found.int(), self.fold)[:, 0]
+        return F.pixel_unshuffle(F.embedding(codes, self.codebook).movedim(-1, 1), self.fold)
+
+
+class Generate(nn.Module):
+    """Noise ``(N, steps)`` -> images ``(N, 3, H, W)`` and index map ``(N, h, w)``."""
+
+    def __init__(self, search: nn.Module, sources: Sources, decoder: Decoder) -> None:
+        super().__init__()
+        self.search, self.sources, self.decoder = search, sources, decoder
+
+    def forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        index = self.search(noise)
+        return self.decoder(self.sources(index)), index
+
+
+class Reference(nn.Module):
+    """References ``(N, 3, H, W)`` and noise ``(N, steps)`` -> images and index map."""
+
+    mean: Tensor
+    basis: Tensor
+    unit: Tensor
+
+    def __init__(
+        self, model: LatentPatch, encoder: Encoder, search: nn.Module, sources: Sources, decoder: Decoder
+    ) -> None:
+        super().__init__()
+        self.encoder, self.search, self.sources, self.decoder = encoder, search, sources, decoder
+        self.register_buffer("mean", model.pca.mean.double()[:, None, None])
+        self.register_buffer("basis", model.pca.basis.double())
+        self.register_buffer("unit", model.bank.key_step.double())
+        # As sampling.keys.to_keys() bounds them.
+        self.limit = KEY_NORM - 0.5 * model.pca.components**0.5
+
+    def forward(self, reference: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        centred = self.encoder(reference).double() - self.mean
+        units = torch.einsum("rl,nlhw->nhwr", self.basis, centred) / self.unit
+        norm = units.square().sum(-1, keepdim=True).sqrt()
+        keys = (units * (self.limit / norm.clamp(min=self.limit))).round().to(torch.int16)
+        index = self.search(noise, keys)
+        return self.decoder(self.sources(index)), index
+
+
+class Edit(nn.Module):
+    """Images ``(N, 3, H, W)``, masks ``(N, H, W)`` bool and donors ``(N, 3, H, W)`` -> images: donors' latents where
+    half of a cell or more is masked, and where nothing is, the image through the autoencoder.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.side = encoder.autoencoder.spec.downsampling
+
+    def forward(self, image: Tensor, mask: Tensor, donor: Tensor) -> Tensor:
+        cells = F.avg_pool2d(mask[:, None].float(), self.side) >= 0.5
+        images: Tensor = self.decoder(torch.where(cells, self.encoder(donor), self.encoder(image)))
+        return images
