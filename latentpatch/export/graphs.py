@@ -62,7 +62,7 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
     keys = bank.searchable()
     decoder, encoder = Decoder(model.autoencoder), Encoder(model.autoencoder)
     free, like = search(keys, settings, False), search(keys, guided, True)
-    images = torch.rand(2, 3, *model.image_size)
+    images = torch.rand(2, 3, *model.image_size)  # one tensor given twice would become one input
     masks = torch.rand(2, *model.image_size) < 0.5
     latents = torch.zeros(2, model.autoencoder.spec.latent_channels, *bank.grid)
     sources = Sources(model)
@@ -76,7 +76,7 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
             {"reference": images, "noise": _noise(like)},
             ("images", "index"),
         ),
-        Graph("edit", Edit(encoder, decoder), {"image": images, "mask": masks, "donor": images}, ("images",)),
+        Graph("edit", Edit(encoder, decoder), {"image": images, "mask": masks, "donor": images.clone()}, ("images",)),
     ]
 
 
