@@ -107,11 +107,11 @@ def test_generated_pictures_and_their_maps_give_the_same_figures(model: LatentPa
     known, seen = copying(model, made), copying(model, made.images)
     assert known.exact.all()
     assert not seen.exact.any()
-    assert torch.equal(known.nearest, seen.nearest)
     # Drawn faces have cells in common: another source may be found, that holds the same there.
     torch.testing.assert_close(model.latents_at(seen.index), model.latents_at(known.index), atol=1 / 256, rtol=0)
     plain = ~seen.mirrored  # a drawn face may be nearer to a source when mirrored
     assert plain.any()
+    assert torch.equal(known.nearest[plain], seen.nearest[plain])
     assert known.distance[plain].tolist() == pytest.approx(seen.distance[plain].tolist(), rel=1e-2)
     record = known.records(model.bank.ids)[0]
     assert record["largest_share"] == pytest.approx(max(made.shares()[0].values()), abs=1e-5)
