@@ -960,7 +960,13 @@ def test_interruption_leaves_nothing(
 def test_a_signal_half_way_leaves_nothing(faces: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "latentpatch", "generate", faces, *PIXELS, "-n", "100000", "-o", "out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+
+    def heed() -> None:  # a shell's background jobs are started deaf to it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    ) as process:
         deadline = time.monotonic() + 60
         while len(list(tmp_path.rglob("*.png"))) < 20 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
