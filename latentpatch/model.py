@@ -37,6 +37,7 @@ from .sampling import (
     settings_from_record,
     settings_record,
 )
+from .sampling.checks import check_integer
 from .state import pack, unpack
 from .storage import Rows
 
@@ -811,13 +812,6 @@ def _resolved_seeds(n: int, seed: int, seeds: Sequence[int] | None) -> Sequence[
     """The seed of each image, given or counted up from the first."""
     if seeds is not None:
         return seeds
-    _check_integer("n", n, 1)
-    _check_integer("seed", seed, 0)
+    check_integer("n", n, 1)
+    check_integer("seed", seed, 0)
     return range(seed, seed + n)
-
-
-def _check_integer(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} {value!r}: an integer is expected")
-    if value < least:
-        raise ValueError(f"{name} {value}: at least {least} is expected")

@@ -26,6 +26,7 @@ __all__ = [
     "check_apart",
     "chosen_settings",
     "counted",
+    "files_by_id",
     "parsed_size",
     "placed",
     "say",
@@ -102,6 +103,11 @@ def source_files(options: argparse.Namespace) -> dict[str, Path]:
     sources = [Path(source) for source in options.sources]
     if sources[0].suffix == ".safetensors":
         return {}
+    return files_by_id(sources)
+
+
+def files_by_id(sources: Sequence[str | Path]) -> dict[str, Path]:
+    """Pictures of folders, lists and files, by the id that each would have as a source."""
     paths = images.list_images(*sources)
     return dict(zip(images.identifiers(paths), paths, strict=True))
 

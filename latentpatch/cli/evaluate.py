@@ -15,7 +15,7 @@ from ..evaluation.report import frontier, markdown, summary
 from ..evaluation.rows import Row, parse_row, read_tables, standard_rows
 from ..model import LatentPatch
 from .arguments import add_common, add_sources, natural, positive
-from .common import counted, say, shows_progress, sources_model
+from .common import counted, files_by_id, say, shows_progress, sources_model
 
 __all__ = ["add_evaluate"]
 
@@ -126,8 +126,7 @@ def _originals(options: argparse.Namespace, model: LatentPatch) -> list[Path] | 
     if not fitted:
         skipped = {path for path, _ in model.skipped}
         return [path for path in images.list_images(*options.sources) if path not in skipped]
-    paths = images.list_images(*options.originals)
-    named = dict(zip(images.identifiers(paths), paths, strict=True))
+    named = files_by_id(options.originals)
     missing = [name for name in model.bank.ids if name not in named]
     if missing:
         raise ValueError(f"--originals: {options.sources[0]} has a source {missing[0]!r}, which is not among them")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .. import __version__, files, images
+from .. import __version__, files
 from ..autoencoders.weights import sha256_of
 from ..errors import FileError
 from ..model import LatentPatch
@@ -19,7 +19,7 @@ from ..modelfile import ModelFile
 from ..sampling import settings_record
 from ..unlearning import Check, UnlearningError, check_removable, unlearned, verify_unlearning
 from .arguments import add_network, add_report, add_sampler, natural, positive
-from .common import chosen_settings, counted, placed, say, write_json
+from .common import chosen_settings, counted, files_by_id, placed, say, write_json
 
 __all__ = ["add_unlearn"]
 
@@ -99,8 +99,7 @@ def _remaining_pictures(options: argparse.Namespace, model: LatentPatch) -> list
     """Files of the sources that stay, in the bank's order."""
     if not options.pictures:
         return []
-    paths = images.list_images(*options.pictures)
-    by_id = dict(zip(images.identifiers(paths), paths, strict=True))
+    by_id = files_by_id(options.pictures)
     kept = [name for name in model.bank.ids if name not in set(options.ids)]
     missing = [name for name in kept if name not in by_id]
     if missing:

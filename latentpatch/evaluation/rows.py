@@ -14,7 +14,7 @@ import torch
 
 from ..errors import FileError
 from ..model import LatentPatch
-from ..sampling import SAMPLERS, Settings
+from ..sampling import SAMPLERS, Settings, check_settings
 
 __all__ = ["CONTROLS", "COPIER", "Row", "parse_row", "read_tables", "restricted", "standard_rows"]
 
@@ -77,10 +77,7 @@ class Row:
         base = model.settings if isinstance(model.settings, method.settings) else method.settings()
         try:
             chosen: Settings = replace(base, **self.settings)
-            method.steps(model.bank.grid, chosen, False, None)
-            check = getattr(chosen, "check_sources", None)
-            if check is not None:
-                check(min(len(model.bank), self.bank or len(model.bank)))
+            check_settings(chosen, model.bank.grid, min(len(model.bank), self.bank or len(model.bank)))
         except (TypeError, ValueError) as error:
             raise type(error)(f"row {self.name!r}: {error}") from error
         return chosen

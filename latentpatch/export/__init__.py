@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import LatentPatchError
 from ..files import staged
 from ..model import LatentPatch
-from ..sampling import SAMPLERS, RasterSettings, Settings
+from ..sampling import Settings
 from .graphs import TRACEABLE, Graph, graphs
 
 __all__ = ["EXTERNAL_FROM", "FORMATS", "TRACEABLE", "export"]
@@ -138,10 +138,8 @@ def _write_onnx(
 
 
 def _settings(model: LatentPatch, sampler: str, settings: Settings | None, reference: bool) -> Any:
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler {sampler!r}: one of {', '.join(SAMPLERS)} is expected")
-    _, chosen = model._sampler(sampler, settings)
-    return chosen.resolved(reference) if isinstance(chosen, RasterSettings) else chosen
+    method, chosen = model._sampler(sampler, settings)
+    return method.resolved(chosen, len(model.bank), reference)
 
 
 def _subset(model: LatentPatch, where: str | None) -> LatentPatch:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .checks import check_integer, check_noise
 from .raster import draw
 
 __all__ = ["RandomCellsSettings", "RandomPatchesSettings", "random_cells", "random_patches"]
@@ -28,10 +29,7 @@ class RandomPatchesSettings:
     patch_size: int = 6
 
     def __post_init__(self) -> None:
-        if isinstance(self.patch_size, bool) or not isinstance(self.patch_size, int):
-            raise TypeError(f"patch_size {self.patch_size!r}: an integer is expected")
-        if self.patch_size < 1:
-            raise ValueError(f"patch_size {self.patch_size}: at least 1 is expected")
+        check_integer("patch_size", self.patch_size, 1)
 
 
 @torch.no_grad()
@@ -72,7 +70,6 @@ def tile_steps(grid: tuple[int, int], side: int) -> int:
 def _tiles(keys: Tensor, noise: Tensor, side: int) -> Tensor:
     count, height, width, _ = keys.shape
     steps = tile_steps((height, width), side)
-    if noise.ndim != 2 or noise.shape[1] != steps:
-        raise ValueError(f"noise: shape (N, {steps}) is expected, got {tuple(noise.shape)}")
+    check_noise(noise, steps)
     chosen = draw(noise, count).view(len(noise), -1, -(-width // side))
     return chosen.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, :height, :width].contiguous()

@@ -27,6 +27,7 @@ from math import ceil, inf, isfinite, sqrt
 import torch
 from torch import Tensor
 
+from .checks import check_integer, check_noise, check_reference
 from .raster import MAX_MEMORY
 from .resynthesis import ResynthesisSettings, resynthesis, resynthesis_steps
 from .sources import PreparedSources
@@ -74,9 +75,9 @@ class DiffusionSettings:
         if not isinstance(self.windows, tuple) or not self.windows:
             raise TypeError(f"windows {self.windows!r}: one integer or several are expected")
         for window in self.windows:
-            _check_integer("windows", window, 1)
-        _check_integer("levels", self.levels, 1)
-        _check_integer("sweeps", self.sweeps, 0)
+            check_integer("windows", window, 1)
+        check_integer("levels", self.levels, 1)
+        check_integer("sweeps", self.sweeps, 0)
         for name in ("start_noise", "end_noise"):
             value = getattr(self, name)
             if not (_is_number(name, value) and 0 < value < inf):
@@ -98,13 +99,6 @@ class DiffusionSettings:
         return ResynthesisSettings(
             self.patch_size, self.stride, neighbours=1, sweeps=max(1, self.sweeps), max_share=self.max_share
         )
-
-
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} {value!r}: an integer is expected")
-    if value < least:
-        raise ValueError(f"{name} {value}: at least {least} is expected")
 
 
 def _is_number(name: str, value: object) -> bool:
@@ -157,17 +151,12 @@ def diffusion(
     count, height, width, depth = bank.shape
     chosen = (settings or DiffusionSettings()).resolved(count, reference is not None and mask is None)
     steps = diffusion_steps((height, width), chosen)
-    if noise.ndim != 2 or noise.shape[1] != steps:
-        raise ValueError(f"noise: shape (N, {steps}) is expected, got {tuple(noise.shape)}")
+    check_noise(noise, steps)
     if mask is not None and reference is None:
         raise ValueError("mask: a reference is expected with it, to give the cells that are kept")
     if mask is not None and (mask.dtype != torch.bool or mask.shape != (height, width)):
         raise ValueError(f"mask: bool of shape {(height, width)} is expected, got {mask.dtype} {tuple(mask.shape)}")
-    if reference is not None and (reference.shape[1:] != bank.shape[1:] or reference.shape[0] not in (1, len(noise))):
-        raise ValueError(
-            f"reference: shape (1 or {len(noise)}, {', '.join(map(str, bank.shape[1:]))}) is expected, "
-            f"got {tuple(reference.shape)}"
-        )
+    check_reference(reference, bank, len(noise))
     sweeps = chosen.sweep_settings() if chosen.sweeps and mask is None else None
     blank = noise.new_zeros((len(noise), 0))  # the nearest source is taken, so that sweeps need no chance
     if sweeps is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import check_noise, check_reference
 from .keys import exact_dtype, resize_keys
 from .plan import Plan, make_plan
 from .schedule import BoolArray, RasterSettings, Scale, raster_schedule
@@ -97,13 +98,8 @@ def raster(
         raise ValueError("mask: a reference is expected with it, to give the cells that are kept")
     scales = raster_schedule((height, width), settings, reference is not None, _on_host(mask))
     steps = sum(len(scale.places) for scale in scales)
-    if noise.ndim != 2 or noise.shape[1] != steps:
-        raise ValueError(f"noise: shape (N, {steps}) is expected, got {tuple(noise.shape)}")
-    if reference is not None and (reference.shape[1:] != bank.shape[1:] or reference.shape[0] not in (1, len(noise))):
-        raise ValueError(
-            f"reference: shape (1 or {len(noise)}, {', '.join(map(str, bank.shape[1:]))}) is expected, "
-            f"got {tuple(reference.shape)}"
-        )
+    check_noise(noise, steps)
+    check_reference(reference, bank, len(noise))
 
     sources = keys if isinstance(keys, PreparedSources) else PreparedSources(bank)
     # Upsampling may lengthen keys by rounding each component by half a unit, at a scale and then at the next.

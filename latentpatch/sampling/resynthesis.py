@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .checks import check_integer, check_noise, check_reference
 from .keys import exact_dtype
 from .nearest import nearest
 from .raster import MAX_MEMORY, draw
@@ -61,10 +62,7 @@ class ResynthesisSettings:
             value = getattr(self, name)
             if value is None and name == "neighbours":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} {value!r}: an integer is expected")
-            if value < 1:
-                raise ValueError(f"{name} {value}: at least 1 is expected")
+            check_integer(name, value, 1)
         if self.stride > self.patch_size:
             raise ValueError(f"stride {self.stride}: at most patch_size {self.patch_size} is expected")
         if not isinstance(self.keep_start, bool):
@@ -204,13 +202,8 @@ def resynthesis(
     settings = (settings or ResynthesisSettings()).resolved(count, given)
     settings.check_sources(count, given)
     steps = resynthesis_steps((height, width), settings, given)
-    if noise.ndim != 2 or noise.shape[1] != steps:
-        raise ValueError(f"noise: shape (N, {steps}) is expected, got {tuple(noise.shape)}")
-    if reference is not None and (reference.shape[1:] != bank.shape[1:] or reference.shape[0] not in (1, len(noise))):
-        raise ValueError(
-            f"reference: shape (1 or {len(noise)}, {', '.join(map(str, bank.shape[1:]))}) is expected, "
-            f"got {tuple(reference.shape)}"
-        )
+    check_noise(noise, steps)
+    check_reference(reference, bank, len(noise))
     limit = _limit(settings, (height, width), count, given)
     norm = max(sources.norm, 0 if reference is None else longest(reference))
     sums = sum_dtype(settings.patch_size, norm)
@@ -221,7 +214,7 @@ def resynthesis(
         for some in torch.arange(len(noise), device=noise.device).split(group) if len(noise) else ():
             uniforms = noise[some]
             if reference is None:
-                first = _start(bank, uniforms[:, : settings.draws])
+                first = _start(sources, uniforms[:, : settings.draws])
                 start, uniforms = bank[first], uniforms[:, settings.draws :]
             else:
                 own = reference[some] if len(reference) > 1 else reference
@@ -251,15 +244,14 @@ def _limit(settings: ResynthesisSettings, grid: tuple[int, int], count: int, giv
     return limit
 
 
-def _start(bank: Tensor, uniforms: Tensor) -> Tensor:
+def _start(sources: PreparedSources, uniforms: Tensor) -> Tensor:
     """The sources to start with: of some drawn uniformly, the farthest from the mean of all. -> (N,) int64"""
+    bank = sources.keys
     drawn = draw(uniforms, len(bank))
     if drawn.shape[1] == 1:
         return drawn[:, 0]
-    total = sum(chunk.sum(0, dtype=torch.int64) for chunk in bank.split(1024))
-    mean = torch.div(2 * total + len(bank), 2 * len(bank), rounding_mode="floor")
     used, where = drawn.unique(return_inverse=True)
-    distances = torch.cat([(bank[some].long() - mean).square().flatten(1).sum(1) for some in used.split(64)])
+    distances = torch.cat([(bank[some].long() - sources.mean).square().flatten(1).sum(1) for some in used.split(64)])
     farthest = (distances[where] * drawn.shape[1] - torch.arange(drawn.shape[1], device=drawn.device)).argmax(1)
     return drawn.gather(1, farthest[:, None])[:, 0]  # the first drawn among equals
 

@@ -13,6 +13,8 @@ from math import gcd
 import numpy as np
 import numpy.typing as npt
 
+from .checks import check_integer
+
 __all__ = ["Place", "RasterSettings", "Scale", "causal_places", "raster_schedule", "scale_sizes", "surrounded_places"]
 
 BoolArray = npt.NDArray[np.bool_]
@@ -42,10 +44,7 @@ class RasterSettings:
             value = getattr(self, name)
             if value is None and name not in ("patch_size", "neighbours"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} {value!r}: an integer is expected")
-            if value < 1:
-                raise ValueError(f"{name} {value}: at least 1 is expected")
+            check_integer(name, value, 1)
         if self.stride is not None and self.stride > self.patch_size:
             raise ValueError(f"stride {self.stride}: at most patch_size {self.patch_size} is expected")
 

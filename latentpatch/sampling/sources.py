@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from math import isqrt
 from typing import NamedTuple
 
@@ -157,6 +158,12 @@ class PreparedSources:
         self._left = keep
         self._rows: dict[tuple[Size, int, int], Row] = {}
         self._units: dict[tuple[Size, int], Units] = {}
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """``(h, w, r)`` int64, the mean of the keys, rounded half up."""
+        total = sum(chunk.sum(0, dtype=torch.int64) for chunk in self.keys.split(1024))
+        return torch.div(2 * total + len(self.keys), 2 * len(self.keys), rounding_mode="floor")
 
     def holds(self, keys: Tensor) -> bool:
         """Whether this was prepared from a tensor as it is now.

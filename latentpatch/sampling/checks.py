@@ -1,0 +1,42 @@
+"""What samplers refuse alike."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["check_integer", "check_noise", "check_reference"]
+
+
+def check_integer(name: str, value: object, least: int) -> None:
+    """Refuse what is no integer, or too small.
+
+    Raises:
+        TypeError, ValueError: naming it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} {value!r}: an integer is expected")
+    if value < least:
+        raise ValueError(f"{name} {value}: at least {least} is expected")
+
+
+def check_noise(noise: Tensor, steps: int) -> None:
+    """Refuse noise that is not ``(N, steps)``.
+
+    Raises:
+        ValueError: with both shapes.
+    """
+    if noise.ndim != 2 or noise.shape[1] != steps:
+        raise ValueError(f"noise: shape (N, {steps}) is expected, got {tuple(noise.shape)}")
+
+
+def check_reference(reference: Tensor | None, bank: Tensor, images: int) -> None:
+    """Refuse references that are not ``(N, h, w, r)`` or ``(1, h, w, r)`` for a bank ``(B, h, w, r)``.
+
+    Raises:
+        ValueError: with both shapes.
+    """
+    if reference is not None and (reference.shape[1:] != bank.shape[1:] or reference.shape[0] not in (1, images)):
+        raise ValueError(
+            f"reference: shape (1 or {images}, {', '.join(map(str, bank.shape[1:]))}) is expected, "
+            f"got {tuple(reference.shape)}"
+        )
