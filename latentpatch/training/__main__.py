@@ -1,0 +1,7 @@
+"""``python -m latentpatch.training``."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

@@ -1,0 +1,135 @@
+"""Examples a student learns from: pictures, mosaics of their latents, and what a teacher makes of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from ..autoencoders import Autoencoder
+from ..images import read_image
+from ..model import LatentPatch
+from ..sampling import (
+    SAMPLERS,
+    RandomPatchesSettings,
+    RasterSettings,
+    ResynthesisSettings,
+    Settings,
+    noise_from_seeds,
+    sampler_of,
+)
+
+__all__ = ["augmented", "make_pool", "mosaics"]
+
+_GROUP = 16  # examples made together
+
+
+def augmented(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """An image ``(3, H, W)`` cropped, flipped and recoloured at random, of the same size."""
+    height, width = image.shape[1:]
+    scale = rng.uniform(0.5, 1.0)
+    h, w = int(height * scale), int(width * scale)
+    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    crop = image[None, :, top : top + h, left : left + w]
+    crop = F.interpolate(crop, (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
+    if rng.random() < 0.5:
+        crop = crop.flip(2)
+    gain = torch.tensor(rng.uniform(0.8, 1.2) * rng.uniform(0.9, 1.1, (3, 1, 1)), dtype=torch.float32)
+    grey = crop.mean(0, keepdim=True)
+    colour = grey + (crop - grey) * rng.uniform(0.3, 1.4)
+    return (colour * gain + rng.uniform(-0.08, 0.08)).clamp(0, 1)
+
+
+def mosaics(model: LatentPatch, rng: np.random.Generator) -> Tensor:
+    """Latents of one group of generated grids, at settings drawn at random: ``(N, L, h, w)`` float16."""
+    size = int(rng.choice([16, 32, 64, 128, len(model.bank)]))
+    chosen = torch.from_numpy(rng.permutation(len(model.bank))[: min(size, len(model.bank))])
+    settings = _any_settings(min(model.bank.grid), len(chosen), rng)
+    method = SAMPLERS[sampler_of(settings)]
+    noise = noise_from_seeds(
+        rng.integers(1 << 40, size=_GROUP).tolist(), method.steps(model.bank.grid, settings, False, None)
+    )
+    index = method.sample(model.bank.keys[chosen], noise, settings)
+    return model.bank.gather(chosen[index])
+
+
+def _any_settings(side: int, sources: int, rng: np.random.Generator) -> Settings:
+    """Settings of any sampler: one grid in ten of random patches, the others by half of the two that search."""
+    kind = rng.random()
+    if kind < 0.1:
+        return RandomPatchesSettings(int(rng.integers(max(1, side // 5), side // 2 + 1)))
+    if kind < 0.55:
+        patch = int(rng.integers(max(1, side // 8), side * 6 // 16 + 1))
+        return ResynthesisSettings(
+            patch_size=patch,
+            stride=int(rng.integers(1, min(2, patch) + 1)),
+            neighbours=int(rng.integers(1, min(8, sources - 1) + 1)),
+            max_share=None if rng.random() < 0.5 else 0.5,
+            keep_start=bool(rng.random() < 0.5),
+        )
+    patch = int(rng.integers(max(1, side // 8), side * 10 // 16 + 1))
+    return RasterSettings(
+        patch_size=patch,
+        stride=int(rng.integers(1, min(4, patch) + 1)),
+        neighbours=int(rng.integers(1, min(6, sources) + 1)),
+        scales=int(rng.choice([1, 3, 5])),
+    )
+
+
+def make_pool(folder: Path, paths: list[Path], teacher: Autoencoder, mosaic: int, real: int, seed: int) -> None:
+    """Write ``real + mosaic`` examples to ``folder`` as memory-mappable arrays.
+
+    ``latents.npy`` (N, L, h, w) float16, ``targets.npy`` (N, 3, H, W) uint8, the teacher's pictures of
+    them, and ``images.npy`` (real, 3, H, W) uint8, what the first ``real`` latents were encoded from.
+    """
+    side = teacher.spec.image_size
+    rng = np.random.default_rng(seed)
+    originals = [read_image(path, (side, side)) for path in tqdm(paths, desc="reading", leave=False)]
+    model = LatentPatch(teacher).fit(torch.stack(originals), progress=True)
+    grid = model.bank.grid
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "making"
+    temporary.mkdir(exist_ok=True)
+
+    def array(name: str, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
+        return np.lib.format.open_memmap(temporary / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+
+    count = real + mosaic
+    latents = array("latents", (count, teacher.spec.latent_channels, *grid), "float16")
+    targets = array("targets", (count, 3, side, side), "uint8")
+    images = array("images", (real, 3, side, side), "uint8")
+    with torch.no_grad(), tqdm(total=count, desc="pool", unit="img") as bar:
+        for first, end in [*_groups(0, real), *_groups(real, count)]:
+            if first < real:
+                # A sixth of the real examples are the images as they are.
+                batch = torch.stack(
+                    [
+                        originals[i] if rng.random() < 1 / 6 else augmented(originals[i], rng)
+                        for i in rng.integers(len(originals), size=end - first)
+                    ]
+                )
+                images[first:end] = _to_bytes(batch)
+                encoded = teacher.encode(batch).half()
+            else:
+                encoded = mosaics(model, rng)[: end - first]
+            latents[first:end] = encoded.numpy()
+            targets[first:end] = _to_bytes(teacher.decode(encoded))
+            bar.update(end - first)
+    for name in ("images", "targets", "latents"):  # the last says that all are there
+        (temporary / f"{name}.npy").replace(folder / f"{name}.npy")
+    temporary.rmdir()
+
+
+def _groups(first: int, end: int) -> list[tuple[int, int]]:
+    return [(start, min(start + _GROUP, end)) for start in range(first, end, _GROUP)]
+
+
+def _to_bytes(images: Tensor) -> npt.NDArray[np.uint8]:
+    result: npt.NDArray[np.uint8] = (images * 255).round().byte().numpy()
+    return result

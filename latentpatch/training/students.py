@@ -1,0 +1,171 @@
+"""What is trained, and by which losses."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..autoencoders.embedded import EmbeddedAutoencoder, QuantizedAutoencoder
+from .critic import Critic, joined_gradient
+
+__all__ = ["STUDENTS", "Distillation", "Quantisation", "picture_loss"]
+
+
+def picture_loss(made: Tensor, wanted: Tensor) -> Tensor:
+    """L1 of pixels, of differences between neighbours (edges) and of averages (colour)."""
+    loss = F.l1_loss(made, wanted)
+    for axis in (2, 3):
+        loss = loss + F.l1_loss(made.diff(dim=axis), wanted.diff(dim=axis))
+    return loss + F.l1_loss(F.avg_pool2d(made, 8), F.avg_pool2d(wanted, 8))
+
+
+class Distillation:
+    """The embedded autoencoder learns the teacher's latents and, of mosaics too, the teacher's pictures.
+
+    With ``--critic RATIO`` a critic learns beside it and says where its pictures lack the teacher's texture; with
+    ``--decoder-only`` the encoder stays as it is.
+    """
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self.options = options
+        self.model = EmbeddedAutoencoder()
+        self.latents = np.load(folder / "latents.npy", mmap_mode="r")
+        self.targets = np.load(folder / "targets.npy", mmap_mode="r")
+        self.images = np.load(folder / "images.npy", mmap_mode="r")
+        self.critic = Critic().to(options.device)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), betas=(0.5, 0.99))
+
+    def learn(self, step: int, rate: float) -> dict[str, float]:
+        """Gradients of one step, for the caller's optimizer, and the losses by name."""
+        losses = self._learn_pictures(step, rate)
+        if not self.options.decoder_only:
+            latent = self._latent_loss(step)
+            latent.backward()
+            losses["latent"] = float(latent.detach())
+        return losses
+
+    def _learn_pictures(self, step: int, rate: float) -> dict[str, float]:
+        options = self.options
+        rng = np.random.default_rng([options.seed, step])
+        batch = np.sort(rng.integers(len(self.latents), size=options.batch))
+        latents = _tensor(self.latents[batch], options.device)
+        wanted = _pictures(self.targets[batch], options.device)
+        # A little noise: the decoder must also take what the student's own encoder makes.
+        generator = torch.Generator(options.device).manual_seed(options.seed * options.steps + step)
+        noise = 0.05 * torch.randn(latents.shape, generator=generator, device=options.device)
+        with torch.autocast(options.device, torch.bfloat16):
+            made = self.model._decode(_channels_last(latents + noise)).float()
+        picture = picture_loss(made, wanted)
+        losses = {"picture": float(picture.detach())}
+        if not options.critic:
+            picture.backward()
+            return losses
+        with torch.autocast(options.device, torch.bfloat16):
+            doubt = self.critic.student_loss(made, wanted)
+        gradient = joined_gradient(made, picture, doubt, options.critic)
+        made.backward(gradient)
+        with torch.autocast(options.device, torch.bfloat16):
+            critic = self.critic.own_loss(made, wanted)
+        for group in self.critic_optimizer.param_groups:
+            group["lr"] = 0.4 * rate
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        critic.backward()
+        self.critic_optimizer.step()
+        return losses | {"doubt": float(doubt.detach()), "critic": float(critic.detach())}
+
+    def _latent_loss(self, step: int) -> Tensor:
+        rng = np.random.default_rng([self.options.seed, step, 1])
+        real = np.sort(rng.integers(len(self.images), size=self.options.batch // 2))
+        with torch.autocast(self.options.device, torch.bfloat16):
+            encoded = self.model._encode(_pictures(self.images[real], self.options.device))
+        return 0.1 * F.l1_loss(encoded.float(), _tensor(self.latents[real], self.options.device))
+
+    def state(self) -> dict[str, Any]:
+        """What to go on from, beside the model."""
+        return {"critic": self.critic.state_dict(), "critic_optimizer": self.critic_optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self.critic.load_state_dict(state["critic"])
+        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+
+
+class Quantisation:
+    """The quantised autoencoder learns to reconstruct the pool's pictures, real ones and mosaics, through its
+    codebook (van den Oord et al. 2017, arXiv:1711.00937).
+    """
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self.options = options
+        self.model = QuantizedAutoencoder()
+        self.pictures = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("targets", "images")]
+        self.used = torch.zeros(len(self.model.codebook), dtype=torch.bool)
+
+    def learn(self, step: int, rate: float) -> dict[str, float]:
+        """Gradients of one step, for the caller's optimizer, and the losses: pictures, latents against their codes."""
+        options = self.options
+        rng = np.random.default_rng([options.seed, step])
+        counts = [len(pictures) for pictures in self.pictures]
+        chosen = np.sort(rng.integers(sum(counts), size=options.batch))
+        batch = np.stack([self.pictures[0][i] if i < counts[0] else self.pictures[1][i - counts[0]] for i in chosen])
+        wanted = _pictures(batch, options.device)
+        with torch.autocast(options.device, torch.bfloat16):
+            latents = self.model._encode(wanted)
+        latents = latents.float()
+        gap = latents.new_zeros(())
+        # First a plain autoencoder, so that there is something to quantise.
+        if step >= options.steps // 20:
+            vectors = latents.detach().movedim(1, -1).flatten(0, 2)
+            self._revive(step, vectors, rng)
+            with torch.no_grad():
+                nearest = torch.cdist(vectors, self.model.codebook).argmin(1)
+                self.used[nearest.cpu().unique()] = True
+            codes = self.model.codebook[nearest].view(latents.movedim(1, -1).shape).movedim(-1, 1)
+            gap = F.mse_loss(codes, latents.detach()) + 0.25 * F.mse_loss(latents, codes.detach())
+            latents = latents + (codes - latents).detach()  # gradients pass straight through
+        with torch.autocast(options.device, torch.bfloat16):
+            made = self.model._decode(_channels_last(latents))
+        picture = picture_loss(made.float(), wanted)
+        (picture + gap).backward()
+        return {"picture": float(picture.detach()), "latent": float(gap.detach())}
+
+    def state(self) -> dict[str, Any]:
+        """What to go on from, beside the model: nothing."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+
+    def _revive(self, step: int, vectors: Tensor, rng: np.random.Generator) -> None:
+        """Codes nothing was near to become latents of this batch: all at first, later every 200 steps."""
+        start = self.options.steps // 20
+        if step > start and (step % 200 or step > self.options.steps * 3 // 4):
+            return
+        dead = (~self.used).nonzero()[:, 0]
+        if step == start:
+            dead = torch.arange(len(self.used))
+        with torch.no_grad():
+            self.model.codes_table[dead] = vectors[rng.integers(len(vectors), size=len(dead))]
+        self.used[:] = False
+
+
+STUDENTS: dict[str, type[Distillation] | type[Quantisation]] = {"embedded": Distillation, "embedded-vq": Quantisation}
+
+
+def _tensor(array: npt.NDArray[Any], device: str) -> Tensor:
+    return torch.from_numpy(array).to(device).float()
+
+
+def _pictures(array: npt.NDArray[np.uint8], device: str) -> Tensor:
+    return _channels_last(_tensor(array, device) / 255)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
