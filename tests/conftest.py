@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latentpatch import LatentPatch
 from latentpatch.images import read_image
+from latentpatch.sampling import cpu
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -25,6 +26,15 @@ SHARED = ROOT.parent / "shared"
 def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache of weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+
+
+@pytest.fixture(params=["torch", "numba"])
+def cpu_search(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What searches on a CPU when nothing else is said."""
+    if request.param == "numba":
+        pytest.importorskip("numba", reason="Numba is not installed")
+    monkeypatch.setattr(cpu, "installed", lambda: request.param == "numba")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from torch import Tensor
 from latentpatch.sampling import PRESETS, ResynthesisSettings, noise_from_seeds, resynthesis, resynthesis_steps
 from latentpatch.sampling.sources import PreparedSources
 
+pytestmark = pytest.mark.usefixtures("cpu_search")
+
 
 def a_bank(count: int, grid: tuple[int, int], depth: int = 3, spread: int = 400, seed: int = 0) -> Tensor:
     values = np.random.default_rng(seed).integers(-spread, spread + 1, (count, *grid, depth))

@@ -12,6 +12,8 @@ from latentpatch.sampling import noise_from_seeds, random_cells, random_patches,
 from latentpatch.sampling.keys import KEY_NORM, resize_keys, to_keys
 from latentpatch.sampling.schedule import scale_sizes
 
+pytestmark = pytest.mark.usefixtures("cpu_search")
+
 
 def random_keys(count: int, grid: tuple[int, int], depth: int = 3, seed: int = 0, spread: int = 400) -> Tensor:
     generator = torch.Generator().manual_seed(seed)

@@ -21,6 +21,8 @@ from latentpatch.sampling.plan import make_plan
 from latentpatch.sampling.schedule import raster_schedule
 from latentpatch.sampling.sources import PreparedSources, cut, longest, paste
 
+pytestmark = pytest.mark.usefixtures("cpu_search")
+
 
 def some_keys(count: int, grid: tuple[int, int], depth: int, spread: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)

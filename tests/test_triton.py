@@ -138,7 +138,7 @@ def test_what_the_kernels_cannot_do_is_said(monkeypatch):
     noise = torch.rand(1, raster_steps((4, 4), settings))
     with pytest.raises(ValueError, match="backend 'triton': neighbours 65: at most 64"):
         raster(keys, noise, settings, backend="triton")
-    with pytest.raises(ValueError, match="backend 'cuda': torch or triton is expected"):
+    with pytest.raises(ValueError, match="backend 'cuda': torch, triton or numba is expected"):
         raster(keys, noise, settings, backend="cuda")
     assert raster(keys, noise, settings).shape == (1, 4, 4)
     sharded = ShardedSources(keys, ALONE)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from math import isqrt
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import cpu
 from .checks import check_noise, check_reference
 from .keys import exact_dtype, resize_keys
 from .plan import Plan, make_plan
@@ -23,6 +24,8 @@ from .waves import Rings, WavePlan, WaveScores, make_waves
 __all__ = ["raster", "raster_steps"]
 
 Plans = Sequence[Plan | WavePlan]
+
+BACKENDS = ("torch", "triton", "numba")
 
 #: Bound in bytes on the scores kept at a time.
 MAX_MEMORY = 1 << 29
@@ -76,8 +79,8 @@ def raster(
             inpainting. Cells outside it get index -1.
         memory: bound in bytes on the scores kept at a time: images go in groups that keep it, of one at least (16 in
             Triton).
-        backend: ``torch`` or ``triton`` (:mod:`.gpu`); where None, Triton on GPUs where it is installed and can do
-            what is asked.
+        backend: ``torch``, ``triton`` (:mod:`.gpu`) or ``numba`` (:mod:`.cpu`); where None, Triton on GPUs and Numba
+            on CPUs where it is installed and can do what is asked.
 
     Returns:
         ``(N, h, w)`` int64: which source each cell comes from.
@@ -86,8 +89,7 @@ def raster(
         ValueError: where shapes, settings and bank do not go together, keys are too long, or the backend is unknown
             or cannot do it.
     """
-    if backend not in (None, "torch", "triton"):
-        raise ValueError(f"backend {backend!r}: torch or triton is expected")
+    cpu.check_backend(backend, BACKENDS)
     if backend == "triton" and not _triton_installed():
         raise ValueError("backend 'triton': Triton is not installed")
     settings = settings or RasterSettings()
@@ -108,9 +110,16 @@ def raster(
         from . import gpu  # needs Triton
 
         return gpu.grow(sources, noise, settings, reference, scales, memory=memory, keep=mask is None)
-    plans = _plans(sources, scales, settings, causal=mask is None)
+    search: Search
+    if cpu.chosen(backend, sources, settings.neighbours, {(scale.size, scale.unit) for scale in scales}):
+        kept = max(_units(scale) for scale in scales)
+        search = _NumbaSearch(sources, settings, norm, causal=mask is None)
+    else:
+        plans = _plans(sources, scales, settings, causal=mask is None)
+        kept = max(plan.units_kept for plan in plans)
+        search = _TorchSearch(sources, settings, norm, plans)
     sums = sum_dtype(settings.patch_size, norm)
-    group = max(1, memory // (max(plan.units_kept for plan in plans) * max(1, sources.most) * sums.itemsize))
+    group = max(1, memory // (kept * max(1, sources.most) * sums.itemsize))
     group = -(-len(noise) // max(1, -(-len(noise) // group)))  # as many groups, but even
     parts = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]
     # Autocast would round the integers.
@@ -118,26 +127,24 @@ def raster(
         for first in range(0, len(noise), max(1, group)):
             images = slice(first, first + group)
             given = reference if reference is None or len(reference) == 1 else reference[images]
-            parts.append(_grow(sources, noise[images], settings, given, scales, plans, norm))
+            parts.append(_grow(sources, noise[images], given, scales, search, norm))
     return torch.cat(parts)
 
 
 def _grow(
     sources: PreparedSources,
     noise: Tensor,
-    settings: RasterSettings,
     reference: Tensor | None,
     scales: Sequence[Scale],
-    plans: Plans,
+    search: Search,
     norm: int,
 ) -> Tensor:
     """Index maps of some images, coarse to fine. -> (N, h, w)"""
-    compare = _comparison(sources, plans, len(noise), settings.patch_size, norm)
     images, depth = len(noise), sources.keys.shape[3]
     grid: Tensor | None = None  # N x h x w x r keys of the images so far
     index = torch.empty(0)
     taken = 0
-    for scale, plan in zip(scales, plans, strict=True):
+    for level, scale in enumerate(scales):
         given = None if reference is None else resize_keys(reference, scale.size, norm).expand(images, -1, -1, -1)
         if grid is None:
             grid = sources.keys.new_zeros((images, *scale.size, depth)) if given is None else given
@@ -145,27 +152,85 @@ def _grow(
             grid = resize_keys(grid, scale.size, norm)
             if given is not None and not scale.fill.all():
                 grid = torch.where(_column(scale.fill, grid.device), grid, given)
-        scores = compare(plan, cut(grid, plan.side))
-        picks = _scan(scores, noise[:, taken : taken + len(scale.places)], settings.neighbours)
+        found = search.scan(level, scale, grid, noise[:, taken : taken + len(scale.places)])
         taken += len(scale.places)
         if scale is not scales[-1]:
-            grid = paste(scores.queries(), scale.size, plan.side)
+            grid = found.grid()
         else:
-            index = picks[:, torch.from_numpy(plan.writers).to(picks.device)]
+            index = found.picks()
     return index
 
 
-def _comparison(
-    sources: PreparedSources, plans: Plans, images: int, patch_size: int, norm: int
-) -> Callable[[Any, Tensor], Scores]:
-    """Makes a scale's scores from its plan and the units that the images hold beforehand."""
-    largest = plans[-1]
-    exact, sums = exact_dtype(score_bound(largest.side, norm)), sum_dtype(patch_size, norm)
-    if not isinstance(largest, WavePlan):
-        return lambda plan, queries: WindowScores(sources, plan, queries, exact, sums)
-    length, device = largest.side**2 * sources.keys.shape[3], sources.keys.device
-    rings = Rings(largest, images, len(sources.keys), length, exact, sums, device)
-    return lambda plan, queries: WaveScores(sources, plan, queries, rings)
+class Found(Protocol):
+    """What a scan found."""
+
+    def grid(self) -> Tensor:
+        """The keys the images hold: ``(N, h, w, r)`` int16."""
+
+    def picks(self) -> Tensor:
+        """The source of each cell, -1 for none: ``(N, h, w)`` int64."""
+
+
+class Search(Protocol):
+    """How a scale's places are visited."""
+
+    def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Found:
+        """Visit them, with ``(N, h, w, r)`` keys that the images hold beforehand and ``(N, places)`` uniforms."""
+
+
+class _NumbaSearch:
+    """Place by place, compiled."""
+
+    def __init__(self, sources: PreparedSources, settings: RasterSettings, norm: int, causal: bool) -> None:
+        self.sources, self.settings, self.norm = sources, settings, norm
+        # A mask's scales are made for one call: in the cache they would only push out others.
+        self.walk = cpu.scale_walk if causal else cpu.scale_walk.__wrapped__
+
+    def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Found:
+        patch_size, neighbours = self.settings.patch_size, self.settings.neighbours
+        scan = cpu.Scan(self.sources, scale.size, scale.unit, grid, scale.known, patch_size, self.norm)
+        guesses = draw(uniforms, self.sources.total)
+        scan.run(self.walk(scale), draw(uniforms, neighbours), guesses, neighbours)
+        return scan
+
+
+class _TorchSearch:
+    """By torch's operations, following plans."""
+
+    def __init__(self, sources: PreparedSources, settings: RasterSettings, norm: int, plans: Plans) -> None:
+        self.sources, self.settings, self.plans = sources, settings, plans
+        largest = plans[-1]
+        self.exact = exact_dtype(score_bound(largest.side, norm))
+        self.sums = sum_dtype(settings.patch_size, norm)
+        self.rings: tuple[int, Rings] | None = None  # of a number of images
+
+    def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Found:
+        plan = self.plans[level]
+        scores = self._scores(plan, cut(grid, plan.side))
+        return _Scanned(scores, plan, _scan(scores, uniforms, self.settings.neighbours))
+
+    def _scores(self, plan: Plan | WavePlan, queries: Tensor) -> Scores:
+        if isinstance(plan, Plan):
+            return WindowScores(self.sources, plan, queries, self.exact, self.sums)
+        images, keys = queries.shape[3], self.sources.keys
+        if self.rings is None or self.rings[0] != images:
+            largest = self.plans[-1]
+            assert isinstance(largest, WavePlan)
+            length = largest.side**2 * keys.shape[3]
+            self.rings = images, Rings(largest, images, len(keys), length, self.exact, self.sums, keys.device)
+        return WaveScores(self.sources, plan, queries, self.rings[1])
+
+
+class _Scanned(NamedTuple):
+    scores: Scores
+    plan: Plan | WavePlan
+    picked: Tensor
+
+    def grid(self) -> Tensor:
+        return paste(self.scores.queries(), self.plan.size, self.plan.side)
+
+    def picks(self) -> Tensor:
+        return self.picked[:, torch.from_numpy(self.plan.writers).to(self.picked.device)]
 
 
 def _scan(scores: Scores, uniforms: Tensor, neighbours: int) -> Tensor:
@@ -216,7 +281,7 @@ def _in_triton(
     Raises:
         ValueError: where it is told to be, and cannot.
     """
-    if backend == "torch" or (backend is None and not (sources.keys.is_cuda and _triton_installed())):
+    if backend in ("torch", "numba") or (backend is None and not (sources.keys.is_cuda and _triton_installed())):
         return False
     from . import gpu  # needs Triton
 
@@ -226,6 +291,10 @@ def _in_triton(
     if obstacle is not None:
         raise ValueError(f"backend 'triton': {obstacle}")
     return True
+
+
+def _units(scale: Scale) -> int:
+    return -(-scale.size[0] // scale.unit) * -(-scale.size[1] // scale.unit)
 
 
 @lru_cache(maxsize=1)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from . import cpu
 from .checks import check_integer, check_noise, check_reference
 from .keys import exact_dtype
 from .nearest import nearest
@@ -174,6 +175,7 @@ def resynthesis(
     mask: Tensor | None = None,
     *,
     memory: int = MAX_MEMORY,
+    backend: str | None = None,
 ) -> Tensor:
     """Make a random source, or a reference, again from patches of the (other) sources.
 
@@ -186,13 +188,17 @@ def resynthesis(
         reference: ``(N, h, w, r)`` or ``(1, h, w, r)`` int16 keys to start with instead of a source.
         mask: none is taken.
         memory: bound in bytes on the scores kept at a time: images go in groups that keep it, of one at least.
+        backend: ``torch`` or ``numba`` (:mod:`.cpu`); where None, Numba on CPUs where it is installed and can do what
+            is asked.
 
     Returns:
         ``(N, h, w)`` int64: which source each cell comes from.
 
     Raises:
-        ValueError: where shapes, settings and bank do not go together, or keys are too long.
+        ValueError: where shapes, settings and bank do not go together, keys are too long, or the backend is unknown
+            or cannot do it.
     """
+    cpu.check_backend(backend, ("torch", "numba"))
     if mask is not None:
         raise ValueError("mask: resynthesis takes none; the raster sampler does")
     sources = keys if isinstance(keys, PreparedSources) else PreparedSources(keys)
@@ -206,6 +212,8 @@ def resynthesis(
     check_reference(reference, bank, len(noise))
     limit = _limit(settings, (height, width), count, given)
     norm = max(sources.norm, 0 if reference is None else longest(reference))
+    assert settings.neighbours is not None
+    compiled = cpu.chosen(backend, sources, settings.neighbours, [((height, width), 1)])
     sums = sum_dtype(settings.patch_size, norm)
     group = max(1, memory // (sums.itemsize * (height * width + 2) * count))
     maps = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]
@@ -220,8 +228,47 @@ def resynthesis(
                 own = reference[some] if len(reference) > 1 else reference
                 first, start = None, own.expand(len(some), -1, -1, -1)
             kept_out = None if settings.keep_start else first
-            maps.append(_Sweeps(bank, start, kept_out, norm, sums, settings, limit).run(uniforms))
+            if compiled:
+                maps.append(_compiled(sources, start, kept_out, norm, settings, limit, uniforms))
+            else:
+                maps.append(_Sweeps(bank, start, kept_out, norm, sums, settings, limit).run(uniforms))
     return torch.cat(maps)
+
+
+def _compiled(
+    sources: PreparedSources,
+    start: Tensor,
+    kept_out: Tensor | None,
+    norm: int,
+    settings: ResynthesisSettings,
+    limit: int,
+    uniforms: Tensor,
+) -> Tensor:
+    """All sweeps in Numba. -> (N, h, w)"""
+    size = (start.shape[1], start.shape[2])
+    assert settings.neighbours is not None
+    known = np.ones(size, dtype=bool)
+    scan = cpu.Scan(sources, size, 1, start, known, settings.patch_size, norm, limit, kept_out)
+    walk, order = _walk(size, settings.patch_size, settings.stride)
+    ranks = draw(uniforms, settings.neighbours)[:, order]
+    for sweep in range(settings.sweeps):
+        scan.run(walk, ranks, ranks, settings.neighbours if sweep == 0 else 1)
+    return scan.picks()
+
+
+@lru_cache(maxsize=64)
+def _walk(grid: tuple[int, int], patch_size: int, stride: int) -> tuple[cpu.Walk, Tensor]:
+    """A sweep, and which of the blocks in raster order it visits after another."""
+    plan = waves(grid, patch_size, stride)
+    area = grid[0] * grid[1]
+    found = [
+        [
+            (window[window < area].tolist(), cells[cells < area].tolist(), False)
+            for window, cells in zip(wave.windows, wave.cells, strict=True)
+        ]
+        for wave in plan
+    ]
+    return cpu.walk_of(found), torch.from_numpy(np.concatenate([wave.places for wave in plan]))
 
 
 def _limit(settings: ResynthesisSettings, grid: tuple[int, int], count: int, given: bool) -> int:

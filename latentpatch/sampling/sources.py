@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from math import isqrt
 from typing import NamedTuple
@@ -212,6 +212,16 @@ class PreparedSources:
                 self._left -= found.bytes
                 self._units[name] = found
         return found
+
+    def keeps(self, grids: Collection[tuple[Size, int]]) -> bool:
+        """Whether all units of grids of some sizes, with the side of a unit, are kept, or will be."""
+        count, depth = len(self.keys), self.keys.shape[3]
+        missing = [
+            -(-size[0] // side) * -(-size[1] // side) * (2 * side * side * depth + self._exact(side).itemsize) * count
+            for size, side in grids
+            if (size, side) not in self._units
+        ]
+        return sum(missing) <= self._left
 
     def _exact(self, side: int) -> torch.dtype:
         # Rounding by interpolation may lengthen a key by half a unit in each component.

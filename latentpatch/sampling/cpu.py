@@ -1,0 +1,256 @@
+"""The search on CPUs in one pass over the places, where Numba is installed.
+
+Results are those of torch's operations bit for bit: the arithmetic is exact. Images are shared out among threads, and
+each thread takes its images through all places together, so that sources are read once a thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .schedule import Scale
+from .search import sum_dtype
+from .sources import PreparedSources, cut, paste, score_bound
+
+__all__ = ["MAX_NEIGHBOURS", "Scan", "Walk", "check_backend", "chosen", "installed", "scale_walk", "walk_of"]
+
+IntArray = npt.NDArray[np.int64]
+Place = tuple[Sequence[int], Sequence[int], bool]  # units compared, units written, whether nothing is known
+
+#: Neighbours that are kept in order while they are looked for.
+MAX_NEIGHBOURS = 64
+
+
+@lru_cache(maxsize=1)
+def installed() -> bool:
+    """Whether Numba is."""
+    return find_spec("numba") is not None
+
+
+def check_backend(backend: str | None, backends: Sequence[str]) -> None:
+    """Refuse a backend that a sampler does not have.
+
+    Raises:
+        ValueError: where it is not one of them.
+    """
+    if backend not in (None, *backends):
+        raise ValueError(f"backend {backend!r}: {', '.join(backends[:-1])} or {backends[-1]} is expected")
+
+
+def chosen(
+    backend: str | None, sources: PreparedSources, neighbours: int, grids: Collection[tuple[tuple[int, int], int]]
+) -> bool:
+    """Whether a search is done here.
+
+    Args:
+        backend: what the caller asks for; None to be done here wherever possible.
+        sources: to copy from.
+        neighbours: how many are drawn from.
+        grids: sizes of grids in cells, with the side of a unit.
+
+    Raises:
+        ValueError: where it is told to be, and cannot.
+    """
+    if backend not in (None, "numba"):
+        return False
+    obstacle = _obstacle(sources, neighbours, grids)
+    if backend == "numba" and obstacle is not None:
+        raise ValueError(f"backend 'numba': {obstacle}")
+    return obstacle is None
+
+
+def _obstacle(sources: PreparedSources, neighbours: int, grids: Collection[tuple[tuple[int, int], int]]) -> str | None:
+    if not installed():
+        return "Numba is not installed"
+    if sources.keys.device.type != "cpu":
+        return f"device {sources.keys.device}: the CPU is expected"
+    if type(sources) is not PreparedSources:
+        return "sources that are shared with other processes"
+    if neighbours > MAX_NEIGHBOURS:
+        return f"neighbours {neighbours}: at most {MAX_NEIGHBOURS} is expected"
+    if not sources.keeps(grids):
+        return f"{len(sources.keys)} sources are more than are kept in memory at all sizes"
+    return None
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Places in order, told in units; those of a wave do not see each other.
+
+    Attributes:
+        waves: ``(waves + 1,)`` first place of each wave.
+        windows: ``(places + 1,)`` first of each place's ``window_units``.
+        window_units: what is compared, as far as it is known.
+        blocks: ``(places + 1,)`` first of each place's ``block_units``.
+        block_units: what is written.
+        blind: ``(places,)`` whether nothing is known there.
+        room: ``(waves,)`` units a wave writes.
+    """
+
+    waves: IntArray
+    windows: IntArray
+    window_units: IntArray
+    blocks: IntArray
+    block_units: IntArray
+    blind: npt.NDArray[np.bool_]
+    room: IntArray
+
+    @property
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """All of them, in order."""
+        return (
+            self.waves, self.windows, self.window_units, self.blocks, self.block_units, self.blind, self.room,
+        )  # fmt: skip
+
+
+def walk_of(waves: Sequence[Sequence[Place]]) -> Walk:
+    """From ``(window, block, blind)`` of the places of each wave."""
+    places = [place for wave in waves for place in wave]
+    return Walk(
+        _firsts([len(wave) for wave in waves]),
+        _firsts([len(window) for window, _, _ in places]),
+        np.array([unit for window, _, _ in places for unit in window], dtype=np.int64),
+        _firsts([len(block) for _, block, _ in places]),
+        np.array([unit for _, block, _ in places for unit in block], dtype=np.int64),
+        np.array([blind for _, _, blind in places], dtype=np.bool_),
+        np.array([sum(len(block) for _, block, _ in wave) for wave in waves], dtype=np.int64),
+    )
+
+
+def _firsts(lengths: list[int]) -> IntArray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+@lru_cache(maxsize=64)
+def scale_walk(scale: Scale) -> Walk:
+    """The places of a raster scale, one after the other."""
+    side, width = scale.unit, -(-scale.size[1] // scale.unit)
+    known = scale.known[::side, ::side].ravel().copy()
+    places: list[list[Place]] = []
+    for place in scale.places:
+        top, bottom, left, right = place.window
+        window = [
+            row * width + column
+            for row in range(top // side, -(-bottom // side))
+            for column in range(left // side, -(-right // side))
+            if known[row * width + column]
+        ]
+        rows, columns = np.divmod(np.array(place.cells), scale.size[1])
+        block = np.unique(rows // side * width + columns // side)
+        known[block] = True
+        places.append([(window, block.tolist(), place.blind)])
+    return walk_of(places)
+
+
+class Scan:
+    """Some images that are taken through walks on a grid of one size.
+
+    Args:
+        sources: to copy from.
+        size: cells ``(h, w)`` of the grid.
+        side: of a unit in cells.
+        grid: ``(N, h, w, r)`` keys the images hold beforehand.
+        known: ``(h, w)`` bool which cells hold something.
+        patch_size: of the windows, in cells.
+        norm: bound on the norms of all keys.
+        limit: cells a source gives at most; None for no limit.
+        kept_out: ``(N,)`` a source that gives none.
+    """
+
+    def __init__(
+        self,
+        sources: PreparedSources,
+        size: tuple[int, int],
+        side: int,
+        grid: Tensor,
+        known: npt.NDArray[np.bool_],
+        patch_size: int,
+        norm: int,
+        limit: int | None = None,
+        kept_out: Tensor | None = None,
+    ) -> None:
+        units = sources.units(size, side)
+        self.size, self.side, self.shape = size, side, units.vectors.shape[:2]
+        count, images = len(sources.keys), len(grid)
+        self.vectors = units.vectors.flatten(0, 1).numpy()
+        # A reference may be longer than all sources.
+        exact = torch.float32 if score_bound(side, norm) <= 1 << 24 else torch.float64
+        self.norms = units.norms.flatten(0, 2).to(exact).numpy()
+        self.held = cut(grid, side).flatten(0, 1).permute(2, 0, 1).contiguous().numpy()
+        self.known = known[::side, ::side].ravel().copy()
+        # NumPy asks for huge pages: a search would else spend its time on having memory given.
+        sums = np.int32 if sum_dtype(patch_size, norm) == torch.int32 else np.int64
+        self.scores = np.empty((images, len(self.vectors), count), dtype=sums)
+        self.index = np.full((images, len(self.vectors)), -1, dtype=np.int64)
+        self.limit = limit or 0
+        self.given = np.zeros((images, count if limit else 1), dtype=np.int32)
+        if kept_out is not None:
+            self.given[np.arange(images), kept_out.numpy()] = 1 << 30
+        self.fresh = True
+
+    def run(self, walk: Walk, ranks: Tensor, guesses: Tensor, neighbours: int) -> None:
+        """Take the images through a walk.
+
+        Args:
+            walk: places and what they see.
+            ranks: ``(N, places)`` which of the neighbours is copied.
+            guesses: ``(N, places)`` which source is copied where nothing is known.
+            neighbours: how many are drawn from.
+        """
+        from .loops import take  # takes Numba, and a moment
+
+        drawn, guessed = ranks.contiguous().numpy(), guesses.contiguous().numpy()
+        known = self.known.copy()
+
+        def some(part: slice) -> None:
+            take(  # type: ignore[call-arg]
+                self.vectors, self.norms, self.held[part], known.copy(), self.scores[part], *walk.arrays,
+                drawn[part], guessed[part], neighbours, self.index[part], self.given[part], self.limit, self.fresh,
+            )  # fmt: skip
+
+        _in_threads(some, len(self.held))
+        self.known[walk.block_units] = True
+        self.fresh = False
+
+    def picks(self) -> Tensor:
+        """The source of each cell, -1 for none: ``(N, h, w)`` int64."""
+        return self._cells(torch.from_numpy(self.index)[:, :, None].expand(-1, -1, self.side**2))[..., 0]
+
+    def grid(self) -> Tensor:
+        """The keys the images hold: ``(N, h, w, r)`` int16."""
+        return self._cells(torch.from_numpy(self.held))
+
+    def _cells(self, units: Tensor) -> Tensor:
+        return paste(units.unflatten(1, self.shape).permute(1, 2, 3, 0), self.size, self.side)
+
+
+@lru_cache(maxsize=1)
+def _pool(_process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="latentpatch-search")
+
+
+def _in_threads(work: Callable[[slice], None], images: int) -> None:
+    """Call ``work`` for all images, in as many parts as torch has threads, one of them in this one."""
+    threads = max(1, min(torch.get_num_threads(), images))
+    parts = [slice(images * part // threads, images * (part + 1) // threads) for part in range(threads)]
+    if threads == 1:
+        work(parts[0])
+        return
+    # The threads of a forked process are gone: it needs a pool of its own.
+    waiting = [_pool(os.getpid()).submit(work, part) for part in parts[1:]]
+    try:
+        work(parts[0])
+    finally:
+        for each in waiting:
+            each.result()
