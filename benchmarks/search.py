@@ -10,8 +10,8 @@ images as the sampler made them, so that they answer the same questions; how man
 printed. The second is the default setting, five scales, with few sources, against decoding what was found; speed does
 not depend on the values of weights, so that ``--random`` names decoders that need no download. All rivals take turns.
 
-On a GPU everything is timed until the GPU is done, the search in Triton also takes turns with the one in torch's
-operations, and faiss, which is used on the CPU, is left out.
+The search in Triton, or in Numba where that is installed, also takes turns with the one in torch's operations. On a GPU
+everything is timed until the GPU is done, and faiss, which is used on the CPU, is left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,15 @@ from decoding import best_settings, decode, wait_for
 from torch import Tensor
 
 from latentpatch import RasterSettings, load_autoencoder
-from latentpatch.sampling import noise_from_seeds, raster, raster_steps
+from latentpatch.sampling import (
+    ResynthesisSettings,
+    cpu,
+    noise_from_seeds,
+    raster,
+    raster_steps,
+    resynthesis,
+    resynthesis_steps,
+)
 from latentpatch.sampling.raster import draw
 from latentpatch.sampling.schedule import Place, raster_schedule
 from latentpatch.sampling.sources import PreparedSources
@@ -126,6 +134,7 @@ def many_sources(count: int, rounds: int, baselines: Sequence[str], device: torc
     keys = some_keys(count).to(device)
     noise = noise_from_seeds(range(IMAGES), raster_steps(GRID, PAPER), device)
     before = reset_peak_memory(device)
+    raster(keys[:10], noise, PAPER)  # what is compiled or loaded at first use
     start = time.perf_counter()
     sources = PreparedSources(keys)
     index = raster(sources, noise, PAPER)
@@ -137,7 +146,7 @@ def many_sources(count: int, rounds: int, baselines: Sequence[str], device: torc
         "search": lambda: raster(sources, noise, PAPER),
         "one read of the bank": floats.sum,
     }
-    if device.type == "cuda":
+    if device.type == "cuda" or cpu.installed():
         rivals["search in torch's operations"] = lambda: raster(sources, noise, PAPER, backend="torch")
     times = take_turns(rivals, rounds, device)
     report: dict[str, object] = {
@@ -170,6 +179,8 @@ def few_sources(
 ) -> dict[str, object]:
     settings = RasterSettings()
     noise = noise_from_seeds(range(IMAGES), raster_steps(GRID, settings), device)
+    by_default = ResynthesisSettings()
+    more_noise = noise_from_seeds(range(IMAGES), resynthesis_steps(GRID, by_default), device)
     rivals: dict[str, Callable[[], object]] = {}
     report: dict[str, object] = {}
     first = {}
@@ -181,6 +192,7 @@ def few_sources(
         wait_for(device)
         first[f"B={count}"] = round(1e3 * (time.perf_counter() - start), 1)
         rivals[f"B={count}"] = lambda sources=sources: raster(sources, noise, settings)
+        rivals[f"B={count}, resynthesis"] = lambda sources=sources: resynthesis(sources, more_noise, by_default)
     for name in decoders:
         network = load_autoencoder(name, pretrained=name not in random).to(device)
         latents = torch.randn(IMAGES, network.spec.latent_channels, *GRID, device=device)
@@ -193,7 +205,8 @@ def few_sources(
     times = take_turns(rivals, rounds, device)
     for name in decoders:
         for count in counts:
-            report[f"B={count}: share of decoding with {name}"] = ratio(times[f"B={count}"], times[name])
+            for search in (f"B={count}", f"B={count}, resynthesis"):
+                report[f"{search}: share of decoding with {name}"] = ratio(times[search], times[name])
             both = median(times[f"B={count}"]) + median(times[name])
             report[f"B={count}: images a second, search and then {name}"] = round(1e3 * IMAGES / both)
     return report | {"first search, ms": first, "times": summary(times)}
@@ -239,6 +252,7 @@ def machine(device: torch.device) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "faiss": version("faiss-cpu") if faiss else None,
+        "numba": version("numba") if cpu.installed() else None,
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }
 

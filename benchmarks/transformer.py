@@ -99,7 +99,7 @@ def main() -> None:
             times["search"].append(time.perf_counter() - between)
     seconds = {name: min(each) for name, each in times.items()}
     report = {
-        "machine": machine(),
+        "machine": machine(torch.device("cpu")),
         "sources": options.sources,
         "steps timed": options.steps,
         "parameters": sum(parameter.numel() for parameter in transformer.parameters()),

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ from torch import Tensor
 from . import __version__, images
 from .autoencoders import Autoencoder
 from .pca import PCA
-from .sampling import RasterSettings, noise_from_seeds, raster, raster_steps
+from .sampling import (
+    RasterSettings,
+    ResynthesisSettings,
+    cpu,
+    noise_from_seeds,
+    raster,
+    raster_steps,
+    resynthesis,
+    resynthesis_steps,
+)
 from .sampling.schedule import raster_schedule
 from .sampling.sources import PreparedSources
 
@@ -109,6 +119,10 @@ def measure_search(
     noise = noise_from_seeds(range(n), raster_steps(grid, settings), device)
     row: dict[str, Any] = {"sources": sources, "seconds": best(lambda: raster(prepared, noise, settings), device)}
     row["images_per_second"] = n / row["seconds"]
+    if sources > 1:
+        default = ResynthesisSettings()
+        uniforms = noise_from_seeds(range(n), resynthesis_steps(grid, default), device)
+        row["resynthesis_seconds"] = best(lambda: resynthesis(prepared, uniforms, default), device)
     single = replace(settings, scales=1)
     steps = raster_steps(grid, single, True)
     noise = noise_from_seeds(range(n), steps, device)
@@ -170,7 +184,10 @@ def table(report: dict[str, Any]) -> str:
         f"{'stage':<24}{'ms':>10}{'images/s':>12}",
     ]
     stages = [(row["stage"], row["seconds"], row["images_per_second"]) for row in report["stages"]]
-    stages += [(f"search {row['sources']}", row["seconds"], row["images_per_second"]) for row in report["search"]]
+    for row in report["search"]:
+        stages.append((f"raster, {row['sources']} sources", row["seconds"], row["images_per_second"]))
+        if (seconds := row.get("resynthesis_seconds")) is not None:
+            stages.append((f"resynthesis, {row['sources']}", seconds, report["images"] / seconds))
     lines += [f"{name:<24}{1000 * seconds:>10.1f}{speed:>12.1f}" for name, seconds, speed in stages]
     lines += ["", f"{'one place, ms':<24}{'latentpatch':>12}{'cdist, top-k':>14}{'':>8}{'faiss flat':>12}"]
     for row in report["search"]:
@@ -206,6 +223,8 @@ def _hardware(device: torch.device) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     versions = {"latentpatch": __version__, "python": platform.python_version(), "torch": torch.__version__}
     faiss = _faiss()
+    if cpu.installed():
+        versions["numba"] = version("numba")
     return versions | {"numpy": np.__version__} | ({} if faiss is None else {"faiss": faiss.__version__})
 
 

@@ -50,7 +50,7 @@ def test_bench_without_faiss_prints_a_table(
     lines = capsys.readouterr().out.splitlines()
     assert "pixels, float32; patch_size 3, stride 1" in lines[2]
     assert [line.split()[0] for line in lines if line.startswith(("encode", "decode"))] == ["encode", "decode"]
-    assert sum(line.startswith("search ") for line in lines) == 2
+    assert sum(line.startswith("raster, ") for line in lines) == 2
     assert lines[-1].split()[0] == "16"
     assert lines[-1].split()[-1] == "-"
 
