@@ -49,8 +49,9 @@ def both(keys: torch.Tensor, settings: Settings, reference: torch.Tensor | None 
         RasterSettings(3, neighbours=1),
         ResynthesisSettings(max_share=0.9),
         ResynthesisSettings(5, 2, max_share=0.6, keep_start=True, sweeps=3),
+        ResynthesisSettings(3, 2, max_share=0.9, switch_cost=1.5, use_cost=0.05),
     ],
-    ids=["defaults", "blocks of three", "cells", "resynthesis", "resynthesis of blocks"],
+    ids=["defaults", "blocks of three", "cells", "resynthesis", "resynthesis of blocks", "costs"],
 )
 def test_numba_finds_what_torch_finds(count, settings, longest):
     keys = keys_of(count, 16, longest)

@@ -24,6 +24,8 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
     count, height, width, _ = sources.shape
     known = settings.resolved(count, reference is not None)
     side, step = known.patch_size, known.stride
+    mean = np.floor(sources.sum(0) / count + 0.5).astype(int)
+    unit = ((sources - mean) ** 2).sum() / (count * height * width)
     before, after = (side - step + 1) // 2, (side - step) // 2
     maps = []
     for row, uniforms in enumerate(noise.double().numpy()):
@@ -31,7 +33,6 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
         start = None
         if reference is None:
             drawn = [min(int(next(numbers) * count), count - 1) for _ in range(known.draws)]
-            mean = np.floor(sources.sum(0) / count + 0.5).astype(int)
             start = max(drawn, key=lambda b: (((sources[b] - mean) ** 2).sum(), -drawn.index(b)))
             grid = sources[start].copy()
         else:
@@ -45,11 +46,22 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
                         slice(max(0, top - before), top + step + after),
                         slice(max(0, left - before), left + step + after),
                     )
+                    block = slice(top, top + step), slice(left, left + step)
+                    index[block] = -1
+                    ring = np.zeros((height + 2, width + 2), dtype=bool)
+                    bottom, right = min(top + step, height), min(left + step, width)
+                    ring[top : bottom + 2, left + 1 : right + 1] = ring[top + 1 : bottom + 1, left : right + 2] = True
+                    beside = set(index[ring[1:-1, 1:-1]].tolist())
                     order = sorted(
-                        (int(((sources[b][window] - grid[window]) ** 2).sum()), b) for b in range(count) if b != barred
+                        (
+                            int(((sources[b][window] - grid[window]) ** 2).sum())
+                            + round(known.switch_cost * unit) * (b not in beside),
+                            b,
+                        )
+                        for b in range(count)
+                        if b != barred
                     )
                     rank = min(int(next(numbers) * known.neighbours), known.neighbours - 1) if sweep == 0 else 0
-                    block = slice(top, top + step), slice(left, left + step)
                     index[block] = order[rank][1]
                     grid[block] = sources[order[rank][1]][block]
         maps.append(index)
@@ -71,6 +83,7 @@ def test_equal_to_plain_loops(seed):
         draws=int(chance.integers(1, 4)),
         keep_start=bool(chance.integers(2)),
         max_share=1.0,
+        switch_cost=float(chance.choice([0, 0.3, 2])) if seed % 2 else 0.0,
     )
     reference = a_bank(3, grid, seed=seed + 99) if seed % 3 == 0 else None
     noise = noise_from_seeds(range(3), resynthesis_steps(grid, settings, reference is not None))
@@ -176,3 +189,49 @@ def test_the_least_share_that_is_named_is_enough():
         resynthesis(bank, noise, settings)
     least = float(str(refusal.value).split("at least ")[1].split(" ")[0])
     assert resynthesis(bank, noise, ResynthesisSettings(max_share=min(1.0, least + 0.001))).shape == (9, 6, 6)
+
+
+def test_a_switch_costs_and_uses_add_up():
+    bank = a_bank(30, (10, 10), spread=200)
+    noise = noise_from_seeds(range(6), resynthesis_steps((10, 10), ResynthesisSettings()))
+
+    def made(**settings: float) -> Tensor:
+        return resynthesis(bank, noise, ResynthesisSettings(2, max_share=1.0, **settings))
+
+    def joints(index: Tensor) -> int:
+        return int((index[:, 1:] != index[:, :-1]).sum() + (index[:, :, 1:] != index[:, :, :-1]).sum())
+
+    plain = made()
+    assert joints(made(switch_cost=5.0)) < 0.8 * joints(plain)
+    used = [len(picture.unique()) for picture in plain]
+    assert sum(len(picture.unique()) for picture in made(use_cost=1.0)) > sum(used)
+
+
+def test_the_best_of_several_has_the_least_energy():
+    bank = a_bank(20, (8, 8), spread=200)
+    steps = resynthesis_steps((8, 8), ResynthesisSettings())
+    assert resynthesis_steps((8, 8), ResynthesisSettings(best_of=3)) == 3 * steps
+    noise = noise_from_seeds(range(4), 3 * steps)
+    best = resynthesis(bank, noise, ResynthesisSettings(best_of=3), memory=1)
+    tried = resynthesis(bank, noise.view(12, steps), ResynthesisSettings()).view(4, 3, 8, 8)
+
+    def energy(index: np.ndarray) -> int:
+        held = np.take_along_axis(bank.numpy().astype(int), index[None, :, :, None], 0)[0]
+        total = 0
+        for row in range(8):
+            for column in range(8):
+                window = slice(max(0, row - 2), row + 2), slice(max(0, column - 2), column + 2)
+                total += int(((bank[index[row, column]].numpy().astype(int)[window] - held[window]) ** 2).sum())
+        return total
+
+    for image in range(4):
+        energies = [energy(index.numpy()) for index in tried[image]]
+        assert torch.equal(best[image], tried[image, int(np.argmin(energies))])
+    given = resynthesis(bank, torch.rand(2, 3 * 64), ResynthesisSettings(best_of=3), bank[:2])
+    assert given.shape == (2, 8, 8)
+
+
+@pytest.mark.parametrize("wrong", [{"switch_cost": -1}, {"use_cost": 101}, {"best_of": 0}, {"use_cost": float("nan")}])
+def test_costs_out_of_range_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ResynthesisSettings(**wrong)

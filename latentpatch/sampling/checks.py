@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["check_integer", "check_noise", "check_reference"]
+__all__ = ["check_integer", "check_noise", "check_number", "check_reference"]
 
 
 def check_integer(name: str, value: object, least: int) -> None:
@@ -17,6 +17,18 @@ def check_integer(name: str, value: object, least: int) -> None:
         raise TypeError(f"{name} {value!r}: an integer is expected")
     if value < least:
         raise ValueError(f"{name} {value}: at least {least} is expected")
+
+
+def check_number(name: str, value: object, least: float, most: float) -> None:
+    """Refuse what is no number, or out of range.
+
+    Raises:
+        TypeError, ValueError: naming it.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} {value!r}: a number is expected")
+    if not least <= value <= most:
+        raise ValueError(f"{name} {value}: {least:g} to {most:g} is expected")
 
 
 def check_noise(noise: Tensor, steps: int) -> None:

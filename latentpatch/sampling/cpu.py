@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,11 @@ import torch
 from torch import Tensor
 
 from .schedule import Scale
-from .search import sum_dtype
 from .sources import PreparedSources, cut, paste, score_bound
 
-__all__ = ["MAX_NEIGHBOURS", "Scan", "Walk", "check_backend", "chosen", "installed", "scale_walk", "walk_of"]
+__all__ = ["MAX_NEIGHBOURS", "Place", "Scan", "Walk", "check_backend", "chosen", "installed", "scale_walk", "walk_of"]
 
 IntArray = npt.NDArray[np.int64]
-Place = tuple[Sequence[int], Sequence[int], bool]  # units compared, units written, whether nothing is known
 
 #: Neighbours that are kept in order while they are looked for.
 MAX_NEIGHBOURS = 64
@@ -84,6 +82,22 @@ def _obstacle(sources: PreparedSources, neighbours: int, grids: Collection[tuple
     return None
 
 
+class Place(NamedTuple):
+    """One step, in units.
+
+    Attributes:
+        window: what is compared, as far as it is known.
+        block: what is written.
+        around: whose sources it costs nothing to go on with.
+        blind: whether nothing is known.
+    """
+
+    window: Sequence[int]
+    block: Sequence[int]
+    around: Sequence[int] = ()
+    blind: bool = False
+
+
 @dataclass(frozen=True)
 class Walk:
     """Places in order, told in units; those of a wave do not see each other.
@@ -94,6 +108,8 @@ class Walk:
         window_units: what is compared, as far as it is known.
         blocks: ``(places + 1,)`` first of each place's ``block_units``.
         block_units: what is written.
+        rings: ``(places + 1,)`` first of each place's ``ring_units``.
+        ring_units: those around the block.
         blind: ``(places,)`` whether nothing is known there.
         room: ``(waves,)`` units a wave writes.
     """
@@ -103,6 +119,8 @@ class Walk:
     window_units: IntArray
     blocks: IntArray
     block_units: IntArray
+    rings: IntArray
+    ring_units: IntArray
     blind: npt.NDArray[np.bool_]
     room: IntArray
 
@@ -110,22 +128,27 @@ class Walk:
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
         """All of them, in order."""
         return (
-            self.waves, self.windows, self.window_units, self.blocks, self.block_units, self.blind, self.room,
+            self.waves, self.windows, self.window_units, self.blocks, self.block_units, self.rings, self.ring_units,
+            self.blind, self.room,
         )  # fmt: skip
 
 
 def walk_of(waves: Sequence[Sequence[Place]]) -> Walk:
-    """From ``(window, block, blind)`` of the places of each wave."""
+    """From the places of each wave."""
     places = [place for wave in waves for place in wave]
     return Walk(
         _firsts([len(wave) for wave in waves]),
-        _firsts([len(window) for window, _, _ in places]),
-        np.array([unit for window, _, _ in places for unit in window], dtype=np.int64),
-        _firsts([len(block) for _, block, _ in places]),
-        np.array([unit for _, block, _ in places for unit in block], dtype=np.int64),
-        np.array([blind for _, _, blind in places], dtype=np.bool_),
-        np.array([sum(len(block) for _, block, _ in wave) for wave in waves], dtype=np.int64),
+        *_joined([place.window for place in places]),
+        *_joined([place.block for place in places]),
+        *_joined([place.around for place in places]),
+        np.array([place.blind for place in places], dtype=np.bool_),
+        np.array([sum(len(place.block) for place in wave) for wave in waves], dtype=np.int64),
     )
+
+
+def _joined(parts: Sequence[Sequence[int]]) -> tuple[IntArray, IntArray]:
+    """Where each begins, and all of them."""
+    return _firsts([len(part) for part in parts]), np.array([unit for part in parts for unit in part], dtype=np.int64)
 
 
 def _firsts(lengths: list[int]) -> IntArray:
@@ -149,7 +172,7 @@ def scale_walk(scale: Scale) -> Walk:
         rows, columns = np.divmod(np.array(place.cells), scale.size[1])
         block = np.unique(rows // side * width + columns // side)
         known[block] = True
-        places.append([(window, block.tolist(), place.blind)])
+        places.append([Place(window, block.tolist(), blind=place.blind)])
     return walk_of(places)
 
 
@@ -162,10 +185,12 @@ class Scan:
         side: of a unit in cells.
         grid: ``(N, h, w, r)`` keys the images hold beforehand.
         known: ``(h, w)`` bool which cells hold something.
-        patch_size: of the windows, in cells.
         norm: bound on the norms of all keys.
-        limit: cells a source gives at most; None for no limit.
+        sums: type of integers that hold sums of scores over windows.
+        limit: units a source gives at most; None for no limit.
         kept_out: ``(N,)`` a source that gives none.
+        switch_cost: added to the score of sources that none of the units around gives.
+        use_cost: added to the score of a source for each unit it gave.
     """
 
     def __init__(
@@ -175,10 +200,12 @@ class Scan:
         side: int,
         grid: Tensor,
         known: npt.NDArray[np.bool_],
-        patch_size: int,
         norm: int,
+        sums: torch.dtype,
         limit: int | None = None,
         kept_out: Tensor | None = None,
+        switch_cost: int = 0,
+        use_cost: int = 0,
     ) -> None:
         units = sources.units(size, side)
         self.size, self.side, self.shape = size, side, units.vectors.shape[:2]
@@ -190,8 +217,9 @@ class Scan:
         self.held = cut(grid, side).flatten(0, 1).permute(2, 0, 1).contiguous().numpy()
         self.known = known[::side, ::side].ravel().copy()
         # NumPy asks for huge pages: a search would else spend its time on having memory given.
-        sums = np.int32 if sum_dtype(patch_size, norm) == torch.int32 else np.int64
-        self.scores = np.empty((images, len(self.vectors), count), dtype=sums)
+        integers = np.int32 if sums == torch.int32 else np.int64
+        self.scores = np.empty((images, len(self.vectors), count), dtype=integers)
+        self.costs = integers(switch_cost), integers(use_cost)
         self.index = np.full((images, len(self.vectors)), -1, dtype=np.int64)
         self.limit = limit or 0
         self.given = np.zeros((images, count if limit else 1), dtype=np.int32)
@@ -216,7 +244,8 @@ class Scan:
         def some(part: slice) -> None:
             take(  # type: ignore[call-arg]
                 self.vectors, self.norms, self.held[part], known.copy(), self.scores[part], *walk.arrays,
-                drawn[part], guessed[part], neighbours, self.index[part], self.given[part], self.limit, self.fresh,
+                drawn[part], guessed[part], neighbours, self.index[part], self.given[part], self.limit, *self.costs,
+                self.fresh,
             )  # fmt: skip
 
         _in_threads(some, len(self.held))

@@ -84,10 +84,11 @@ def _add(total, more):
 
 
 @_compiled
-def nearest(scores, image, window, given, most, limited, total, best, sources):
+def nearest(scores, image, window, beside, given, most, limited, switch, use, total, best, sources):
     """The sources of the least sums over a window, in order, into ``best`` and ``sources``; how many were found.
 
-    Sources with more than ``most`` units given are passed over, where ``limited``. ``total (_GROUP,)`` is room.
+    Sources with more than ``most`` units given are passed over, where ``limited``; ``switch`` is spared by those of
+    ``beside``, and each unit given costs ``use``. ``total (_GROUP,)`` is room.
     """
     count, wanted = scores.shape[2], len(best)
     barred = np.iinfo(total.dtype).max
@@ -98,6 +99,12 @@ def nearest(scores, image, window, given, most, limited, total, best, sources):
         _convert(scores[image, window[0], first : first + size], sums)
         for number in range(1, len(window)):
             _add(sums, scores[image, window[number], first : first + size])
+        if use:
+            _add_uses(sums, given[image, first : first + size], use)
+        if switch:
+            for source in beside:
+                if first <= source < first + size:
+                    total[source - first] -= switch
         if limited:
             _bar(sums, given[image, first : first + size], most, barred)
         least = sums.min()
@@ -119,6 +126,24 @@ def nearest(scores, image, window, given, most, limited, total, best, sources):
 
 
 @_compiled
+def _different(index, units, out):
+    """Write the different sources of some units, -1 left out, into ``out``; how many."""
+    count = 0
+    for unit in units:
+        source = index[unit]
+        if source >= 0 and not (out[:count] == source).any():
+            out[count] = source
+            count += 1
+    return count
+
+
+@_compiled
+def _add_uses(total, given, use):
+    for j in range(len(total)):
+        total[j] += use * given[j]
+
+
+@_compiled
 def _bar(total, given, most, barred):
     for j in range(len(total)):
         total[j] = barred if given[j] > most else total[j]
@@ -126,8 +151,8 @@ def _bar(total, given, most, barred):
 
 @_compiled
 def take(
-    vectors, norms, held, known, scores, waves, windows, window_units, blocks, block_units, blind, room,
-    ranks, guesses, neighbours, index, given, limit, fresh,
+    vectors, norms, held, known, scores, waves, windows, window_units, blocks, block_units, rings, ring_units, blind,
+    room, ranks, guesses, neighbours, index, given, limit, switch, use, fresh,
 ):  # fmt: skip
     """Take some images through a walk.
 
@@ -143,6 +168,7 @@ def take(
         index: ``(N, units)`` sources of what images hold, -1 for none; changed.
         given: ``(N, B)`` units each source gave; changed.
         limit: units a source gives at most; 0 for no limit.
+        switch, use: see :func:`nearest`.
         fresh: whether what is known is to be compared first.
     """
     images, units, length = held.shape
@@ -155,6 +181,7 @@ def take(
     for wave in range(len(waves) - 1):
         longest = max(longest, waves[wave + 1] - waves[wave])
     picks = np.empty((longest, images), np.int64)
+    beside = np.empty(max(1, len(ring_units)), np.int64)
     if fresh:
         for unit in range(units):
             if known[unit]:
@@ -172,7 +199,11 @@ def take(
                 if blind[place]:
                     picks[place - start, image] = guesses[image, place]
                     continue
-                found = nearest(scores, image, window, given, limit - room[wave], limit > 0, total, best, sources)
+                others = _different(index[image], ring_units[rings[place] : rings[place + 1]], beside) if switch else 0
+                found = nearest(
+                    scores, image, window, beside[:others], given, limit - room[wave], limit > 0, switch, use, total,
+                    best, sources,
+                )  # fmt: skip
                 picks[place - start, image] = sources[min(ranks[image, place], found - 1)]
         for place in range(start, end):
             for unit in block_units[blocks[place] : blocks[place + 1]]:

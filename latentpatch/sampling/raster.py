@@ -183,12 +183,13 @@ class _NumbaSearch:
 
     def __init__(self, sources: PreparedSources, settings: RasterSettings, norm: int, causal: bool) -> None:
         self.sources, self.settings, self.norm = sources, settings, norm
+        self.sums = sum_dtype(settings.patch_size, norm)
         # A mask's scales are made for one call: in the cache they would only push out others.
         self.walk = cpu.scale_walk if causal else cpu.scale_walk.__wrapped__
 
     def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Found:
-        patch_size, neighbours = self.settings.patch_size, self.settings.neighbours
-        scan = cpu.Scan(self.sources, scale.size, scale.unit, grid, scale.known, patch_size, self.norm)
+        neighbours = self.settings.neighbours
+        scan = cpu.Scan(self.sources, scale.size, scale.unit, grid, scale.known, self.norm, self.sums)
         guesses = draw(uniforms, self.sources.total)
         scan.run(self.walk(scale), draw(uniforms, neighbours), guesses, neighbours)
         return scan

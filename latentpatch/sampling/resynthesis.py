@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from math import floor
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import cpu
-from .checks import check_integer, check_noise, check_reference
+from .checks import check_integer, check_noise, check_number, check_reference
 from .keys import exact_dtype
 from .nearest import nearest
 from .raster import MAX_MEMORY, draw
@@ -29,6 +31,7 @@ from .sources import PreparedSources, longest, score_bound
 __all__ = ["ResynthesisSettings", "resynthesis", "resynthesis_steps"]
 
 _NEIGHBOURS = 3
+_MAX_COST = 100  # so that sums of scores and costs stay within their integers
 _SHARE = 0.3  # of a picture that one source gives at most, where there are sources enough
 _FEW = 1.5  # times an even share, where there are not
 
@@ -48,6 +51,12 @@ class ResynthesisSettings:
         draws: sources drawn to start with, of which the one farthest from the mean of all is taken. With one, pictures
             tend to the middle of the sources; two make up for it.
         keep_start: whether the source that is started with may give patches, too.
+        switch_cost: what it costs to take a block from a source that none of the cells around it comes from, as part of
+            the mean squared distance of a cell of the sources to the mean of all.
+        use_cost: what each cell that a source gave already, before the blocks that are visited together, adds to the
+            cost of its next, likewise: the more, the more evenly the sources are used.
+        best_of: pictures that are made for one, of which the one with the least energy is kept: the distances of all
+            its patches to those they were copied from.
     """
 
     patch_size: int = 4
@@ -57,9 +66,12 @@ class ResynthesisSettings:
     max_share: float | None = None
     draws: int = 2
     keep_start: bool = False
+    switch_cost: float = 0.0
+    use_cost: float = 0.0
+    best_of: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "stride", "neighbours", "sweeps", "draws"):
+        for name in ("patch_size", "stride", "neighbours", "sweeps", "draws", "best_of"):
             value = getattr(self, name)
             if value is None and name == "neighbours":
                 continue
@@ -73,6 +85,8 @@ class ResynthesisSettings:
                 raise TypeError(f"max_share {self.max_share!r}: a number is expected")
             if not 0 < self.max_share <= 1:
                 raise ValueError(f"max_share {self.max_share}: more than 0 and at most 1 is expected")
+        for name in ("switch_cost", "use_cost"):
+            check_number(name, getattr(self, name), 0, _MAX_COST)
 
     def givers(self, count: int, reference: bool) -> int:
         """How many of the sources may give patches to a picture."""
@@ -106,12 +120,14 @@ class Wave:
     Attributes:
         cells: ``(blocks, w^2)`` flat cells that are written; the number of cells of the grid where a block is cut.
         windows: ``(blocks, omega^2)`` flat cells that are compared, likewise.
+        around: ``(blocks, 4 w)`` flat cells that touch a block's sides, likewise.
         places: ``(blocks,)`` number of each block in raster order.
         size: cells of the grid that are written.
     """
 
     cells: npt.NDArray[np.int64]
     windows: npt.NDArray[np.int64]
+    around: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]
     size: int
 
@@ -127,18 +143,28 @@ def waves(grid: tuple[int, int], patch_size: int, stride: int) -> tuple[Wave, ..
     before, after = (patch_size - stride + 1) // 2, (patch_size - stride) // 2
     # Blocks that a patch reaches to the left in the row below must come later, to the right in the row above earlier.
     slant = max(-(-before // stride), -(-after // stride)) + 1
-    found: dict[int, list[tuple[list[int], list[int], int]]] = {}
+    found: dict[int, list[tuple[list[int], list[int], list[int], int]]] = {}
     for row in range(rows):
         for column in range(columns):
             top, left = row * stride, column * stride
             block = _flat(grid, top, left, stride)
             window = _flat(grid, top - before, left - before, patch_size)
-            found.setdefault(column + slant * row, []).append((block, window, row * columns + column))
+            ring = _around(grid, top, left, stride)
+            found.setdefault(column + slant * row, []).append((block, window, ring, row * columns + column))
     result = []
     for key in sorted(found):
-        cells, windows, places = (np.array(part) for part in zip(*found[key], strict=True))
-        result.append(Wave(cells, windows, places, int((cells < grid[0] * grid[1]).sum())))
+        cells, windows, around, places = (np.array(part) for part in zip(*found[key], strict=True))
+        result.append(Wave(cells, windows, around, places, int((cells < grid[0] * grid[1]).sum())))
     return tuple(result)
+
+
+def _around(grid: tuple[int, int], top: int, left: int, side: int) -> list[int]:
+    """Flat cells above, below and beside a square, the number of cells for those beyond the grid."""
+    ring = []
+    for k in range(side):
+        ring += _flat(grid, top - 1, left + k, 1) + _flat(grid, top + side, left + k, 1)
+        ring += _flat(grid, top + k, left - 1, 1) + _flat(grid, top + k, left + side, 1)
+    return ring
 
 
 def _flat(grid: tuple[int, int], top: int, left: int, side: int) -> list[int]:
@@ -162,6 +188,11 @@ def resynthesis_steps(grid: tuple[int, int], settings: ResynthesisSettings, refe
             f"patch_size {settings.patch_size}: at most {min(grid)} (shorter side of the {grid[0]}x{grid[1]} grid) "
             "is expected"
         )
+    return settings.best_of * _steps(grid, settings, reference)
+
+
+def _steps(grid: tuple[int, int], settings: ResynthesisSettings, reference: bool) -> int:
+    """Uniforms for one of the pictures that are made for one."""
     blocks = -(-grid[0] // settings.stride) * -(-grid[1] // settings.stride)
     return blocks + (0 if reference else settings.draws)
 
@@ -210,13 +241,16 @@ def resynthesis(
     steps = resynthesis_steps((height, width), settings, given)
     check_noise(noise, steps)
     check_reference(reference, bank, len(noise))
-    limit = _limit(settings, (height, width), count, given)
+    rules = _Rules(
+        settings, settings.neighbours or 1, _limit(settings, (height, width), count, given), *_costs(sources, settings)
+    )
     norm = max(sources.norm, 0 if reference is None else longest(reference))
-    assert settings.neighbours is not None
-    compiled = cpu.chosen(backend, sources, settings.neighbours, [((height, width), 1)])
-    sums = sum_dtype(settings.patch_size, norm)
+    compiled = cpu.chosen(backend, sources, rules.neighbours, [((height, width), 1)])
+    sums = _sums(rules, norm, height * width)
     group = max(1, memory // (sums.itemsize * (height * width + 2) * count))
     maps = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]
+    tried = settings.best_of
+    noise = noise.reshape(len(noise) * tried, steps // tried)
     # Autocast would round the integers.
     with torch.autocast(noise.device.type, enabled=False):
         for some in torch.arange(len(noise), device=noise.device).split(group) if len(noise) else ():
@@ -225,14 +259,71 @@ def resynthesis(
                 first = _start(sources, uniforms[:, : settings.draws])
                 start, uniforms = bank[first], uniforms[:, settings.draws :]
             else:
-                own = reference[some] if len(reference) > 1 else reference
-                first, start = None, own.expand(len(some), -1, -1, -1)
+                first, start = (
+                    None,
+                    reference.expand(len(noise) // settings.best_of, -1, -1, -1)[some // settings.best_of],
+                )
             kept_out = None if settings.keep_start else first
             if compiled:
-                maps.append(_compiled(sources, start, kept_out, norm, settings, limit, uniforms))
+                maps.append(_compiled(sources, start, kept_out, norm, rules, sums, uniforms))
             else:
-                maps.append(_Sweeps(bank, start, kept_out, norm, sums, settings, limit).run(uniforms))
-    return torch.cat(maps)
+                maps.append(_Sweeps(bank, start, kept_out, norm, sums, rules).run(uniforms))
+        return _least_energy(torch.cat(maps), bank, settings)
+
+
+class _Rules(NamedTuple):
+    """Settings, with what follows from them and the sources in keys' units."""
+
+    settings: ResynthesisSettings
+    neighbours: int
+    limit: int  # cells one source gives at most
+    switch: int
+    use: int
+
+
+def _costs(sources: PreparedSources, settings: ResynthesisSettings) -> tuple[int, int]:
+    """Of a switch and of a use, as squared distances."""
+    if not settings.switch_cost and not settings.use_cost:
+        return 0, 0
+    bank = sources.keys
+    # int64 throughout: the same on every device.
+    total = sum(int((some.long() - sources.mean).square().sum()) for some in bank.split(256))
+    mean = total / max(1, bank.shape[0] * bank.shape[1] * bank.shape[2])
+    return round(settings.switch_cost * mean), round(settings.use_cost * mean)
+
+
+def _sums(rules: _Rules, norm: int, area: int) -> torch.dtype:
+    """The integers that hold sums of scores over windows, and costs."""
+    costs = rules.switch + rules.use * area
+    most = score_bound(rules.settings.patch_size, norm) + costs
+    return sum_dtype(rules.settings.patch_size, norm) if most < 1 << 31 else torch.int64
+
+
+def _least_energy(maps: Tensor, bank: Tensor, settings: ResynthesisSettings) -> Tensor:
+    """Of every ``best_of`` index maps the one with the least energy, the first among equals. -> (N, h, w)"""
+    if settings.best_of == 1 or not len(maps):
+        return maps
+    energies = torch.cat([_energy(some, bank, settings) for some in maps.split(64)])
+    energies = energies.view(-1, settings.best_of)
+    ordered = energies * settings.best_of + torch.arange(settings.best_of, device=maps.device)
+    best: Tensor = maps.unflatten(0, energies.shape)[torch.arange(len(energies), device=maps.device), ordered.argmin(1)]
+    return best
+
+
+def _energy(maps: Tensor, bank: Tensor, settings: ResynthesisSettings) -> Tensor:
+    """Squared distances of all cells' patches to those of their sources, added up. -> (N,) int64"""
+    height, width = maps.shape[1:]
+    rows, columns = torch.arange(height, device=maps.device)[:, None], torch.arange(width, device=maps.device)
+    held = bank[maps, rows, columns].int()
+    before, after = (settings.patch_size - settings.stride + 1) // 2, (settings.patch_size - settings.stride) // 2
+    total = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
+    for down, right in product(range(-before, after + 1), repeat=2):
+        # A cell's source, as it is that far off, against what the picture holds there.
+        here = slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right))
+        there = slice(max(0, down), height + min(0, down)), slice(max(0, right), width + min(0, right))
+        own = bank[maps[:, here[0], here[1]], rows[there[0]], columns[there[1]]].int()
+        total += (own - held[:, there[0], there[1]]).square().sum((1, 2, 3))
+    return total
 
 
 def _compiled(
@@ -240,19 +331,20 @@ def _compiled(
     start: Tensor,
     kept_out: Tensor | None,
     norm: int,
-    settings: ResynthesisSettings,
-    limit: int,
+    rules: _Rules,
+    sums: torch.dtype,
     uniforms: Tensor,
 ) -> Tensor:
     """All sweeps in Numba. -> (N, h, w)"""
-    size = (start.shape[1], start.shape[2])
-    assert settings.neighbours is not None
+    settings, size = rules.settings, (start.shape[1], start.shape[2])
     known = np.ones(size, dtype=bool)
-    scan = cpu.Scan(sources, size, 1, start, known, settings.patch_size, norm, limit, kept_out)
+    scan = cpu.Scan(
+        sources, size, 1, start, known, norm, sums, rules.limit, kept_out, switch_cost=rules.switch, use_cost=rules.use
+    )
     walk, order = _walk(size, settings.patch_size, settings.stride)
-    ranks = draw(uniforms, settings.neighbours)[:, order]
+    ranks = draw(uniforms, rules.neighbours)[:, order]
     for sweep in range(settings.sweeps):
-        scan.run(walk, ranks, ranks, settings.neighbours if sweep == 0 else 1)
+        scan.run(walk, ranks, ranks, rules.neighbours if sweep == 0 else 1)
     return scan.picks()
 
 
@@ -263,8 +355,8 @@ def _walk(grid: tuple[int, int], patch_size: int, stride: int) -> tuple[cpu.Walk
     area = grid[0] * grid[1]
     found = [
         [
-            (window[window < area].tolist(), cells[cells < area].tolist(), False)
-            for window, cells in zip(wave.windows, wave.cells, strict=True)
+            cpu.Place(window[window < area].tolist(), cells[cells < area].tolist(), around[around < area].tolist())
+            for window, cells, around in zip(wave.windows, wave.cells, wave.around, strict=True)
         ]
         for wave in plan
     ]
@@ -317,13 +409,11 @@ class _Sweeps:
         kept_out: Tensor | None,
         norm: int,
         sums: torch.dtype,
-        settings: ResynthesisSettings,
-        limit: int,
+        rules: _Rules,
     ) -> None:
         self.count, self.height, self.width = bank.shape[:3]
         self.images, self.area = len(start), self.height * self.width
-        assert settings.neighbours is not None
-        self.settings, self.neighbours, self.limit, self.kept_out = settings, settings.neighbours, limit, kept_out
+        self.rules, self.settings, self.kept_out = rules, rules.settings, kept_out
         self.exact = exact_dtype(score_bound(1, norm))
         self.bank = bank
         self.scores = torch.zeros((self.area + 1, self.images, self.count), dtype=sums, device=bank.device)
@@ -334,7 +424,7 @@ class _Sweeps:
 
     def run(self, uniforms: Tensor) -> Tensor:
         """All sweeps. -> (N, h, w)"""
-        ranks = draw(uniforms, self.neighbours)
+        ranks = draw(uniforms, self.rules.neighbours)
         plan = waves((self.height, self.width), self.settings.patch_size, self.settings.stride)
         for sweep in range(self.settings.sweeps):
             for wave in plan:
@@ -348,7 +438,8 @@ class _Sweeps:
         blocks = len(cells)
         total = self._windows(torch.from_numpy(wave.windows).to(device))
         self._withdraw(cells)
-        barred = self.given[:, : self.count] > self.limit - wave.size
+        self._add_costs(total, torch.from_numpy(wave.around).to(device))
+        barred = self.given[:, : self.count] > self.rules.limit - wave.size
         if self.kept_out is not None:
             barred.scatter_(1, self.kept_out[:, None], True)
         total.masked_fill_(barred, torch.iinfo(total.dtype).max)
@@ -356,7 +447,7 @@ class _Sweeps:
         if ranks is None:
             picks = nearest(flat, 1)[:, 0].view(blocks, self.images)
         else:
-            ordered = nearest(flat, self.neighbours).view(blocks, self.images, -1)
+            ordered = nearest(flat, self.rules.neighbours).view(blocks, self.images, -1)
             free = (~barred).sum(1, keepdim=True)
             picks = ordered.gather(2, torch.minimum(ranks, free - 1).T[:, :, None])[:, :, 0]
         self._write(cells, picks)
@@ -367,6 +458,16 @@ class _Sweeps:
         for column in windows.T[1:]:
             total += self.scores[column]
         return total
+
+    def _add_costs(self, total: Tensor, around: Tensor) -> None:
+        """What it costs that sources gave much already, less what is spared where cells around have the same source."""
+        if self.rules.use:
+            total += self.rules.use * self.given[:, : self.count].to(total.dtype)
+        if self.rules.switch:
+            sources = self.index[around].movedim(1, 2)  # blocks x N x cells
+            beside = torch.zeros((*total.shape[:2], self.count + 1), dtype=torch.bool, device=total.device)
+            beside.scatter_(2, sources % (self.count + 1), True)
+            total -= self.rules.switch * beside[:, :, : self.count].to(total.dtype)
 
     def _withdraw(self, cells: Tensor) -> None:
         """Forget what the cells hold."""
