@@ -17,6 +17,7 @@ from .attributes import Predicate as ParsedPredicate
 from .attributes import parse_predicate, read_attributes
 from .autoencoders import DEFAULT, Autoencoder, load_autoencoder
 from .bank import SourceBank, chunks, look_up
+from .blending import DECODINGS, blend, default_decoding
 from .compiling import register, search
 from .editing import cell_mask, fill_smoothly, join
 from .errors import FileError, ImageError, WeightsError
@@ -315,7 +316,7 @@ class LatentPatch(nn.Module):
         sampler: str | None = None,
         reference: Picture | None = None,
         where: str | Predicate | None = None,
-        decoding: str = "gather",
+        decoding: str | None = None,
         part: slice = _ALL,
     ) -> Generation:
         """New images.
@@ -332,8 +333,9 @@ class LatentPatch(nn.Module):
             reference: picture(s) to be guided by: a file, or ``(3, H, W)`` or ``(1 or n, 3, H, W)`` in [0, 1]
                 of the bank's image size.
             where: predicate on attributes that sources must satisfy, as text (``gender=female``) or callable.
-            decoding: ``gather`` decodes the full latents of the chosen sources, ``unproject`` the reduced
-                ones, through the nearest codes where there is a codebook (the paper's way).
+            decoding: ``gather`` decodes the full latents of the chosen sources, ``blend`` those without the steps
+                where sources meet (:mod:`~latentpatch.blending`), ``unproject`` the reduced ones, through the nearest
+                codes where there is a codebook (the paper's way). By default that of :meth:`default_decoding`.
             part: of the images, those to decode and return: the processes of a sharded bank search together.
 
         Returns:
@@ -362,7 +364,7 @@ class LatentPatch(nn.Module):
         sampler: str | None = None,
         reference: Picture | None = None,
         where: str | Predicate | None = None,
-        decoding: str = "gather",
+        decoding: str | None = None,
         part: slice = _ALL,
     ) -> Operation[Generation]:
         """:meth:`generate` as an operation for :meth:`run_together`."""
@@ -370,7 +372,7 @@ class LatentPatch(nn.Module):
             seeds, settings=settings, sampler=sampler, reference=reference, where=where
         )
         sampler = sampler_of(settings)
-        pictures = yield Decode(self.latents_at(index, decoding)[part])
+        pictures = yield Decode(self.latents_at(index, decoding or self.default_decoding(settings))[part])
         chosen = tuple(int(seed) for seed in seeds[part])
         return Generation(pictures, index[part], tuple(self.bank.ids), chosen, sampler, settings)
 
@@ -454,7 +456,7 @@ class LatentPatch(nn.Module):
         self._require_fit()
         noise = noise.to(self.bank.keys.device)
         index = search(noise, self.bank.keys, self._number) if torch.compiler.is_compiling() else self.search(noise)
-        return self.decode(index)
+        return self.decode(index, self.default_decoding(self.settings))
 
     def search(self, noise: Tensor) -> Tensor:
         """The first half of :meth:`forward`: ``(N, steps)`` uniforms -> ``(N, h, w)`` int64 positions in the bank."""
@@ -472,13 +474,21 @@ class LatentPatch(nn.Module):
         """
         return self.autoencoder.decode(self.latents_at(index, decoding))
 
+    def default_decoding(self, settings: Settings) -> str:
+        """How pictures are decoded where nothing is said: ``blend``; ``gather`` for the paper's samplers, and where
+        there is a codebook.
+        """
+        return default_decoding(settings, self.autoencoder.codebook is not None)
+
     def latents_at(self, index: Tensor, decoding: str = "gather") -> Tensor:
         """Latents of index maps, as :meth:`decode` takes them: ``(N, h, w)`` int64 -> ``(N, L, h, w)`` float32."""
         if decoding == "gather":
             return self._gather(index)
+        if decoding == "blend":
+            return blend(self._gather, index)
         if decoding == "unproject":
             return self.autoencoder.quantize(self.pca.unproject(self.bank.gather_reduced(index)).float())
-        raise ValueError(f"decoding {decoding!r}: 'gather' or 'unproject' is expected")
+        raise ValueError(f"decoding {decoding!r}: one of {', '.join(DECODINGS)} is expected")
 
     def _gather(self, index: Tensor) -> Tensor:
         codebook = self.autoencoder.codebook

@@ -109,8 +109,11 @@ def test_generate_writes_pictures_sheets_and_a_record(five: Path, faces: Path, f
         "max_share": 0.3,
         "draws": 2,
         "keep_start": False,
+        "switch_cost": 0.0,
+        "use_cost": 0.0,
+        "best_of": 1,
     }
-    assert report["decoding"] == "gather"
+    assert report["decoding"] == "blend"
     assert report["ids"] == [path.stem for path in sorted(faces.iterdir())]
     assert report["sources"] == 12
     assert report["autoencoder"]["name"] == "pixels"

@@ -49,7 +49,7 @@ class CodedPixels(Autoencoder):
 
 
 def test_generated_images_are_decoded_sources(model, face_images):
-    result = model.generate(5, seed=3)
+    result = model.generate(5, seed=3, decoding="gather")
     assert result.images.shape == (5, 3, 64, 64)
     assert result.seeds == (3, 4, 5, 6, 7)
     assert result.images.min() >= 0
@@ -147,7 +147,7 @@ def test_unprojected_decoding_is_exact_at_full_rank(face_images):
         ({"n": 1.5}, TypeError, "n 1.5: an integer"),
         ({"seed": -3}, ValueError, "seed -3: at least 0"),
         ({"seeds": [4, -1]}, ValueError, "seed -1"),
-        ({"decoding": "magic"}, ValueError, "decoding 'magic': 'gather' or 'unproject'"),
+        ({"decoding": "magic"}, ValueError, "decoding 'magic': one of blend, gather, unproject"),
         ({"reference": torch.rand(3, 32, 64)}, ValueError, r"reference: .*\(1, 3, 64, 64\) is expected, got float32"),
         ({"n": 3, "reference": torch.rand(2, 3, 64, 64)}, ValueError, r"\(1 or 3, 3, 64, 64\)"),
         ({"reference": torch.ones(3, 64, 64, dtype=torch.uint8)}, ValueError, "got uint8"),

@@ -27,6 +27,11 @@ __all__ = [
 ]
 
 
+_NOT_OF_RASTER = (
+    "sweeps", "max_share", "draws", "keep_start", "switch_cost", "use_cost", "best_of", "strength",
+)  # fmt: skip
+
+
 def add_sources(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
         "sources",
@@ -57,7 +62,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stride", type=int, help="side of the copied blocks, w (patch size / 3)")
     group.add_argument("--neighbours", type=int, help="nearest sources drawn from, k (3)")
     _add_scales(group)
-    parser.set_defaults(sweeps=None, max_share=None, draws=None, keep_start=None, strength=None)
+    parser.set_defaults(**dict.fromkeys(_NOT_OF_RASTER))
 
 
 def add_sampler(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +83,9 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep-start", action="store_const", const=True, help="let the source that is started with give patches, too"
     )
+    group.add_argument("--switch-cost", type=float, help="of a source that no neighbouring cell comes from (0)")
+    group.add_argument("--use-cost", type=float, help="of each cell that a source gave already (0)")
+    group.add_argument("--best-of", type=int, help="pictures made for one, of which that of least energy is kept (1)")
     group = parser.add_argument_group("settings of diffusion")
     group.add_argument("--strength", type=float, help="with a reference, how much noise it gets, up to 1 (0.5)")
     _add_scales(parser.add_argument_group("settings of the raster sampler"))

@@ -49,6 +49,9 @@ _SETTINGS = (
     "max_share",
     "draws",
     "keep_start",
+    "switch_cost",
+    "use_cost",
+    "best_of",
     "strength",
 )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import files, images
+from ..blending import DECODINGS
 from ..errors import FileError, ImageError
 from .arguments import (
     add_common,
@@ -48,9 +49,9 @@ def add_generate(commands: Any) -> None:
     add_sampler(parser)
     parser.add_argument(
         "--decoding",
-        choices=("gather", "unproject"),
-        default="gather",
-        help="decode the sources' full latents, or the reduced ones (the paper's way)",
+        choices=DECODINGS,
+        help="decode the sources' full latents, as they are or without steps where sources meet, or the reduced ones "
+        "(the paper's way); by default blend, but gather for the paper's samplers",
     )
     parser.add_argument(
         "--shard-bank", action="store_true", help="with torchrun: each process searches its share of a model file"
@@ -63,6 +64,7 @@ def _generate(options: argparse.Namespace) -> dict[str, Any]:
     with staged(options) as staging:
         model = sources_model(options)
         settings = chosen_settings(options, model)
+        options.decoding = options.decoding or model.default_decoding(settings)
         reference = None if options.reference is None else images.read_image(options.reference, model.image_size)
         with opened_book(staging, "generate", model, options, settings) as book:
             for seeds, part in book.batches(options.n, options.seed):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..blending import DECODINGS
 from ..errors import FileError
 from ..model import LatentPatch
 from ..sampling import SAMPLERS, Settings, check_settings
@@ -39,7 +40,7 @@ class Row:
     name: str
     sampler: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    decoding: str = "gather"
+    decoding: str | None = None
     bank: int | None = None
 
     def __post_init__(self) -> None:
@@ -48,11 +49,13 @@ class Row:
         if self.sampler not in SAMPLERS and self.sampler not in CONTROLS:
             names = ", ".join([*SAMPLERS, *CONTROLS])
             raise ValueError(f"row {self.name!r}: sampler {self.sampler!r}: one of {names} is expected")
-        if self.decoding not in ("gather", "unproject"):
-            raise ValueError(f"row {self.name!r}: decoding {self.decoding!r}: 'gather' or 'unproject' is expected")
+        if self.decoding not in (None, *DECODINGS):
+            raise ValueError(
+                f"row {self.name!r}: decoding {self.decoding!r}: one of {', '.join(DECODINGS)} is expected"
+            )
         if self.bank is not None and (isinstance(self.bank, bool) or not isinstance(self.bank, int) or self.bank < 1):
             raise ValueError(f"row {self.name!r}: bank {self.bank!r}: a number of sources is expected")
-        if self.control and (self.settings or self.bank is not None or self.decoding != "gather"):
+        if self.control and (self.settings or self.bank is not None or self.decoding is not None):
             raise ValueError(f"row {self.name!r}: {self.sampler} takes no settings")
         known = set() if self.control else {each.name for each in fields(SAMPLERS[self.sampler].settings)}
         unknown = sorted(set(self.settings) - known)
@@ -91,7 +94,7 @@ class Row:
         record = {
             "sampler": self.sampler,
             "settings": asdict(SAMPLERS[self.sampler].resolved(settings, bank or len(model.bank), False)),
-            "decoding": self.decoding,
+            "decoding": self.decoding or model.default_decoding(settings),
             "bank": bank,
         }
         return json.loads(json.dumps(record))  # type: ignore[no-any-return]  # tuples are lists in a file

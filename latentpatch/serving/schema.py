@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
 
+from ..blending import DECODINGS
 from ..sampling import PRESETS, SAMPLERS
 
 __all__ = [
@@ -92,6 +93,11 @@ class SettingsFields(_Fields):
     keep_start: bool | None = Field(
         default=None, description="whether the source that is started with may give patches, too"
     )
+    switch_cost: float | None = Field(
+        default=None, ge=0, le=100, description="of a source that no neighbouring cell comes from"
+    )
+    use_cost: float | None = Field(default=None, ge=0, le=100, description="of each cell that a source gave already")
+    best_of: int | None = Field(default=None, ge=1, le=16, description="pictures made for one, the best being kept")
     strength: float | None = Field(
         default=None, gt=0, le=1, description="with a reference, how much noise diffusion gives it"
     )
@@ -132,7 +138,7 @@ class GenerateRequest(_Drawn):
     sampler: Literal[tuple(SAMPLERS)] | None = _SAMPLER  # type: ignore[valid-type]
     preset: Literal[tuple(PRESETS)] | None = _PRESET  # type: ignore[valid-type]
     reference: Picture | None = Field(default=None, description="picture the new ones are to resemble")
-    decoding: Literal["gather", "unproject"] = "gather"
+    decoding: Literal[DECODINGS] | None = None  # type: ignore[valid-type]
 
 
 class ProvenanceRequest(_Drawn):
