@@ -94,7 +94,7 @@ def test_equal_to_plain_loops(seed):
 def test_no_source_gives_more_than_its_share_and_the_start_nothing():
     # All but one are alike, so that without a limit one would give nearly all.
     bank = a_bank(9, (12, 12), seed=1)
-    settings = ResynthesisSettings(max_share=0.2, draws=1)
+    settings = ResynthesisSettings(max_share=0.2, draws=1, keep_start=False)
     noise = noise_from_seeds(range(20), resynthesis_steps((12, 12), settings))
     index = resynthesis(bank, noise, settings)
     starts = (noise[:, 0] * 9).long()
@@ -170,8 +170,8 @@ def test_what_does_not_go_together():
     with pytest.raises(ValueError, match=rf"noise: shape \(N, {steps}\) is expected, got \(2, 3\)"):
         resynthesis(bank, torch.rand(2, 3))
     with pytest.raises(ValueError, match=r"neighbours 5: at most 4 \(sources beside the one it starts with\)"):
-        resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(neighbours=5))
-    with pytest.raises(ValueError, match=r"max_share 0\.1: at least 0\.\d+ is expected, so that 4 sources can fill"):
+        resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(neighbours=5, keep_start=False))
+    with pytest.raises(ValueError, match=r"max_share 0\.1: at least 0\.\d+ is expected, so that 5 sources can fill"):
         resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(max_share=0.1))
     with pytest.raises(ValueError, match="patch_size 7: at most 6"):
         resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(patch_size=7))

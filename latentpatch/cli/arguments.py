@@ -81,7 +81,9 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-share", type=float, help="share of a picture one source gives at most (0.3)")
     group.add_argument("--draws", type=int, help="sources drawn to start with, the most unusual being taken (2)")
     group.add_argument(
-        "--keep-start", action="store_const", const=True, help="let the source that is started with give patches, too"
+        "--keep-start",
+        action=argparse.BooleanOptionalAction,
+        help="whether the source that is started with may give patches, too (of fewer than 128 sources)",
     )
     group.add_argument("--switch-cost", type=float, help="of a source that no neighbouring cell comes from (0)")
     group.add_argument("--use-cost", type=float, help="of each cell that a source gave already (0)")

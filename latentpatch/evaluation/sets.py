@@ -18,7 +18,7 @@ __all__ = ["COPY_SHARE", "ON_SHEET", "PictureSet", "copying_values", "nearest_di
 #: A picture is a copy where one source gave so much of it.
 COPY_SHARE = 0.9
 #: Pictures on a contact sheet.
-ON_SHEET = 16
+ON_SHEET = 30
 
 
 class PictureSet:

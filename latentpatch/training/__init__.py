@@ -70,7 +70,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            losses = task.learn(step, rate)
+            losses = task.learn(step)
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             decay = min(0.999, (step + 1) / (step + 10))

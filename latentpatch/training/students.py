@@ -40,18 +40,19 @@ class Distillation:
         self.targets = np.load(folder / "targets.npy", mmap_mode="r")
         self.images = np.load(folder / "images.npy", mmap_mode="r")
         self.critic = Critic().to(options.device)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), betas=(0.5, 0.99))
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=1e-4, betas=(0.0, 0.99))
+        self.critic_loss = 2.0  # of late; 2 is that of one who sees no difference
 
-    def learn(self, step: int, rate: float) -> dict[str, float]:
+    def learn(self, step: int) -> dict[str, float]:
         """Gradients of one step, for the caller's optimizer, and the losses by name."""
-        losses = self._learn_pictures(step, rate)
+        losses = self._learn_pictures(step)
         if not self.options.decoder_only:
             latent = self._latent_loss(step)
             latent.backward()
             losses["latent"] = float(latent.detach())
         return losses
 
-    def _learn_pictures(self, step: int, rate: float) -> dict[str, float]:
+    def _learn_pictures(self, step: int) -> dict[str, float]:
         options = self.options
         rng = np.random.default_rng([options.seed, step])
         batch = np.sort(rng.integers(len(self.latents), size=options.batch))
@@ -69,15 +70,16 @@ class Distillation:
             return losses
         with torch.autocast(options.device, torch.bfloat16):
             doubt = self.critic.student_loss(made, wanted)
-        gradient = joined_gradient(made, picture, doubt, options.critic)
+        # A critic that sees no difference has nothing to say.
+        weight = options.critic * min(1.0, max(0.0, 4 * (2 - self.critic_loss)))
+        gradient = joined_gradient(made, picture, doubt, weight)
         made.backward(gradient)
         with torch.autocast(options.device, torch.bfloat16):
             critic = self.critic.own_loss(made, wanted)
-        for group in self.critic_optimizer.param_groups:
-            group["lr"] = 0.4 * rate
         self.critic_optimizer.zero_grad(set_to_none=True)
         critic.backward()
         self.critic_optimizer.step()
+        self.critic_loss += 0.05 * (float(critic.detach()) - self.critic_loss)
         return losses | {"doubt": float(doubt.detach()), "critic": float(critic.detach())}
 
     def _latent_loss(self, step: int) -> Tensor:
@@ -89,12 +91,17 @@ class Distillation:
 
     def state(self) -> dict[str, Any]:
         """What to go on from, beside the model."""
-        return {"critic": self.critic.state_dict(), "critic_optimizer": self.critic_optimizer.state_dict()}
+        return {
+            "critic": self.critic.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "critic_loss": self.critic_loss,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` gave."""
         self.critic.load_state_dict(state["critic"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.critic_loss = float(state["critic_loss"])
 
 
 class Quantisation:
@@ -108,7 +115,7 @@ class Quantisation:
         self.pictures = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("targets", "images")]
         self.used = torch.zeros(len(self.model.codebook), dtype=torch.bool)
 
-    def learn(self, step: int, rate: float) -> dict[str, float]:
+    def learn(self, step: int) -> dict[str, float]:
         """Gradients of one step, for the caller's optimizer, and the losses: pictures, latents against their codes."""
         options = self.options
         rng = np.random.default_rng([options.seed, step])

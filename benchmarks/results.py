@@ -1,0 +1,224 @@
+"""All tables and pictures of the documents, by one command.
+
+    python benchmarks/results.py SOURCES HELD_OUT -o OUT --features YARDSTICK.py [--everybody ALL] [--only NAME ...]
+
+SOURCES and HELD_OUT are folders or lists of pictures, ALL the pictures that head the README (SOURCES where it is not
+given). Each part can be made alone. Models, evaluations and pictures go to OUT, where what is there is gone on from;
+pictures for the documents to docs/images, and tables into the documents, between ``<!-- table NAME -->`` and
+``<!-- end -->``. On two cores the whole takes some hours, nearly all of them in taef2's decoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from latentpatch import LatentPatch
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = ROOT / "benchmarks" / "tables"
+DOCS = ROOT / "docs"
+EXAMPLES = ROOT / "examples" / "portraits"
+FEW = 56  # of the varied sources
+
+COLUMNS = {
+    "distance": "distance",
+    "diversity": "diversity",
+    "largest_share": "largest share",
+    "largest_region": "largest region",
+    "sources": "sources",
+    "nearest": "nearest",
+    "precision": "precision",
+    "recall": "recall",
+    "seams": "seams",
+}
+
+
+class Results:
+    """What there is to make, each part by a method of its name."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.out: Path = options.output
+        self.out.mkdir(parents=True, exist_ok=True)
+
+    def latentpatch(self, *arguments: object) -> None:
+        """Run a command."""
+        print("latentpatch", *arguments, file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "latentpatch", *map(str, arguments), "--quiet"], check=True)
+
+    def fitted(self, name: str) -> Path:
+        """The model of the sources with an autoencoder."""
+        path = self.out / f"{name.split(':')[0]}.safetensors"
+        if not path.exists():
+            self.latentpatch("fit", self.options.sources, "--autoencoder", name, "-o", path)
+        return path
+
+    def evaluated(self, name: str, table: str, seeds: int) -> Path:
+        """The folder of an evaluation; rows that are there already are not made again."""
+        folder = self.out / f"{table}-{name.split(':')[0]}"
+        self.latentpatch(
+            "evaluate", self.fitted(name), "--autoencoder", name, "--originals", self.options.sources,
+            "--held-out", self.options.held_out, "--features", self.options.features, "--precision", "bfloat16",
+            "--table", TABLES / f"{table}.json", "--seeds", seeds, "-o", folder,
+        )  # fmt: skip
+        return folder
+
+    # --- parts -----------------------------------------------------------------------------------------
+
+    def faces(self) -> None:
+        """The README's first pictures."""
+        everybody = self.options.everybody or self.options.sources
+        folder = self.out / "faces"
+        self.latentpatch("generate", everybody, "-n", 16, "--autoencoder", self.options.taef2, "-o", folder)
+        saved(folder / "grid.png", DOCS / "images" / "faces.jpg")
+        Image.open(folder / "provenance.png").save(DOCS / "images" / "provenance.png", optimize=True)
+
+    def explanation(self) -> None:
+        """A picture of the demo, explained."""
+        self.latentpatch("generate", EXAMPLES, "-n", 16, "-o", self.out / "demo")
+        self.latentpatch("explain", self.out / "demo" / "0003.png", EXAMPLES, "-o", self.out / "why")
+        saved(self.out / "why" / "explanation.png", DOCS / "images" / "explanation.jpg")
+
+    def thirty(self) -> None:
+        """The same thirty seeds with both autoencoders."""
+        for name in (self.options.taef2, "embedded"):
+            short = name.split(":")[0]
+            folder = self.out / f"thirty-{short}"
+            self.latentpatch("generate", self.fitted(name), "--autoencoder", name, "-n", 30, "-o", folder)
+            saved(folder / "grid.png", DOCS / "images" / f"thirty-{short}.jpg")
+
+    def varied(self) -> None:
+        """Thirty-two pictures of sources that differ as much as possible."""
+        model = LatentPatch.load(self.fitted(self.options.taef2), self.options.taef2)
+        fewer = self.out / "varied.safetensors"
+        chosen = set(farthest(model, FEW))
+        model.remove(*[name for position, name in enumerate(model.bank.ids) if position not in chosen])
+        model.save(fewer)
+        folder = self.out / "varied"
+        self.latentpatch("generate", fewer, "--autoencoder", self.options.taef2, "-n", 32, "-o", folder)
+        saved(folder / "grid.png", DOCS / "images" / "varied.jpg")
+
+    def presets(self) -> None:
+        """The presets' table, and the default's first and worst pictures."""
+        folder = self.evaluated(self.options.taef2, "presets", 5)
+        rows = read_rows(folder)
+        filled(DOCS / "results.md", "presets", table_of(rows))
+        default = next(row for row in rows if row["name"].startswith("balanced (default)"))
+        for kind, path in default["sheets"].items():
+            saved(folder / path, DOCS / "images" / f"balanced-{kind}.jpg")
+
+    def settings(self) -> None:
+        """The tables of the paper's sampler and its settings."""
+        folder = self.evaluated(self.options.taef2, "results", 3)
+        rows = {row["name"]: row for row in read_rows(folder)}
+        for heading, lines in json.loads((TABLES / "results.json").read_text()).items():
+            wanted = [line.rpartition(": ")[0] for line in lines]
+            columns = ("distance", "diversity", "largest_share", "largest_region", "sources")
+            filled(DOCS / "results.md", heading, table_of([rows[name] for name in wanted], columns))
+
+    def autoencoders(self) -> None:
+        """The autoencoders side by side."""
+        rows = []
+        for name in (self.options.taef2, "embedded", "embedded-vq"):
+            for row in read_rows(self.evaluated(name, "autoencoders", 3)):
+                if "verbatim" not in row["name"]:
+                    rows.append({**row, "name": f"{row['name']} | {name.split(':')[0]}"})
+        rows.sort(key=lambda row: row["name"].split(" | ")[0])
+        filled(DOCS / "embedded.md", "autoencoders", table_of(rows, ("distance", "diversity", "largest_share"), 2))
+
+
+def farthest(model: LatentPatch, count: int) -> list[int]:
+    """Positions of sources, each as far as can be from those before it; the first is the farthest from the mean."""
+    keys = model.bank.keys.flatten(1).double()
+    distance = (keys - keys.mean(0)).square().sum(1)
+    chosen: list[int] = []
+    for _ in range(count):
+        chosen.append(int(distance.argmax()))
+        apart = (keys - keys[chosen[-1]]).square().sum(1)
+        distance = apart if len(chosen) == 1 else torch.minimum(distance, apart)
+    return chosen
+
+
+def saved(picture: Path, to: Path) -> None:
+    """As a JPEG for the documents."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    Image.open(picture).convert("RGB").save(to, quality=88, optimize=True)
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Rows of an evaluation."""
+    return [json.loads(line) for line in (folder / "evaluation.jsonl").read_text().splitlines()]
+
+
+def table_of(rows: list[dict[str, Any]], columns: tuple[str, ...] = tuple(COLUMNS), names: int = 1) -> str:
+    """Markdown; of the distance the lowest and the highest set, too."""
+    lines = ["| " * (names + 1) + " | ".join(COLUMNS[column] for column in columns) + " |"]
+    lines.append("|---" * (names + len(columns)) + "|")
+    for row in rows:
+        cells = [shown(column, row["figures"].get(column)) for column in columns]
+        name = row["name"] + (" (copies)" if row["copies"] else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def shown(column: str, figure: dict[str, Any] | None) -> str:
+    if figure is None or figure["value"] is None:
+        return ""
+    digits = 1 if column == "sources" else 2
+    text = f"{figure['value']:.{digits}f}"
+    if column == "distance" and len(figure["sets"]) > 1:
+        text += f" ({min(figure['sets']):.2f} to {max(figure['sets']):.2f})"
+    return text
+
+
+def filled(document: Path, name: str, table: str) -> None:
+    """Put a table into a document."""
+    text = document.read_text(encoding="utf-8")
+    start, end = re.escape(f"<!-- table {name} -->"), re.escape("<!-- end -->")
+    found, count = re.subn(f"({start}\n).*?({end})", lambda m: f"{m[1]}{table}\n{m[2]}", text, count=1, flags=re.DOTALL)
+    if not count:
+        raise SystemExit(f"{document}: no place for a table between <!-- table {name} --> and <!-- end -->")
+    document.write_text(found, encoding="utf-8")
+
+
+PARTS: dict[str, Callable[[Results], None]] = {
+    part.__name__: part
+    for part in (
+        Results.faces,
+        Results.explanation,
+        Results.thirty,
+        Results.varied,
+        Results.presets,
+        Results.settings,
+        Results.autoencoders,
+    )
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", type=Path)
+    parser.add_argument("held_out", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--everybody", type=Path, help="pictures that head the README")
+    parser.add_argument("--features", default="latents", help="as latentpatch evaluate takes them")
+    parser.add_argument("--taef2", default="taef2", metavar="NAME[:PATH]", help="the large autoencoder (taef2)")
+    parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS))
+    options = parser.parse_args()
+    results = Results(options)
+    for name in options.only:
+        PARTS[name](results)
+
+
+if __name__ == "__main__":
+    main()
