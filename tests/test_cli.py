@@ -741,7 +741,10 @@ CASES: dict[str, tuple[list[object], str]] = {
     "one for the raster": (["generate", "FACES/face00.png", *RASTER], "neighbours 3: at most 1 (number of sources)"),
     "a source twice": (["generate", "FACES", "FACES/face00.png"], "face00.png: given twice"),
     "k > B": (["generate", "FACES", *RASTER, "--neighbours", 13], "neighbours 13: at most 12 (number of sources)"),
-    "k = B": (["generate", "FACES", "--neighbours", 12, "--no-keep-start"], "neighbours 12: at most 11 (sources beside the one it starts"),
+    "k = B": (
+        ["generate", "FACES", "--neighbours", 12, "--no-keep-start"],
+        "neighbours 12: at most 11 (sources beside the one it starts",
+    ),
     "small share": (["generate", "FACES", "--max-share", 0.05], "max_share 0.05: at least "),
     "foreign": (["generate", "FACES", "--scales", 2], "--scales: not a setting of the sampler 'resynthesis'"),
     "foreign sweeps": (["generate", "FACES", *RASTER, "--sweeps", 2], "--sweeps: not a setting of the sampler"),
