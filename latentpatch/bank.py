@@ -27,7 +27,7 @@ _CHUNK = 1 << 21  # elements handled at a time, so that temporaries stay small b
 class SourceBank(FittedModule):
     """B sources: the reduced latents that are searched and the full ones that are decoded.
 
-    Buffers:
+    Tensors, which move with the module and are in its state dict:
         keys: ``(B, h, w, r)`` int16, PCA-reduced latents in units of ``key_step``: see
             :mod:`latentpatch.sampling.keys` for why the search works on integers.
         key_step: scalar float32, size of a unit of ``keys`` in the latents' own units.
@@ -48,9 +48,9 @@ class SourceBank(FittedModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("keys", torch.zeros(0, 0, 0, 0, dtype=torch.int16))
-        self.register_buffer("key_step", torch.ones(()))
-        self.register_buffer("latents", torch.zeros(0, 0, 0, 0, dtype=torch.float16))
+        self.register_fitted("keys", torch.zeros(0, 0, 0, 0, dtype=torch.int16))
+        self.register_fitted("key_step", torch.ones(()))
+        self.register_fitted("latents", torch.zeros(0, 0, 0, 0, dtype=torch.float16))
         self.ids: list[str] = []
         self.attributes: list[dict[str, str]] = []
         self._prepared: PreparedSources | None = None

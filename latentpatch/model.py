@@ -93,6 +93,7 @@ class LatentPatch(nn.Module):
         #: files that ``fit(..., skip_bad=True)`` left out, with the reason.
         self.skipped: list[tuple[Path, str]] = []
         self._number = register(self)
+        self.register_load_state_dict_post_hook(_leave_meta)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -139,7 +140,7 @@ class LatentPatch(nn.Module):
         latents, names = self._encode_sources(sources, ids, size, skip_bad, progress, scratch, processes)
         self._fit_pca(latents)
         self._encoder = None
-        for name, value in self.pca.named_buffers():
+        for name, value in self.pca.fitted().items():
             setattr(self.pca, name, processes.first(value))  # the last bits are the machine's
         self.bank.fill(latents, names, self.pca, known, self.autoencoder.codebook, scratch)
         return self
@@ -447,16 +448,16 @@ class LatentPatch(nn.Module):
         require it.
 
         Args:
-            noise: ``(N, steps)`` uniforms in [0, 1), see :attr:`steps`; numbers outside count as the nearest
-                inside.
+            noise: ``(N, steps)`` uniforms in [0, 1), see :attr:`steps`, float32 or float64 whatever the module was
+                converted to; numbers outside count as the nearest inside.
 
         Returns:
-            ``(N, 3, H, W)`` float32 in [0, 1].
+            ``(N, 3, H, W)`` in [0, 1]: float32, or what the module was converted to, as the next layer will be.
         """
         self._require_fit()
         noise = noise.to(self.bank.keys.device)
         index = search(noise, self.bank.keys, self._number) if torch.compiler.is_compiling() else self.search(noise)
-        return self.decode(index, self.default_decoding(self.settings))
+        return self.decode(index, self.default_decoding(self.settings)).to(self.autoencoder.dtype)
 
     def search(self, noise: Tensor) -> Tensor:
         """The first half of :meth:`forward`: ``(N, steps)`` uniforms -> ``(N, h, w)`` int64 positions in the bank."""
@@ -792,6 +793,10 @@ class LatentPatch(nn.Module):
         if not len(self.bank):
             raise RuntimeError("the model has no sources yet: call fit, load or load_state_dict first")
         return self.bank.grid
+
+
+def _leave_meta(model: LatentPatch, _: object) -> None:
+    model.autoencoder.settle(model.bank.keys.device)
 
 
 def _attributes_by_id(

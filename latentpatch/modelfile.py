@@ -141,7 +141,7 @@ class ModelFile:
             )
         if not bank.coded and bank.latents.shape[3] != channels:
             raise ValueError(f"latents have {bank.latents.shape[3]} channels, the PCA {channels}")
-        for name, value in pca.named_buffers():
+        for name, value in pca.fitted().items():
             if value.dtype != torch.float32 or not bool(torch.isfinite(value).all()):
                 raise ValueError(f"pca.{name} is not finite float32")
 

@@ -15,7 +15,7 @@ __all__ = ["PCA"]
 class PCA(FittedModule):
     """Linear map of L-dimensional latents to their r leading principal components and back.
 
-    Buffers:
+    Tensors, which move with the module and are in its state dict:
         mean: ``(L,)`` float32, mean latent.
         basis: ``(r, L)`` float32, orthonormal rows, by falling variance; the entry of largest magnitude
             of each is positive, so that a fit is unique.
@@ -30,10 +30,10 @@ class PCA(FittedModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(0))
-        self.register_buffer("basis", torch.zeros(0, 0))
-        self.register_buffer("explained_variance", torch.zeros(0))
-        self.register_buffer("total_variance", torch.zeros(()))
+        self.register_fitted("mean", torch.zeros(0))
+        self.register_fitted("basis", torch.zeros(0, 0))
+        self.register_fitted("explained_variance", torch.zeros(0))
+        self.register_fitted("total_variance", torch.zeros(()))
 
     @property
     def components(self) -> int:

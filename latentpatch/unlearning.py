@@ -143,8 +143,8 @@ def _equal(name: str, pca: PCA, bank: SourceBank, after: LatentPatch) -> Check:
     differing = [
         f"{part}.{key}"
         for part, ours, theirs in (("pca", pca, after.pca), ("bank", bank, after.bank))
-        for key, value in ours.named_buffers()
-        if not _same(value, dict(theirs.named_buffers())[key])
+        for key, value in ours.fitted().items()
+        if not _same(value, theirs.fitted()[key])
     ]
     same_digest = bank.computed_digest() == after.bank.computed_digest()
     return Check(name, not differing and same_digest, {"differing": differing, "sources_sha256": bank.digest()})

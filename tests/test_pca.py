@@ -47,8 +47,8 @@ def test_unprojecting_gives_the_closest_expressible_latents():
 def test_batches_do_not_matter():
     data = latents()
     whole, parts = PCA().fit([data], 4), PCA().fit(data.split(1), 4)
-    for name, value in whole.named_buffers():
-        torch.testing.assert_close(dict(parts.named_buffers())[name], value, rtol=1e-6, atol=1e-6)
+    for name, value in whole.fitted().items():
+        torch.testing.assert_close(parts.fitted()[name], value, rtol=1e-6, atol=1e-6)
 
 
 def test_far_from_the_origin_no_digits_are_lost():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 
+import torch
+
 from .base import Autoencoder, AutoencoderSpec
 
 __all__ = ["AUTOENCODERS", "DEFAULT", "Autoencoder", "AutoencoderSpec", "load_autoencoder", "parse_autoencoder"]
@@ -46,7 +48,7 @@ def parse_autoencoder(text: str) -> tuple[str, str | None]:
 
 
 def load_autoencoder(name: str, argument: str | None = None, *, pretrained: bool = True) -> Autoencoder:
-    """Build an autoencoder by name.
+    """Build an autoencoder by name. Under ``torch.device("meta")`` no weights are read.
 
     Args:
         name: a key of :data:`AUTOENCODERS`, or ``NAME:ARGUMENT``.
@@ -61,6 +63,7 @@ def load_autoencoder(name: str, argument: str | None = None, *, pretrained: bool
         name, argument = parse_autoencoder(name)
     else:
         parse_autoencoder(name)
+    pretrained = pretrained and not torch.empty(0).is_meta
     family = importlib.import_module(f"{__name__}.{AUTOENCODERS[name]}")
     model: Autoencoder = family.load(name, argument, pretrained=pretrained)
     return model

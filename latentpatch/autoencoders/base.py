@@ -60,6 +60,8 @@ class Autoencoder(nn.Module, ABC):
         fold: side of the blocks of latent cells that are stacked into channels.
     """
 
+    _anchor: Tensor
+
     def __init__(self, spec: AutoencoderSpec, fold: int = 1) -> None:
         super().__init__()
         self.spec = spec
@@ -98,10 +100,19 @@ class Autoencoder(nn.Module, ABC):
         return self._reference.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self._reference.dtype
+
+    def settle(self, device: torch.device) -> None:
+        """Leave the meta device, where weights were assigned or there are none."""
+        if self._anchor.is_meta:
+            self._anchor = torch.zeros((), dtype=self._anchor.dtype, device=device)
+
+    @property
     def _reference(self) -> Tensor:
         """A tensor with the type and device of the weights; a buffer where there are none."""
-        anchor: Tensor = self._anchor  # type: ignore[assignment]
-        return next(self.parameters(), anchor)
+        return next(self.parameters(), self._anchor)
 
     def train(self, mode: bool = True) -> Autoencoder:
         """Change nothing: pretrained weights stay in evaluation mode within a model that is trained."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 __all__ = ["check_integer", "check_noise", "check_number", "check_reference"]
@@ -32,11 +33,14 @@ def check_number(name: str, value: object, least: float, most: float) -> None:
 
 
 def check_noise(noise: Tensor, steps: int) -> None:
-    """Refuse noise that is not ``(N, steps)``.
+    """Refuse noise that is not ``(N, steps)``, or too coarse: bfloat16 holds 128 numbers from 1/2 to 1.
 
     Raises:
-        ValueError: with both shapes.
+        TypeError, ValueError: saying what was given.
     """
+    if noise.dtype not in (torch.float32, torch.float64):
+        given = str(noise.dtype).removeprefix("torch.")
+        raise TypeError(f"noise: float32 or float64 is expected, whatever the type of the module, got {given}")
     if noise.ndim != 2 or noise.shape[1] != steps:
         raise ValueError(f"noise: shape (N, {steps}) is expected, got {tuple(noise.shape)}")
 
