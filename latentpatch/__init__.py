@@ -4,7 +4,7 @@ from .autoencoders import Autoencoder, AutoencoderSpec, load_autoencoder
 from .bank import SourceBank
 from .errors import FileError, ImageError, LatentPatchError, WeightsError
 from .explanation import Explanation, explain
-from .generation import Generation
+from .generation import Blend, Generation
 from .model import LatentPatch
 from .pca import PCA
 from .sampling import (
@@ -23,6 +23,7 @@ __all__ = [
     "SAMPLERS",
     "Autoencoder",
     "AutoencoderSpec",
+    "Blend",
     "DiffusionSettings",
     "Explanation",
     "FileError",

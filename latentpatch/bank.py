@@ -357,6 +357,25 @@ class SourceBank(FittedModule):
         except ValueError as error:
             raise FileError(f"malformed model file: {error}") from error
 
+    def blend(self, weights: Tensor, codebook: Tensor | None = None) -> Tensor:
+        """What the sources hold, weighted.
+
+        Args:
+            weights: ``(N, B, h, w)`` floating point.
+            codebook: ``(codes, L / q)``, where latents are code indices.
+
+        Returns:
+            ``(N, L, h, w)`` of the weights' type.
+        """
+        groups = chunks(self.latents, codebook)
+        total = weights.new_zeros(())
+        for held, shares in zip(groups, weights.split(len(groups[0]), 1), strict=True):
+            if self.mapped:
+                self._check_gathered(held, None if codebook is None else len(codebook))
+            latents = look_up(held.to(weights.device), codebook).to(weights.dtype)
+            total = total + torch.einsum("nbhw,bhwl->nlhw", shares, latents)
+        return total
+
     def keys_at(self, index: Tensor) -> Tensor:
         """Keys where an index map points: ``(N, h, w)`` -> ``(N, h, w, r)`` int16."""
         rows, columns = _cells(self.grid, index.device)

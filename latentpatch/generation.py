@@ -10,7 +10,7 @@ from torch import Tensor
 from .provenance import largest_regions, provenance_images, source_shares
 from .sampling import Settings
 
-__all__ = ["Generation"]
+__all__ = ["Blend", "Generation"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,7 @@ class Generation:
 
     def shares(self) -> list[dict[str, float]]:
         """For each image, the share of its cells each of its sources gave, largest first."""
-        result = []
-        for row in source_shares(self.index, len(self.ids)).cpu():
-            used = row.nonzero()[:, 0].tolist()
-            used.sort(key=lambda b: (-float(row[b]), b))
-            result.append({self.ids[b]: float(row[b]) for b in used})
-        return result
+        return [_largest_first(row, self.ids) for row in source_shares(self.index, len(self.ids)).cpu()]
 
     def largest_regions(self) -> Tensor:
         """For each image, the share of its cells in the largest connected region from one source: ``(N,)``."""
@@ -70,3 +65,38 @@ class Generation:
     def settings_record(self) -> dict[str, Any]:
         """Sampler and settings, for a JSON file."""
         return {"sampler": self.sampler, "settings": None if self.settings is None else asdict(self.settings)}
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Images whose cells are weighted means of all sources'.
+
+    Attributes:
+        images: ``(N, 3, H, W)`` float32 in [0, 1].
+        weights: ``(N, B, h, w)`` float32, how much of each latent cell comes from each source; they add up to 1 over
+            the sources.
+        ids: names of the B sources.
+    """
+
+    images: Tensor = field(repr=False)
+    weights: Tensor = field(repr=False)
+    ids: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def index(self) -> Tensor:
+        """For each cell the source of the largest weight: ``(N, h, w)`` int64."""
+        return self.weights.argmax(1)
+
+    def shares(self) -> list[dict[str, float]]:
+        """For each image, the share of it each of its sources gave, largest first."""
+        means = self.weights.detach().double().mean((2, 3)).cpu()
+        return [_largest_first(row, self.ids) for row in means]
+
+
+def _largest_first(row: Tensor, ids: tuple[str, ...]) -> dict[str, float]:
+    used = row.nonzero()[:, 0].tolist()
+    used.sort(key=lambda b: (-float(row[b]), b))
+    return {ids[b]: float(row[b]) for b in used}

@@ -21,7 +21,7 @@ from .blending import DECODINGS, blend, default_decoding
 from .compiling import register, search
 from .editing import cell_mask, fill_smoothly, join
 from .errors import FileError, ImageError, WeightsError
-from .generation import Generation
+from .generation import Blend, Generation
 from .modelfile import ModelFile
 from .operations import Costs, Decode, Encode, Operation, Search, Step, run_together
 from .pca import PCA
@@ -39,6 +39,7 @@ from .sampling import (
     settings_record,
 )
 from .sampling.checks import check_integer
+from .sampling.soft import patch_distances, soft_weights
 from .state import pack, unpack
 from .storage import Rows
 
@@ -524,6 +525,79 @@ class LatentPatch(nn.Module):
             raise ValueError(f"where {str(where)!r}: none of the {len(self.bank)} sources satisfies it")
         return chosen
 
+    def soft(
+        self,
+        reference: Tensor | None = None,
+        *,
+        latents: Tensor | None = None,
+        temperature: float = 0.1,
+        patch_size: int = 4,
+        neighbours: int | None = None,
+        hard: bool = False,
+        where: str | Predicate | None = None,
+    ) -> Blend:
+        """Pictures, or latents that are learned, made again from weighted means of all sources, with gradients.
+
+        The weights of a cell are the softmax of its patch's distances to the sources' over the temperature, see
+        :mod:`latentpatch.sampling.soft`; towards 0 it takes the nearest source alone.
+
+        Args:
+            reference: ``(3, H, W)`` or ``(N, 3, H, W)`` in [0, 1] of the bank's image size.
+            latents: ``(N, L, h, w)`` of the autoencoder, instead of a picture.
+            temperature: above 0, in units of the sources' variance: two of them are about 2 apart.
+            patch_size: side of the compared patches in cells (omega).
+            neighbours: how many nearest sources take part in a cell; None for all.
+            hard: take the nearest source alone, but with the gradient of the soft weights (straight through).
+            where: see :meth:`generate`.
+
+        Returns:
+            Images that carry gradients to ``reference`` or ``latents``, and the weights. Pixels that the decoder takes
+            beyond [0, 1] have none.
+
+        Raises:
+            TypeError, ValueError: for arguments out of range.
+        """
+        self._require_fit()
+        if (reference is None) == (latents is None):
+            raise TypeError("soft: either a reference or latents are expected")
+        if reference is not None:
+            count = len(reference) if reference.ndim == 4 else 1
+            latents = self.autoencoder.encode(self._pictures(reference, "reference", count, self.image_size))
+        assert latents is not None
+        weights = self._soft_weights(latents, self._candidates(where), temperature, patch_size, neighbours, hard)
+        pictures = self.autoencoder.decode(self.bank.blend(weights, self.autoencoder.codebook))
+        return Blend(pictures, weights, tuple(self.bank.ids))
+
+    def _soft_weights(
+        self,
+        latents: Tensor,
+        candidates: Tensor | None,
+        temperature: float,
+        patch_size: int,
+        neighbours: int | None,
+        hard: bool,
+    ) -> Tensor:
+        """-> (N, B, h, w) float32, zero for sources that are no candidates"""
+        wanted = (self.autoencoder.spec.latent_channels, *self.bank.grid)
+        if latents.ndim != 4 or tuple(latents.shape[1:]) != wanted or not latents.is_floating_point():
+            given = f"{str(latents.dtype).removeprefix('torch.')} {tuple(latents.shape)}"
+            raise ValueError(
+                f"latents: floating point of shape (N, {', '.join(map(str, wanted))}) is expected, got {given}"
+            )
+        keys = self.bank.searchable()
+        if len(keys) != len(self.bank):
+            raise ValueError("soft: a bank that is not sharded is expected")
+        chosen = keys if candidates is None else keys[candidates]
+        # Doubles: as the temperature falls, differences of large numbers decide.
+        sources = chosen.double() * self.bank.key_step.double()
+        distances = patch_distances(self.pca.project(latents.to(keys.device)), sources, patch_size)
+        variance = float(self.pca.explained_variance.double().sum()) or 1.0  # of equal sources it is 0
+        weights = soft_weights(distances / variance, temperature, neighbours, hard=hard).float()
+        if candidates is None:
+            return weights
+        everyone = weights.new_zeros((len(weights), len(self.bank), *weights.shape[2:]))
+        return everyone.index_copy(1, candidates, weights)
+
     # --- editing -----------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -808,7 +882,7 @@ def _attributes_by_id(
 def _check_range(name: str, pictures: Tensor) -> None:
     if not pictures.is_floating_point():
         raise TypeError(f"{name}: a floating-point tensor is expected, got {pictures.dtype}")
-    least, most = float(pictures.min()), float(pictures.max())
+    least, most = (float(value) for value in pictures.detach().aminmax())
     if not (least >= 0 and most <= 1):  # so that NaN fails too
         raise ValueError(f"{name}: values from 0 to 1 are expected, got {least} to {most}")
 
