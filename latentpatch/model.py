@@ -25,6 +25,7 @@ from .generation import Blend, Generation
 from .modelfile import ModelFile
 from .operations import Costs, Decode, Encode, Operation, Search, Step, run_together
 from .pca import PCA
+from .pretrained import find_model, upload, write_folder
 from .processes import ALONE, Processes
 from .sampling import (
     DEFAULT_PRESET,
@@ -779,6 +780,10 @@ class LatentPatch(nn.Module):
         spec = asdict(self.autoencoder.spec)
         return {**spec, "fold": self.autoencoder.fold, "sha256": self.autoencoder.fingerprint()}
 
+    def origin(self) -> dict[str, Any]:
+        """:meth:`identity` of the autoencoder that the sources were encoded with."""
+        return self._encoder or self.identity()
+
     def save(self, path: str | Path) -> None:
         """Write PCA, bank and settings to one safetensors file; the autoencoder's weights are not in it.
 
@@ -788,8 +793,7 @@ class LatentPatch(nn.Module):
             FileError: where it cannot be written.
         """
         self._require_fit()
-        facts = self._encoder or self.identity()
-        ModelFile(facts, self.pca.components, self.settings, self.pca, self.bank).write(path)
+        ModelFile(self.origin(), self.pca.components, self.settings, self.pca, self.bank).write(path)
 
     @classmethod
     def load(cls, path: str | Path, autoencoder: Autoencoder | str | None = None) -> LatentPatch:
@@ -838,6 +842,87 @@ class LatentPatch(nn.Module):
         model.pca, model.bank = stored.pca.to(autoencoder.device), bank.to(autoencoder.device)
         model._encoder = facts if other else None
         return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        autoencoder: Autoencoder | str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> LatentPatch:
+        """Read what :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
+
+        Folders need neither a network nor huggingface_hub (``pip install latentpatch[huggingface]``).
+
+        Args:
+            pretrained_model_name_or_path: a folder, or ``OWNER/NAME`` on the Hugging Face Hub.
+            autoencoder: see :meth:`load`.
+            revision, token, cache_dir, force_download, local_files_only: as of ``huggingface_hub.hf_hub_download``.
+
+        Raises:
+            FileError: where there is no such model, or it cannot be had.
+            WeightsError: where the autoencoder's weights are not those it was fitted with.
+        """
+        path = find_model(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        return cls.load(path, autoencoder)
+
+    def save_pretrained(self, save_directory: str | Path, *, repo_id: str | None = None) -> None:
+        """Write the model file and a model card, ``README.md``, into a folder.
+
+        Args:
+            save_directory: the folder, made where it is missing.
+            repo_id: where it is going to be published, for the card.
+
+        Raises:
+            FileError: where they cannot be written.
+        """
+        self._require_fit()
+        write_folder(self, save_directory, repo_id)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Push model using latentpatch",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Publish the model, **and with it its sources**, on the Hugging Face Hub.
+
+        Args:
+            repo_id: ``OWNER/NAME``; made where it is missing.
+            commit_message, private, token, revision, create_pr: as of ``huggingface_hub.HfApi``.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            FileError: where that is not possible.
+        """
+        self._require_fit()
+        return upload(
+            self,
+            repo_id,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
     def get_extra_state(self) -> Tensor:
         return pack({"components": self.components, "settings": settings_record(self.settings)})
