@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..sampling import SAMPLERS
-from .arguments import add_network, add_report, add_settings, add_sources, positive
+from .arguments import add_network, add_report, add_sampler, add_sources, positive
 from .common import chosen_settings, counted, say, sources_model
 
 __all__ = ["add_export"]
@@ -20,7 +19,6 @@ def add_export(commands: Any) -> None:
     parser.add_argument("--format", choices=_FORMATS, default="onnx", help="aoti needs a C++ compiler (onnx)")
     parser.add_argument("--graphs", metavar="NAME,NAME,…", help="those that are wanted (all)")
     parser.add_argument("--where", metavar="PREDICATE", help="sources to export; no others are in the files")
-    parser.add_argument("--sampler", choices=tuple(SAMPLERS), default="raster", help="only the raster is exported")
     parser.add_argument(
         "--external-data",
         type=positive,
@@ -28,7 +26,7 @@ def add_export(commands: Any) -> None:
         metavar="MB",
         help="from how much on weights and sources go in a file beside an ONNX file (1024)",
     )
-    add_settings(parser)
+    add_sampler(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where to write")
     add_network(parser)
     add_report(parser, _export)
@@ -43,7 +41,6 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         model,
         options.output,
         options.format,
-        sampler=options.sampler,
         settings=chosen_settings(options, model),
         where=options.where,
         only=tuple(options.graphs.split(",")) if options.graphs else None,

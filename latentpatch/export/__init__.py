@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import LatentPatchError
 from ..files import staged
 from ..model import LatentPatch
-from ..sampling import Settings
+from ..sampling import Settings, sampler_of
 from .graphs import TRACEABLE, Graph, graphs
 
 __all__ = ["EXTERNAL_FROM", "FORMATS", "TRACEABLE", "export"]
@@ -41,7 +41,7 @@ def export(
     folder: str | Path,
     format: str = "onnx",
     *,
-    sampler: str = "raster",
+    sampler: str | None = None,
     settings: Settings | None = None,
     where: str | None = None,
     only: tuple[str, ...] | None = None,
@@ -56,7 +56,7 @@ def export(
         model: fitted.
         folder: where; files of the same names are replaced, all of them or none.
         format: one of :data:`FORMATS`.
-        sampler: its name; one of :data:`TRACEABLE`.
+        sampler: its name, one of :data:`TRACEABLE`; by default the one the settings are for.
         settings: of the sampler; by default the model's.
         where: predicate on attributes: the files then hold no other sources.
         only: names of the graphs that are wanted; None for all.
@@ -73,8 +73,9 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"format {format!r}: one of {', '.join(FORMATS)} is expected")
     _check_tools(format)
-    free, guided = _settings(model, sampler, settings, False), _settings(model, sampler, settings, True)
-    model = _subset(model, where)
+    method, chosen = model._sampler(sampler, settings)
+    model, sampler = _subset(model, where), sampler_of(chosen)
+    free, guided = (method.resolved(chosen, len(model.bank), given) for given in (False, True))
     made = graphs(model, sampler, free, guided)
     names = [graph.name for graph in made]
     unknown = [name for name in only or () if name not in names]
@@ -135,11 +136,6 @@ def _write_onnx(
     ]
     made.save(str(path), external_data=sum(value.nbytes for value in values) >= external_from)
     onnx.checker.check_model(str(path), full_check=True)
-
-
-def _settings(model: LatentPatch, sampler: str, settings: Settings | None, reference: bool) -> Any:
-    method, chosen = model._sampler(sampler, settings)
-    return method.resolved(chosen, len(model.bank), reference)
 
 
 def _subset(model: LatentPatch, where: str | None) -> LatentPatch:

@@ -15,12 +15,16 @@ from ..model import LatentPatch
 from ..sampling import SAMPLERS, Settings
 from ..sampling.keys import KEY_NORM
 from .raster import TraceableRaster
+from .resynthesis import TraceableResynthesis
 
 __all__ = ["TRACEABLE", "Graph", "graphs"]
 
 #: Traceable forms of samplers: ``(keys, settings, whether a reference is given) -> module``. Those that are missing
 #: here are refused by name.
-TRACEABLE: dict[str, Callable[[Tensor, Any, bool], nn.Module]] = {"raster": TraceableRaster}
+TRACEABLE: dict[str, Callable[[Tensor, Any, bool], nn.Module]] = {
+    "resynthesis": TraceableResynthesis,
+    "raster": TraceableRaster,
+}
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ integers that are held exactly. Index maps are those of :func:`latentpatch.sampl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isqrt
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._higher_order_ops.scan import scan
 
 from ..sampling.keys import KEY_NORM, _weights, resize_keys
 from ..sampling.schedule import RasterSettings, Scale, raster_schedule
 from ..sampling.sources import cut, longest, score_bound
+from .loops import draw, each, ranked
 
 __all__ = ["TraceableRaster"]
 
@@ -137,7 +137,7 @@ class _ScaleSearch(nn.Module):
 
     def forward(self, uniforms: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
         """``(N, places)`` and the former grid's keys, or None -> index map ``(N, h, w)``, and this grid's keys."""
-        draws = _draw(uniforms.T, self.neighbours), _draw(uniforms.T, self.count)
+        draws = draw(uniforms.T, self.neighbours), draw(uniforms.T, self.count)
         sources = self.sources.to(self.exact)
         norms = sources.square().sum(2)[:, None]
 
@@ -146,12 +146,13 @@ class _ScaleSearch(nn.Module):
             products = torch.baddbmm(norms[units], vectors, sources[units].transpose(1, 2), alpha=-2)
             return products.to(self.scored)
 
-        def visit(scores: Tensor, level: _Level) -> tuple[Tensor, Tensor]:
+        def visit(scores: Tensor, tables: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
             """Do the places of a level. -> scores (U + 1, N, B), picks (M, N)"""
+            level = _Level(*tables)
             picks = torch.where(level.blind, level.anyone, self._nearest(scores, level))
             blocks = level.blocks.flatten()
-            each = picks.repeat_interleave(level.blocks.shape[1], 0)
-            vectors = sources.flatten(0, 1)[blocks[:, None] * self.count + each]
+            written = picks.repeat_interleave(level.blocks.shape[1], 0)
+            vectors = sources.flatten(0, 1)[blocks[:, None] * self.count + written]
             return scores.index_put((blocks,), compared(vectors, blocks)), picks
 
         if self.begun and grid is not None:
@@ -164,18 +165,17 @@ class _ScaleSearch(nn.Module):
         picks = []
         if self.first.levels:
             level = self.first.of(*draws)
-            scores, drawn = visit(scores, _Level(*(table[0] for table in level)))
+            scores, drawn = visit(scores, tuple(table[0] for table in level))
             picks.append(drawn)
         if self.others.levels:
-            picks.append(_each(visit, scores, self.others.of(*draws)).flatten(0, 1))
+            picks.append(each(visit, scores, tuple(self.others.of(*draws)))[1].flatten(0, 1))
         index = torch.cat(picks)[self.writers].movedim(-1, 0)
         return index, self._keys_at(index)
 
     def _nearest(self, scores: Tensor, level: _Level) -> Tensor:
-        """The source of a rank. Source and score make one number: no two are equal, and ties go to the lower source."""
+        """The sources of the ranks, ``(M, N)``."""
         windows = scores[level.windows.flatten()].unflatten(0, level.windows.shape)
-        ranked = windows.sum(1, dtype=torch.int64) * self.count + torch.arange(self.count, device=scores.device)
-        near = ranked.topk(self.neighbours, 2, largest=False).values
+        near = ranked(windows.sum(1, dtype=torch.int64)).topk(self.neighbours, 2, largest=False).values
         result: Tensor = near.gather(2, level.ranks[:, :, None])[:, :, 0].remainder(self.count)
         return result
 
@@ -257,19 +257,3 @@ def _cells(scale: Scale) -> Tensor:
     side, width = scale.unit, -(-scale.size[1] // scale.unit)
     y, x = torch.arange(scale.size[0])[:, None], torch.arange(scale.size[1])
     return torch.stack([y // side * width + x // side, y % side * side + x % side])
-
-
-def _each(visit: Callable[[Tensor, _Level], tuple[Tensor, Tensor]], scores: Tensor, levels: _Level) -> Tensor:
-    """Visit levels in turn, as one loop of a graph where one is made. -> (L, M, N) picks"""
-    if torch.compiler.is_exporting():
-        result: Tensor = scan(lambda scores, level: visit(scores, _Level(*level)), scores, tuple(levels))[1]
-        return result
-    picks = []
-    for level in zip(*levels, strict=True):
-        scores, drawn = visit(scores, _Level(*level))
-        picks.append(drawn)
-    return torch.stack(picks)
-
-
-def _draw(uniforms: Tensor, choices: int) -> Tensor:
-    return (uniforms * choices).long().clamp(0, choices - 1)

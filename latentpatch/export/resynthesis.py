@@ -1,0 +1,181 @@
+"""Resynthesis in plain operations on whole tensors, to be traced into a graph.
+
+The waves of all sweeps are one loop, whose body is the same for all of them; which cells a wave compares and writes
+is in tables, padded to the widest. Beyond the grid lies one more cell, where all sources are zero: what is
+compared with it or written to it changes nothing. All numbers are integers that are held exactly, and index maps are
+those of :func:`latentpatch.sampling.resynthesis`.
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..sampling.keys import KEY_NORM
+from ..sampling.resynthesis import ResynthesisSettings, Wave, _limit, resynthesis_steps, waves
+from ..sampling.search import sum_dtype
+from ..sampling.sources import PreparedSources, longest, score_bound
+from .loops import draw, each, ranked
+
+__all__ = ["TraceableResynthesis"]
+
+
+class _Wave(NamedTuple):
+    """A wave of M blocks in a sweep; of L waves with a leading dimension.
+
+    Attributes:
+        cells: ``(M, w^2)`` flat cells that are written.
+        windows: ``(M, omega^2)`` flat cells that are compared.
+        ranks: ``(M, N)`` which of the nearest sources is wanted.
+        room: ``(1,)`` cells a source may have given so that it may still give all of the wave.
+    """
+
+    cells: Tensor
+    windows: Tensor
+    ranks: Tensor
+    room: Tensor
+
+
+class _Grid(NamedTuple):
+    """Images on their way.
+
+    Attributes:
+        scores: ``(cells + 1, N, B)`` integers: each cell compared with the sources there.
+        index: ``(cells + 1, N)`` int64 sources, B where none has given.
+        given: ``(N, B + 1)`` int32, how many cells each source has given.
+    """
+
+    scores: Tensor
+    index: Tensor
+    given: Tensor
+
+
+class TraceableResynthesis(nn.Module):
+    """``noise (N, steps) -> index map (N, h, w)``; with a reference, ``noise, its keys (N, h, w, r) -> index map``.
+
+    Args:
+        keys: ``(B, h, w, r)`` int16 sources.
+        settings: of the sampler.
+        reference: whether there is one.
+
+    Raises:
+        ValueError: where settings and sources do not go together, or are too many for 64-bit integers.
+    """
+
+    sources: Tensor
+    distances: Tensor
+    cells: Tensor
+    windows: Tensor
+    places: Tensor
+    first: Tensor
+    room: Tensor
+
+    def __init__(self, keys: Tensor, settings: ResynthesisSettings, reference: bool = False) -> None:
+        super().__init__()
+        self.count, *size, depth = keys.shape
+        grid = self.grid = size[0], size[1]
+        self.settings = settings = settings.resolved(self.count, reference)
+        settings.check_sources(self.count, reference)
+        self.steps = resynthesis_steps(grid, settings, reference)
+        norm = max(longest(keys), KEY_NORM + isqrt(depth) // 2 + 1 if reference else 0)
+        self.barred = score_bound(settings.patch_size, norm)
+        if self.barred * self.count >= 1 << 63:
+            raise ValueError(
+                f"{self.count} sources with patch_size {settings.patch_size}: more than 64-bit integers count"
+            )
+        self.exact = torch.float32 if score_bound(1, norm) <= 1 << 24 else torch.float64
+        self.sums = sum_dtype(settings.patch_size, norm)
+        beyond = torch.zeros(1, self.count, depth, dtype=keys.dtype)
+        self.register_buffer("sources", torch.cat([keys.flatten(1, 2).movedim(0, 1), beyond]))  # (A + 1, B, r) int16
+        if not reference:
+            mean = PreparedSources(keys).mean
+            distances = torch.cat([(part.long() - mean).square().flatten(1).sum(1) for part in keys.split(64)])
+            self.register_buffer("distances", distances)
+        limit = _limit(settings, grid, self.count, reference)
+        self._tabulate(waves(grid, settings.patch_size, settings.stride), limit)
+
+    def _tabulate(self, plan: tuple[Wave, ...], limit: int) -> None:
+        """The waves of all sweeps as tensors ``(L, M, ...)``."""
+        area, sweeps = self.grid[0] * self.grid[1], self.settings.sweeps
+        most = max(len(wave.cells) for wave in plan)
+
+        def table(parts: list[np.ndarray], filler: int) -> Tensor:
+            rows = [np.pad(part, ((0, most - len(part)), (0, 0)), constant_values=filler) for part in parts]
+            return torch.from_numpy(np.stack(rows)).repeat(sweeps, 1, 1)
+
+        self.register_buffer("cells", table([wave.cells for wave in plan], area))
+        self.register_buffer("windows", table([wave.windows for wave in plan], area))
+        self.register_buffer("places", table([wave.places[:, None] for wave in plan], 0)[:, :, 0])
+        self.register_buffer("first", (torch.arange(sweeps * len(plan)) < len(plan))[:, None, None])
+        self.register_buffer("room", torch.tensor([limit - wave.size for wave in plan]).repeat(sweeps)[:, None])
+
+    def forward(self, noise: Tensor, reference: Tensor | None = None) -> Tensor:
+        uniforms = noise.double().clamp(0, 1)
+        starts = None
+        if reference is None:
+            drawn, uniforms = uniforms.split([self.settings.draws, self.steps - self.settings.draws], 1)
+            starts = self._start(drawn)
+            held = F.embedding(starts, self.sources.movedim(1, 0).flatten(1)).unflatten(1, self.sources.shape[::2])
+            held = held.movedim(1, 0)
+        else:
+            held = F.pad(reference.flatten(1, 2).movedim(1, 0), (0, 0, 0, 0, 0, 1))
+        grid = self._sweep(held, uniforms, None if self.settings.keep_start else starts)
+        return grid.index[:-1].movedim(1, 0).unflatten(1, self.grid)
+
+    def _start(self, uniforms: Tensor) -> Tensor:
+        """The sources to start with, ``(N,)``: of those drawn the farthest from the mean, the first among equals."""
+        drawn = draw(uniforms, self.count)
+        order = torch.arange(self.settings.draws, device=drawn.device)
+        farthest = (self.distances[drawn] * self.settings.draws - order).argmax(1, keepdim=True)
+        return drawn.gather(1, farthest)[:, 0]
+
+    def _sweep(self, held: Tensor, uniforms: Tensor, kept_out: Tensor | None) -> _Grid:
+        """All waves. ``(cells + 1, N, r)`` keys, ``(N, places)`` and the sources ``(N,)`` that give nothing."""
+        assert self.settings.neighbours is not None
+        neighbours, sources = self.settings.neighbours, self.sources.to(self.exact)
+        norms = sources.square().sum(2)[:, None]  # (A + 1, 1, B)
+        numbers = torch.arange(self.count, device=held.device)
+        beyond = len(sources) - 1
+
+        def compared(keys: Tensor, cells: Tensor | slice) -> Tensor:
+            """(n, N, r) -> scores (n, N, B)"""
+            vectors = sources[cells]
+            return torch.baddbmm(norms[cells], keys.to(self.exact), vectors.transpose(1, 2), alpha=-2).to(self.sums)
+
+        def visit(grid: tuple[Tensor, ...], wave: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
+            scores, index, given = grid
+            cells, windows, ranks, room = wave
+            blocks, written = windows.shape[0], cells.flatten()
+            before = index[written].movedim(1, 0)
+            given = given.scatter_add(1, before, torch.full_like(before, -1, dtype=given.dtype))
+            barred = given[:, :-1] > room
+            if kept_out is not None:
+                barred = barred | (numbers == kept_out[:, None])
+            total = scores[windows.flatten()].unflatten(0, (blocks, -1)).sum(1, dtype=self.sums)
+            total = total.masked_fill(barred, self.barred)
+            near = ranked(total).topk(neighbours, 2, largest=False).values
+            free = (~barred).sum(1)
+            wanted = torch.minimum(ranks, free - 1)[:, :, None]
+            picks = near.gather(2, wanted)[:, :, 0].remainder(self.count)
+            picked = picks.repeat_interleave(cells.shape[1], 0)
+            picked = torch.where(written[:, None] < beyond, picked, self.count)
+            given = given.scatter_add(1, picked.movedim(1, 0), torch.ones_like(before, dtype=given.dtype))
+            keys = sources.flatten(0, 1)[written[:, None] * self.count + picked.clamp(max=self.count - 1)]
+            scores = scores.index_put((written,), compared(keys, written))
+            return (scores, index.index_put((written,), picked), given), picks
+
+        ranks = torch.where(self.first, draw(uniforms.movedim(1, 0), neighbours)[self.places], 0)
+        images = uniforms.shape[0]
+        begun = _Grid(
+            compared(held, slice(None)),
+            uniforms.new_full((beyond + 1, images), self.count, dtype=torch.int64),
+            uniforms.new_zeros((images, self.count + 1), dtype=torch.int32),
+        )
+        waves = _Wave(self.cells, self.windows, ranks, self.room)
+        last, _ = each(visit, tuple(begun), tuple(waves))
+        return _Grid(*last)
