@@ -171,7 +171,8 @@ def test_external_data_and_chosen_sources(faces, tmp_path):
         "--attributes",
         str(table),
     ]
-    arguments += ["--where", "mood=glad", "--sampler", "raster", "--scales", "2", "--patch-size", "4", "--graphs", "generate", "-q"]
+    arguments += ["--where", "mood=glad", "--sampler", "raster", "--scales", "2", "--patch-size", "4"]
+    arguments += ["--graphs", "generate", "-q"]
     assert main(["export", *arguments, "--external-data", "1", "-o", str(tmp_path / "inside")]) == 0
     model = LatentPatch("pixels:8", components=8).fit(faces, attributes=table, size=64)
     settings = RasterSettings(4, scales=2)

@@ -105,6 +105,16 @@ def test_no_source_gives_more_than_its_share_and_the_start_nothing():
     assert (free.flatten(1) == starts[:, None]).all()  # nothing is nearer than itself
 
 
+def test_the_start_gives_nothing_where_sums_need_64_bits():
+    vectors = np.random.default_rng(0).standard_normal((6, 16, 16, 2))
+    vectors *= 2046 / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    bank = torch.from_numpy(vectors.round().astype(np.int16))
+    settings = ResynthesisSettings(patch_size=16, stride=5, neighbours=2, draws=1, max_share=0.4)
+    noise = noise_from_seeds(range(8), resynthesis_steps((16, 16), settings))
+    index = resynthesis(bank, noise, settings)
+    assert not (index.flatten(1) == (noise[:, :1] * 6).long()).any()
+
+
 def test_an_image_is_the_same_in_any_batch_and_memory():
     bank = a_bank(40, (9, 7), seed=2)
     settings = ResynthesisSettings()

@@ -23,24 +23,20 @@ def ranked(scores: Tensor) -> Tensor:
     return scores.long() * count + torch.arange(count, device=scores.device)
 
 
-def each(
-    visit: Callable[[Any, Any], tuple[Any, Tensor]], state: Any, steps: tuple[Tensor, ...]
-) -> tuple[Any, Tensor]:
+def each(visit: Callable[[Any, Any], Any], state: Any, steps: tuple[Tensor, ...]) -> Any:
     """Visit steps in turn, as one loop of a graph where one is made.
 
     Args:
-        visit: ``(state, step) -> (state, result)``; shapes and types of the state stay as they are.
+        visit: ``(state, step) -> state``; shapes and types of the state stay as they are.
         state: a tensor or a tuple of them to begin with.
         steps: tensors ``(L, ...)``, of each of which a step has one row.
 
     Returns:
-        The last state, and the results ``(L, ...)``.
+        The last state.
     """
     if torch.compiler.is_exporting():
-        last, results = scan(visit, state, steps)
-        return last, results
-    parts = []
+        # Results of steps are not collected: AOTInductor does so for fixed numbers of images alone.
+        return scan(lambda state, step: (visit(state, step), []), state, steps)[0]
     for step in zip(*steps, strict=True):
-        state, part = visit(state, step)
-        parts.append(part)
-    return state, torch.stack(parts)
+        state = visit(state, step)
+    return state

@@ -65,6 +65,7 @@ class _Level(NamedTuple):
     """What the places of a level compare and write; of L levels with a leading dimension.
 
     Attributes:
+        places: ``(M,)`` their numbers in the scan, padded by one beyond the last.
         windows: ``(M, V)`` units that are compared, padded by a unit beyond the last.
         blocks: ``(M, W)`` units that are written, padded likewise.
         blind: ``(M, 1)`` whether nothing is known in the window.
@@ -72,6 +73,7 @@ class _Level(NamedTuple):
         anyone: ``(M, N)`` which of all sources is wanted at a blind place.
     """
 
+    places: Tensor
     windows: Tensor
     blocks: Tensor
     blind: Tensor
@@ -91,14 +93,16 @@ class _Tables(nn.Module):
         super().__init__()
         self.levels = len(levels)
         chosen = [[places[number] for number in level] for level in levels]
-        self.register_buffer("places", _padded([[[number] for number in level] for level in levels], 0).sum(2))
+        numbers = _padded([[[number] for number in level] for level in levels], len(places))
+        self.register_buffer("places", numbers.flatten(1))
         self.register_buffer("windows", _padded([[place.window for place in level] for level in chosen], units))
         self.register_buffer("blocks", _padded([[place.block for place in level] for level in chosen], units))
         self.register_buffer("blind", _padded([[[place.blind] for place in level] for level in chosen], 0).bool())
 
     def of(self, ranks: Tensor, anyone: Tensor) -> _Level:
         """With the draws of the images, ``(places, N)``."""
-        return _Level(self.windows, self.blocks, self.blind, ranks[self.places], anyone[self.places])
+        drawn = self.places.clamp(max=len(ranks) - 1)
+        return _Level(self.places, self.windows, self.blocks, self.blind, ranks[drawn], anyone[drawn])
 
 
 class _ScaleSearch(nn.Module):
@@ -128,11 +132,7 @@ class _ScaleSearch(nn.Module):
         others = _levels(places, len(first))
         self.first = _Tables(places, first, len(units))
         self.others = _Tables(places, others, len(units))
-        rows = {place: number for number, (place,) in enumerate(first)}
-        longest_level = max(map(len, others), default=0)
-        for number, level in enumerate(others):
-            rows |= {place: len(first) + number * longest_level + i for i, place in enumerate(level)}
-        self.register_buffer("writers", _writers(scale, rows))
+        self.register_buffer("writers", _writers(scale))
         self.register_buffer("cells", _cells(scale))
 
     def forward(self, uniforms: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -146,14 +146,14 @@ class _ScaleSearch(nn.Module):
             products = torch.baddbmm(norms[units], vectors, sources[units].transpose(1, 2), alpha=-2)
             return products.to(self.scored)
 
-        def visit(scores: Tensor, tables: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-            """Do the places of a level. -> scores (U + 1, N, B), picks (M, N)"""
-            level = _Level(*tables)
+        def visit(state: tuple[Tensor, Tensor], tables: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            """Do the places of a level. State: scores (U + 1, N, B), picked sources (places + 1, N)."""
+            (scores, picked), level = state, _Level(*tables)
             picks = torch.where(level.blind, level.anyone, self._nearest(scores, level))
             blocks = level.blocks.flatten()
             written = picks.repeat_interleave(level.blocks.shape[1], 0)
             vectors = sources.flatten(0, 1)[blocks[:, None] * self.count + written]
-            return scores.index_put((blocks,), compared(vectors, blocks)), picks
+            return scores.index_put((blocks,), compared(vectors, blocks)), picked.index_put((level.places,), picks)
 
         if self.begun and grid is not None:
             held = cut(self._resized(grid), self.side).flatten(0, 1).transpose(1, 2)
@@ -162,14 +162,12 @@ class _ScaleSearch(nn.Module):
         else:
             empty = uniforms.new_zeros((len(sources), uniforms.shape[0], self.count))  # len() would fix N
             scores = empty.to(self.scored)
-        picks = []
+        state = scores, uniforms.new_zeros((uniforms.shape[1] + 1, uniforms.shape[0]), dtype=torch.int64)
         if self.first.levels:
-            level = self.first.of(*draws)
-            scores, drawn = visit(scores, tuple(table[0] for table in level))
-            picks.append(drawn)
+            state = visit(state, tuple(table[0] for table in self.first.of(*draws)))
         if self.others.levels:
-            picks.append(each(visit, scores, tuple(self.others.of(*draws)))[1].flatten(0, 1))
-        index = torch.cat(picks)[self.writers].movedim(-1, 0)
+            state = each(visit, state, tuple(self.others.of(*draws)))
+        index = state[1][self.writers].movedim(-1, 0)
         return index, self._keys_at(index)
 
     def _nearest(self, scores: Tensor, level: _Level) -> Tensor:
@@ -244,11 +242,11 @@ def _padded(rows: Sequence[Sequence[Sequence[int]]], filler: int) -> Tensor:
     return table
 
 
-def _writers(scale: Scale, rows: dict[int, int]) -> Tensor:
-    """``(h, w)`` of each cell the row of picks that it has in the end."""
+def _writers(scale: Scale) -> Tensor:
+    """``(h, w)`` of each cell the place that writes it last."""
     writers = torch.full((scale.size[0] * scale.size[1],), -1)
     for number, place in enumerate(scale.places):
-        writers[list(place.cells)] = rows[number]
+        writers[list(place.cells)] = number
     return writers.view(scale.size)
 
 

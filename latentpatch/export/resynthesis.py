@@ -46,12 +46,12 @@ class _Grid(NamedTuple):
 
     Attributes:
         scores: ``(cells + 1, N, B)`` integers: each cell compared with the sources there.
-        index: ``(cells + 1, N)`` int64 sources, B where none has given.
+        picked: ``(cells + 1, N)`` int64 sources, B where none has given.
         given: ``(N, B + 1)`` int32, how many cells each source has given.
     """
 
     scores: Tensor
-    index: Tensor
+    picked: Tensor
     given: Tensor
 
 
@@ -125,7 +125,8 @@ class TraceableResynthesis(nn.Module):
         else:
             held = F.pad(reference.flatten(1, 2).movedim(1, 0), (0, 0, 0, 0, 0, 1))
         grid = self._sweep(held, uniforms, None if self.settings.keep_start else starts)
-        return grid.index[:-1].movedim(1, 0).unflatten(1, self.grid)
+        index: Tensor = grid.picked[:-1].movedim(1, 0).unflatten(1, self.grid)
+        return index
 
     def _start(self, uniforms: Tensor) -> Tensor:
         """The sources to start with, ``(N,)``: of those drawn the farthest from the mean, the first among equals."""
@@ -147,11 +148,11 @@ class TraceableResynthesis(nn.Module):
             vectors = sources[cells]
             return torch.baddbmm(norms[cells], keys.to(self.exact), vectors.transpose(1, 2), alpha=-2).to(self.sums)
 
-        def visit(grid: tuple[Tensor, ...], wave: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
-            scores, index, given = grid
+        def visit(grid: tuple[Tensor, ...], wave: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            scores, picked, given = grid
             cells, windows, ranks, room = wave
             blocks, written = windows.shape[0], cells.flatten()
-            before = index[written].movedim(1, 0)
+            before = picked[written].movedim(1, 0)
             given = given.scatter_add(1, before, torch.full_like(before, -1, dtype=given.dtype))
             barred = given[:, :-1] > room
             if kept_out is not None:
@@ -162,12 +163,12 @@ class TraceableResynthesis(nn.Module):
             free = (~barred).sum(1)
             wanted = torch.minimum(ranks, free - 1)[:, :, None]
             picks = near.gather(2, wanted)[:, :, 0].remainder(self.count)
-            picked = picks.repeat_interleave(cells.shape[1], 0)
-            picked = torch.where(written[:, None] < beyond, picked, self.count)
-            given = given.scatter_add(1, picked.movedim(1, 0), torch.ones_like(before, dtype=given.dtype))
-            keys = sources.flatten(0, 1)[written[:, None] * self.count + picked.clamp(max=self.count - 1)]
+            picks = picks.repeat_interleave(cells.shape[1], 0)
+            keys = sources.flatten(0, 1)[written[:, None] * self.count + picks]
             scores = scores.index_put((written,), compared(keys, written))
-            return (scores, index.index_put((written,), picked), given), picks
+            picks = torch.where(written[:, None] < beyond, picks, self.count)
+            given = given.scatter_add(1, picks.movedim(1, 0), torch.ones_like(before, dtype=given.dtype))
+            return scores, picked.index_put((written,), picks), given
 
         ranks = torch.where(self.first, draw(uniforms.movedim(1, 0), neighbours)[self.places], 0)
         images = uniforms.shape[0]
@@ -176,6 +177,4 @@ class TraceableResynthesis(nn.Module):
             uniforms.new_full((beyond + 1, images), self.count, dtype=torch.int64),
             uniforms.new_zeros((images, self.count + 1), dtype=torch.int32),
         )
-        waves = _Wave(self.cells, self.windows, ranks, self.room)
-        last, _ = each(visit, tuple(begun), tuple(waves))
-        return _Grid(*last)
+        return _Grid(*each(visit, tuple(begun), tuple(_Wave(self.cells, self.windows, ranks, self.room))))

@@ -421,6 +421,7 @@ class _Sweeps:
         self.images, self.area = len(start), self.height * self.width
         self.rules, self.settings, self.kept_out = rules, rules.settings, kept_out
         self.exact = exact_dtype(score_bound(1, norm))
+        self.beyond = score_bound(settings.patch_size, norm)  # more than any window's
         self.bank = bank
         self.scores = torch.zeros((self.area + 1, self.images, self.count), dtype=sums, device=bank.device)
         for row in torch.arange(self.area, device=bank.device).split(self.width):
@@ -448,7 +449,7 @@ class _Sweeps:
         barred = self.given[:, : self.count] > self.rules.limit - wave.size
         if self.kept_out is not None:
             barred.scatter_(1, self.kept_out[:, None], True)
-        total.masked_fill_(barred, torch.iinfo(total.dtype).max)
+        total.masked_fill_(barred, self.beyond)
         flat = total.view(blocks * self.images, self.count)
         if ranks is None:
             picks = nearest(flat, 1)[:, 0].view(blocks, self.images)
