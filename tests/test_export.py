@@ -7,7 +7,9 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +17,31 @@ import torch
 from slow_raster import slow_raster
 from torch import Tensor
 
-from latentpatch import LatentPatch, RandomPatchesSettings, RasterSettings
+from latentpatch import LatentPatch, RasterSettings, load_autoencoder
+from latentpatch.autoencoders import taming
 from latentpatch.cli import main
 from latentpatch.compiling import search
 from latentpatch.export import export
 from latentpatch.export.raster import TraceableRaster
-from latentpatch.sampling import noise_from_seeds, raster, raster_steps
+from latentpatch.export.resynthesis import TraceableResynthesis
+from latentpatch.sampling import (
+    DEFAULT_PRESET,
+    PRESETS,
+    SAMPLERS,
+    ResynthesisSettings,
+    noise_from_seeds,
+    raster,
+    raster_steps,
+    resynthesis,
+    resynthesis_steps,
+)
 from latentpatch.sampling.keys import KEY_NORM
 
-SETTINGS = RasterSettings(patch_size=4, neighbours=2, scales=2)
+SETTINGS = {
+    "raster": RasterSettings(patch_size=4, neighbours=2, scales=2),
+    "resynthesis": ResynthesisSettings(neighbours=2),
+}
+OTHER = ResynthesisSettings(3, 2, neighbours=4, sweeps=3, max_share=0.5, draws=3, keep_start=True)
 NEAR = 1 / 255
 
 
@@ -32,10 +50,10 @@ def some_keys(count: int, grid: tuple[int, int], depth: int = 3, spread: int = 4
     return torch.randint(-spread, spread + 1, (count, *grid, depth), generator=generator).to(torch.int16)
 
 
-@pytest.fixture(scope="module")
-def small(face_images: Tensor) -> LatentPatch:
+@pytest.fixture(scope="module", params=SETTINGS)
+def small(request: pytest.FixtureRequest, face_images: Tensor) -> LatentPatch:
     """Twelve sources of 8x8 cells."""
-    return LatentPatch("pixels:8", components=8, settings=SETTINGS).fit(face_images)
+    return LatentPatch("pixels:8", components=8, settings=SETTINGS[request.param]).fit(face_images)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +62,10 @@ def written(small: LatentPatch, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("onnx")
     export(small, folder)
     return folder
+
+
+def steps_of(folder: Path, graph: str) -> int:
+    return json.loads((folder / "export.json").read_text())["graphs"][graph]["inputs"]["noise"]["shape"][1]
 
 
 def run_onnx(path: Path, **inputs: Tensor) -> list[Tensor]:
@@ -94,6 +116,36 @@ def test_search_of_the_longest_keys():
     assert torch.equal(TraceableRaster(keys, settings)(noise), raster(keys, noise, settings))
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_resynthesis_equals_the_sampler(seed):
+    chance = np.random.default_rng(seed)
+    grid = int(chance.integers(4, 9)), int(chance.integers(4, 9))
+    side = int(chance.integers(1, 5))
+    keys = some_keys(int(chance.integers(4, 12)), grid, spread=int(chance.choice([2, 400])), seed=seed)  # with 2, ties
+    settings = ResynthesisSettings(
+        patch_size=side,
+        stride=int(chance.integers(1, side + 1)),
+        neighbours=int(chance.integers(1, 4)),
+        sweeps=int(chance.integers(1, 4)),
+        draws=int(chance.integers(1, 4)),
+        keep_start=bool(chance.integers(2)),
+        max_share=float(chance.choice([0.8, 1.0])),
+    )
+    reference = some_keys(3, grid, seed=seed + 99) if seed % 3 == 0 else None
+    noise = noise_from_seeds(range(3), resynthesis_steps(grid, settings, reference is not None))
+    found = TraceableResynthesis(keys, settings, reference is not None)(noise, reference)
+    assert torch.equal(found, resynthesis(keys, noise, settings, reference))
+
+
+@pytest.mark.parametrize("patch", [4, 16])  # 32 and 64-bit sums
+def test_resynthesis_of_the_longest_keys(patch):
+    keys = torch.zeros(4, 16, 16, 2, dtype=torch.int16)
+    keys[0, ..., 0], keys[1, ..., 0], keys[2, ..., 1], keys[3, ..., 1] = KEY_NORM, -KEY_NORM, KEY_NORM, -KEY_NORM + 1
+    settings = ResynthesisSettings(patch, 4, max_share=0.6)
+    noise = noise_from_seeds(range(4), resynthesis_steps((16, 16), settings))
+    assert torch.equal(TraceableResynthesis(keys, settings)(noise), resynthesis(keys, noise, settings))
+
+
 # --- ONNX ----------------------------------------------------------------------------------------------
 
 
@@ -103,6 +155,14 @@ def test_onnx_generates_the_same(written, small, count):
     images, index = run_onnx(written / "generate.onnx", noise=noise_from_seeds(range(3, 3 + count), small.steps))
     assert torch.equal(index, expected.index)
     assert (images - expected.images).abs().max() <= NEAR
+
+
+def test_onnx_of_other_settings(small, tmp_path):
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: ONNX was not tested")
+    export(small, tmp_path, settings=OTHER, only=("generate",))
+    expected = small.generate(4, settings=OTHER)
+    _, index = run_onnx(tmp_path / "generate.onnx", noise=noise_from_seeds(range(4), steps_of(tmp_path, "generate")))
+    assert torch.equal(index, expected.index)
 
 
 def test_onnx_networks_and_edits(written, small, face_images):
@@ -120,11 +180,12 @@ def test_onnx_networks_and_edits(written, small, face_images):
 
 
 def test_onnx_follows_references(written, small, face_images):
-    steps = json.loads((written / "export.json").read_text())["graphs"]["reference"]["inputs"]["noise"]["shape"][1]
+    noise = noise_from_seeds(range(3), steps_of(written, "reference"))
     references = face_images[:3] * 0.8 + 0.1
-    _, index = run_onnx(written / "reference.onnx", reference=references, noise=noise_from_seeds(range(3), steps))
+    images, index = run_onnx(written / "reference.onnx", reference=references, noise=noise)
     expected = small.generate(3, reference=references)
     assert torch.equal(index, expected.index)
+    assert (images - expected.images).abs().max() <= NEAR
 
 
 def test_onnx_refuses_other_shapes_and_types(written, small):
@@ -134,6 +195,12 @@ def test_onnx_refuses_other_shapes_and_types(written, small):
         session.run(None, {"noise": np.zeros((2, small.steps + 1), np.float32)})
     with pytest.raises(Exception, match="float"):
         session.run(None, {"noise": np.zeros((2, small.steps), np.float64)})
+    edit = ort.InferenceSession(str(written / "edit.onnx"), providers=["CPUExecutionProvider"])
+    image, mask = np.zeros((1, 3, 64, 64), np.float32), np.zeros((1, 64, 64), np.bool_)
+    with pytest.raises(Exception, match="bool"):
+        edit.run(None, {"image": image, "donor": image, "mask": mask.astype(np.float32)})
+    with pytest.raises(Exception, match="donor"):
+        edit.run(None, {"image": image, "donor": image[:, :, :32], "mask": mask})
 
 
 def test_onnx_takes_noise_outside_as_the_nearest_inside(written, small):
@@ -150,9 +217,49 @@ def test_onnx_says_what_it_was_made_from(written, small):
     facts = json.loads(properties["latentpatch"])
     assert facts["sources"] == small.bank.ids
     assert facts["sources_sha256"] == small.bank.digest()
-    assert facts["settings"]["generate"]["neighbours"] == 2
+    assert SAMPLERS[facts["sampler"]].settings(**facts["settings"]["generate"]) == small.generate(1).settings
     assert properties["license"] == "none"
     assert "default_rng" in properties["seeds"]
+
+
+def network(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An autoencoder: with the weights of the package, or of a published layout with random ones."""
+    if name == "vqgan-ffhq":
+        pytest.importorskip("taming.modules.diffusionmodules.model", reason="taming-transformers is not installed")
+        sizes: Any = {"n_embed": 24, "embed_dim": 6, "z_channels": 8, "resolution": 32, "ch": 32, "ch_mult": (1, 1)}
+        monkeypatch.setitem(taming._CONFIGS, name, taming.VQGANConfig(**sizes, num_res_blocks=1))
+    torch.manual_seed(0)
+    made = load_autoencoder(name, pretrained=name == "embedded")
+    if made.codebook is not None:
+        torch.nn.init.normal_(made.codebook, std=0.2)  # as wide as the latents; else all codes are alike
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("embedded", 128), ("taef2", 128), ("vqgan-ffhq", 32)])
+def test_onnx_with_networks(name, size, face_images, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    autoencoder = network(name, monkeypatch)
+    pictures = torch.nn.functional.interpolate(face_images, size=(size, size), mode="bilinear", antialias=True)
+    model = LatentPatch(autoencoder, 4).fit(pictures)
+    assert len({str(keys.tolist()) for keys in model.bank.keys}) == 12  # or the search would have nothing to tell apart
+    export(model, tmp_path, only=("generate", "reference"))
+    images, index = run_onnx(tmp_path / "generate.onnx", noise=noise_from_seeds(range(3), model.steps))
+    expected = model.generate(3)
+    assert torch.equal(index, expected.index)
+    assert (images - expected.images).abs().max() <= NEAR
+    references = pictures[:3] * 0.8 + 0.1
+    noise = noise_from_seeds(range(3), steps_of(tmp_path, "reference"))
+    _, index = run_onnx(tmp_path / "reference.onnx", reference=references, noise=noise)
+    # A reference's latents may differ in the last bits, and with them a key that lies between two integers.
+    assert (index == model.generate(3, reference=references).index).float().mean() > 0.98
+    facts = json.loads((tmp_path / "export.json").read_text())
+    properties = {entry.key: entry.value for entry in onnx.load(str(tmp_path / "generate.onnx")).metadata_props}
+    assert json.loads(properties["latentpatch"]) == {**facts, "graph": "generate"}
+    assert properties["license"] == autoencoder.spec.license
+    assert facts["autoencoder"]["name"] == name
+    assert facts["sources_sha256"] == model.bank.digest()
 
 
 def test_external_data_and_chosen_sources(faces, tmp_path):
@@ -193,22 +300,73 @@ def test_external_data_and_chosen_sources(faces, tmp_path):
 
 # --- torch ---------------------------------------------------------------------------------------------
 
+LOADERS = {
+    "pt2": "torch.export.load('generate.pt2').module()",
+    "aoti": "torch._inductor.aoti_load_package('generate.pt2')",
+}
 
-def test_pt2_runs_without_the_package(small, tmp_path):
-    export(small, tmp_path, "pt2", only=("generate",))
-    expected = small.generate(3)
-    np.savez(tmp_path / "noise.npz", noise=noise_from_seeds(range(3), small.steps).numpy())
+
+def run_bare(folder: Path, format: str, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Images and index map of a process to which the package is unknown."""
+    np.savez(folder / "noise.npz", noise=noise.numpy())
     script = (
         "import sys; sys.modules['latentpatch'] = None\n"
         "import numpy as np, torch\n"
-        "noise = torch.from_numpy(np.load('noise.npz')['noise'])\n"
-        "images, index = torch.export.load('generate.pt2').module()(noise)\n"
+        f"graph = {LOADERS[format]}\n"
+        "with torch.no_grad():\n"
+        "    images, index = graph(torch.from_numpy(np.load('noise.npz')['noise']))\n"
         "np.savez('out.npz', images=images, index=index)"
     )
-    subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, check=True)
-    found = np.load(tmp_path / "out.npz")
-    assert (found["index"] == expected.index.numpy()).all()
-    assert np.abs(found["images"] - expected.images.numpy()).max() <= NEAR
+    subprocess.run([sys.executable, "-I", "-c", script], cwd=folder, check=True)
+    found = np.load(folder / "out.npz")
+    return torch.from_numpy(found["images"]), torch.from_numpy(found["index"])
+
+
+@pytest.fixture(scope="module")
+def program(small: LatentPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pt2")
+    export(small, folder, "pt2", only=("generate",))
+    return folder
+
+
+def test_pt2_runs_without_the_package(program, small):
+    images, index = run_bare(program, "pt2", noise_from_seeds(range(3), small.steps))
+    expected = small.generate(3)
+    assert torch.equal(index, expected.index)
+    assert (images - expected.images).abs().max() <= NEAR
+
+
+def test_pt2_says_what_it_was_made_from(program, small):
+    extra = {"latentpatch.json": ""}
+    torch.export.load(program / "generate.pt2", extra_files=extra)
+    facts = json.loads((program / "export.json").read_text())
+    assert facts["sources_sha256"] == small.bank.digest()
+    assert json.loads(extra["latentpatch.json"]) == {**facts, "graph": "generate"}
+
+
+def test_pt2_refuses_other_shapes_and_types(program, small):
+    graph = torch.export.load(program / "generate.pt2").module()
+    with pytest.raises(Exception, match=rf"noise.*{small.steps}"):
+        graph(torch.zeros(2, small.steps + 1))
+    with pytest.raises(Exception, match=r"float|dtype"):
+        graph(torch.zeros(2, small.steps, dtype=torch.float64))
+
+
+def test_pt2_takes_noise_outside_as_the_nearest_inside(program, small):
+    graph = torch.export.load(program / "generate.pt2").module()
+    noise = noise_from_seeds(range(2), small.steps) * 3 - 1
+    assert torch.equal(graph(noise)[1], graph(noise.clamp(0, 1))[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: AOTInductor was not tested")
+def test_aoti_runs_without_the_package(small, tmp_path):
+    export(small, tmp_path, "aoti", only=("generate",))
+    for count in (1, 5):
+        images, index = run_bare(tmp_path, "aoti", noise_from_seeds(range(count), small.steps))
+        expected = small.generate(count)
+        assert torch.equal(index, expected.index)
+        assert (images - expected.images).abs().max() <= NEAR
 
 
 def test_compiled_forward_has_no_graph_breaks(small):
@@ -230,17 +388,46 @@ def test_a_copy_searches_its_own_sources(small):
 # --- refusals and noise --------------------------------------------------------------------------------
 
 
-def test_refusals_name_what_cannot_be_exported(small, tmp_path):
-    with pytest.raises(ValueError, match="sampler 'random-patches': cannot be exported"):
-        export(small, tmp_path / "a", "pt2", sampler="random-patches", settings=RandomPatchesSettings())
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("raster", "resynthesis")])
+def test_other_samplers_are_refused_by_name(name, model, tmp_path):
+    with pytest.raises(ValueError, match=f"sampler '{name}': cannot be exported; one of resynthesis, raster"):
+        export(model, tmp_path / "a", "pt2", sampler=name)
+    assert not (tmp_path / "a").exists()
+
+
+def test_refusals_name_what_cannot_be_exported(model, tmp_path):
     with pytest.raises(ValueError, match="format 'tflite'"):
-        export(small, tmp_path / "a", "tflite")
+        export(model, tmp_path / "a", "tflite")
     with pytest.raises(ValueError, match="graph 'inpaint'"):
-        export(small, tmp_path / "a", "pt2", only=("inpaint",))
-    coarse = copy.deepcopy(small)
-    coarse.autoencoder.decode_dtype = torch.bfloat16
+        export(model, tmp_path / "a", "pt2", only=("inpaint",))
+    with pytest.raises(ValueError, match=r"max_share 0\.01: at least"):
+        export(model, tmp_path / "a", "pt2", settings=ResynthesisSettings(max_share=0.01))
+    model.autoencoder.decode_dtype = torch.bfloat16
     with pytest.raises(ValueError, match="bfloat16"):
-        export(coarse, tmp_path / "a", "pt2")
+        export(model, tmp_path / "a", "pt2")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"), [(None, {}), ("faithful", {"sweeps": 1}), ("diverse", {"max_share": 0.2}), ("paper", {})]
+)
+def test_the_command_exports_presets(preset, changes, faces, tmp_path):
+    arguments = [str(faces), "--autoencoder", "pixels:4", "--size", "64", "--components", "8"]
+    arguments += [] if preset is None else ["--preset", preset]
+    arguments += [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()]
+    arguments += ["--format", "pt2", "--graphs", "generate", "-q", "-o", str(tmp_path)]
+    assert main(["export", *arguments]) == 0
+    settings = replace(PRESETS[preset or DEFAULT_PRESET], **changes)
+    expected = LatentPatch("pixels:4", 8, settings).fit(faces, size=64).generate(2)
+    noise = noise_from_seeds(range(2), steps_of(tmp_path, "generate"))
+    _, index = torch.export.load(tmp_path / "generate.pt2").module()(noise)
+    assert torch.equal(index, expected.index)
+
+
+def test_the_command_refuses_what_cannot_be_exported(faces, tmp_path, capsys):
+    arguments = [str(faces), "--autoencoder", "pixels:4", "--size", "64", "--components", "8"]
+    assert main(["export", *arguments, "--sampler", "diffusion", "-o", str(tmp_path / "a")]) == 1
+    assert "sampler 'diffusion': cannot be exported" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
 
 

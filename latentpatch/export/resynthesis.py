@@ -123,7 +123,7 @@ class TraceableResynthesis(nn.Module):
             held = F.embedding(starts, self.sources.movedim(1, 0).flatten(1)).unflatten(1, self.sources.shape[::2])
             held = held.movedim(1, 0)
         else:
-            held = F.pad(reference.flatten(1, 2).movedim(1, 0), (0, 0, 0, 0, 0, 1))
+            held = F.pad(reference.to(self.exact).flatten(1, 2).movedim(1, 0), (0, 0, 0, 0, 0, 1))
         grid = self._sweep(held, uniforms, None if self.settings.keep_start else starts)
         index: Tensor = grid.picked[:-1].movedim(1, 0).unflatten(1, self.grid)
         return index
