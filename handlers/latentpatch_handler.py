@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from latentpatch.serving import Call, Limits, Response, Service, respond
-from latentpatch.serving.archive import load_archived
+from latentpatch.serving.archive import holds_graph, load_archived
+from latentpatch.serving.graphs import GraphService
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,15 @@ class LatentPatchHandler:
         """
         options: dict[str, Any] = (context.model_yaml_config or {}).get("handler") or {}
         properties = context.system_properties
-        torch.set_num_threads(int(options.get("threads", 1)))
+        threads = int(options.get("threads", 1))
+        torch.set_num_threads(threads)
+        limits = Limits(**(options.get("limits") or {}))
+        self.batch_size = int(properties.get("batch_size") or 1)
+        self.service: Service | GraphService
+        if holds_graph(properties["model_dir"]):
+            self.service = GraphService(properties["model_dir"], limits, threads)
+            _log.info("a graph of %d sources, process %d", self.service.facts["sources"], os.getpid())
+            return
         model = load_archived(properties["model_dir"])
         device = str(options.get("device", "auto"))
         if device == "auto":
@@ -39,8 +48,7 @@ class LatentPatchHandler:
         if precision not in ("float32", "bfloat16"):
             raise ValueError(f"handler: precision {precision!r}: float32 or bfloat16 is expected")
         model.autoencoder.decode_dtype = getattr(torch, precision)
-        self.service = Service(model.to(device), Limits(**(options.get("limits") or {})))
-        self.batch_size = int(properties.get("batch_size") or 1)
+        self.service = Service(model.to(device), limits)
         _log.info("%d sources, %s on %s, process %d", len(model.bank), model.autoencoder.spec.name, device, os.getpid())
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:

@@ -15,9 +15,11 @@ from PIL import Image
 if missing() is not None:
     pytest.skip(f"TorchServe cannot run on this machine: it has no {missing()}", allow_module_level=True)
 
-from latentpatch import __version__
+from latentpatch import LatentPatch, __version__
+from latentpatch.export import export
 from latentpatch.serving import Limits, Service
-from latentpatch.serving.archive import load_archived
+from latentpatch.serving.archive import build_graph_archive, load_archived
+from latentpatch.serving.graphs import GraphService
 
 pytestmark = pytest.mark.slow
 
@@ -186,3 +188,14 @@ def test_refusals_are_json_and_say_why(server: LiveServer, local: Service) -> No
         assert answer.headers["content-type"] == "application/json"
     too_large = server.predict(bytes(25 * 2**20), {"Content-Type": "image/png"})
     assert too_large.status == 413
+
+
+def test_an_exported_graph(faces: Path, tmp_path: Path) -> None:
+    model = LatentPatch("pixels:4", components=8).fit(faces, size=64)
+    export(model, tmp_path / "graphs", "pt2", only=("generate",))
+    build_graph_archive(tmp_path / "graphs", tmp_path / "latentpatch.mar", settings={"minWorkers": 1, "maxWorkers": 1})
+    local = GraphService(tmp_path / "graphs")
+    with LiveServer(tmp_path / "latentpatch.mar", tmp_path / "own") as own:
+        for fields in ({"seed": 3}, {"seed": 3, "n": 2}, {"preset": "paper"}):
+            answer, wanted = own.predict(fields), traffic.expected(local, traffic.as_json(fields))
+            assert (answer.status, answer.body) == (wanted.status, wanted.body)

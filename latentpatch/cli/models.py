@@ -42,6 +42,9 @@ def add_archive(commands: Any) -> None:
     parser = commands.add_parser("archive", help="make the model archive that TorchServe serves", allow_abbrev=False)
     add_sources(parser, required=False)
     parser.add_argument("--sources", nargs="+", dest="named", metavar="SOURCE", help="another way to name them")
+    parser.add_argument(
+        "--graphs", metavar="FOLDER", help="what `export` wrote: its graph generate is served, in place of a model"
+    )
     group = parser.add_argument_group("what TorchServe is told")
     group.add_argument("--workers", type=positive, help="processes, each with the model")
     group.add_argument("--batch-size", type=positive, help="requests handled together, at most")
@@ -62,12 +65,16 @@ def add_archive(commands: Any) -> None:
 
 def _archive(options: argparse.Namespace) -> dict[str, Any]:
     try:
-        from ..serving.archive import PORTRAITS, build_archive, check_archive
+        from ..serving.archive import PORTRAITS, build_archive, build_graph_archive, check_archive
+        from ..serving.graphs import read_facts
     except ImportError as error:  # the other commands do without what serving needs
         raise LatentPatchError(f"archive needs {error.name}: pip install 'latentpatch[serve]'") from error
-    options.sources = [*options.sources, *(options.named or ())] or [PORTRAITS]
-    if options.sources == [PORTRAITS] and not PORTRAITS.is_dir():  # an installed package
+    named = [*options.sources, *(options.named or ())]
+    if options.graphs is not None:
+        _check_graphs_alone(options, named)
+    elif not named and not PORTRAITS.is_dir():  # an installed package
         raise ValueError("SOURCES: a folder of pictures is expected; examples/portraits are only in the repository")
+    options.sources = named or [PORTRAITS]
     settings = {
         "minWorkers": options.workers,
         "maxWorkers": options.workers,
@@ -81,12 +88,28 @@ def _archive(options: argparse.Namespace) -> dict[str, Any]:
         "settings": {key: value for key, value in settings.items() if value is not None},
     }
     check_archive(path, **parts)
-    model = sources_model(options)
-    build_archive(model, path, **parts)
-    report: dict[str, Any] = {"sha256": sha256_of(path), "bytes": path.stat().st_size, "autoencoder": model.identity()}
-    report |= {"sources": len(model.bank), "sources_sha256": model.bank.digest(), "skipped": skipped_files(model)}
-    say(options, f"{path}: {counted(len(model.bank), 'source')}, {report['bytes'] / 1e6:.0f} MB")
+    if options.graphs is not None:
+        build_graph_archive(options.graphs, path, **parts)
+        facts = read_facts(options.graphs)
+        known = {"sources": len(facts["sources"]), "graph": facts["format"], "skipped": []}
+        known |= {name: facts[name] for name in ("autoencoder", "sources_sha256")}
+    else:
+        model = sources_model(options)
+        build_archive(model, path, **parts)
+        known = {"sources": len(model.bank), "skipped": skipped_files(model)}
+        known |= {"autoencoder": model.identity(), "sources_sha256": model.bank.digest()}
+    report: dict[str, Any] = {"sha256": sha256_of(path), "bytes": path.stat().st_size, **known}
+    say(options, f"{path}: {counted(report['sources'], 'source')}, {report['bytes'] / 1e6:.0f} MB")
     return report
+
+
+def _check_graphs_alone(options: argparse.Namespace, sources: list[str]) -> None:
+    """Refuse what would say again, or otherwise, what a graph was made from."""
+    if sources:
+        raise ValueError(f"--graphs {options.graphs}: the sources are in the graph; it goes without {sources[0]}")
+    for name in ("attributes", "components", "size", "autoencoder"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name}: it was settled when the graph was exported; --graphs goes without it")
 
 
 def add_inspect(commands: Any) -> None:

@@ -24,8 +24,9 @@ from ..autoencoders import AUTOENCODERS, Autoencoder, load_autoencoder
 from ..errors import FileError
 from ..files import staged, write_tensors
 from ..model import LatentPatch
+from .graphs import graph_files
 
-__all__ = ["PORTRAITS", "build_archive", "check_archive", "load_archived"]
+__all__ = ["PORTRAITS", "build_archive", "build_graph_archive", "check_archive", "holds_graph", "load_archived"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _HANDLERS = _PACKAGE.parent / "handlers"
@@ -74,10 +75,48 @@ def build_archive(
         (made / _FACTS).write_text(json.dumps(facts, sort_keys=True) + "\n", encoding="utf-8")
         (made / _YAML).write_text(yaml, encoding="utf-8")
         (made / "MAR-INF").mkdir()
-        (made / "MAR-INF" / "MANIFEST.json").write_text(_manifest(output.stem, entry.name), encoding="utf-8")
+        (made / "MAR-INF" / "MANIFEST.json").write_text(_manifest(output.stem, entry.name, _BANK), encoding="utf-8")
         parts = {entry.name: entry, **dict(_entries(made)), **dict(_package())}
         with staged(output.parent) as staging:
             _write_zip(staging / output.name, parts)
+
+
+def build_graph_archive(
+    graphs: str | Path,
+    output: str | Path = Path("model_store", "latentpatch.mar"),
+    *,
+    handler: str | Path | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, int] | None = None,
+) -> None:
+    """Write an archive around an exported graph ``generate`` in place of the model, whole or not at all.
+
+    The same handler serves it: pictures and provenance of seeds, with the settings that the graph was exported with.
+    The package goes into it without its weights, which the graph has.
+
+    Args:
+        graphs: folder that :func:`latentpatch.export.export` wrote.
+
+    The others, and errors, are those of :func:`build_archive`.
+    """
+    output = Path(output)
+    entry, yaml = check_archive(output, handler=handler, config=config, settings=settings)
+    files = graph_files(graphs)
+    with TemporaryDirectory(prefix="latentpatch-") as name:
+        made = Path(name)
+        (made / _YAML).write_text(yaml, encoding="utf-8")
+        (made / "MAR-INF").mkdir()
+        manifest = _manifest(output.stem, entry.name, files[1].name)
+        (made / "MAR-INF" / "MANIFEST.json").write_text(manifest, encoding="utf-8")
+        package = {name: path for name, path in _package() if path.suffix != ".safetensors"}
+        parts = {entry.name: entry, **{file.name: file for file in files}, **dict(_entries(made)), **package}
+        with staged(output.parent) as staging:
+            _write_zip(staging / output.name, parts)
+
+
+def holds_graph(folder: str | Path) -> bool:
+    """Whether an unpacked archive is one of :func:`build_graph_archive`."""
+    return not (Path(folder) / _FACTS).exists() and (Path(folder) / "export.json").exists()
 
 
 def check_archive(
@@ -176,13 +215,13 @@ def _write_autoencoder(autoencoder: Autoencoder, folder: Path) -> dict[str, Any]
     return facts | {"packed": True}
 
 
-def _manifest(name: str, handler: str) -> str:
+def _manifest(name: str, handler: str, file: str) -> str:
     manifest = {
         "createdOn": "01/01/1980 00:00:00",  # not the time of day: see the module's first lines
         "runtime": "python",
         "model": {
             "modelName": name,
-            "serializedFile": _BANK,
+            "serializedFile": file,
             "handler": handler,
             "modelVersion": __version__,
             "configFile": _YAML,

@@ -39,7 +39,7 @@ from .schema import (
     json_schema,
 )
 
-__all__ = ["Failure", "Limits", "Refusal", "Result", "Service"]
+__all__ = ["BUSY", "Failure", "Limits", "Refusal", "Result", "Service", "check_count", "drawn_result", "failure_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -179,11 +179,11 @@ class Service:
                         )
                     )
                 if seconds > left:
-                    raise Refusal(_BUSY)
+                    raise Refusal(BUSY)
                 left -= seconds
                 outcomes.append(None)
             except Exception as error:
-                outcomes.append(self._failure(error))
+                outcomes.append(failure_of(error))
 
         admitted = [request for request, outcome in zip(requests, outcomes, strict=True) if outcome is None]
         done = iter(
@@ -194,7 +194,7 @@ class Service:
         for i, outcome in enumerate(outcomes):
             if outcome is None:
                 result = next(done)
-                outcomes[i] = self._failure(result) if isinstance(result, Exception) else result
+                outcomes[i] = failure_of(result) if isinstance(result, Exception) else result
                 _forget(result)
         return [outcome for outcome in outcomes if outcome is not None]
 
@@ -319,7 +319,7 @@ class Service:
 
     def _check_time(self) -> None:
         if time.monotonic() > self._deadline:
-            raise Refusal(_BUSY)
+            raise Refusal(BUSY)
 
     def _check_bytes(self, data: bytes, name: str) -> None:
         self._check_time()  # unpacking a large picture takes a second, which no estimate knows
@@ -341,36 +341,13 @@ class Service:
     # --- results -----------------------------------------------------------------------------------
 
     def _result(self, operation: str, result: Generation, pictures: Tensor | None = None) -> Result:
-        # Positions in a bank of a million mean little to a client: those of the sources used do.
-        used = sorted(set(result.index.unique().tolist()) - {-1})
-        places = {b: i for i, b in enumerate(used)} | {-1: -1}
-        records = [
-            record | {"index": [[places[b] for b in row] for row in record["index"]]} for record in result.records()
-        ]
-        report = {**self.facts, **result.settings_record(), "ids": [result.ids[b] for b in used]}
-        return Result(operation, (result.images if pictures is None else pictures).cpu(), report, records)
-
-    def _failure(self, error: Exception) -> Failure:
-        if isinstance(error, Refusal):
-            return error.failure
-        if isinstance(error, (ValueError, TypeError)):
-            name = str(error).partition(" ")[0].rstrip(":")
-            return Failure(422, "invalid_value", str(error), name if name in FIELDS else None)
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-            return Failure(503, "out_of_memory", "out of memory; fewer or smaller pictures may fit")
-        _log.error("a request failed", exc_info=error)
-        return Failure(500, "internal", "this request failed for a reason that is ours; the server's log has it")
+        return drawn_result(self.facts, operation, result, pictures)
 
     # --- time --------------------------------------------------------------------------------------
 
     def _estimate(self, request: Request) -> float:
         """Seconds a request will take, about; refuses one that asks for too many pictures."""
-        count = _count(request)
-        if count > self.limits.max_images:
-            name = "seeds" if getattr(request, "seeds", None) is not None else "n"
-            raise Refusal(
-                Failure(413, "too_many_images", f"{name}: {count} pictures; at most {self.limits.max_images}", name)
-            )
+        count = check_count(request, self.limits)
         steps = 0
         grid = self.model.bank.grid
         if isinstance(request, InpaintRequest):
@@ -391,7 +368,43 @@ class Service:
         return costs.seconds["decode"] / 4, costs.seconds["search"] / 4 / places
 
 
-_BUSY = Failure(503, "busy", "too much work is waiting; try again in a moment")
+def drawn_result(facts: dict[str, Any], operation: str, result: Generation, pictures: Tensor | None = None) -> Result:
+    """Pictures that were drawn, or others in their place, with what is known of them beside ``facts``."""
+    # Positions in a bank of a million mean little to a client: those of the sources used do.
+    used = sorted(set(result.index.unique().tolist()) - {-1})
+    places = {b: i for i, b in enumerate(used)} | {-1: -1}
+    records = [record | {"index": [[places[b] for b in row] for row in record["index"]]} for record in result.records()]
+    report = {**facts, **result.settings_record(), "ids": [result.ids[b] for b in used]}
+    return Result(operation, (result.images if pictures is None else pictures).cpu(), report, records)
+
+
+def failure_of(error: Exception) -> Failure:
+    """What a client is told of an error."""
+    if isinstance(error, Refusal):
+        return error.failure
+    if isinstance(error, (ValueError, TypeError)):
+        name = str(error).partition(" ")[0].rstrip(":")
+        return Failure(422, "invalid_value", str(error), name if name in FIELDS else None)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return Failure(503, "out_of_memory", "out of memory; fewer or smaller pictures may fit")
+    _log.error("a request failed", exc_info=error)
+    return Failure(500, "internal", "this request failed for a reason that is ours; the server's log has it")
+
+
+def check_count(request: Request, limits: Limits) -> int:
+    """Pictures a request decodes.
+
+    Raises:
+        Refusal: where they are too many.
+    """
+    count = _count(request)
+    if count > limits.max_images:
+        name = "seeds" if getattr(request, "seeds", None) is not None else "n"
+        raise Refusal(Failure(413, "too_many_images", f"{name}: {count} pictures; at most {limits.max_images}", name))
+    return count
+
+
+BUSY = Failure(503, "busy", "too much work is waiting; try again in a moment")
 
 
 def _changed(settings: Settings, changes: SettingsFields) -> Settings:

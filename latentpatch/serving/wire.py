@@ -12,13 +12,13 @@ import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
 from ..images import encode_lossy, encode_png
 from .schema import Answer, InfoRequest, PictureFormat, Request, parse
-from .service import Failure, Refusal, Result, Service
+from .service import Failure, Refusal, Result
 
 __all__ = ["REQUEST_HEADER", "Call", "Response", "respond"]
 
@@ -66,6 +66,13 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class Runner(Protocol):
+    """What answers requests: a :class:`~latentpatch.serving.Service`, or one like it."""
+
+    def run(self, requests: Sequence[Request]) -> list[Result | Failure]:
+        """The outcome of each request."""
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A request, and the form its answer is to have."""
@@ -76,7 +83,7 @@ class _Asked:
     protocol: dict[str, Any] | None = None  # the id and the like of an Open Inference request
 
 
-def respond(service: Service, calls: Sequence[Call]) -> list[Response]:
+def respond(service: Runner, calls: Sequence[Call]) -> list[Response]:
     """Answer a batch of requests: each its own response, whatever the others are. Nothing is raised."""
     try:
         asked = [_read(call) for call in calls]
