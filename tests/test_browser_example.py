@@ -120,7 +120,7 @@ def test_pictures_are_those_of_the_package_and_cells_name_their_sources(model, a
         assert page.errors == []
 
 
-def test_says_what_is_missing(address, tmp_path):
+def test_says_what_is_missing(tmp_path):
     folder = installed(tmp_path / "browser")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     Thread(target=server.serve_forever, daemon=True).start()
