@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from math import pi
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .sampling import DiffusionSettings, ResynthesisSettings, Settings
 
-__all__ = ["DECODINGS", "STIFFNESS", "blend", "default_decoding"]
+__all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "default_decoding", "joined"]
 
 #: Ways from an index map to latents, see :meth:`LatentPatch.generate`.
 DECODINGS = ("blend", "gather", "unproject")
@@ -47,6 +48,40 @@ def blend(gather: Callable[[Tensor], Tensor], index: Tensor, stiffness: float = 
     Returns:
         ``(N, L, h, w)`` float32.
     """
+    # A compiler keeps no caches, and warns of them.
+    make = Solver.of.__wrapped__ if torch.compiler.is_compiling() else Solver.of
+    return joined(gather, index, make(index.shape[1], index.shape[2], stiffness, index.device))
+
+
+class Solver(NamedTuple):
+    """Solves (stiffness + Laplacian) x = b on a grid, by cosine transforms, which the Laplacian is diagonal in.
+
+    Attributes:
+        down: ``(h, h)`` float32, of columns.
+        right: ``(w, w)`` float32, of rows.
+        eigenvalues: ``(h, w, 1)`` float32.
+    """
+
+    down: Tensor
+    right: Tensor
+    eigenvalues: Tensor
+
+    @staticmethod
+    @lru_cache(maxsize=16)
+    def of(height: int, width: int, stiffness: float, device: torch.device) -> Solver:
+        """For a grid."""
+        (down, high), (right, wide) = _cosines(height), _cosines(width)
+        eigenvalues = (stiffness + high[:, None] + wide)[:, :, None]
+        return Solver(*(part.to(device, torch.float32) for part in (down, right, eigenvalues)))
+
+    def solved(self, residual: Tensor) -> Tensor:
+        """``(N, h, w, L)`` -> x of that shape."""
+        spectrum = _transformed(residual, self.down, self.right) / self.eigenvalues
+        return _transformed(spectrum, self.down.T, self.right.T)
+
+
+def joined(gather: Callable[[Tensor], Tensor], index: Tensor, solver: Solver) -> Tensor:
+    """:func:`blend` with a solver that was made beforehand."""
     with torch.autocast(index.device.type, enabled=False):
         own = _cells(gather(index))
         residual = torch.zeros_like(own)
@@ -56,10 +91,10 @@ def blend(gather: Callable[[Tensor], Tensor], index: Tensor, stiffness: float = 
             before = torch.cat([index.narrow(axis, 0, 1), index.narrow(axis, 0, count - 1)], axis)
             behind = torch.cat([index.narrow(axis, 1, count - 1), index.narrow(axis, count - 1, 1)], axis)
             wanted = (_cells(gather(before)) - own).narrow(axis, 1, count - 1)
-            wanted += (own - _cells(gather(behind))).narrow(axis, 0, count - 1)
-            residual.narrow(axis, 1, count - 1).add_(wanted, alpha=0.5)
-            residual.narrow(axis, 0, count - 1).sub_(wanted, alpha=0.5)
-        return (own + _solved(residual, stiffness)).movedim(-1, 1)
+            wanted = (wanted + (own - _cells(gather(behind))).narrow(axis, 0, count - 1)) / 2
+            nothing = torch.zeros_like(own.narrow(axis, 0, 1))
+            residual = residual + torch.cat([nothing, wanted], axis) - torch.cat([wanted, nothing], axis)
+        return (own + solver.solved(residual)).movedim(-1, 1)
 
 
 def _cells(latents: Tensor) -> Tensor:
@@ -67,26 +102,14 @@ def _cells(latents: Tensor) -> Tensor:
     return latents.movedim(1, -1).float()
 
 
-def _solved(residual: Tensor, stiffness: float) -> Tensor:
-    """Solution of (stiffness + Laplacian) x = residual, by cosine transforms, which the Laplacian is diagonal in."""
-    # A compiler keeps no caches, and warns of them.
-    cosines = _cosines.__wrapped__ if torch.compiler.is_compiling() else _cosines
-    (down, high), (right, wide) = cosines(residual.shape[1]), cosines(residual.shape[2])
-    down, right = down.to(residual), right.to(residual)
-    spectrum = _transformed(residual, down, right)
-    spectrum /= (stiffness + high[:, None, None] + wide[:, None]).to(residual)
-    return _transformed(spectrum, down.T, right.T)
-
-
 def _transformed(cells: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Matrices applied to columns and rows of ``(N, h, w, L)``: products whose shapes do not depend on N."""
     images, height, width, channels = cells.shape
     along = torch.bmm(down.expand(images, -1, -1), cells.reshape(images, height, width * channels))
-    rows = along.view(images * height, width, channels)
-    return torch.bmm(right.expand(images * height, -1, -1), rows).view(cells.shape)
+    rows = along.reshape(images * height, width, channels)
+    return torch.bmm(right.expand(images * height, -1, -1), rows).reshape(cells.shape)
 
 
-@lru_cache(maxsize=16)
 def _cosines(count: int) -> tuple[Tensor, Tensor]:
     """The orthonormal cosine transform (DCT-II) ``(count, count)``, and the Laplacian's eigenvalues ``(count,)``."""
     frequencies = torch.arange(count, dtype=torch.float64)[:, None]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..autoencoders import Autoencoder
+from ..blending import STIFFNESS, Solver, joined
 from ..model import LatentPatch
 from ..sampling import SAMPLERS, Settings
 from ..sampling.keys import KEY_NORM
@@ -70,13 +71,17 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
     masks = torch.rand(2, *model.image_size) < 0.5
     latents = torch.zeros(2, model.autoencoder.spec.latent_channels, *bank.grid)
     sources = Sources(model)
+
+    def latents_of(chosen: Settings) -> nn.Module:
+        return Blended(sources, model) if model.default_decoding(chosen) == "blend" else sources
+
     return [
-        Graph("generate", Generate(free, sources, decoder), {"noise": _noise(free)}, ("images", "index")),
+        Graph("generate", Generate(free, latents_of(settings), decoder), {"noise": _noise(free)}, ("images", "index")),
         Graph("encoder", encoder, {"images": images}, ("latents",)),
         Graph("decoder", decoder, {"latents": latents}, ("images",)),
         Graph(
             "reference",
-            Reference(model, encoder, like, sources, decoder),
+            Reference(model, encoder, like, latents_of(guided), decoder),
             {"reference": images, "noise": _noise(like)},
             ("images", "index"),
         ),
@@ -139,14 +144,32 @@ class Sources(nn.Module):
         found = F.embedding(index * self.area + self.cells, self.latents).movedim(-1, 1)
         if self.codebook is None:
             return found.float()
-        codes = F.pixel_shuffle(found.int(), self.fold)[:, 0]
+        codes = F.pixel_shuffle(found.float(), self.fold)[:, 0].int()  # ONNX Runtime shuffles no integers
         return F.pixel_unshuffle(F.embedding(codes, self.codebook).movedim(-1, 1), self.fold)
+
+
+class Blended(nn.Module):
+    """Index map ``(N, h, w)`` -> latents ``(N, L, h, w)``, joined where sources meet."""
+
+    down: Tensor
+    right: Tensor
+    eigenvalues: Tensor
+
+    def __init__(self, sources: Sources, model: LatentPatch) -> None:
+        super().__init__()
+        self.sources = sources
+        solver = Solver.of(*model.bank.grid, STIFFNESS, torch.device("cpu"))
+        for name, part in solver._asdict().items():
+            self.register_buffer(name, part)
+
+    def forward(self, index: Tensor) -> Tensor:
+        return joined(self.sources, index, Solver(self.down, self.right, self.eigenvalues))
 
 
 class Generate(nn.Module):
     """Noise ``(N, steps)`` -> images ``(N, 3, H, W)`` and index map ``(N, h, w)``."""
 
-    def __init__(self, search: nn.Module, sources: Sources, decoder: Decoder) -> None:
+    def __init__(self, search: nn.Module, sources: nn.Module, decoder: Decoder) -> None:
         super().__init__()
         self.search, self.sources, self.decoder = search, sources, decoder
 
@@ -163,7 +186,7 @@ class Reference(nn.Module):
     unit: Tensor
 
     def __init__(
-        self, model: LatentPatch, encoder: Encoder, search: nn.Module, sources: Sources, decoder: Decoder
+        self, model: LatentPatch, encoder: Encoder, search: nn.Module, sources: nn.Module, decoder: Decoder
     ) -> None:
         super().__init__()
         self.encoder, self.search, self.sources, self.decoder = encoder, search, sources, decoder

@@ -80,6 +80,9 @@ class TraceableResynthesis(nn.Module):
         self.count, *size, depth = keys.shape
         grid = self.grid = size[0], size[1]
         self.settings = settings = settings.resolved(self.count, reference)
+        for name, usual in (("switch_cost", 0), ("use_cost", 0), ("best_of", 1)):
+            if getattr(settings, name) != usual:
+                raise ValueError(f"{name} {getattr(settings, name)}: cannot be exported; {usual} is expected")
         settings.check_sources(self.count, reference)
         self.steps = resynthesis_steps(grid, settings, reference)
         norm = max(longest(keys), KEY_NORM + isqrt(depth) // 2 + 1 if reference else 0)

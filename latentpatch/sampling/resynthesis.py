@@ -421,7 +421,8 @@ class _Sweeps:
         self.images, self.area = len(start), self.height * self.width
         self.rules, self.settings, self.kept_out = rules, rules.settings, kept_out
         self.exact = exact_dtype(score_bound(1, norm))
-        self.beyond = score_bound(settings.patch_size, norm)  # more than any window's
+        # More than any window's.
+        self.beyond = score_bound(self.settings.patch_size, norm) + rules.switch + rules.use * self.area
         self.bank = bank
         self.scores = torch.zeros((self.area + 1, self.images, self.count), dtype=sums, device=bank.device)
         for row in torch.arange(self.area, device=bank.device).split(self.width):
