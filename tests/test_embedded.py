@@ -95,3 +95,19 @@ def test_altered_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.unlink()
     with pytest.raises(WeightsError, match=r"embedded_decoder.safetensors: not a readable"):
         load_autoencoder("embedded")
+
+
+def test_bfloat16_follows_weights_that_change():
+    """Weights are cast once, and again after they were written to; the state is that of the network alone."""
+    network = load_autoencoder("embedded")
+    latents = torch.randn(2, 128, 4, 4, generator=torch.Generator().manual_seed(0))
+    names = set(network.state_dict())
+    exact = network.decode(latents)
+    network.decode_dtype = torch.bfloat16
+    first, again = network.decode(latents), network.decode(latents)
+    assert torch.equal(first, again)
+    assert (first - exact).abs().max() < 0.05
+    with torch.no_grad():
+        network.decoder[0].weight.mul_(0)
+    assert not torch.equal(network.decode(latents), first)
+    assert set(network.state_dict()) == names

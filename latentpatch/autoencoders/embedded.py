@@ -9,7 +9,9 @@ picture. :mod:`latentpatch.training` is the recipe.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -84,6 +86,24 @@ class _Small(Autoencoder):
     encoder: nn.Sequential
     decoder: nn.Sequential
 
+    def __init__(self, spec: AutoencoderSpec) -> None:
+        super().__init__(spec)
+        self._lowered: list[Any] = []  # what the decoder was when it was cast, and the cast one; no part of the state
+
+    def _quick_decoder(self) -> nn.Module:
+        """The decoder with weights of autocast's type, where it is on: casting them at each call takes as long as a
+        tenth of the network.
+        """
+        kind = self.device.type
+        if not torch.is_autocast_enabled(kind) or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.decoder
+        dtype = torch.get_autocast_dtype(kind)
+        made_of = [dtype, *((weight.data_ptr(), _version(weight)) for weight in self.decoder.parameters())]
+        if not self._lowered or self._lowered[0] != made_of:
+            self._lowered = [made_of, copy.deepcopy(self.decoder).to(dtype)]
+        quick: nn.Module = self._lowered[1]
+        return quick
+
     @property
     def chunk_size(self) -> int:
         """Images that go through the network together: it is so small that one alone would not fill a CPU."""
@@ -105,7 +125,7 @@ class EmbeddedAutoencoder(_Small):
 
     def _decode(self, latents: Tensor) -> Tensor:
         # taef2 bounds its latents the same way.
-        images: Tensor = self.decoder(torch.tanh(latents / 3) * 3)
+        images: Tensor = self._quick_decoder()(torch.tanh(latents / 3) * 3)
         return images + 0.5
 
 
@@ -125,8 +145,13 @@ class QuantizedAutoencoder(_Small):
         return self.codes_table
 
     def _decode(self, latents: Tensor) -> Tensor:
-        images: Tensor = self.decoder(latents)
+        images: Tensor = self._quick_decoder()(latents)
         return images + 0.5
+
+
+def _version(weight: Tensor) -> int:
+    """How often it was written to; tensors made for inference do not count."""
+    return 0 if weight.is_inference() else weight._version
 
 
 _CLASSES = {"embedded": EmbeddedAutoencoder, "embedded-vq": QuantizedAutoencoder}
