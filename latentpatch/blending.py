@@ -76,30 +76,27 @@ class Solver(NamedTuple):
 
     def solved(self, residual: Tensor) -> Tensor:
         """``(N, h, w, L)`` -> x of that shape."""
-        spectrum = _transformed(residual, self.down, self.right) / self.eigenvalues
+        spectrum = _transformed(residual, self.down, self.right).div_(self.eigenvalues)
         return _transformed(spectrum, self.down.T, self.right.T)
 
 
 def joined(gather: Callable[[Tensor], Tensor], index: Tensor, solver: Solver) -> Tensor:
     """:func:`blend` with a solver that was made beforehand."""
     with torch.autocast(index.device.type, enabled=False):
-        own = _cells(gather(index))
+        own = gather(index).movedim(1, -1).float()  # as banks hold them
         residual = torch.zeros_like(own)
         for axis in (1, 2):
             count = index.shape[axis]
             # What the source of the cell before, and of the one behind, has here.
             before = torch.cat([index.narrow(axis, 0, 1), index.narrow(axis, 0, count - 1)], axis)
             behind = torch.cat([index.narrow(axis, 1, count - 1), index.narrow(axis, count - 1, 1)], axis)
-            wanted = (_cells(gather(before)) - own).narrow(axis, 1, count - 1)
-            wanted = (wanted + (own - _cells(gather(behind))).narrow(axis, 0, count - 1)) / 2
-            nothing = torch.zeros_like(own.narrow(axis, 0, 1))
-            residual = residual + torch.cat([nothing, wanted], axis) - torch.cat([wanted, nothing], axis)
-        return (own + solver.solved(residual)).movedim(-1, 1)
-
-
-def _cells(latents: Tensor) -> Tensor:
-    """(N, L, h, w) -> (N, h, w, L) float32, which is how banks hold them."""
-    return latents.movedim(1, -1).float()
+            wanted = gather(before).movedim(1, -1).narrow(axis, 1, count - 1).float()
+            wanted -= own.narrow(axis, 1, count - 1)
+            wanted += own.narrow(axis, 0, count - 1)
+            wanted -= gather(behind).movedim(1, -1).narrow(axis, 0, count - 1)
+            residual.narrow(axis, 1, count - 1).add_(wanted, alpha=0.5)
+            residual.narrow(axis, 0, count - 1).sub_(wanted, alpha=0.5)
+        return solver.solved(residual).add_(own).movedim(-1, 1)
 
 
 def _transformed(cells: Tensor, down: Tensor, right: Tensor) -> Tensor:

@@ -488,7 +488,7 @@ class LatentPatch(nn.Module):
         if decoding == "gather":
             return self._gather(index)
         if decoding == "blend":
-            return blend(self._gather, index)
+            return blend(self._gather if self.bank.coded else self.bank.gather, index)
         if decoding == "unproject":
             return self.autoencoder.quantize(self.pca.unproject(self.bank.gather_reduced(index)).float())
         raise ValueError(f"decoding {decoding!r}: one of {', '.join(DECODINGS)} is expected")
