@@ -116,7 +116,7 @@ class RecombinedSamples(IterableDataset[tuple[Any, ...]]):
         attribute: the one that holds the label. Sources where it is empty are not used.
         length: samples an epoch, of each process.
         seed: at least 0.
-        batch_size: samples made together.
+        batch_size: samples made together; faster where there are many of each label among them.
         settings: of a sampler; by default the model's.
         transform: applied to every image ``(3, H, W)``.
         provenance: yield the index map ``(h, w)`` of each sample, too: positions in ``model.bank``.

@@ -149,6 +149,12 @@ def test_codebooks_are_looked_up(face_images):
     torch.testing.assert_close(images, model.decode(torch.full((1, 16, 16), 5)))
 
 
+def test_banks_on_the_disk_blend_alike(tmp_path, model, face_images):
+    mapped = LatentPatch("pixels:4", 8).fit(face_images, scratch=tmp_path)
+    assert mapped.bank.mapped
+    assert torch.equal(mapped.soft(face_images[2]).images, model.soft(face_images[2]).images)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
