@@ -135,7 +135,7 @@ class Sources(nn.Module):
         super().__init__()
         stored = model.bank.latents
         cells = model.bank.grid[0] * model.bank.grid[1]
-        self.area, self.fold = cells, model.autoencoder.fold
+        self.area = cells
         self.register_buffer("latents", stored.flatten(0, 2))
         self.register_buffer("cells", torch.arange(cells).view(model.bank.grid))
         self.register_buffer("codebook", model.autoencoder.codebook)
@@ -144,8 +144,8 @@ class Sources(nn.Module):
         found = F.embedding(index * self.area + self.cells, self.latents).movedim(-1, 1)
         if self.codebook is None:
             return found.float()
-        codes = F.pixel_shuffle(found.float(), self.fold)[:, 0].int()  # ONNX Runtime shuffles no integers
-        return F.pixel_unshuffle(F.embedding(codes, self.codebook).movedim(-1, 1), self.fold)
+        # As unfolding the codes, looking them up and folding the vectors does; runtimes unfold no integers.
+        return F.embedding(found.int(), self.codebook).movedim(-1, 1).flatten(1, 2)
 
 
 class Blended(nn.Module):
