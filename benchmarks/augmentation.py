@@ -303,7 +303,7 @@ def main() -> None:
     parser.add_argument("--autoencoder", default="embedded", help="of the pictures (embedded)")
     parser.add_argument("--examples", default="4,8,16,32", help="of each class (4,8,16,32)")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=300, help="of the optimiser (300)")
+    parser.add_argument("--steps", type=int, default=200, help="of the optimiser (200)")
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args()
     if not options.digits and not options.pictures:
