@@ -15,9 +15,10 @@ from .errors import FileError
 from .pca import PCA
 from .sampling import Sampler, Settings
 from .sampling.keys import KEY_NORM, to_keys
-from .sampling.sources import MAX_KEPT, PreparedSources
+from .sampling.sources import MAX_KEPT, Groups, PreparedSources
 from .state import FittedModule, pack, unpack
 from .storage import Rows
+from .variants import Variants
 
 __all__ = ["SourceBank"]
 
@@ -37,6 +38,8 @@ class SourceBank(FittedModule):
     Attributes:
         ids: one stable name a source, unique.
         attributes: one mapping of attribute names to text a source; empty where nothing is known.
+        variants: how pictures entered: those of one are B sources side by side, :attr:`Variants.count` of them, itself
+            first, with the same attributes.
         mapped: whether keys and latents are in a file (:mod:`latentpatch.storage`) and too large to be read
             beforehand. Values are then checked when they are used, :meth:`digest` is what the file says, and
             latents stay where they are when the module moves to another device.
@@ -53,6 +56,7 @@ class SourceBank(FittedModule):
         self.register_fitted("latents", torch.zeros(0, 0, 0, 0, dtype=torch.float16))
         self.ids: list[str] = []
         self.attributes: list[dict[str, str]] = []
+        self.variants = Variants()
         self._prepared: PreparedSources | None = None
         self._subset: tuple[Tensor, PreparedSources] | None = None
         self.mapped = False
@@ -80,6 +84,16 @@ class SourceBank(FittedModule):
         return len(self.ids)
 
     @property
+    def sources(self) -> list[str]:
+        """Ids of the pictures, without those of their variants."""
+        return self.ids[:: self.variants.count]
+
+    @property
+    def groups(self) -> Tensor:
+        """Which of :attr:`sources` each position is a variant of: ``(B,)`` int64."""
+        return self.variants.sources_of(torch.arange(len(self), device=self.keys.device))
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Cells (h, w) of every source."""
         return self.keys.shape[1], self.keys.shape[2]
@@ -97,22 +111,25 @@ class SourceBank(FittedModule):
         attributes: Mapping[str, Mapping[str, str]] | None = None,
         codebook: Tensor | None = None,
         scratch: str | Path | None = None,
+        variants: Variants | None = None,
     ) -> SourceBank:
         """Replace the sources. Returns itself.
 
         Args:
             latents: ``(B, h, w, L)`` float16, or ``(B, h, w, q)`` int16 code indices.
-            ids: B unique names.
+            ids: unique names of the pictures: B, where there are no variants.
             pca: fitted on these latents.
             attributes: attributes by id; ids that are missing have none.
             codebook: ``(codes, L)``, where ``latents`` are indices.
             scratch: folder for a file the keys are kept in, where ``latents`` are in one: the bank is then
                 :attr:`mapped`.
+            variants: how the pictures entered; by default as they are.
 
         Raises:
             ValueError: for repeated ids or counts that do not agree.
         """
-        _check_ids(ids, len(latents))
+        variants = variants or Variants()
+        _check_ids(variants.ids(ids), len(latents))
         largest = max(
             (float(reduced.norm(dim=1).max()) for reduced in _reduced(latents, pca, codebook)),
             default=0.0,
@@ -122,8 +139,8 @@ class SourceBank(FittedModule):
         self.key_step = torch.tensor(step, dtype=torch.float32, device=self.keys.device)
         self.latents = latents if scratch is not None else latents.to(self.keys.device)
         self.keys = self._keys_of(latents, pca, codebook, scratch)
-        self.ids = list(ids)
-        self.attributes = _aligned(attributes, ids)
+        self.variants, self.ids = variants, variants.ids(ids)
+        self.attributes = _aligned(attributes, ids, variants.count)
         self.mapped, self._keys_unchecked, self._claimed_digest = scratch is not None, False, None
         self._forget()
         return self
@@ -138,9 +155,10 @@ class SourceBank(FittedModule):
     ) -> None:
         """Append sources, projected by the PCA as it is; those already here do not change.
 
-        Arguments and errors are those of :meth:`fill`.
+        Arguments and errors are those of :meth:`fill`; variants are as those already here.
         """
-        _check_ids([*self.ids, *ids], len(self) + len(latents))
+        added = self.variants.ids(ids)
+        _check_ids([*self.ids, *added], len(self) + len(latents))
         if latents.shape[1:] != self.latents.shape[1:]:
             wanted = ", ".join(map(str, self.latents.shape[1:]))
             raise ValueError(f"latents: shape (B, {wanted}) is expected, got {tuple(latents.shape)}")
@@ -148,16 +166,16 @@ class SourceBank(FittedModule):
         keys = self._keys_of(latents, pca, codebook)
         self.keys = torch.cat([self.keys, keys])
         self.latents = torch.cat([self.latents, latents.to(self.latents)])
-        self.ids = [*self.ids, *ids]
-        self.attributes = [*self.attributes, *_aligned(attributes, ids)]
+        self.ids = [*self.ids, *added]
+        self.attributes = [*self.attributes, *_aligned(attributes, ids, self.variants.count)]
 
     def remove(self, ids: Sequence[str]) -> None:
-        """Remove sources by id: their latents leave every buffer; the others do not change.
+        """Remove pictures by id, with all variants: their latents leave every buffer; the others do not change.
 
         Raises:
-            ValueError: for an id that is not here.
+            ValueError: for an id that is not here, or of a variant.
         """
-        positions = set(self.positions(ids))
+        positions = set(self.members(ids))
         self._hold()
         keep = [b for b in range(len(self)) if b not in positions]
         index = torch.tensor(keep, dtype=torch.int64, device=self.keys.device)
@@ -179,10 +197,29 @@ class SourceBank(FittedModule):
             raise ValueError(f"source {unknown[0]!r} is not in the bank of {len(self)} sources")
         return [where[name] for name in ids]
 
+    def members(self, ids: Sequence[str]) -> list[int]:
+        """Positions of pictures and of all their variants.
+
+        Raises:
+            ValueError: for an id that is not here, or of a variant.
+        """
+        count, found = self.variants.count, self.positions(ids)
+        for name, b in zip(ids, found, strict=True):
+            if b % count:
+                picture = self.ids[b - b % count]
+                raise ValueError(
+                    f"source {name!r}: a variant of {picture!r}, whose id is expected: all of its variants go together"
+                )
+        return [b + variant for b in found for variant in range(count)]
+
     def select(self, predicate: Callable[[Mapping[str, str]], bool]) -> Tensor:
-        """Positions of the sources whose attributes satisfy a predicate: ``(B',)`` int64, ascending."""
-        chosen = [b for b, known in enumerate(self.attributes) if predicate(known)]
-        return torch.tensor(chosen, dtype=torch.int64, device=self.keys.device)
+        """Positions of the sources whose attributes satisfy a predicate: ``(B',)`` int64, ascending. A picture's
+        variants are there together, or none is.
+        """
+        count = self.variants.count
+        chosen = [count * s for s, known in enumerate(self.attributes[::count]) if predicate(known)]
+        first = torch.tensor(chosen, dtype=torch.int64, device=self.keys.device)
+        return (first[:, None] + torch.arange(count, device=first.device)).flatten()
 
     def check(self) -> None:
         """Refuse contents that do not fit together, as a file may hold them.
@@ -207,6 +244,8 @@ class SourceBank(FittedModule):
             raise ValueError(f"latents are {self.latents.dtype}, float16 or int16 is expected")
         if len(self.attributes) != len(self.ids):
             raise ValueError(f"{len(self.attributes)} rows of attributes for {len(self.ids)} sources")
+        if self.ids != self.variants.ids(self.sources):
+            raise ValueError(f"ids are not those of sources with {self.variants.count} variants each")
         if self.key_step.shape != () or not (float(self.key_step) > 0 and float(self.key_step) < float("inf")):
             raise ValueError("key_step is not a positive number")
 
@@ -257,8 +296,9 @@ class SourceBank(FittedModule):
         """The keys with what searches prepare of them, which is kept until the keys change.
 
         Args:
-            candidates: ``(C,)`` int64 positions of the sources to be searched; None for all. Of the last such choice
-                it is kept too, if the keys take no more than :data:`~latentpatch.sampling.sources.MAX_KEPT`.
+            candidates: ``(C,)`` int64 positions of the sources to be searched, ascending; None for all. Of the last
+                such choice it is kept too, if the keys take no more than
+                :data:`~latentpatch.sampling.sources.MAX_KEPT`.
         """
         keys = self._counted_keys()
         if candidates is None:
@@ -274,7 +314,20 @@ class SourceBank(FittedModule):
         return found
 
     def _prepare(self, keys: Tensor, candidates: Tensor | None) -> PreparedSources:
-        return PreparedSources(keys) if candidates is None else PreparedSources(keys[candidates], of=keys)
+        groups = self._groups(candidates)
+        if candidates is None:
+            return PreparedSources(keys, groups=groups)
+        return PreparedSources(keys[candidates], of=keys, groups=groups)
+
+    def _groups(self, candidates: Tensor | None) -> Groups | None:
+        """The pictures that sources are variants of, as searches want them."""
+        if self.variants.count == 1:
+            return None
+        numbers, ways = self.groups, self.variants.squared_offsets().to(self.keys.device)
+        ways = ways.repeat(len(self) // len(ways))
+        if candidates is not None:
+            numbers, ways = numbers[candidates].unique(return_inverse=True)[1], ways[candidates]
+        return Groups(numbers, ways, self.variants.offset_cost)
 
     def _counted_keys(self) -> Tensor:
         """:meth:`searchable`, as a tensor that counts how often it is written to: those of inference mode do not."""
@@ -294,7 +347,8 @@ class SourceBank(FittedModule):
 
     def computed_digest(self) -> str:
         """:meth:`digest` of what is there, all of which is read."""
-        total = hashlib.sha256(json.dumps(self.ids).encode())
+        named: Any = self.ids if self.variants.count == 1 else [self.ids, self.variants.record()]
+        total = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
         for stored in (self.keys, self.latents):
             for chunk in chunks(stored):
                 total.update(chunk.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -393,13 +447,15 @@ class SourceBank(FittedModule):
             return keys.tensor().to(device)
 
     def get_extra_state(self) -> Tensor:
-        return pack({"ids": self.ids, "attributes": self.attributes})
+        varied = {} if self.variants.count == 1 else {"variants": self.variants.record()}
+        return pack({"ids": self.ids, "attributes": self.attributes, **varied})
 
     def set_extra_state(self, state: Any) -> None:
         self._forget()
         fields = unpack(state)
         self.ids = [str(name) for name in fields["ids"]]
         self.attributes = [{str(k): str(v) for k, v in known.items()} for known in fields["attributes"]]
+        self.variants = Variants(**fields.get("variants", {}))
         self._claimed_digest, self._keys_unchecked = None, self.mapped
         if self.mapped:
             self._check_layout()
@@ -441,5 +497,7 @@ def _check_ids(ids: Sequence[str], count: int) -> None:
         seen.add(name)
 
 
-def _aligned(attributes: Mapping[str, Mapping[str, str]] | None, ids: Sequence[str]) -> list[dict[str, str]]:
-    return [dict((attributes or {}).get(name, {})) for name in ids]
+def _aligned(
+    attributes: Mapping[str, Mapping[str, str]] | None, ids: Sequence[str], variants: int
+) -> list[dict[str, str]]:
+    return [dict((attributes or {}).get(name, {})) for name in ids for _ in range(variants)]

@@ -297,12 +297,13 @@ def _sampled(model: LatentPatch, facts: dict[str, Any], reference: Picture | Non
 
 def _usual_distance(model: LatentPatch) -> float:
     """How far a cell of a source is from the nearest other source, in the middle."""
-    count = min(_REFERENCES, len(model.bank))
-    if len(model.bank) < 2:
+    total, variants = len(model.bank.sources), model.bank.variants.count
+    count = min(_REFERENCES, total)
+    if total < 2:
         return 1.0
-    chosen = torch.arange(count, device=model.bank.keys.device) * len(model.bank) // count
-    latents = model.latents_at(chosen[:, None, None].expand(-1, *model.bank.grid))
-    _, distance = nearest_fields(latents, model.bank.latents, model.autoencoder.codebook, chosen)
+    chosen = torch.arange(count, device=model.bank.keys.device) * total // count
+    latents = model.latents_at((chosen * variants)[:, None, None].expand(-1, *model.bank.grid))
+    _, distance = nearest_fields(latents, model.bank.latents, model.autoencoder.codebook, chosen, variants)
     return float(distance.median()) or 1.0
 
 

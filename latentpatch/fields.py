@@ -14,7 +14,11 @@ _WHOLE = 1e-5  # weight of the whole picture's distance in the choice of a cell'
 
 
 def nearest_fields(
-    latents: Tensor, stored: Tensor, codebook: Tensor | None = None, excluded: Tensor | None = None
+    latents: Tensor,
+    stored: Tensor,
+    codebook: Tensor | None = None,
+    excluded: Tensor | None = None,
+    variants: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """The source nearest to each cell at the same place, in the full latents.
 
@@ -27,20 +31,23 @@ def nearest_fields(
         latents: ``(N, L, h, w)`` of the pictures.
         stored: ``(B, h, w, L)``, or ``(B, h, w, q)`` codes: :attr:`SourceBank.latents`.
         codebook: where ``stored`` are codes.
-        excluded: ``(N,)`` int64, a source that does not count for each picture; -1 for none.
+        excluded: ``(N,)`` int64, number of a source that does not count for each picture; -1 for none.
+        variants: how many variants of each source there are, side by side, which do not count with it.
 
     Returns:
         ``(N, h, w)`` int64 positions, and ``(N, h, w)`` float32 Euclidean distances.
     """
     parts = [
-        _nearest_fields(part, stored, codebook, None if excluded is None else excluded[first : first + len(part)])
+        _nearest_fields(
+            part, stored, codebook, None if excluded is None else excluded[first : first + len(part)], variants
+        )
         for first, part in zip(range(0, len(latents), _BATCH), latents.split(_BATCH), strict=True)
     ]
     return torch.cat([index for index, _ in parts]), torch.cat([distance for _, distance in parts])
 
 
 def _nearest_fields(
-    latents: Tensor, stored: Tensor, codebook: Tensor | None, excluded: Tensor | None
+    latents: Tensor, stored: Tensor, codebook: Tensor | None, excluded: Tensor | None, variants: int
 ) -> tuple[Tensor, Tensor]:
     count, _, height, width = latents.shape
     cells = latents.float().flatten(2).movedim(2, 0)  # cells x N x L
@@ -53,7 +60,8 @@ def _nearest_fields(
         squared = torch.cdist(cells, sources, compute_mode="donot_use_mm_for_euclid_dist").square()
         cost = squared + _WHOLE * squared.mean(0)
         if excluded is not None:
-            own = excluded[:, None] == torch.arange(first, first + len(chunk), device=excluded.device)
+            numbers = torch.arange(first, first + len(chunk), device=excluded.device) // variants
+            own = excluded[:, None] == numbers
             cost = cost.masked_fill(own.to(cost.device), float("inf"))
         least, position = cost.min(2)
         closer = least < best

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .provenance import largest_regions, provenance_images, source_shares
 from .sampling import Settings
+from .variants import Variants
 
 __all__ = ["Blend", "Generation"]
 
@@ -25,6 +26,8 @@ class Generation:
         seeds: the seed of each image; empty where nothing was drawn.
         sampler: name of the sampler; None where none was used.
         settings: its settings; None where none was used.
+        variants: of the sources. :attr:`index` and :attr:`ids` say which one a cell is from; whatever counts sources
+            counts all variants of a picture as that one source.
     """
 
     images: Tensor = field(repr=False)
@@ -33,20 +36,26 @@ class Generation:
     seeds: tuple[int, ...] = ()
     sampler: str | None = None
     settings: Settings | None = None
+    variants: Variants = field(default_factory=Variants)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def shares(self) -> list[dict[str, float]]:
-        """For each image, the share of its cells each of its sources gave, largest first."""
-        return [_largest_first(row, self.ids) for row in source_shares(self.index, len(self.ids)).cpu()]
+        """For each image, the share of its cells each of its sources gave, by all its variants, largest first."""
+        names = self.ids[:: self.variants.count]
+        return [_largest_first(row, names) for row in source_shares(self._sources(), len(names)).cpu()]
 
     def largest_regions(self) -> Tensor:
-        """For each image, the share of its cells in the largest connected region from one source: ``(N,)``."""
-        return largest_regions(self.index)
+        """For each image, the share of its cells in the largest connected region from one source, whatever its
+        variants: ``(N,)``.
+        """
+        return largest_regions(self._sources())
 
     def provenance(self) -> Tensor:
-        """Index maps as pictures of the images' size, one hue a source: ``(N, 3, H, W)``."""
+        """Index maps as pictures of the images' size, one hue a source, variants in hues next to each other:
+        ``(N, 3, H, W)``.
+        """
         return provenance_images(self.index, len(self.ids), self.images.shape[2] // self.index.shape[1])
 
     def records(self) -> list[dict[str, Any]]:
@@ -65,6 +74,10 @@ class Generation:
     def settings_record(self) -> dict[str, Any]:
         """Sampler and settings, for a JSON file."""
         return {"sampler": self.sampler, "settings": None if self.settings is None else asdict(self.settings)}
+
+    def _sources(self) -> Tensor:
+        """Index maps of sources, whatever their variants."""
+        return self.variants.sources_of(self.index)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from .sampling.checks import check_integer
 from .sampling.soft import patch_distances, soft_weights
 from .state import pack, unpack
 from .storage import Rows
+from .variants import DEFAULT_OFFSET_COST, Variants
 
 __all__ = ["LatentPatch"]
 
@@ -111,6 +112,9 @@ class LatentPatch(nn.Module):
         attributes: str | Path | Mapping[str, Mapping[str, str]] | None = None,
         size: int | tuple[int, int] | None = None,
         skip_bad: bool = False,
+        mirrored: bool = False,
+        offsets: int = 0,
+        offset_cost: float = DEFAULT_OFFSET_COST,
         progress: bool = False,
         scratch: str | Path | None = None,
         processes: Processes = ALONE,
@@ -127,6 +131,10 @@ class LatentPatch(nn.Module):
             size: ``(height, width)`` or side in pixels files are cropped and resized to; by default the size
                 the autoencoder was trained on.
             skip_bad: leave out files that cannot be used, listing them in :attr:`skipped`.
+            mirrored: let every source enter as its mirror image, too.
+            offsets: let every source enter also moved by up to so many cells, for sources that are not registered. The
+                bank then holds ``(2 offsets + 1)^2`` times the sources, twice as many where they are mirrored.
+            offset_cost: what keeps copies from being moved: see :class:`~latentpatch.variants.Variants`.
             progress: show a progress bar.
             scratch: folder on a disk with room for the bank, where it is then kept in unnamed files for as
                 long as the model uses it. The result is the same.
@@ -137,14 +145,15 @@ class LatentPatch(nn.Module):
             ImageError, FileError: for files that cannot be used.
             TypeError, ValueError: for arguments out of range.
         """
+        variants = Variants(mirrored, offsets, offset_cost)
         known = _attributes_by_id(attributes)
         self.skipped = []
-        latents, names = self._encode_sources(sources, ids, size, skip_bad, progress, scratch, processes)
+        latents, names = self._encode_sources(sources, ids, size, variants, skip_bad, progress, scratch, processes)
         self._fit_pca(latents)
         self._encoder = None
         for name, value in self.pca.fitted().items():
             setattr(self.pca, name, processes.first(value))  # the last bits are the machine's
-        self.bank.fill(latents, names, self.pca, known, self.autoencoder.codebook, scratch)
+        self.bank.fill(latents, names, self.pca, known, self.autoencoder.codebook, scratch, variants)
         return self
 
     def add(
@@ -154,17 +163,17 @@ class LatentPatch(nn.Module):
         ids: Sequence[str] | None = None,
         attributes: str | Path | Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """Append sources; the PCA and the sources already here stay as they are.
+        """Append sources, in the variants of those already here; the PCA and these stay as they are.
 
         Arguments and errors are those of :meth:`fit`; files are resized to the size of the bank.
         """
         self._require_fit()
         known = _attributes_by_id(attributes)
-        latents, names = self._encode_sources(sources, ids, self.image_size, False, False)
+        latents, names = self._encode_sources(sources, ids, self.image_size, self.bank.variants)
         self.bank.add(latents, names, self.pca, known, self.autoencoder.codebook)
 
     def remove(self, ids: str | Sequence[str], *, refit: bool = True) -> None:
-        """Remove sources: none of their latents can appear in any output from now on.
+        """Remove sources, with their variants: none of their latents can appear in any output from now on.
 
         Args:
             ids: one id or several.
@@ -173,17 +182,18 @@ class LatentPatch(nn.Module):
                 are, in a basis the removed ones had a part in.
 
         Raises:
-            ValueError: for an id that is not in the bank, or where none would remain.
+            ValueError: for an id that is not in the bank, or is that of a variant, or where none would remain.
         """
         gone = [ids] if isinstance(ids, str) else list(ids)
-        self.bank.positions(gone)
-        if len(set(gone)) >= len(self.bank):
-            raise ValueError(f"removing {len(set(gone))} of {len(self.bank)} sources would leave none")
-        self.bank.remove(gone)
+        bank = self.bank
+        bank.members(gone)
+        if len(set(gone)) >= len(bank.sources):
+            raise ValueError(f"removing {len(set(gone))} of {len(bank.sources)} sources would leave none")
+        bank.remove(gone)
         if refit:
-            self._fit_pca(self.bank.latents)
-            known = dict(zip(self.bank.ids, self.bank.attributes, strict=True))
-            self.bank.fill(self.bank.latents, self.bank.ids, self.pca, known, self.autoencoder.codebook)
+            self._fit_pca(bank.latents)
+            known = dict(zip(bank.ids, bank.attributes, strict=True))
+            bank.fill(bank.latents, bank.sources, self.pca, known, self.autoencoder.codebook, variants=bank.variants)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -196,13 +206,19 @@ class LatentPatch(nn.Module):
         sources: Tensor | str | Path | Sequence[str | Path],
         ids: Sequence[str] | None,
         size: int | tuple[int, int] | None,
-        skip_bad: bool,
-        progress: bool,
+        variants: Variants,
+        skip_bad: bool = False,
+        progress: bool = False,
         scratch: str | Path | None = None,
         processes: Processes = ALONE,
     ) -> tuple[Tensor, list[str]]:
-        """-> (B, h, w, L) float16 or (B, h, w, q) int16 on the module's device or in a file, B names"""
+        """-> (B, h, w, L) float16 or (B, h, w, q) int16 on the module's device or in a file, names of the pictures"""
         names, shape, pictures = self._open(sources, ids, size, skip_bad, processes)
+        grid = self.autoencoder.grid(*shape)
+        if variants.offsets >= min(grid):
+            raise ValueError(
+                f"offsets {variants.offsets}: less than {min(grid)} (cells of the shorter side) is expected"
+            )
         coded = self.autoencoder.codebook is not None
         depth = self.autoencoder.fold**2 if coded else self.autoencoder.spec.latent_channels
         dtype, device = torch.int16 if coded else torch.float16, self.autoencoder.device
@@ -210,11 +226,11 @@ class LatentPatch(nn.Module):
         count = part.stop - part.start
         kept: list[str] = []
         with (
-            Rows(count, (*self.autoencoder.grid(*shape), depth), dtype, device, scratch) as rows,
+            Rows(count * variants.count, (*grid, depth), dtype, device, scratch) as rows,
             tqdm(total=count, desc="encoding", unit="img", disable=not progress, leave=False) as bar,
         ):
             while batch := list(islice(pictures, _ENCODE_BATCH)):
-                rows.append(self._stored(torch.stack([picture for _, picture in batch])))
+                rows.append(self._varied(torch.stack([picture for _, picture in batch]), variants))
                 kept += [name for name, _ in batch]
                 bar.update(len(batch))
             latents = processes.joined_rows(rows.tensor(), scratch)
@@ -275,6 +291,11 @@ class LatentPatch(nn.Module):
     def _fit_pca(self, latents: Tensor) -> None:
         codebook = self.autoencoder.codebook
         self.pca.fit((look_up(chunk, codebook) for chunk in chunks(latents, codebook)), self.components)
+
+    def _varied(self, batch: Tensor, variants: Variants) -> Tensor:
+        """The variants of images as the bank keeps them, those of one side by side."""
+        turned = [batch, batch.flip(3)] if variants.mirrored else [batch]
+        return torch.stack([variants.moved(self._stored(each)) for each in turned], 1).flatten(0, 2)
 
     def _stored(self, batch: Tensor) -> Tensor:
         """Images as the bank keeps them: float16 latents or int16 codes, channels last."""
@@ -377,7 +398,8 @@ class LatentPatch(nn.Module):
         sampler = sampler_of(settings)
         pictures = yield Decode(self.latents_at(index, decoding or self.default_decoding(settings))[part])
         chosen = tuple(int(seed) for seed in seeds[part])
-        return Generation(pictures, index[part], tuple(self.bank.ids), chosen, sampler, settings)
+        ids, variants = tuple(self.bank.ids), self.bank.variants
+        return Generation(pictures, index[part], ids, chosen, sampler, settings, variants)
 
     def sampling(
         self,
@@ -398,7 +420,7 @@ class LatentPatch(nn.Module):
                 raise ValueError(f"reference: the sampler {sampler_of(settings)!r} takes none")
             pictures = self._pictures(reference, "reference", len(seeds), self.image_size)
             guides = self.bank.keys_of(self.autoencoder.quantize((yield Encode(pictures))), self.pca)
-        count = len(self.bank) if candidates is None else len(candidates)
+        count = (len(self.bank) if candidates is None else len(candidates)) // self.bank.variants.count
         settings = method.resolved(settings, count, guides is not None)
         noise = noise_from_seeds(seeds, method.steps(grid, settings, guides is not None, None), self.bank.keys.device)
         index = yield Search(method, settings, noise, candidates, guides)
@@ -523,7 +545,7 @@ class LatentPatch(nn.Module):
                 raise ValueError(f"where {where!r}: no source has the attribute {unknown[0]!r}; known: {names}")
         chosen = self.bank.select(predicate)
         if not len(chosen):
-            raise ValueError(f"where {str(where)!r}: none of the {len(self.bank)} sources satisfies it")
+            raise ValueError(f"where {str(where)!r}: none of the {len(self.bank.sources)} sources satisfies it")
         return chosen
 
     def soft(
@@ -634,7 +656,8 @@ class LatentPatch(nn.Module):
         result = yield Decode(torch.where(cells, copied, kept))
         if composite:
             result = join(result, target, _to_pixels(cells, self.autoencoder.spec.downsampling))
-        return Generation(result, torch.where(cells, position, -1)[None], ids)
+        variants = self.bank.variants if len(ids) > 1 else Variants()
+        return Generation(result, torch.where(cells, position, -1)[None], ids, variants=variants)
 
     @torch.no_grad()
     def inpaint(
@@ -700,7 +723,8 @@ class LatentPatch(nn.Module):
         result = yield Decode(filled)
         if composite:
             result = join(result, target, pixels)
-        return Generation(result, index, tuple(self.bank.ids), tuple(int(s) for s in seeds), "raster", chosen)
+        ids, chosen_seeds = tuple(self.bank.ids), tuple(int(s) for s in seeds)
+        return Generation(result, index, ids, chosen_seeds, "raster", chosen, self.bank.variants)
 
     @torch.no_grad()
     def reconstruct(self, image: Picture, *, reduced: bool = False) -> Tensor:

@@ -21,10 +21,15 @@ class ShardedBank(SourceBank):
 
     What reads sources (:meth:`sample`, :meth:`gather`, :meth:`gather_reduced`) must be called by all processes
     together, with the same arguments, and gives all of them the result. It cannot be changed.
+
+    Raises:
+        ValueError: for a bank with variants of sources.
     """
 
     def __init__(self, bank: SourceBank, processes: Processes) -> None:
         super().__init__()
+        if bank.variants.count > 1:
+            raise ValueError("a sharded bank: sources without variants (mirrored, offsets) are expected")
         part = processes.share(len(bank))
         self.processes, self.first = processes, part.start
         self.key_step = bank.key_step

@@ -60,10 +60,10 @@ def check_removable(model: LatentPatch, ids: Sequence[str], settings: Settings |
     repeated = [name for name in ids if ids.count(name) > 1]
     if not ids or repeated:
         raise ValueError(f"ids {list(ids)!r}: different ones, at least one, are expected")
-    model.bank.positions(ids)
-    remaining = len(model.bank) - len(ids)
+    model.bank.members(ids)
+    remaining = len(model.bank.sources) - len(ids)
     if remaining < 1:
-        raise ValueError(f"removing {len(ids)} of {len(model.bank)} sources would leave none")
+        raise ValueError(f"removing {len(ids)} of {len(model.bank.sources)} sources would leave none")
     check_settings(settings or model.settings, model.bank.grid, remaining)
 
 
@@ -108,33 +108,34 @@ def verify_unlearning(
 
 
 def _names(before: LatentPatch, after: LatentPatch, ids: Sequence[str]) -> Check:
-    kept = [
-        (name, known)
-        for name, known in zip(before.bank.ids, before.bank.attributes, strict=True)
-        if name not in set(ids)
-    ]
+    gone = set(before.bank.members(ids))
+    named = enumerate(zip(before.bank.ids, before.bank.attributes, strict=True))
+    kept = [known for b, known in named if b not in gone]
     same = kept == list(zip(after.bank.ids, after.bank.attributes, strict=True))
-    facts = {"sources_before": len(before.bank), "sources_after": len(after.bank)}
+    same &= before.bank.variants == after.bank.variants
+    facts = {"sources_before": len(before.bank.sources), "sources_after": len(after.bank.sources)}
     return Check("ids and attributes are those of the others", same, facts)
 
 
 def _refit(before: LatentPatch, after: LatentPatch, ids: Sequence[str]) -> Check:
     """Fit PCA and bank anew, by other objects than those that removed."""
-    gone = set(before.bank.positions(ids))
+    gone = set(before.bank.members(ids))
     kept = [b for b in range(len(before.bank)) if b not in gone]
     latents, codebook = before.bank.latents[kept], before.autoencoder.codebook
     pca = PCA().to(before.bank.keys.device)
     pca.fit((look_up(chunk, codebook) for chunk in chunks(latents, codebook)), before.components)
     bank = SourceBank().to(before.bank.keys.device)
     known = {before.bank.ids[b]: before.bank.attributes[b] for b in kept}
-    bank.fill(latents, list(known), pca, known, codebook)
+    names = [name for name in before.bank.sources if name in known]
+    bank.fill(latents, names, pca, known, codebook, variants=before.bank.variants)
     return _equal("equal, bit for bit, to a model fitted on the remaining latents", pca, bank, after)
 
 
 def _encoded_again(before: LatentPatch, after: LatentPatch, pictures: Sequence[Path]) -> Check:
     model = LatentPatch(before.autoencoder, before.components, before.settings)
-    known = dict(zip(after.bank.ids, after.bank.attributes, strict=True))
-    model.fit(pictures, ids=after.bank.ids, attributes=known, size=after.image_size)
+    bank, variants = after.bank, after.bank.variants
+    known = dict(zip(bank.ids, bank.attributes, strict=True))
+    model.fit(pictures, ids=bank.sources, attributes=known, size=after.image_size, **variants.record())
     check = _equal("equal, bit for bit, to a model fitted on the remaining pictures", model.pca, model.bank, after)
     return Check(check.name, check.passed, {**check.facts, "pictures": len(pictures)})
 
@@ -160,7 +161,7 @@ def _bytes(before: LatentPatch, path: str | Path, ids: Sequence[str]) -> Check:
     Rows that a source that remains holds too (a plain background) are its own. Where it holds all of them, it is the
     same picture under another id, and the check fails.
     """
-    gone = before.bank.positions(ids)
+    gone = before.bank.members(ids)
     kept = [b for b in range(len(before.bank)) if b not in set(gone)]
     wanted = {row for b in gone for row in _rows(before.bank.latents[b])}
     shared: set[bytes] = set()
@@ -182,7 +183,8 @@ def _seeds(
     before: LatentPatch, after: LatentPatch, ids: Sequence[str], seeds: Sequence[int], settings: Settings
 ) -> Check:
     """Run seeds with both models: how many pictures the removed sources are in."""
-    occurred = [_occurrences(model, set(ids), seeds, settings) for model in (before, after)]
+    removed = {before.bank.ids[b] for b in before.bank.members(ids)}
+    occurred = [_occurrences(model, removed, seeds, settings) for model in (before, after)]
     facts = {"seeds": len(seeds), "first_seed": seeds[0], "pictures_before": occurred[0], "pictures_after": occurred[1]}
     return Check("no seed gives a picture with a removed source", occurred[1] == 0, facts)
 
@@ -191,7 +193,7 @@ def _seeds(
 def _occurrences(model: LatentPatch, ids: set[str], seeds: Sequence[int], settings: Settings) -> int:
     gone = torch.tensor([b for b, name in enumerate(model.bank.ids) if name in ids], device=model.bank.keys.device)
     method, total = SAMPLERS[sampler_of(settings)], 0
-    settings = method.resolved(settings, len(model.bank), False)
+    settings = method.resolved(settings, len(model.bank.sources), False)
     steps = method.steps(model.bank.grid, settings, False, None)
     for first in range(0, len(seeds), _BATCH):
         noise = noise_from_seeds(seeds[first : first + _BATCH], steps, model.bank.keys.device)

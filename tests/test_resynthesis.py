@@ -109,7 +109,7 @@ def test_the_start_gives_nothing_where_sums_need_64_bits():
     vectors = np.random.default_rng(0).standard_normal((6, 16, 16, 2))
     vectors *= 2046 / np.linalg.norm(vectors, axis=-1, keepdims=True)
     bank = torch.from_numpy(vectors.round().astype(np.int16))
-    settings = ResynthesisSettings(patch_size=16, stride=5, neighbours=2, draws=1, max_share=0.4)
+    settings = ResynthesisSettings(keep_start=False, patch_size=16, stride=5, neighbours=2, draws=1, max_share=0.4)
     noise = noise_from_seeds(range(8), resynthesis_steps((16, 16), settings))
     index = resynthesis(bank, noise, settings)
     assert not (index.flatten(1) == (noise[:, :1] * 6).long()).any()

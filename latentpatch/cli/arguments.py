@@ -8,6 +8,7 @@ from typing import Any
 
 from ..autoencoders import AUTOENCODERS, DEFAULT
 from ..sampling import DEFAULT_PRESET, PRESETS, SAMPLERS
+from ..variants import DEFAULT_OFFSET_COST
 
 __all__ = [
     "add_common",
@@ -42,6 +43,15 @@ def add_sources(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument("--attributes", metavar="CSV", help="attributes of the sources, for --where")
     parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be used, and list them")
     parser.add_argument("--components", type=int, metavar="R", help="principal components searched (16)")
+    parser.add_argument(
+        "--mirrored", action="store_const", const=True, help="let every source enter as its mirror image, too"
+    )
+    parser.add_argument(
+        "--offsets", type=natural, metavar="D", help="and moved by up to D latent cells, if not registered (0)"
+    )
+    parser.add_argument(
+        "--offset-cost", type=float, metavar="COST", help=f"of a source moved by a cell ({DEFAULT_OFFSET_COST:g})"
+    )
     add_size(parser)
 
 

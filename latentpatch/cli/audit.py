@@ -75,7 +75,7 @@ def _audit(options: argparse.Namespace) -> dict[str, Any]:
             "command": "audit",
             "version": __version__,
             "autoencoder": model.identity(),
-            "sources": len(model.bank),
+            "sources": len(model.bank.sources),
             "sources_sha256": model.bank.digest(),
             "pictures": len(paths),
             "reference_is": "the sources, each without itself" if held_out is None else "held-out pictures",
@@ -85,7 +85,7 @@ def _audit(options: argparse.Namespace) -> dict[str, Any]:
         if held_out is not None:
             beyond = limits.failures(reference, [str(path) for path in held_out])
             report["held_out_failures"] = [failure for failure in beyond if failure["file"] is not None]
-        rows = figures.records(model.bank.ids)
+        rows = figures.records(model.bank.sources)
         report["images"] = [{"file": name, **row} for name, row in zip(names, rows, strict=True)]
         closest = figures.relative.argsort()[:_PAIRS].tolist()
         report["pairs"] = [{"file": names[i], "nearest": rows[i]["nearest"]} for i in closest]
@@ -117,7 +117,7 @@ def _figures(model: LatentPatch, paths: Sequence[Path], options: argparse.Namesp
 
 
 def _recorded(folder: Path, paths: Sequence[Path], model: LatentPatch) -> tuple[Tensor, Tensor]:
-    """Index maps ``(N, h, w)`` that ``generate`` noted, and which pictures have one: ``(N,)`` bool."""
+    """Maps ``(N, h, w)`` of the sources that ``generate`` noted, and which pictures have one: ``(N,)`` bool."""
     index = torch.full((len(paths), *model.bank.grid), -1, dtype=torch.int64)
     known = torch.zeros(len(paths), dtype=torch.bool)
     note = folder / "generation.json"
@@ -136,7 +136,7 @@ def _recorded(folder: Path, paths: Sequence[Path], model: LatentPatch) -> tuple[
         raise FileError(f"{note}: not a record that generate wrote: {error}") from error
     if int(index.max()) >= len(model.bank) or int(index.min()) < -1:
         raise FileError(f"{note}: not a record that generate wrote: positions beyond the {len(model.bank)} sources")
-    return index, known
+    return model.bank.variants.sources_of(index), known
 
 
 def _pairs(
@@ -144,7 +144,9 @@ def _pairs(
 ) -> Tensor:
     """Pictures, each with its nearest source on the right, the closest pairs first."""
     pictures = [images.read_image(paths[i], model.image_size) for i in closest]
-    sources = source_pictures(model, figures.nearest[closest].tolist(), source_files(options))
+    sources = source_pictures(
+        model, (figures.nearest[closest] * model.bank.variants.count).tolist(), source_files(options)
+    )
     both = [each for pair in zip(pictures, sources, strict=True) for each in pair]
     return images.contact_sheet(torch.stack(both), columns=2 * min(3, len(closest)))
 

@@ -211,7 +211,7 @@ def facts_of(command: str, model: LatentPatch, options: argparse.Namespace) -> d
     }
     if len(model.bank):
         facts |= {
-            "sources": len(model.bank),
+            "sources": len(model.bank.sources),
             "sources_sha256": model.bank.digest(),
             "components": model.components,
         }

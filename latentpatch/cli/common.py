@@ -20,6 +20,7 @@ from ..autoencoders import DEFAULT
 from ..model import LatentPatch
 from ..sampling import PRESETS, check_settings, sampler_of
 from ..sharding import ShardedBank
+from ..variants import Variants
 
 __all__ = [
     "bare_model",
@@ -67,9 +68,11 @@ def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> L
     sources = [Path(source) for source in options.sources]
     sharded = getattr(options, "shard_bank", False)
     if len(sources) == 1 and sources[0].suffix == ".safetensors":
-        for name in ("components", "size", "attributes"):
+        for name in ("components", "size", "attributes", "mirrored", "offsets", "offset_cost"):
             if getattr(options, name) is not None:
-                raise ValueError(f"--{name}: {sources[0]} is fitted already; give it to the command that fits")
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: {sources[0]} is fitted already; give it to the command that fits"
+                )
         model = LatentPatch.load(sources[0], options.autoencoder)
         if sharded:
             model.bank = ShardedBank(model.bank, options.processes)
@@ -82,6 +85,7 @@ def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> L
     known = None if options.attributes is None else read_attributes(options.attributes)
     if getattr(options, "where", None) is not None:
         parse_predicate(options.where)
+    variants = _variants(options)
     model = LatentPatch(options.autoencoder or DEFAULT, 16 if options.components is None else options.components)
     placed(model, options)
     _check_settings(options, model, len(paths))
@@ -90,6 +94,7 @@ def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> L
         attributes=known,
         size=wanted_size(options, model),
         skip_bad=options.skip_bad,
+        **variants.record(),
         progress=shows_progress(options),
         scratch=scratch,
         processes=options.processes,
@@ -99,6 +104,13 @@ def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> L
     if options.attributes is not None and not any(model.bank.attributes):
         raise ValueError(f"--attributes {options.attributes}: names none of the sources, such as {model.bank.ids[0]!r}")
     return model
+
+
+def _variants(options: argparse.Namespace) -> Variants:
+    if options.offset_cost is not None and not options.offsets:
+        raise ValueError(f"--offset-cost {options.offset_cost}: goes with --offsets")
+    given = {name: getattr(options, name) for name in ("mirrored", "offsets", "offset_cost")}
+    return Variants(**{name: value for name, value in given.items() if value is not None})
 
 
 def source_files(options: argparse.Namespace) -> dict[str, Path]:

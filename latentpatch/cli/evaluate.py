@@ -127,10 +127,10 @@ def _originals(options: argparse.Namespace, model: LatentPatch) -> list[Path] | 
         skipped = {path for path, _ in model.skipped}
         return [path for path in images.list_images(*options.sources) if path not in skipped]
     named = files_by_id(options.originals)
-    missing = [name for name in model.bank.ids if name not in named]
+    missing = [name for name in model.bank.sources if name not in named]
     if missing:
         raise ValueError(f"--originals: {options.sources[0]} has a source {missing[0]!r}, which is not among them")
-    return [named[name] for name in model.bank.ids]
+    return [named[name] for name in model.bank.sources]
 
 
 def _entry(options: argparse.Namespace, evaluation: Evaluation, row: Row) -> dict[str, Any]:

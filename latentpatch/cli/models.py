@@ -34,7 +34,7 @@ def _fit(options: argparse.Namespace) -> dict[str, Any]:
         model = sources_model(options, scratch=staging)
         model.save(staging / path.name)
         report = _describe(ModelFile.read(staging / path.name)) | {"skipped": skipped_files(model)}
-    say(options, f"{options.output}: {counted(len(model.bank), 'source')}")
+    say(options, f"{options.output}: {counted(len(model.bank.sources), 'source')}")
     return report
 
 
@@ -96,7 +96,7 @@ def _archive(options: argparse.Namespace) -> dict[str, Any]:
     else:
         model = sources_model(options)
         build_archive(model, path, **parts)
-        known = {"sources": len(model.bank), "skipped": skipped_files(model)}
+        known = {"sources": len(model.bank.sources), "skipped": skipped_files(model)}
         known |= {"autoencoder": model.identity(), "sources_sha256": model.bank.digest()}
     report: dict[str, Any] = {"sha256": sha256_of(path), "bytes": path.stat().st_size, **known}
     say(options, f"{path}: {counted(report['sources'], 'source')}, {report['bytes'] / 1e6:.0f} MB")
@@ -154,7 +154,8 @@ def _describe(stored: ModelFile) -> dict[str, Any]:
     variance = float(pca.explained_variance.sum() / pca.total_variance.clamp(min=1e-30))
     return {
         "autoencoder": stored.autoencoder,
-        "sources": len(bank),
+        "sources": len(bank.sources),
+        "variants": bank.variants.record(),
         "sources_sha256": bank.digest(),
         "grid": list(bank.grid),
         "image_size": [side * stored.autoencoder["downsampling"] for side in bank.grid],
@@ -162,7 +163,7 @@ def _describe(stored: ModelFile) -> dict[str, Any]:
         "settings": settings_record(stored.settings),
         "explained_variance": round(variance, 4),
         "attributes": sorted({name for known in bank.attributes for name in known}),
-        "ids": bank.ids,
+        "ids": bank.sources,
     }
 
 

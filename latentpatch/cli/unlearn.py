@@ -100,7 +100,7 @@ def _remaining_pictures(options: argparse.Namespace, model: LatentPatch) -> list
     if not options.pictures:
         return []
     by_id = files_by_id(options.pictures)
-    kept = [name for name in model.bank.ids if name not in set(options.ids)]
+    kept = [name for name in model.bank.sources if name not in set(options.ids)]
     missing = [name for name in kept if name not in by_id]
     if missing:
         raise FileError(f"--pictures: {len(missing)} sources have no picture among them, such as {missing[0]!r}")
@@ -112,7 +112,7 @@ def _facts(name: Path, path: Path, model: LatentPatch) -> dict[str, Any]:
         "file": name.name,
         "bytes": path.stat().st_size,
         "sha256": sha256_of(path),
-        "sources": len(model.bank),
+        "sources": len(model.bank.sources),
         "sources_sha256": model.bank.computed_digest(),
     }
 

@@ -4,7 +4,8 @@ A picture is looked at in two ways. Its *field* says for each latent cell which 
 the picture was made with it, else the nearest source of each cell, at the same place, in the full latents. (Decoded
 and encoded again, nearly all cells still lie nearest to the source they were copied from: see
 :func:`~latentpatch.fields.nearest_fields`.) Its *distance* to each source is taken over the whole picture, in the
-reduced latents that are searched, where it is exact.
+reduced latents that are searched, where it is exact. Where sources have variants (:mod:`~latentpatch.variants`), all
+of a source's count as that source, and its distance is that of the nearest.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ class Copying:
     """Copying figures of N pictures; tensors ``(N,)`` on the CPU.
 
     Attributes:
-        index: ``(N, h, w)`` int64, the field: positions of sources, -1 for a given picture.
+        index: ``(N, h, w)`` int64, the field: numbers of sources, whatever their variants, -1 for a given picture.
         exact: bool, whether the field is the index map the picture was made with.
         largest_share, sources, largest_region, regions: of the field: see :func:`largest_shares`,
             :func:`source_counts`, :func:`~latentpatch.provenance.largest_regions`, :func:`region_densities`.
@@ -177,7 +178,11 @@ class Copying:
         return len(self.nearest)
 
     def records(self, ids: list[str]) -> list[dict[str, Any]]:
-        """For each picture what a JSON file should say."""
+        """For each picture what a JSON file should say.
+
+        Args:
+            ids: of the sources, without those of their variants.
+        """
         return [
             {
                 "exact": bool(self.exact[i]),
@@ -194,7 +199,7 @@ class Copying:
         ]
 
     def with_index(self, index: Tensor, exact: Tensor) -> Copying:
-        """The same pictures with index maps ``(N, h, w)`` that are better known for those where ``exact`` ``(N,)``."""
+        """The same pictures with fields ``(N, h, w)`` that are better known for those where ``exact`` ``(N,)``."""
         index = torch.where(exact[:, None, None], index, self.index)
         return replace(self, **_field_figures(index), exact=self.exact | exact)
 
@@ -218,13 +223,13 @@ def copying(model: LatentPatch, pictures: Tensor | Generation, neighbours: int =
             raise ValueError("pictures: made from other sources than the model's")
         index = pictures.index
         keys = bank.keys_at(index)
-        near = nearest_sources(source_distances(keys, bank.searchable()), neighbours)
+        near = nearest_sources(_distances(bank, keys), neighbours)
         return _figures(bank, index, near, torch.zeros(len(index), dtype=torch.bool), exact=True)
     latents = model.latents_of(pictures)
     index, _ = nearest_fields(latents, bank.latents, model.autoencoder.codebook)
-    plain = nearest_sources(source_distances(bank.keys_of(latents, model.pca), bank.searchable()), neighbours)
+    plain = nearest_sources(_distances(bank, bank.keys_of(latents, model.pca)), neighbours)
     turned = bank.keys_of(model.latents_of(pictures.flip(3)), model.pca)
-    mirrored = nearest_sources(source_distances(turned, bank.searchable()), neighbours)
+    mirrored = nearest_sources(_distances(bank, turned), neighbours)
     closer = mirrored.relative < plain.relative
     near = Nearest(
         torch.where(closer, mirrored.source, plain.source),
@@ -246,22 +251,27 @@ def copying_of_sources(model: LatentPatch, count: int = 200, neighbours: int = N
     Raises:
         ValueError: for fewer than three sources.
     """
-    bank = model.bank
-    if len(bank) < 3:
-        raise ValueError(f"{len(bank)} sources: at least 3 are expected, to compare each with two others")
-    device = bank.keys.device
-    chosen = torch.arange(min(count, len(bank)), device=device) * len(bank) // min(count, len(bank))
-    distances = source_distances(bank.searchable()[chosen], bank.searchable())
+    bank, total, variants = model.bank, len(model.bank.sources), model.bank.variants.count
+    if total < 3:
+        raise ValueError(f"{total} sources: at least 3 are expected, to compare each with two others")
+    chosen = torch.arange(min(count, total), device=bank.keys.device) * total // min(count, total)
+    distances = _distances(bank, bank.searchable()[chosen * variants])
     distances.scatter_(1, chosen[:, None], float("inf"))
     near = nearest_sources(distances, neighbours)
-    whole = chosen[:, None, None].expand(-1, *bank.grid)
-    index, _ = nearest_fields(model.latents_at(whole), bank.latents, model.autoencoder.codebook, chosen)
+    latents = model.latents_at((chosen * variants)[:, None, None].expand(-1, *bank.grid))
+    index, _ = nearest_fields(latents, bank.latents, model.autoencoder.codebook, chosen, variants)
     return _figures(bank, index, near, torch.zeros(len(chosen), dtype=torch.bool), exact=False)
+
+
+def _distances(bank: SourceBank, keys: Tensor) -> Tensor:
+    """Distances of pictures' keys ``(N, h, w, r)`` to each source, to the nearest of its variants. -> (N, sources)"""
+    distances = source_distances(keys, bank.searchable())
+    return distances.view(len(keys), -1, bank.variants.count).amin(2)
 
 
 def _figures(bank: SourceBank, index: Tensor, near: Nearest, mirrored: Tensor, exact: bool) -> Copying:
     return Copying(
-        **_field_figures(index),
+        **_field_figures(bank.variants.sources_of(index)),
         exact=torch.full((len(index),), exact),
         nearest=near.source.cpu(),
         distance=near.distance.cpu() * float(bank.key_step),

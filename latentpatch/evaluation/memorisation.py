@@ -64,7 +64,7 @@ def recovery_errors(model: LatentPatch, latents: Tensor, side: int, own: Tensor 
         model: with its sources.
         latents: ``(N, L, h, w)`` of the pictures, at the bank's grid.
         side: of the blocks in cells; they begin at the top left and are cut at the border.
-        own: ``(N,)`` int64, for each picture the source it must do without.
+        own: ``(N,)`` int64, for each picture the number of the source it must do without, with its variants.
 
     Returns:
         ``(N,)`` float32.
@@ -83,7 +83,7 @@ def recovery_errors(model: LatentPatch, latents: Tensor, side: int, own: Tensor 
         for block, (some, others) in enumerate(zip(queries, sources, strict=True)):
             errors = torch.cdist(some, others).square()
             if own is not None:
-                mine = own[:, None] == torch.arange(first, first + len(chunk))
+                mine = own[:, None] == model.bank.variants.sources_of(torch.arange(first, first + len(chunk)))
                 errors = errors.masked_fill(mine, torch.inf)
             best[:, block] = torch.minimum(best[:, block], errors.amin(1))
         first += len(chunk)
@@ -98,10 +98,11 @@ def memorisation(model: LatentPatch, held_out: Tensor, side: int) -> Recovery:
         held_out: ``(M, L, h, w)`` latents of pictures that are not sources.
         side: of the blocks in cells.
     """
-    if len(model.bank) < 2:
-        raise ValueError(f"memorisation: at least 2 sources are expected, got {len(model.bank)}")
-    asked = torch.randperm(len(model.bank), generator=torch.Generator().manual_seed(0))[:_ASKED]
-    codebook, stored = model.autoencoder.codebook, model.bank.latents
+    count = len(model.bank.sources)
+    if count < 2:
+        raise ValueError(f"memorisation: at least 2 sources are expected, got {count}")
+    asked = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_ASKED]
+    codebook, stored = model.autoencoder.codebook, model.bank.latents[:: model.bank.variants.count]
     latents = look_up(stored[asked.to(stored.device)].to(model.autoencoder.device), codebook).movedim(-1, 1)
     known, others = recovery_errors(model, latents, side), recovery_errors(model, latents, side, asked)
     unseen = recovery_errors(model, held_out, side)

@@ -109,8 +109,9 @@ class Evaluation:
         self.features, self.perceptual = features, perceptual or features
         self.entries()  # a damaged log is found before anything is made
         self.sources = None if sources is None else list(sources)
-        if self.sources is not None and len(self.sources) != len(model.bank):
-            raise ValueError(f"sources: {len(model.bank)} files are expected, got {len(self.sources)}")
+        count = len(model.bank.sources)
+        if self.sources is not None and len(self.sources) != count:
+            raise ValueError(f"sources: {count} files are expected, got {len(self.sources)}")
         self.held_out: list[Path] = [] if isinstance(held_out, Path) else list(held_out)
         if isinstance(held_out, Path):
             self.reference, digest = read_features(held_out), sha256_of(held_out)
@@ -128,7 +129,7 @@ class Evaluation:
             "autoencoder": model.autoencoder.spec.name,
             "autoencoder_sha256": model.autoencoder.fingerprint(),
             "precision": str(model.autoencoder.decode_dtype).removeprefix("torch."),
-            "sources": len(model.bank),
+            "sources": count,
             "sources_sha256": model.bank.digest(),
             "components": model.components,
             "originals": self.sources is not None,
@@ -154,8 +155,9 @@ class Evaluation:
                 row.settings_for(self.model)
             elif row.sampler.startswith("held-out") and not self.held_out:
                 raise ValueError(f"row {row.name!r}: held-out pictures are expected, not their features alone")
-            if row.sampler in ("sources", "sources-decoded") and len(self.model.bank) < 6:
-                raise ValueError(f"row {row.name!r}: at least 6 sources are expected, got {len(self.model.bank)}")
+            count = len(self.model.bank.sources)
+            if row.sampler in ("sources", "sources-decoded") and count < 6:
+                raise ValueError(f"row {row.name!r}: at least 6 sources are expected, got {count}")
 
     def run(self, row: Row, progress: Callable[[int], None] = lambda made: None) -> dict[str, Any]:
         """A row's entry in the log, which is made where it is not there yet.
@@ -191,7 +193,7 @@ class Evaluation:
         for entry in self.entries():
             if "memorisation" in entry and entry["conditions"] == self.conditions:
                 return list(entry["memorisation"])
-        if not self.held_out or len(self.model.bank) < 2:
+        if not self.held_out or len(self.model.bank.sources) < 2:
             return []
         sides = (getattr(self.model.settings, "step", 2), max(self.model.bank.grid))
         entry = {
@@ -239,7 +241,7 @@ class Evaluation:
                 yield made, {"psnr": -10 * error.log10()}
         elif row.control:
             chance = torch.Generator().manual_seed(seed)
-            chosen = torch.randperm(len(self.model.bank), generator=chance)[: self.protocol.samples]
+            chosen = torch.randperm(len(self.model.bank.sources), generator=chance)[: self.protocol.samples]
             for pictures, index in self._source_pictures(chosen, row.sampler == "sources-decoded"):
                 yield pictures, copying_values(self.model.bank, index, self.usual)
         else:
@@ -258,12 +260,13 @@ class Evaluation:
     @torch.no_grad()
     def _source_pictures(self, chosen: Tensor, decoded: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """-> pictures (N, 3, H, W), index maps (N, h, w)"""
-        for positions in chosen.split(_BATCH):
-            index = positions[:, None, None].expand(-1, *self.model.bank.grid).contiguous()
+        variants = self.model.bank.variants.count
+        for numbers in chosen.split(_BATCH):
+            index = (numbers * variants)[:, None, None].expand(-1, *self.model.bank.grid).contiguous()
             if self.sources is None or decoded:
                 pictures = self.model.decode(index.to(self.model.bank.keys.device)).cpu()
             else:
-                (pictures,) = self._read([self.sources[b] for b in positions.tolist()])
+                (pictures,) = self._read([self.sources[b] for b in numbers.tolist()])
             yield pictures, index
 
     def _set(self, row: Row, seed: int, progress: Callable[[int], None]) -> PictureSet:
@@ -277,7 +280,7 @@ class Evaluation:
     def _set_size(self, row: Row) -> int:
         if row.sampler.startswith("held-out"):
             return len(self.held_out)
-        return min(self.protocol.samples, len(self.model.bank)) if row.control else self.protocol.samples
+        return min(self.protocol.samples, len(self.model.bank.sources)) if row.control else self.protocol.samples
 
     # --- figures -----------------------------------------------------------------------------------
 
@@ -292,7 +295,7 @@ class Evaluation:
     @cached_property
     def spread(self) -> float:
         """Mean distance of random pairs of sources."""
-        first, second = metrics.random_pairs(len(self.model.bank), self.protocol.pairs)
+        first, second = metrics.random_pairs(len(self.model.bank.sources), self.protocol.pairs)
         used, where = torch.cat([first, second]).unique(return_inverse=True)
         pictures = torch.cat([pictures for pictures, _ in self._source_pictures(used, False)])
         first, second = where.view(2, -1)

@@ -70,6 +70,10 @@ class Row:
         """Whether nothing is sampled."""
         return self.sampler in CONTROLS
 
+    def bank_size(self, model: LatentPatch) -> int | None:
+        """To how many of the sources it is restricted; None where it is not."""
+        return None if self.bank is None or self.bank >= len(model.bank.sources) else self.bank
+
     def settings_for(self, model: LatentPatch) -> Settings:
         """The sampler's settings in force.
 
@@ -80,7 +84,7 @@ class Row:
         base = model.settings if isinstance(model.settings, method.settings) else method.settings()
         try:
             chosen: Settings = replace(base, **self.settings)
-            check_settings(chosen, model.bank.grid, min(len(model.bank), self.bank or len(model.bank)))
+            check_settings(chosen, model.bank.grid, self.bank_size(model) or len(model.bank.sources))
         except (TypeError, ValueError) as error:
             raise type(error)(f"row {self.name!r}: {error}") from error
         return chosen
@@ -90,10 +94,10 @@ class Row:
         if self.control:
             return {"sampler": self.sampler}
         settings = self.settings_for(model)
-        bank = None if self.bank is None or self.bank >= len(model.bank) else self.bank
+        bank = self.bank_size(model)
         record = {
             "sampler": self.sampler,
-            "settings": asdict(SAMPLERS[self.sampler].resolved(settings, bank or len(model.bank), False)),
+            "settings": asdict(SAMPLERS[self.sampler].resolved(settings, bank or len(model.bank.sources), False)),
             "decoding": self.decoding or model.default_decoding(settings),
             "bank": bank,
         }
@@ -189,12 +193,13 @@ def _hashable(value: Any) -> Any:
 @contextmanager
 def restricted(model: LatentPatch, count: int | None, seed: int) -> Iterator[str | None]:
     """So many sources drawn by a seed, as a predicate for ``where``; None where all are wanted."""
-    if count is None or count >= len(model.bank):
+    total, variants = len(model.bank.sources), model.bank.variants.count
+    if count is None or count >= total:
         yield None
         return
-    kept = set(torch.randperm(len(model.bank), generator=torch.Generator().manual_seed(seed))[:count].tolist())
+    kept = set(torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist())
     before = model.bank.attributes
-    model.bank.attributes = [{"kept": "yes" if b in kept else "no"} for b in range(len(model.bank))]
+    model.bank.attributes = [{"kept": "yes" if b // variants in kept else "no"} for b in range(len(model.bank))]
     try:
         yield "kept=yes"
     finally:

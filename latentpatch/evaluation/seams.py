@@ -38,7 +38,7 @@ def seam_energies(bank: SourceBank, index: Tensor) -> Tensor:
             x = columns[offset:][:length] if axis == 1 else columns
             cost += _difference(keys, s, t, y[:, None], x[None, :])
         total += cost.masked_fill((s < 0) | (t < 0), 0).sum((1, 2))
-    return total / index[0].numel() / _spread(keys)
+    return total / index[0].numel() / _spread(keys[:: bank.variants.count])
 
 
 def _difference(keys: Tensor, s: Tensor, t: Tensor, y: Tensor, x: Tensor) -> Tensor:

@@ -83,14 +83,15 @@ def copying_values(bank: SourceBank, index: Tensor, usual: float | None) -> dict
         usual: median distance of held-out pictures to their nearest source, where it is known.
 
     Returns:
-        ``(N,)`` each, by name.
+        ``(N,)`` each, by name. Variants of a source count as that source, but for seams.
     """
-    shares = largest_shares(index)
+    sources = bank.variants.sources_of(index)
+    shares = largest_shares(sources)
     values = {
         "largest_share": shares,
-        "largest_region": largest_regions(index),
-        "sources": source_counts(index),
-        "regions": region_densities(index),
+        "largest_region": largest_regions(sources),
+        "sources": source_counts(sources),
+        "regions": region_densities(sources),
         "copied": (shares >= COPY_SHARE).double(),
         "seams": seam_energies(bank, index).cpu(),
     }

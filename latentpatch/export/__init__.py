@@ -72,6 +72,8 @@ def export(
     """
     if format not in FORMATS:
         raise ValueError(f"format {format!r}: one of {', '.join(FORMATS)} is expected")
+    if model.bank.variants.offsets and model.bank.variants.offset_cost:
+        raise ValueError(f"offset_cost {model.bank.variants.offset_cost}: 0 is expected of sources with offsets")
     _check_tools(format)
     method, chosen = model._sampler(sampler, settings)
     model, sampler = _subset(model, where), sampler_of(chosen)
@@ -148,6 +150,7 @@ def _subset(model: LatentPatch, where: str | None) -> LatentPatch:
     copied.pca.load_state_dict(model.pca.state_dict())
     copied.bank.key_step = bank.key_step
     copied.bank.keys, copied.bank.latents = bank.keys[keep], bank.latents[keep]
+    copied.bank.variants = bank.variants
     copied.bank.ids, copied.bank.attributes = [bank.ids[b] for b in keep], [bank.attributes[b] for b in keep]
     copied._encoder = model._encoder
     return copied.cpu()

@@ -63,6 +63,8 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
         raise ValueError(f"sampler {sampler!r}: cannot be exported; one of {', '.join(TRACEABLE)} is expected")
     if model.autoencoder.decode_dtype != torch.float32 or model.autoencoder.encode_dtype != torch.float32:
         raise ValueError("precision bfloat16: cannot be exported; float32 is expected")
+    if sampler == "resynthesis" and model.bank.variants.count > 1:
+        raise ValueError("mirrored or moved sources: cannot be exported with resynthesis")
     bank, search = model.bank, TRACEABLE[sampler]
     keys = bank.searchable()
     decoder, encoder = Decoder(model.autoencoder), Encoder(model.autoencoder)

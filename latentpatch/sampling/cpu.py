@@ -187,8 +187,8 @@ class Scan:
         known: ``(h, w)`` bool which cells hold something.
         norm: bound on the norms of all keys.
         sums: type of integers that hold sums of scores over windows.
-        limit: units a source gives at most; None for no limit.
-        kept_out: ``(N,)`` a source that gives none.
+        limit: units a source gives at most, with the other variants of its picture; None for no limit.
+        kept_out: ``(N,)`` a source whose picture gives none.
         switch_cost: added to the score of sources that none of the units around gives.
         use_cost: added to the score of a source for each unit it gave.
     """
@@ -224,7 +224,8 @@ class Scan:
         self.limit = limit or 0
         self.given = np.zeros((images, count if limit else 1), dtype=np.int32)
         if kept_out is not None:
-            self.given[np.arange(images), kept_out.numpy()] = 1 << 30
+            self.given[(sources.groups == sources.groups[kept_out][:, None]).numpy()] = 1 << 30
+        self.spans = sources.spans.numpy()
         self.fresh = True
 
     def run(self, walk: Walk, ranks: Tensor, guesses: Tensor, neighbours: int) -> None:
@@ -244,8 +245,8 @@ class Scan:
         def some(part: slice) -> None:
             take(  # type: ignore[call-arg]
                 self.vectors, self.norms, self.held[part], known.copy(), self.scores[part], *walk.arrays,
-                drawn[part], guessed[part], neighbours, self.index[part], self.given[part], self.limit, *self.costs,
-                self.fresh,
+                drawn[part], guessed[part], neighbours, self.index[part], self.given[part], self.spans, self.limit,
+                *self.costs, self.fresh,
             )  # fmt: skip
 
         _in_threads(some, len(self.held))

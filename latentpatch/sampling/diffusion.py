@@ -148,8 +148,8 @@ def diffusion(
     """
     sources = keys if isinstance(keys, PreparedSources) else PreparedSources(keys)
     bank = sources.keys
-    count, height, width, depth = bank.shape
-    chosen = (settings or DiffusionSettings()).resolved(count, reference is not None and mask is None)
+    height, width, depth = bank.shape[1:]
+    chosen = (settings or DiffusionSettings()).resolved(sources.pictures, reference is not None and mask is None)
     steps = diffusion_steps((height, width), chosen)
     check_noise(noise, steps)
     if mask is not None and reference is None:
@@ -165,7 +165,7 @@ def diffusion(
     index = torch.zeros((len(noise), height, width), dtype=torch.int64, device=noise.device)
     denoised = bank.new_zeros((len(noise), height, width, depth))
     with torch.autocast(noise.device.type, enabled=False):
-        denoiser = _Denoiser(bank, chosen, None if mask is None else mask.to(bank.device), memory)
+        denoiser = _Denoiser(sources, chosen, None if mask is None else mask.to(bank.device), memory)
         for image, uniforms in enumerate(noise):
             given = None if reference is None else reference[image if len(reference) > 1 else 0]
             denoised[image], index[image] = denoiser.run(gaussian(uniforms, depth), given)
@@ -178,18 +178,19 @@ class _Denoiser:
     """Images denoised one at a time.
 
     Args:
-        bank: ``(B, h, w, r)`` int16.
+        sources: B of them.
         settings: resolved.
         mask: ``(h, w)`` bool, the cells to fill; None for all.
         memory: bound in bytes.
     """
 
-    def __init__(self, bank: Tensor, settings: DiffusionSettings, mask: Tensor | None, memory: int) -> None:
-        self.count, self.height, self.width, self.depth = bank.shape
+    def __init__(self, sources: PreparedSources, settings: DiffusionSettings, mask: Tensor | None, memory: int) -> None:
+        self.count, self.height, self.width, self.depth = sources.keys.shape
         assert settings.max_share is not None
         self.settings, self.mask, self.max_share = settings, mask, settings.max_share
-        self.sources = _FloatSources(bank, memory)
-        self.unit = spread(bank)
+        self.sources = _FloatSources(sources, memory)
+        self.groups, self.pictures = sources.groups, sources.pictures
+        self.unit = spread(sources.keys)
 
     def run(self, normal: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
         """An image of ``(h * w, r)`` Gaussian noise and ``(h, w, r)`` int16 keys.
@@ -206,7 +207,8 @@ class _Denoiser:
         for level in range(first, len(sigmas)):
             sigma = sigmas[level]
             mean, likeliest, shares = self._posterior(x, sigma, sides[level], penalty)
-            penalty += (shares / self.max_share).clamp(min=1).log()
+            given_by = shares.new_zeros(self.pictures).index_add_(0, self.groups, shares)
+            penalty += (given_by / self.max_share).clamp(min=1).log()[self.groups]
             if level + 1 < len(sigmas):
                 x = mean + (x - mean) * (sigmas[level + 1] / sigma)
                 if known is not None:
@@ -261,12 +263,12 @@ class _FloatSources:
     """Sources in floating point, as many at a time as fit: all at once, and kept, where they do.
 
     Yields:
-        Which, ``(h * w, sources, r)`` vectors, and ``(h * w, sources)`` their squared norms.
+        Which, ``(h * w, sources, r)`` vectors, and ``(h * w, sources)`` their squared norms, costs added.
     """
 
-    def __init__(self, bank: Tensor, memory: int) -> None:
-        count, height, width, depth = bank.shape
-        self.bank = bank
+    def __init__(self, sources: PreparedSources, memory: int) -> None:
+        self.bank, self.costs = sources.keys, sources.costs
+        count, height, width, depth = self.bank.shape
         self.part = max(1, memory // (4 * height * width * (depth + 8)))  # 8: scores, weights and their temporaries
         self.whole = self.part >= count
         self._kept = [self._laid_out(0)] if self.whole else []
@@ -277,7 +279,8 @@ class _FloatSources:
     def _laid_out(self, first: int) -> tuple[slice, Tensor, Tensor]:
         some = slice(first, min(first + self.part, len(self.bank)))
         vectors = self.bank[some].flatten(1, 2).transpose(0, 1).contiguous().float()
-        return some, vectors, vectors.square().sum(2)
+        norms = vectors.square().sum(2)
+        return some, vectors, norms if self.costs is None else norms + self.costs[some]
 
 
 class Windows:

@@ -64,6 +64,8 @@ def obstacle(sources: PreparedSources, scales: Sequence[Scale], settings: Raster
     """
     if isinstance(sources, ShardedSources):
         return "sources of several processes: those of one are expected"
+    if sources.costs is not None:
+        return "sources with an offset cost: none is expected"
     count, depth, device = len(sources.keys), sources.keys.shape[3], sources.keys.device
     if settings.neighbours > MAX_NEIGHBOURS:
         return f"neighbours {settings.neighbours}: at most {MAX_NEIGHBOURS} is expected"

@@ -152,7 +152,7 @@ def _bar(total, given, most, barred):
 @_compiled
 def take(
     vectors, norms, held, known, scores, waves, windows, window_units, blocks, block_units, rings, ring_units, blind,
-    room, ranks, guesses, neighbours, index, given, limit, switch, use, fresh,
+    room, ranks, guesses, neighbours, index, given, spans, limit, switch, use, fresh,
 ):  # fmt: skip
     """Take some images through a walk.
 
@@ -166,7 +166,8 @@ def take(
         guesses: ``(N, places)`` which source is taken where a place is blind.
         neighbours: how many are drawn from.
         index: ``(N, units)`` sources of what images hold, -1 for none; changed.
-        given: ``(N, B)`` units each source gave; changed.
+        given: ``(N, B)`` units that each source and the other variants of its picture gave; changed.
+        spans: ``(B, 2)`` first and last (exclusive) of these variants.
         limit: units a source gives at most; 0 for no limit.
         switch, use: see :func:`nearest`.
         fresh: whether what is known is to be compared first.
@@ -191,8 +192,9 @@ def take(
         if limit:
             for unit in block_units[blocks[start] : blocks[end]]:
                 for image in range(images):
-                    if index[image, unit] >= 0:
-                        given[image, index[image, unit]] -= 1
+                    source = index[image, unit]
+                    if source >= 0:
+                        given[image, spans[source, 0] : spans[source, 1]] -= 1
         for place in range(start, end):
             window = window_units[windows[place] : windows[place + 1]]
             for image in range(images):
@@ -211,7 +213,7 @@ def take(
                     source = picks[place - start, image]
                     index[image, unit] = source
                     if limit:
-                        given[image, source] += 1
+                        given[image, spans[source, 0] : spans[source, 1]] += 1
                     for k in range(length):
                         held[image, unit, k] = vectors[unit, k, source]
                 known[unit] = True

@@ -4,7 +4,7 @@ The raster sampler decides the whole of a picture by what happens to fit at its 
 fills the grid first and says what belongs together; then sweeps over the grid replace every block by that of the
 source whose patch around it is nearest, with all surroundings in place, as in the iterations of Kwatra et al. (2005)
 and of GPNN (Granot et al. 2022), but for patches at the same place. The first source itself gives nothing, and no
-source more than a share of the picture.
+source more than a share of the picture. Variants of a picture count as one source in this.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class ResynthesisSettings:
         neighbours: how many nearest sources a block is drawn from in the first sweep (k); later ones take the nearest.
             None for 3, or all where there are fewer.
         sweeps: how often every block is visited.
-        max_share: share of the cells one source gives at most; None for 0.3, or 1.5 times an even share where there
-            are few sources.
+        max_share: share of the cells one source, with its variants, gives at most; None for 0.3, or 1.5 times an even
+            share where there are few sources.
         draws: sources drawn to start with, of which the one farthest from the mean of all is taken. With one, pictures
             tend to the middle of the sources; two make up for it.
         keep_start: whether the source that is started with may give patches, too. None for where there are 2 to 127
@@ -240,7 +240,8 @@ def resynthesis(
         raise ValueError("mask: resynthesis takes none; the raster sampler does")
     sources = keys if isinstance(keys, PreparedSources) else PreparedSources(keys)
     bank = sources.keys
-    count, height, width, _ = bank.shape
+    height, width = bank.shape[1:3]
+    count = sources.pictures
     given = reference is not None
     settings = (settings or ResynthesisSettings()).resolved(count, given)
     settings.check_sources(count, given)
@@ -253,7 +254,7 @@ def resynthesis(
     norm = max(sources.norm, 0 if reference is None else longest(reference))
     compiled = cpu.chosen(backend, sources, rules.neighbours, [((height, width), 1)])
     sums = _sums(rules, norm, height * width)
-    group = max(1, memory // (sums.itemsize * (height * width + 2) * count))
+    group = max(1, memory // (sums.itemsize * (height * width + 2) * len(bank)))
     maps = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]
     tried = settings.best_of
     noise = noise.reshape(len(noise) * tried, steps // tried)
@@ -273,7 +274,7 @@ def resynthesis(
             if compiled:
                 maps.append(_compiled(sources, start, kept_out, norm, rules, sums, uniforms))
             else:
-                maps.append(_Sweeps(bank, start, kept_out, norm, sums, rules).run(uniforms))
+                maps.append(_Sweeps(sources, start, kept_out, norm, sums, rules).run(uniforms))
         return _least_energy(torch.cat(maps), bank, settings)
 
 
@@ -291,11 +292,7 @@ def _costs(sources: PreparedSources, settings: ResynthesisSettings) -> tuple[int
     """Of a switch and of a use, as squared distances."""
     if not settings.switch_cost and not settings.use_cost:
         return 0, 0
-    bank = sources.keys
-    # int64 throughout: the same on every device.
-    total = sum(int((some.long() - sources.mean).square().sum()) for some in bank.split(256))
-    mean = total / max(1, bank.shape[0] * bank.shape[1] * bank.shape[2])
-    return round(settings.switch_cost * mean), round(settings.use_cost * mean)
+    return round(settings.switch_cost * sources.spread), round(settings.use_cost * sources.spread)
 
 
 def _sums(rules: _Rules, norm: int, area: int) -> torch.dtype:
@@ -390,9 +387,11 @@ def _limit(settings: ResynthesisSettings, grid: tuple[int, int], count: int, giv
 
 
 def _start(sources: PreparedSources, uniforms: Tensor) -> Tensor:
-    """The sources to start with: of some drawn uniformly, the farthest from the mean of all. -> (N,) int64"""
+    """The sources to start with: of some drawn uniformly from those not moved, the farthest from the mean of all.
+    -> (N,) int64
+    """
     bank = sources.keys
-    drawn = draw(uniforms, len(bank))
+    drawn = draw(uniforms, len(bank)) if sources.starts is None else sources.starts[draw(uniforms, len(sources.starts))]
     if drawn.shape[1] == 1:
         return drawn[:, 0]
     used, where = drawn.unique(return_inverse=True)
@@ -410,25 +409,29 @@ class _Sweeps:
 
     def __init__(
         self,
-        bank: Tensor,
+        sources: PreparedSources,
         start: Tensor,
         kept_out: Tensor | None,
         norm: int,
         sums: torch.dtype,
         rules: _Rules,
     ) -> None:
+        bank = sources.keys
         self.count, self.height, self.width = bank.shape[:3]
         self.images, self.area = len(start), self.height * self.width
         self.rules, self.settings, self.kept_out = rules, rules.settings, kept_out
         self.exact = exact_dtype(score_bound(1, norm))
         # More than any window's.
         self.beyond = score_bound(self.settings.patch_size, norm) + rules.switch + rules.use * self.area
-        self.bank = bank
+        self.bank, self.costs, self.pictures = bank, sources.costs, sources.pictures
+        nobody = sources.groups.new_full((1,), sources.pictures)
+        self.groups = torch.cat([sources.groups, nobody])  # the last for the index -1
         self.scores = torch.zeros((self.area + 1, self.images, self.count), dtype=sums, device=bank.device)
         for row in torch.arange(self.area, device=bank.device).split(self.width):
             self._compare(row, start[:, row[0] // self.width].transpose(0, 1))
         self.index = torch.full((self.area + 1, self.images), -1, dtype=torch.int64, device=bank.device)
-        self.given = torch.zeros((self.images, self.count + 1), dtype=torch.int32, device=bank.device)
+        # Of each picture, by all its variants; last, those that no source gave.
+        self.given = torch.zeros((self.images, self.pictures + 1), dtype=torch.int32, device=bank.device)
 
     def run(self, uniforms: Tensor) -> Tensor:
         """All sweeps. -> (N, h, w)"""
@@ -447,9 +450,10 @@ class _Sweeps:
         total = self._windows(torch.from_numpy(wave.windows).to(device))
         self._withdraw(cells)
         self._add_costs(total, torch.from_numpy(wave.around).to(device))
-        barred = self.given[:, : self.count] > self.rules.limit - wave.size
+        barred = self.given > self.rules.limit - wave.size
         if self.kept_out is not None:
-            barred.scatter_(1, self.kept_out[:, None], True)
+            barred.scatter_(1, self.groups[self.kept_out][:, None], True)
+        barred = barred[:, self.groups[:-1]]
         total.masked_fill_(barred, self.beyond)
         flat = total.view(blocks * self.images, self.count)
         if ranks is None:
@@ -470,7 +474,7 @@ class _Sweeps:
     def _add_costs(self, total: Tensor, around: Tensor) -> None:
         """What it costs that sources gave much already, less what is spared where cells around have the same source."""
         if self.rules.use:
-            total += self.rules.use * self.given[:, : self.count].to(total.dtype)
+            total += self.rules.use * self.given[:, self.groups[:-1]].to(total.dtype)
         if self.rules.switch:
             sources = self.index[around].movedim(1, 2)  # blocks x N x cells
             beside = torch.zeros((*total.shape[:2], self.count + 1), dtype=torch.bool, device=total.device)
@@ -480,7 +484,7 @@ class _Sweeps:
     def _withdraw(self, cells: Tensor) -> None:
         """Forget what the cells hold."""
         before = self.index[cells.flatten()].T  # N x cells, -1 where no source gave it
-        self.given.scatter_add_(1, before % (self.count + 1), torch.full_like(before, -1, dtype=torch.int32))
+        self.given.scatter_add_(1, self.groups[before], torch.full_like(before, -1, dtype=torch.int32))
 
     def _write(self, cells: Tensor, picks: Tensor) -> None:
         """Copy blocks ``(blocks, w^2)`` from the picked sources ``(blocks, N)``."""
@@ -488,7 +492,7 @@ class _Sweeps:
         inside = cells.flatten() < self.area
         cells, picked = cells.flatten()[inside], picked[inside]
         self.index[cells] = picked
-        self.given.scatter_add_(1, picked.T, torch.ones_like(picked.T, dtype=torch.int32))
+        self.given.scatter_add_(1, self.groups[picked.T], torch.ones_like(picked.T, dtype=torch.int32))
         rows, columns = cells // self.width, cells % self.width
         self._compare(cells, self.bank[picked, rows[:, None], columns[:, None]])
 
@@ -496,5 +500,8 @@ class _Sweeps:
         """Compare what cells hold, ``(cells, N, r)``, with all sources there."""
         rows, columns = cells // self.width, cells % self.width
         sources = self.bank[:, rows, columns].movedim(0, 2).to(self.exact)  # cells x r x B
-        scores = torch.baddbmm(sources.square().sum(1, keepdim=True), held.to(self.exact), sources, alpha=-2)
+        norms = sources.square().sum(1, keepdim=True)
+        if self.costs is not None:
+            norms += self.costs
+        scores = torch.baddbmm(norms, held.to(self.exact), sources, alpha=-2)
         self.scores[cells] = scores.to(self.scores.dtype)

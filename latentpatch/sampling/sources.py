@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from .keys import KEY_NORM, interpolate, rows_behind
 from .nearest import nearest
 
-__all__ = ["PreparedSources", "Row", "Units", "cut", "longest", "paste", "score_bound"]
+__all__ = ["Groups", "PreparedSources", "Row", "Units", "cut", "longest", "paste", "score_bound"]
 
 Size = tuple[int, int]
 
@@ -133,6 +133,21 @@ class Units(NamedTuple):
         return self.vectors.nbytes + self.norms.nbytes
 
 
+class Groups(NamedTuple):
+    """Which sources are variants of one picture, and what it costs that some are moved.
+
+    Attributes:
+        numbers: ``(B,)`` int64, which picture each is of: from 0 on, ascending, none left out.
+        squared_offsets: ``(B,)`` int64, the squared way each is moved by, in cells.
+        cost: of a squared cell, for every cell compared, as part of the mean squared distance of a cell of the sources
+            to the mean of all.
+    """
+
+    numbers: Tensor
+    squared_offsets: Tensor
+    cost: float
+
+
 class PreparedSources:
     """Keys that several searches share, with what they prepare of them.
 
@@ -141,18 +156,32 @@ class PreparedSources:
         keep: bound in bytes on what is kept. What does not fit is prepared anew by every search, a row of
             units at a time.
         of: the tensor that ``keys`` were taken from, where it is another one.
+        groups: the pictures that sources are variants of; None where each is a picture of its own.
 
     Attributes:
         keys: as given.
-        norm: an upper bound on their norms.
+        norm: an upper bound on their norms, and with costs on the root of their squares and these.
         total: how many sources there are to choose from.
         most: the largest number of them that any process has.
+        groups: ``(B,)`` int64 number of the picture that each is a variant of.
+        pictures: how many pictures there are.
+        starts: ``(S,)`` int64 sources that are not moved; None for all.
+        costs: ``(B,)`` int64, what is added to the squared distance of every cell; None for nothing.
     """
 
-    def __init__(self, keys: Tensor, keep: int = MAX_KEPT, of: Tensor | None = None) -> None:
+    def __init__(
+        self, keys: Tensor, keep: int = MAX_KEPT, of: Tensor | None = None, groups: Groups | None = None
+    ) -> None:
         self.keys = keys
         self.norm = longest(keys)
         self.total = self.most = len(keys)
+        self.pictures = len(keys)
+        self.starts: Tensor | None = None
+        self.costs: Tensor | None = None
+        if groups is None:
+            self.groups = torch.arange(len(keys), device=keys.device)
+        else:
+            self._group(groups)
         self._of = keys if of is None else of
         self._version = _version(self._of)
         self._left = keep
@@ -164,6 +193,31 @@ class PreparedSources:
         """``(h, w, r)`` int64, the mean of the keys, rounded half up."""
         total = sum(chunk.sum(0, dtype=torch.int64) for chunk in self.keys.split(1024))
         return torch.div(2 * total + len(self.keys), 2 * len(self.keys), rounding_mode="floor")
+
+    @cached_property
+    def spread(self) -> float:
+        """Mean squared distance of a cell to the mean of all sources there."""
+        # int64 throughout: the same on every device.
+        total = sum(int((some.long() - self.mean).square().sum()) for some in self.keys.split(256))
+        return total / max(1, self.keys.shape[:3].numel())
+
+    @cached_property
+    def spans(self) -> Tensor:
+        """First and last (exclusive) of the variants of each source's picture: ``(B, 2)`` int64."""
+        counts = self.groups.bincount(minlength=self.pictures)
+        last = counts.cumsum(0)
+        return torch.stack([last - counts, last], 1)[self.groups]
+
+    def _group(self, groups: Groups) -> None:
+        self.groups = groups.numbers
+        self.pictures = int(groups.numbers[-1]) + 1
+        if not bool(groups.squared_offsets.any()):
+            return
+        self.starts = (groups.squared_offsets == 0).nonzero()[:, 0]
+        if groups.cost:
+            self.costs = (groups.squared_offsets * (groups.cost * self.spread)).round().long()
+            # A cost is the square of one more coordinate, which is zero in what is compared.
+            self.norm = isqrt(self.norm**2 + int(self.costs.max())) + 1
 
     def holds(self, keys: Tensor) -> bool:
         """Whether this was prepared from a tensor as it is now.
@@ -245,6 +299,8 @@ class PreparedSources:
             units = pad(cells, border).view(side, columns, side * depth, -1).transpose(0, 1).flatten(1, 2)
             vectors[:, :, sources] = units
             norms[:, :, sources] = units.to(norms.dtype).square().sum(1, keepdim=True)
+            if self.costs is not None:
+                norms[:, :, sources] += side * side * self.costs[sources]
 
 
 def _version(keys: Tensor) -> int | None:

@@ -136,7 +136,7 @@ class Service:
             "autoencoder": {key: identity[key] for key in ("name", "downsampling", "sha256", "license")},
             "precision": str(model.autoencoder.decode_dtype).removeprefix("torch."),
             "components": model.components,
-            "sources": len(model.bank),
+            "sources": len(model.bank.sources),
             "sources_sha256": model.bank.digest(),
         }
         self._deadline = float("inf")
@@ -230,9 +230,10 @@ class Service:
             reference=self._optional(request.reference, "reference"),
             where=request.where,
         )
-        ids = tuple(self.model.bank.ids)
+        ids, variants = tuple(self.model.bank.ids), self.model.bank.variants
         blank = index.new_zeros((len(index), 3, *self.model.image_size))  # gives the maps their size
-        result = Generation(blank, index, ids, tuple(request.all_seeds), sampler_of(settings), settings)
+        seeds = tuple(request.all_seeds)
+        result = Generation(blank, index, ids, seeds, sampler_of(settings), settings, variants)
         return self._result(request.operation, result, result.provenance())
 
     def _inpaint(self, request: InpaintRequest) -> Operation[Result]:
@@ -273,13 +274,13 @@ class Service:
                 "image_size": list(model.image_size),
                 "attributes": attributes,
                 "samplers": sorted(SAMPLERS),
-                "settings": asdict(method.resolved(model.settings, len(model.bank), False)),
+                "settings": asdict(method.resolved(model.settings, len(model.bank.sources), False)),
                 "sampler": sampler_of(model.settings),
                 "presets": {name: settings_record(settings) for name, settings in PRESETS.items()},
                 "ranges": {
                     "patch_size": [1, side],
                     "stride": [1, side],
-                    "neighbours": [1, len(model.bank)],
+                    "neighbours": [1, len(model.bank.sources)],
                     "scales": [1, 16],
                     "start_size": [1, side],
                     "sweeps": [1, 16],
