@@ -3,7 +3,7 @@
 A teacher (taef2) encodes the images, as they are and flipped, cropped and recoloured; the samplers make
 mosaics of those latents, at many settings; the teacher decodes both. The student's encoder learns the
 teacher's latents, its decoder the teacher's pictures: of mosaics above all, because blending is what
-generation asks of it. A critic that learns beside it may say where texture is missing.
+generation asks of it.
 
 ``--student embedded-vq`` trains the quantised autoencoder on the pictures of the same pool instead.
 
@@ -24,13 +24,11 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from tqdm import tqdm
 
 from ..autoencoders import load_autoencoder
-from ..errors import LatentPatchError, WeightsError
+from ..errors import LatentPatchError
 from ..files import replacing, write_tensors
 from ..images import list_images
 from .pool import make_pool
@@ -40,16 +38,10 @@ __all__ = ["main", "train"]
 
 
 def train(folder: Path, options: argparse.Namespace) -> None:
-    """Train on the pool of ``folder`` until ``options.steps``, going on from the checkpoint.
-
-    Raises:
-        WeightsError: where the weights to begin with cannot be read.
-    """
+    """Train on the pool of ``folder`` until ``options.steps``, going on from the checkpoint."""
     torch.manual_seed(options.seed)
     task = STUDENTS[options.student](folder, options)
     model = task.model.requires_grad_(True).to(options.device)
-    if options.start is not None:
-        begin_with(model, options.start, options.student)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=1e-4, betas=(0.9, 0.98))
     step = 0
@@ -59,7 +51,6 @@ def train(folder: Path, options: argparse.Namespace) -> None:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        task.restore(state["task"])
         step = int(state["step"])
     logged: list[dict[str, float]] = []
     saved = time.monotonic()
@@ -70,7 +61,8 @@ def train(folder: Path, options: argparse.Namespace) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            losses = task.learn(step)
+            picture, latent = task.losses(step)
+            (picture + latent).backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             decay = min(0.999, (step + 1) / (step + 10))
@@ -78,7 +70,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
                 for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
                     slow.lerp_(fast, 1 - decay)
             step += 1
-            logged.append(losses | {"norm": float(norm)})
+            logged.append({"picture": float(picture.detach()), "latent": float(latent.detach()), "norm": float(norm)})
             bar.update()
             if step % options.log_every == 0:
                 # Fewer than log_every after going on from a checkpoint.
@@ -92,26 +84,12 @@ def train(folder: Path, options: argparse.Namespace) -> None:
                     "model": model.state_dict(),
                     "average": average.state_dict(),
                     "optimizer": optimizer.state_dict(),
-                    "task": task.state(),
                     "step": step,
                 }
                 with replacing(checkpoint) as temporary:
                     torch.save(state, temporary)
                 export(average, folder, options.student)
                 saved = time.monotonic()
-
-
-def begin_with(model: nn.Module, folder: Path, name: str) -> None:
-    """Load the weights of ``folder`` that have the shapes of the model's; the others stay random."""
-    wanted = model.state_dict()
-    for half in ("encoder", "decoder"):
-        path = folder / f"{name}_{half}.safetensors"
-        try:
-            weights = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
-        fitting = {key: value for key, value in weights.items() if key in wanted and value.shape == wanted[key].shape}
-        model.load_state_dict(fitting, strict=False)
 
 
 def export(model: nn.Module, folder: Path, name: str) -> None:
@@ -134,15 +112,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--real", type=int, default=3000, help="encoded examples in the pool (3000)")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--start", type=Path, metavar="FOLDER", help="weights to begin with, as far as they fit")
-    parser.add_argument("--decoder-only", action="store_true", help="leave the encoder as it is (embedded only)")
-    parser.add_argument(
-        "--critic",
-        type=float,
-        default=0.0,
-        metavar="RATIO",
-        help="length of an adversary's gradient, as part of the losses' (embedded only; 0: none)",
-    )
     parser.add_argument("--rate", type=float, default=1e-3, help="largest learning rate (0.001)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..autoencoders.embedded import EmbeddedAutoencoder, QuantizedAutoencoder
-from .critic import Critic, joined_gradient
 
 __all__ = ["STUDENTS", "Distillation", "Quantisation", "picture_loss"]
 
@@ -27,11 +26,7 @@ def picture_loss(made: Tensor, wanted: Tensor) -> Tensor:
 
 
 class Distillation:
-    """The embedded autoencoder learns the teacher's latents and, of mosaics too, the teacher's pictures.
-
-    With ``--critic RATIO`` a critic learns beside it and says where its pictures lack the teacher's texture; with
-    ``--decoder-only`` the encoder stays as it is.
-    """
+    """The embedded autoencoder learns the teacher's latents and, of mosaics too, the teacher's pictures."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.options = options
@@ -39,69 +34,22 @@ class Distillation:
         self.latents = np.load(folder / "latents.npy", mmap_mode="r")
         self.targets = np.load(folder / "targets.npy", mmap_mode="r")
         self.images = np.load(folder / "images.npy", mmap_mode="r")
-        self.critic = Critic().to(options.device)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=1e-4, betas=(0.0, 0.99))
-        self.critic_loss = 2.0  # of late; 2 is that of one who sees no difference
 
-    def learn(self, step: int) -> dict[str, float]:
-        """Gradients of one step, for the caller's optimizer, and the losses by name."""
-        losses = self._learn_pictures(step)
-        if not self.options.decoder_only:
-            latent = self._latent_loss(step)
-            latent.backward()
-            losses["latent"] = float(latent.detach())
-        return losses
-
-    def _learn_pictures(self, step: int) -> dict[str, float]:
+    def losses(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of pictures and of latents."""
         options = self.options
         rng = np.random.default_rng([options.seed, step])
         batch = np.sort(rng.integers(len(self.latents), size=options.batch))
+        real = np.sort(rng.integers(len(self.images), size=options.batch // 2))
         latents = _tensor(self.latents[batch], options.device)
-        wanted = _pictures(self.targets[batch], options.device)
         # A little noise: the decoder must also take what the student's own encoder makes.
         generator = torch.Generator(options.device).manual_seed(options.seed * options.steps + step)
         noise = 0.05 * torch.randn(latents.shape, generator=generator, device=options.device)
         with torch.autocast(options.device, torch.bfloat16):
-            made = self.model._decode(_channels_last(latents + noise)).float()
-        picture = picture_loss(made, wanted)
-        losses = {"picture": float(picture.detach())}
-        if not options.critic:
-            picture.backward()
-            return losses
-        with torch.autocast(options.device, torch.bfloat16):
-            doubt = self.critic.student_loss(made, wanted)
-        # A critic that sees no difference has nothing to say.
-        weight = options.critic * min(1.0, max(0.0, 4 * (2 - self.critic_loss)))
-        gradient = joined_gradient(made, picture, doubt, weight)
-        made.backward(gradient)
-        with torch.autocast(options.device, torch.bfloat16):
-            critic = self.critic.own_loss(made, wanted)
-        self.critic_optimizer.zero_grad(set_to_none=True)
-        critic.backward()
-        self.critic_optimizer.step()
-        self.critic_loss += 0.05 * (float(critic.detach()) - self.critic_loss)
-        return losses | {"doubt": float(doubt.detach()), "critic": float(critic.detach())}
-
-    def _latent_loss(self, step: int) -> Tensor:
-        rng = np.random.default_rng([self.options.seed, step, 1])
-        real = np.sort(rng.integers(len(self.images), size=self.options.batch // 2))
-        with torch.autocast(self.options.device, torch.bfloat16):
-            encoded = self.model._encode(_pictures(self.images[real], self.options.device))
-        return 0.1 * F.l1_loss(encoded.float(), _tensor(self.latents[real], self.options.device))
-
-    def state(self) -> dict[str, Any]:
-        """What to go on from, beside the model."""
-        return {
-            "critic": self.critic.state_dict(),
-            "critic_optimizer": self.critic_optimizer.state_dict(),
-            "critic_loss": self.critic_loss,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
-        self.critic.load_state_dict(state["critic"])
-        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        self.critic_loss = float(state["critic_loss"])
+            made = self.model._decode(_channels_last(latents + noise))
+            encoded = self.model._encode(_pictures(self.images[real], options.device))
+        picture = picture_loss(made.float(), _pictures(self.targets[batch], options.device))
+        return picture, 0.1 * F.l1_loss(encoded.float(), _tensor(self.latents[real], options.device))
 
 
 class Quantisation:
@@ -115,8 +63,8 @@ class Quantisation:
         self.pictures = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("targets", "images")]
         self.used = torch.zeros(len(self.model.codebook), dtype=torch.bool)
 
-    def learn(self, step: int) -> dict[str, float]:
-        """Gradients of one step, for the caller's optimizer, and the losses: pictures, latents against their codes."""
+    def losses(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of pictures, and of latents against their codes."""
         options = self.options
         rng = np.random.default_rng([options.seed, step])
         counts = [len(pictures) for pictures in self.pictures]
@@ -139,16 +87,7 @@ class Quantisation:
             latents = latents + (codes - latents).detach()  # gradients pass straight through
         with torch.autocast(options.device, torch.bfloat16):
             made = self.model._decode(_channels_last(latents))
-        picture = picture_loss(made.float(), wanted)
-        (picture + gap).backward()
-        return {"picture": float(picture.detach()), "latent": float(gap.detach())}
-
-    def state(self) -> dict[str, Any]:
-        """What to go on from, beside the model: nothing."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
+        return picture_loss(made.float(), wanted), gap
 
     def _revive(self, step: int, vectors: Tensor, rng: np.random.Generator) -> None:
         """Codes nothing was near to become latents of this batch: all at first, later every 200 steps."""
