@@ -108,7 +108,7 @@ def test_generate_writes_pictures_sheets_and_a_record(five: Path, faces: Path, f
         "sweeps": 2,
         "max_share": 0.3,
         "draws": 2,
-        "keep_start": True,
+        "keep_start": False,
         "switch_cost": 0.0,
         "use_cost": 0.0,
         "best_of": 1,

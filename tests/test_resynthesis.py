@@ -181,7 +181,7 @@ def test_what_does_not_go_together():
         resynthesis(bank, torch.rand(2, 3))
     with pytest.raises(ValueError, match=r"neighbours 5: at most 4 \(sources beside the one it starts with\)"):
         resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(neighbours=5, keep_start=False))
-    with pytest.raises(ValueError, match=r"max_share 0\.1: at least 0\.\d+ is expected, so that 5 sources can fill"):
+    with pytest.raises(ValueError, match=r"max_share 0\.1: at least 0\.\d+ is expected, so that 4 sources can fill"):
         resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(max_share=0.1))
     with pytest.raises(ValueError, match="patch_size 7: at most 6"):
         resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(patch_size=7))

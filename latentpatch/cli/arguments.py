@@ -93,7 +93,7 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep-start",
         action=argparse.BooleanOptionalAction,
-        help="whether the source that is started with may give patches, too (of fewer than 128 sources)",
+        help="whether the source that is started with may give patches, too (no)",
     )
     group.add_argument("--switch-cost", type=float, help="of a source that no neighbouring cell comes from (0)")
     group.add_argument("--use-cost", type=float, help="of each cell that a source gave already (0)")

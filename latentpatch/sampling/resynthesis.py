@@ -33,7 +33,6 @@ __all__ = ["ResynthesisSettings", "resynthesis", "resynthesis_steps"]
 _NEIGHBOURS = 3
 _MAX_COST = 100  # so that sums of scores and costs stay within their integers
 _SHARE = 0.3  # of a picture that one source gives at most, where there are sources enough
-_FEW_SOURCES = 128
 _FEW = 1.5  # times an even share, where there are not
 
 
@@ -51,8 +50,7 @@ class ResynthesisSettings:
             share where there are few sources.
         draws: sources drawn to start with, of which the one farthest from the mean of all is taken. With one, pictures
             tend to the middle of the sources; two make up for it.
-        keep_start: whether the source that is started with may give patches, too. None for where there are 2 to 127
-            sources: so few others do not have what it takes to make it again.
+        keep_start: whether the source that is started with may give patches, too.
         switch_cost: what it costs to take a block from a source that none of the cells around it comes from, as part of
             the mean squared distance of a cell of the sources to the mean of all.
         use_cost: what each cell that a source gave already, before the blocks that are visited together, adds to the
@@ -67,7 +65,7 @@ class ResynthesisSettings:
     sweeps: int = 2
     max_share: float | None = None
     draws: int = 2
-    keep_start: bool | None = None
+    keep_start: bool = False
     switch_cost: float = 0.0
     use_cost: float = 0.0
     best_of: int = 1
@@ -80,7 +78,7 @@ class ResynthesisSettings:
             check_integer(name, value, 1)
         if self.stride > self.patch_size:
             raise ValueError(f"stride {self.stride}: at most patch_size {self.patch_size} is expected")
-        if not isinstance(self.keep_start, bool | None):
+        if not isinstance(self.keep_start, bool):
             raise TypeError(f"keep_start {self.keep_start!r}: True or False is expected")
         if self.max_share is not None:
             if isinstance(self.max_share, bool) or not isinstance(self.max_share, (int, float)):
@@ -92,18 +90,14 @@ class ResynthesisSettings:
 
     def givers(self, count: int, reference: bool) -> int:
         """How many of the sources may give patches to a picture."""
-        return count if reference or self.keeps_start(count) else count - 1
-
-    def keeps_start(self, count: int) -> bool:
-        """Whether the source that is started with may give patches, of a number of sources."""
-        return 1 < count < _FEW_SOURCES if self.keep_start is None else self.keep_start
+        return count if reference or self.keep_start else count - 1
 
     def resolved(self, count: int, reference: bool) -> ResynthesisSettings:
         """These settings with the neighbours and the largest share that are in force for a number of sources."""
         givers = max(1, self.givers(count, reference))
         share = min(1.0, max(_SHARE, _FEW / givers)) if self.max_share is None else self.max_share
         neighbours = min(_NEIGHBOURS, givers) if self.neighbours is None else self.neighbours
-        return replace(self, neighbours=neighbours, max_share=share, keep_start=self.keeps_start(count))
+        return replace(self, neighbours=neighbours, max_share=share)
 
     def check_sources(self, count: int, reference: bool = False) -> None:
         """Refuse what takes more sources than there are.
