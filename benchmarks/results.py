@@ -105,7 +105,9 @@ class Results:
         model.remove(*[name for position, name in enumerate(model.bank.ids) if position not in chosen])
         model.save(fewer)
         folder = self.out / "varied"
-        self.latentpatch("generate", fewer, "--autoencoder", self.options.taef2, "-n", 32, "-o", folder)
+        self.latentpatch(
+            "generate", fewer, "--preset", "faithful", "--autoencoder", self.options.taef2, "-n", 32, "-o", folder
+        )
         saved(folder / "grid.png", DOCS / "images" / "varied.jpg")
 
     def presets(self) -> None:
