@@ -102,7 +102,7 @@ class Results:
         model = LatentPatch.load(self.fitted(self.options.taef2), self.options.taef2)
         fewer = self.out / "varied.safetensors"
         chosen = set(farthest(model, FEW))
-        model.remove(*[name for position, name in enumerate(model.bank.ids) if position not in chosen])
+        model.remove([name for position, name in enumerate(model.bank.ids) if position not in chosen])
         model.save(fewer)
         folder = self.out / "varied"
         self.latentpatch(
