@@ -96,7 +96,7 @@ def some(faces: Path, tmp_path: Path) -> Path:
 # --- generate ----------------------------------------------------------------------------------
 
 
-def test_generate_writes_pictures_sheets_and_a_record(five: Path, faces: Path, face_images: Tensor) -> None:
+def test_generate_writes_pictures_sheets_and_a_record(five: Path, faces: Path) -> None:
     assert sorted(contents(five)) == [*(f"{i:04d}.png" for i in range(5)), "generation.json", *SHEETS]
     report = record(five)
     assert report["command"] == "generate"
@@ -130,9 +130,8 @@ def test_generate_writes_pictures_sheets_and_a_record(five: Path, faces: Path, f
         counts = {name: float((maps[i] == b).float().mean()) for b, name in enumerate(report["ids"])}
         assert row["shares"] == pytest.approx({name: share for name, share in counts.items() if share}, abs=1e-5)
         assert 0 < row["largest_region"] <= max(row["shares"].values())
-        # Pixels as latents: each cell of the picture is that cell of the source the map names.
-        cells = maps[i].repeat_interleave(4, 0).repeat_interleave(4, 1)
-        expected = face_images.gather(0, cells[None, None].expand(1, 3, -1, -1))[0]
+        # Pixels as latents: each cell is that of the source the map names, joined to its neighbours.
+        expected = model_of(faces).decode(maps[i : i + 1], report["decoding"])[0]
         assert np.abs(written(five / row["file"]).astype(int) - pixels(expected)).max() <= 1
 
 

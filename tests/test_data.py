@@ -40,7 +40,7 @@ def test_every_source_of_a_sample_has_its_label(moods):
         assert len(sources) > 1, "a new picture"
         assert {number % 3 for number in sources} == {label}
         assert 11 not in sources, "nothing is known of it"
-        torch.testing.assert_close(image, moods.decode(index[None])[0])
+        torch.testing.assert_close(image, moods.decode(index[None], "blend")[0])
 
 
 def test_samples_depend_on_seed_epoch_and_number_alone(moods):

@@ -124,7 +124,7 @@ def _check_fixed(request: GenerateRequest | ProvenanceRequest) -> None:
     """Refuse what a graph has fixed when it was exported."""
     given = [name for name in _UNUSED if getattr(request, name) is not None]
     given += ["settings"] if request.settings.model_dump(exclude_none=True) else []
-    given += ["decoding"] if getattr(request, "decoding", "gather") != "gather" else []
+    given += ["decoding"] if getattr(request, "decoding", None) is not None else []
     if given:
         raise ValueError(f"{given[0]}: the exported graph has its own; the request goes without it")
 
