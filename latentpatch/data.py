@@ -20,7 +20,7 @@ from .autoencoders import DEFAULT, Autoencoder
 from .generation import Generation
 from .model import LatentPatch
 from .sampling import SAMPLERS, Settings, check_settings, sampler_of
-from .sampling.checks import check_integer
+from .sampling.checks import check_integer, check_real
 
 __all__ = ["Recombine", "RecombinedSamples", "fit_labelled"]
 
@@ -230,9 +230,7 @@ class Recombine:
         batch_size: int = 16,
         settings: Settings | None = None,
     ) -> None:
-        if isinstance(probability, bool) or not isinstance(probability, (int, float)):
-            raise TypeError(f"probability {probability!r}: a number is expected")
-        if not 0 <= probability <= 1:
+        if not 0 <= check_real("probability", probability) <= 1:
             raise ValueError(f"probability {probability}: a number from 0 to 1 is expected")
         check_integer("batch_size", batch_size, 1)
         self._classes = _Classes(model, attribute, settings)

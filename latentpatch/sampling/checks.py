@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["check_integer", "check_noise", "check_number", "check_reference"]
+__all__ = ["check_integer", "check_noise", "check_number", "check_real", "check_reference"]
 
 
 def check_integer(name: str, value: object, least: int) -> None:
@@ -20,15 +20,24 @@ def check_integer(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} {value}: at least {least} is expected")
 
 
+def check_real(name: str, value: object) -> float:
+    """Refuse what is no number. -> it
+
+    Raises:
+        TypeError: naming it.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} {value!r}: a number is expected")
+    return value
+
+
 def check_number(name: str, value: object, least: float, most: float) -> None:
     """Refuse what is no number, or out of range.
 
     Raises:
         TypeError, ValueError: naming it.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} {value!r}: a number is expected")
-    if not least <= value <= most:
+    if not least <= check_real(name, value) <= most:
         raise ValueError(f"{name} {value}: {least:g} to {most:g} is expected")
 
 

@@ -240,17 +240,15 @@ class Scan:
         from .loops import take  # takes Numba, and a moment
 
         drawn, guessed = ranks.contiguous().numpy(), guesses.contiguous().numpy()
-        known = self.known.copy()
 
         def some(part: slice) -> None:
             take(  # type: ignore[call-arg]
-                self.vectors, self.norms, self.held[part], known.copy(), self.scores[part], *walk.arrays,
+                self.vectors, self.norms, self.held[part], self.known, self.scores[part], *walk.arrays,
                 drawn[part], guessed[part], neighbours, self.index[part], self.given[part], self.spans, self.limit,
                 *self.costs, self.fresh,
             )  # fmt: skip
 
         _in_threads(some, len(self.held))
-        self.known[walk.block_units] = True
         self.fresh = False
 
     def picks(self) -> Tensor:

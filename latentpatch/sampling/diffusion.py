@@ -27,7 +27,7 @@ from math import ceil, inf, isfinite, sqrt
 import torch
 from torch import Tensor
 
-from .checks import check_integer, check_noise, check_reference
+from .checks import check_integer, check_noise, check_real, check_reference
 from .raster import MAX_MEMORY
 from .resynthesis import ResynthesisSettings, resynthesis, resynthesis_steps
 from .sources import PreparedSources
@@ -102,9 +102,7 @@ class DiffusionSettings:
 
 
 def _is_number(name: str, value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} {value!r}: a number is expected")
-    return isfinite(value)
+    return isfinite(check_real(name, value))
 
 
 def diffusion_steps(grid: tuple[int, int], settings: DiffusionSettings | None = None) -> int:

@@ -160,7 +160,7 @@ def take(
         vectors: ``(units, K, B)`` int16.
         norms: ``(units, B)`` floating point that holds all scores.
         held: ``(N, units, K)`` int16 what the images hold; changed.
-        known: ``(units,)`` bool what holds something; changed.
+        known: ``(units,)`` bool what holds something beforehand; read where ``fresh``.
         scores: ``(N, units, B)`` integers; changed, and read where ``fresh`` is false.
         ranks: ``(N, places)`` which of the neighbours is taken.
         guesses: ``(N, places)`` which source is taken where a place is blind.
@@ -216,5 +216,4 @@ def take(
                         given[image, spans[source, 0] : spans[source, 1]] += 1
                     for k in range(length):
                         held[image, unit, k] = vectors[unit, k, source]
-                known[unit] = True
                 compare(unit, vectors, norms, held, scores, ready, sums, factors)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import cpu
-from .checks import check_integer, check_noise, check_number, check_reference
+from .checks import check_integer, check_noise, check_number, check_real, check_reference
 from .keys import exact_dtype
 from .nearest import nearest
 from .raster import MAX_MEMORY, draw
@@ -80,11 +80,8 @@ class ResynthesisSettings:
             raise ValueError(f"stride {self.stride}: at most patch_size {self.patch_size} is expected")
         if not isinstance(self.keep_start, bool):
             raise TypeError(f"keep_start {self.keep_start!r}: True or False is expected")
-        if self.max_share is not None:
-            if isinstance(self.max_share, bool) or not isinstance(self.max_share, (int, float)):
-                raise TypeError(f"max_share {self.max_share!r}: a number is expected")
-            if not 0 < self.max_share <= 1:
-                raise ValueError(f"max_share {self.max_share}: more than 0 and at most 1 is expected")
+        if self.max_share is not None and not 0 < check_real("max_share", self.max_share) <= 1:
+            raise ValueError(f"max_share {self.max_share}: more than 0 and at most 1 is expected")
         for name in ("switch_cost", "use_cost"):
             check_number(name, getattr(self, name), 0, _MAX_COST)
 
@@ -260,10 +257,7 @@ def resynthesis(
                 first = _start(sources, uniforms[:, : settings.draws])
                 start, uniforms = bank[first], uniforms[:, settings.draws :]
             else:
-                first, start = (
-                    None,
-                    reference.expand(len(noise) // settings.best_of, -1, -1, -1)[some // settings.best_of],
-                )
+                first, start = None, reference.expand(len(noise) // tried, -1, -1, -1)[some // tried]
             kept_out = None if settings.keep_start else first
             if compiled:
                 maps.append(_compiled(sources, start, kept_out, norm, rules, sums, uniforms))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_integer
+from .checks import check_integer, check_real
 
 __all__ = ["patch_distances", "soft_weights"]
 
@@ -61,9 +61,7 @@ def soft_weights(distances: Tensor, temperature: float, neighbours: int | None =
     Raises:
         TypeError, ValueError: for arguments out of range.
     """
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-        raise TypeError(f"temperature {temperature!r}: a number is expected")
-    if not 0 < temperature < float("inf"):
+    if not 0 < check_real("temperature", temperature) < float("inf"):
         raise ValueError(f"temperature {temperature}: a positive number is expected")
     if neighbours is not None:
         check_integer("neighbours", neighbours, 1)
