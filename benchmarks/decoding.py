@@ -20,6 +20,7 @@ from torch import Tensor
 
 from latentpatch import Autoencoder, LatentPatch, load_autoencoder
 from latentpatch.bank import look_up
+from latentpatch.memory import keep_freed_memory
 
 IMAGES = 16
 
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sources", default=str(Path(__file__).parent.parent / "examples" / "portraits"))
     options = parser.parse_args()
+    keep_freed_memory()
     networks = {name: load_autoencoder(name, pretrained=name not in options.random) for name in options.autoencoder}
     latents = {
         name: torch.randn(IMAGES, network.spec.latent_channels, 16, 16).contiguous(memory_format=torch.channels_last)

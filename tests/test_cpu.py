@@ -18,7 +18,8 @@ from latentpatch.sampling import (
     resynthesis,
     resynthesis_steps,
 )
-from latentpatch.sampling.keys import KEY_NORM
+from latentpatch.sampling.cpu import resize
+from latentpatch.sampling.keys import KEY_NORM, resize_keys
 from latentpatch.sampling.sources import PreparedSources
 
 pytest.importorskip("numba", reason="Numba is not installed")
@@ -60,6 +61,12 @@ def test_numba_finds_what_torch_finds(count, settings, longest):
     guided = both(keys, settings, keys_of(5, 16, KEY_NORM - 4))
     assert torch.equal(*guided)
     assert not torch.equal(without[0], guided[0])
+
+
+@pytest.mark.parametrize("size", [(12, 10), (13, 10), (24, 25), (5, 3), (1, 1)])
+def test_compiled_interpolation_is_torchs(size):
+    keys = keys_of(7, 5, KEY_NORM - 4)
+    assert torch.equal(resize(keys, size), resize_keys(keys, size))
 
 
 def test_numba_searches_with_masks():

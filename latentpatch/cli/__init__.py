@@ -17,6 +17,7 @@ import torch
 
 from .. import __version__
 from ..errors import LatentPatchError
+from ..memory import keep_freed_memory
 from ..processes import joined, rank
 from . import align, audit, bench, evaluate, explain, exporting, making, models, unlearn
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 1 for an error, 2 for unusable arguments, 3 for copies found."""
     with redirect_stderr(io.StringIO()) if rank() else nullcontext():  # one process complains for all
         options = _parser().parse_args(arguments)
+    keep_freed_memory()
     try:
         with _terminable(), _joined(options):
             report = options.run(options)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,21 @@ import torch
 from torch import Tensor
 
 from .schedule import Scale
-from .sources import PreparedSources, cut, paste, score_bound
+from .sources import PreparedSources, paste, score_bound
 
-__all__ = ["MAX_NEIGHBOURS", "Place", "Scan", "Walk", "check_backend", "chosen", "installed", "scale_walk", "walk_of"]
+__all__ = [
+    "MAX_NEIGHBOURS",
+    "Place",
+    "Scan",
+    "Walk",
+    "check_backend",
+    "chosen",
+    "installed",
+    "resize",
+    "scale_walk",
+    "score_room",
+    "walk_of",
+]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -80,6 +93,11 @@ def _obstacle(sources: PreparedSources, neighbours: int, grids: Collection[tuple
     if not sources.keeps(grids):
         return f"{len(sources.keys)} sources are more than are kept in memory at all sizes"
     return None
+
+
+def score_room(count: int, sums: torch.dtype) -> npt.NDArray[Any]:
+    """Room for scores: NumPy asks for huge pages, a search would else spend its time on having memory given."""
+    return np.empty(count, dtype=np.int32 if sums == torch.int32 else np.int64)
 
 
 class Place(NamedTuple):
@@ -176,6 +194,20 @@ def scale_walk(scale: Scale) -> Walk:
     return walk_of(places)
 
 
+def resize(keys: Tensor, size: tuple[int, int]) -> Tensor:
+    """What :func:`~latentpatch.sampling.keys.resize_keys` makes of a few images.
+
+    Torch would rouse its threads for them, and these go on turning while the search's want to run.
+    """
+    from .loops import resize as resize_loop
+
+    if keys.shape[1:3] == size:
+        return keys
+    resized = np.empty((len(keys), *size, keys.shape[3]), dtype=np.int16)
+    resize_loop(keys.contiguous().numpy(), resized)
+    return torch.from_numpy(resized)
+
+
 class Scan:
     """Some images that are taken through walks on a grid of one size.
 
@@ -191,6 +223,8 @@ class Scan:
         kept_out: ``(N,)`` a source whose picture gives none.
         switch_cost: added to the score of sources that none of the units around gives.
         use_cost: added to the score of a source for each unit it gave.
+        room: for scores, of the type ``sums``: as many as there are images, units and sources, or more; None for its
+            own.
     """
 
     def __init__(
@@ -206,7 +240,10 @@ class Scan:
         kept_out: Tensor | None = None,
         switch_cost: int = 0,
         use_cost: int = 0,
+        room: npt.NDArray[Any] | None = None,
     ) -> None:
+        from .loops import cut  # takes Numba, and a moment
+
         units = sources.units(size, side)
         self.size, self.side, self.shape = size, side, units.vectors.shape[:2]
         count, images = len(sources.keys), len(grid)
@@ -214,12 +251,13 @@ class Scan:
         # A reference may be longer than all sources.
         exact = torch.float32 if score_bound(side, norm) <= 1 << 24 else torch.float64
         self.norms = units.norms.flatten(0, 2).to(exact).numpy()
-        self.held = cut(grid, side).flatten(0, 1).permute(2, 0, 1).contiguous().numpy()
+        self.held = np.empty((images, *self.vectors.shape[:2]), dtype=np.int16)
+        cut(grid.contiguous().numpy(), side, self.held)
         self.known = known[::side, ::side].ravel().copy()
-        # NumPy asks for huge pages: a search would else spend its time on having memory given.
-        integers = np.int32 if sums == torch.int32 else np.int64
-        self.scores = np.empty((images, len(self.vectors), count), dtype=integers)
-        self.costs = integers(switch_cost), integers(use_cost)
+        shape = (images, len(self.vectors), count)
+        self.scores = score_room(prod(shape), sums) if room is None else room[: prod(shape)]
+        self.scores = self.scores.reshape(shape)
+        self.costs = self.scores.dtype.type(switch_cost), self.scores.dtype.type(use_cost)
         self.index = np.full((images, len(self.vectors)), -1, dtype=np.int64)
         self.limit = limit or 0
         self.given = np.zeros((images, count if limit else 1), dtype=np.int32)
@@ -237,7 +275,7 @@ class Scan:
             guesses: ``(N, places)`` which source is copied where nothing is known.
             neighbours: how many are drawn from.
         """
-        from .loops import take  # takes Numba, and a moment
+        from .loops import take
 
         drawn, guessed = ranks.contiguous().numpy(), guesses.contiguous().numpy()
 
@@ -253,14 +291,16 @@ class Scan:
 
     def picks(self) -> Tensor:
         """The source of each cell, -1 for none: ``(N, h, w)`` int64."""
-        return self._cells(torch.from_numpy(self.index)[:, :, None].expand(-1, -1, self.side**2))[..., 0]
+        units = torch.from_numpy(self.index)[:, :, None].expand(-1, -1, self.side**2)
+        return paste(units.unflatten(1, self.shape).permute(1, 2, 3, 0), self.size, self.side)[..., 0]
 
     def grid(self) -> Tensor:
         """The keys the images hold: ``(N, h, w, r)`` int16."""
-        return self._cells(torch.from_numpy(self.held))
+        from .loops import paste as paste_loop
 
-    def _cells(self, units: Tensor) -> Tensor:
-        return paste(units.unflatten(1, self.shape).permute(1, 2, 3, 0), self.size, self.side)
+        grid = np.empty((len(self.held), *self.size, self.held.shape[2] // self.side**2), dtype=np.int16)
+        paste_loop(self.held, self.side, grid)
+        return torch.from_numpy(grid)
 
 
 @lru_cache(maxsize=1)

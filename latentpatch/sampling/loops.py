@@ -8,20 +8,81 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["take"]
+__all__ = ["cut", "paste", "resize", "take"]
 
 _compiled = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")  # all products are exact
-_GROUP = 64  # sources whose least score is looked at first
-_AT_ONCE = 512  # sources that images are compared with before the next, so that they stay in a core's cache
-_ROW, _ROWS_2, _ROWS_3, _ROWS_4, _ROWS_5, _ROWS_6, _ROWS_7 = (np.uintp(_AT_ONCE * rows) for rows in range(1, 8))
+_GROUP = 64  # sources whose least sum is looked at first
+_SUMS = 8 * _GROUP  # sources whose scores are added up before they are looked at
+_AT_ONCE = 1024  # sources that images are compared with before the next: sums and a few rows fit into a core's cache
+_APART = _AT_ONCE + 16  # numbers from row to row: powers of two would fall into the same lines of the cache
+_STEP = 8  # products added at a time, as many as registers hold factors of for two images
+_ROW, _ROWS_2, _ROWS_3, _ROWS_4, _ROWS_5, _ROWS_6, _ROWS_7 = (np.uintp(_APART * rows) for rows in range(1, _STEP))
+
+
+@_compiled
+def cut(grids, side, units):
+    """Cells ``(N, h, w, r)`` as ``(N, units, side^2 r)``, zeros beyond the border."""
+    images, height, width, depth = grids.shape
+    columns = -(-width // side)
+    units[:] = 0
+    for image in range(images):
+        for row in range(height):
+            for column in range(width):
+                unit = row // side * columns + column // side
+                first = (row % side * side + column % side) * depth
+                for k in range(depth):
+                    units[image, unit, first + k] = grids[image, row, column, k]
+
+
+@_compiled
+def paste(units, side, grids):
+    """What :func:`cut` cut."""
+    images, height, width, depth = grids.shape
+    columns = -(-width // side)
+    for image in range(images):
+        for row in range(height):
+            for column in range(width):
+                unit = row // side * columns + column // side
+                first = (row % side * side + column % side) * depth
+                for k in range(depth):
+                    grids[image, row, column, k] = units[image, unit, first + k]
+
+
+@_compiled
+def resize(grids, resized):
+    """:func:`~latentpatch.sampling.keys.resize_keys` of ``(N, h, w, r)`` into ``(N, h', w', r)``."""
+    images, height, width, depth = resized.shape
+    old_height, old_width = grids.shape[1:3]
+    whole = 4 * height * width
+    for row in range(height):
+        top, down = _between(row, old_height, height)
+        bottom = min(top + 1, old_height - 1)
+        for column in range(width):
+            left, across = _between(column, old_width, width)
+            right = min(left + 1, old_width - 1)
+            for image in range(images):
+                for k in range(depth):
+                    above = (2 * width - across) * grids[image, top, left, k] + across * grids[image, top, right, k]
+                    below = (2 * width - across) * grids[image, bottom, left, k]
+                    below += across * grids[image, bottom, right, k]
+                    total = (2 * height - down) * above + down * below
+                    resized[image, row, column, k] = (2 * total + whole) // (2 * whole)
+
+
+@_compiled
+def _between(i, old, new):
+    """The old cell before sample ``i``, and the weight of the next one, times ``2 * new``."""
+    position = min(max((2 * i + 1) * old - new, 0), 2 * new * (old - 1))
+    return position // (2 * new), position % (2 * new)
 
 
 @_compiled
 def compare(unit, vectors, norms, held, scores, ready, sums, factors):
     """``scores[:, unit]``, |y|^2 - 2 x.y of what images hold there against all sources y.
 
-    ``vectors (units, K, B)``, ``norms (units, B)``, ``held (N, units, K)``, ``scores (N, units, B)``; ``ready``, ``sums
-    (2 _AT_ONCE,)`` and ``factors (N + 1, K)`` are room to work in.
+    ``vectors (units, K, B)``, ``norms (units, B)``, ``held (N, units, K)``, ``scores (N, units, B)``; room to work in:
+    ``ready (_STEP * _APART,)``, ``sums ((N + 1) * _APART,)`` and ``factors (N + 1, K rounded up to _STEP)``, which
+    holds zeros where nothing is written.
     """
     images, length, count = held.shape[0], held.shape[2], vectors.shape[2]
     for image in range(images):
@@ -29,45 +90,35 @@ def compare(unit, vectors, norms, held, scores, ready, sums, factors):
             factors[image, k] = -2 * held[image, unit, k]
     for first in range(0, count, _AT_ONCE):
         size = min(_AT_ONCE, count - first)
-        for k in range(length):
-            _convert(vectors[unit, k, first : first + size], ready[k * _AT_ONCE : k * _AT_ONCE + size])
-        for image in range(0, images, 2):
-            pair = min(2, images - image)
-            for i in range(pair):
-                _convert(norms[unit, first : first + size], sums[i * _AT_ONCE : i * _AT_ONCE + size])
-            _add_products(ready, factors[image : image + 2], sums, size)
-            for i in range(pair):
-                _convert(sums[i * _AT_ONCE : i * _AT_ONCE + size], scores[image + i, unit, first : first + size])
+        for image in range(images):
+            _convert(norms[unit, first : first + size], sums[image * _APART : image * _APART + size])
+        for k in range(0, length, _STEP):
+            for i in range(min(_STEP, length - k)):
+                _convert(vectors[unit, k + i, first : first + size], ready[i * _APART : i * _APART + size])
+            if length - k < _STEP:
+                ready[(length - k) * _APART :] = 0
+            for image in range(0, images, 2):
+                _add_products(ready, factors[image : image + 2, k : k + _STEP], sums[image * _APART :], size)
+        for image in range(images):
+            _convert(sums[image * _APART : image * _APART + size], scores[image, unit, first : first + size])
 
 
 @_compiled
 def _add_products(ready, factors, sums, size):
-    """Add to the sums of two images their factors times ``ready``: eight at a time, as many as registers hold.
+    """Add to the sums of two images their ``factors (2, _STEP)`` times the rows of ``ready``.
 
     Indexes have no sign and rows lie a constant apart: so the compiler takes many sources at a time.
     """
-    length = factors.shape[1]
-    k = 0
-    while k + 8 <= length:
-        a0, b0, c0, d0 = factors[0, k], factors[0, k + 1], factors[0, k + 2], factors[0, k + 3]
-        e0, f0, g0, h0 = factors[0, k + 4], factors[0, k + 5], factors[0, k + 6], factors[0, k + 7]
-        a1, b1, c1, d1 = factors[1, k], factors[1, k + 1], factors[1, k + 2], factors[1, k + 3]
-        e1, f1, g1, h1 = factors[1, k + 4], factors[1, k + 5], factors[1, k + 6], factors[1, k + 7]
-        row = np.uintp(k * _AT_ONCE)
-        for j in range(np.uintp(size)):
-            i = row + j
-            a, b, c, d = ready[i], ready[i + _ROW], ready[i + _ROWS_2], ready[i + _ROWS_3]
-            e, f, g, h = ready[i + _ROWS_4], ready[i + _ROWS_5], ready[i + _ROWS_6], ready[i + _ROWS_7]
-            sums[j] += ((a0 * a + b0 * b) + (c0 * c + d0 * d)) + ((e0 * e + f0 * f) + (g0 * g + h0 * h))
-            sums[j + _ROW] += ((a1 * a + b1 * b) + (c1 * c + d1 * d)) + ((e1 * e + f1 * f) + (g1 * g + h1 * h))
-        k += 8
-    while k < length:
-        a0, a1 = factors[0, k], factors[1, k]
-        row = np.uintp(k * _AT_ONCE)
-        for j in range(np.uintp(size)):
-            sums[j] += a0 * ready[row + j]
-            sums[j + _ROW] += a1 * ready[row + j]
-        k += 1
+    a0, b0, c0, d0 = factors[0, 0], factors[0, 1], factors[0, 2], factors[0, 3]
+    e0, f0, g0, h0 = factors[0, 4], factors[0, 5], factors[0, 6], factors[0, 7]
+    a1, b1, c1, d1 = factors[1, 0], factors[1, 1], factors[1, 2], factors[1, 3]
+    e1, f1, g1, h1 = factors[1, 4], factors[1, 5], factors[1, 6], factors[1, 7]
+    for j in range(np.uintp(size)):
+        a, b, c, d = ready[j], ready[j + _ROW], ready[j + _ROWS_2], ready[j + _ROWS_3]
+        e, f, g, h = ready[j + _ROWS_4], ready[j + _ROWS_5], ready[j + _ROWS_6], ready[j + _ROWS_7]
+        sums[j] = sums[j] + a0 * a + b0 * b + c0 * c + d0 * d + e0 * e + f0 * f + g0 * g + h0 * h
+        i = j + _ROW
+        sums[i] = sums[i] + a1 * a + b1 * b + c1 * c + d1 * d + e1 * e + f1 * f + g1 * g + h1 * h
 
 
 @_compiled
@@ -88,13 +139,13 @@ def nearest(scores, image, window, beside, given, most, limited, switch, use, to
     """The sources of the least sums over a window, in order, into ``best`` and ``sources``; how many were found.
 
     Sources with more than ``most`` units given are passed over, where ``limited``; ``switch`` is spared by those of
-    ``beside``, and each unit given costs ``use``. ``total (_GROUP,)`` is room.
+    ``beside``, and each unit given costs ``use``. ``total (_SUMS,)`` is room.
     """
     count, wanted = scores.shape[2], len(best)
     barred = np.iinfo(total.dtype).max
     found = 0
-    for first in range(0, count, _GROUP):
-        size = min(_GROUP, count - first)
+    for first in range(0, count, _SUMS):
+        size = min(_SUMS, count - first)
         sums = total[:size]
         _convert(scores[image, window[0], first : first + size], sums)
         for number in range(1, len(window)):
@@ -107,22 +158,31 @@ def nearest(scores, image, window, beside, given, most, limited, switch, use, to
                     total[source - first] -= switch
         if limited:
             _bar(sums, given[image, first : first + size], most, barred)
-        least = sums.min()
-        worst = best[wanted - 1] if found == wanted else barred
-        if least >= worst:
-            continue
-        for j in range(size):
-            value = total[j]
-            if value >= worst:
-                continue
-            place = min(found, wanted - 1)
-            while place > 0 and best[place - 1] > value:
-                best[place], sources[place] = best[place - 1], sources[place - 1]
-                place -= 1
-            best[place], sources[place] = value, first + j
-            found = min(found + 1, wanted)
+        for low in range(0, size, _GROUP):
+            high = min(low + _GROUP, size)
             worst = best[wanted - 1] if found == wanted else barred
+            if _least(sums[low:high]) >= worst:
+                continue
+            for j in range(low, high):
+                value = total[j]
+                if value >= worst:
+                    continue
+                place = min(found, wanted - 1)
+                while place > 0 and best[place - 1] > value:
+                    best[place], sources[place] = best[place - 1], sources[place - 1]
+                    place -= 1
+                best[place], sources[place] = value, first + j
+                found = min(found + 1, wanted)
+                worst = best[wanted - 1] if found == wanted else barred
     return found
+
+
+@_compiled
+def _least(numbers):
+    least = numbers[0]
+    for j in range(1, len(numbers)):
+        least = min(least, numbers[j])
+    return least
 
 
 @_compiled
@@ -173,10 +233,10 @@ def take(
         fresh: whether what is known is to be compared first.
     """
     images, units, length = held.shape
-    ready = np.empty(length * _AT_ONCE, norms.dtype)
-    sums = np.zeros(2 * _AT_ONCE, norms.dtype)
-    factors = np.zeros((images + 1, length), norms.dtype)
-    total = np.empty(_GROUP, scores.dtype)
+    ready = np.zeros(_STEP * _APART, norms.dtype)
+    sums = np.zeros((images + 1) * _APART, norms.dtype)
+    factors = np.zeros((images + 1, -(-length // _STEP) * _STEP), norms.dtype)
+    total = np.empty(_SUMS, scores.dtype)
     best, sources = np.empty(neighbours, scores.dtype), np.empty(neighbours, np.int64)
     longest = 0
     for wave in range(len(waves) - 1):

@@ -113,7 +113,7 @@ def raster(
     search: Search
     if cpu.chosen(backend, sources, settings.neighbours, {(scale.size, scale.unit) for scale in scales}):
         kept = max(_units(scale) for scale in scales)
-        search = _NumbaSearch(sources, settings, norm, causal=mask is None)
+        search = _NumbaSearch(sources, settings, norm, kept, causal=mask is None)
     else:
         plans = _plans(sources, scales, settings, causal=mask is None)
         kept = max(plan.units_kept for plan in plans)
@@ -127,7 +127,7 @@ def raster(
         for first in range(0, len(noise), max(1, group)):
             images = slice(first, first + group)
             given = reference if reference is None or len(reference) == 1 else reference[images]
-            parts.append(_grow(sources, noise[images], given, scales, search, norm))
+            parts.append(_grow(sources, noise[images], given, scales, search))
     return torch.cat(parts)
 
 
@@ -137,7 +137,6 @@ def _grow(
     reference: Tensor | None,
     scales: Sequence[Scale],
     search: Search,
-    norm: int,
 ) -> Tensor:
     """Index maps of some images, coarse to fine. -> (N, h, w)"""
     images, depth = len(noise), sources.keys.shape[3]
@@ -145,11 +144,11 @@ def _grow(
     index = torch.empty(0)
     taken = 0
     for level, scale in enumerate(scales):
-        given = None if reference is None else resize_keys(reference, scale.size, norm).expand(images, -1, -1, -1)
+        given = None if reference is None else search.resize(reference, scale.size).expand(images, -1, -1, -1)
         if grid is None:
             grid = sources.keys.new_zeros((images, *scale.size, depth)) if given is None else given
         else:
-            grid = resize_keys(grid, scale.size, norm)
+            grid = search.resize(grid, scale.size)
             if given is not None and not scale.fill.all():
                 grid = torch.where(_column(scale.fill, grid.device), grid, given)
         found = search.scan(level, scale, grid, noise[:, taken : taken + len(scale.places)])
@@ -174,6 +173,9 @@ class Found(Protocol):
 class Search(Protocol):
     """How a scale's places are visited."""
 
+    def resize(self, keys: Tensor, size: tuple[int, int]) -> Tensor:
+        """Images brought to another size: ``(N, h, w, r)`` -> ``(N, h', w', r)``."""
+
     def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Found:
         """Visit them, with ``(N, h, w, r)`` keys that the images hold beforehand and ``(N, places)`` uniforms."""
 
@@ -181,15 +183,24 @@ class Search(Protocol):
 class _NumbaSearch:
     """Place by place, compiled."""
 
-    def __init__(self, sources: PreparedSources, settings: RasterSettings, norm: int, causal: bool) -> None:
-        self.sources, self.settings, self.norm = sources, settings, norm
+    def __init__(self, sources: PreparedSources, settings: RasterSettings, norm: int, units: int, causal: bool) -> None:
+        self.sources, self.settings, self.norm, self.units = sources, settings, norm, units
         self.sums = sum_dtype(settings.patch_size, norm)
         # A mask's scales are made for one call: in the cache they would only push out others.
         self.walk = cpu.scale_walk if causal else cpu.scale_walk.__wrapped__
+        self.room = cpu.score_room(0, self.sums)  # that scales share
+
+    def resize(self, keys: Tensor, size: tuple[int, int]) -> Tensor:
+        return cpu.resize(keys, size)
 
     def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Found:
         neighbours = self.settings.neighbours
-        scan = cpu.Scan(self.sources, scale.size, scale.unit, grid, scale.known, self.norm, self.sums)
+        scores = len(grid) * self.units * len(self.sources.keys)
+        if len(self.room) < scores:
+            self.room = cpu.score_room(scores, self.sums)
+        scan = cpu.Scan(
+            self.sources, scale.size, scale.unit, grid, scale.known, self.norm, self.sums, room=self.room
+        )  # fmt: skip
         guesses = draw(uniforms, self.sources.total)
         scan.run(self.walk(scale), draw(uniforms, neighbours), guesses, neighbours)
         return scan
@@ -199,11 +210,14 @@ class _TorchSearch:
     """By torch's operations, following plans."""
 
     def __init__(self, sources: PreparedSources, settings: RasterSettings, norm: int, plans: Plans) -> None:
-        self.sources, self.settings, self.plans = sources, settings, plans
+        self.sources, self.settings, self.norm, self.plans = sources, settings, norm, plans
         largest = plans[-1]
         self.exact = exact_dtype(score_bound(largest.side, norm))
         self.sums = sum_dtype(settings.patch_size, norm)
         self.rings: tuple[int, Rings] | None = None  # of a number of images
+
+    def resize(self, keys: Tensor, size: tuple[int, int]) -> Tensor:
+        return resize_keys(keys, size, self.norm)
 
     def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Found:
         plan = self.plans[level]

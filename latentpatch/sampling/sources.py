@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..memory import machine_memory
 from .keys import KEY_NORM, interpolate, rows_behind
 from .nearest import nearest
 
@@ -18,7 +19,7 @@ __all__ = ["Groups", "PreparedSources", "Row", "Units", "cut", "longest", "paste
 
 Size = tuple[int, int]
 
-#: Bound in bytes on what :class:`PreparedSources` keeps beside the keys themselves.
+#: Bytes that :class:`PreparedSources` may always keep beside the keys themselves.
 MAX_KEPT = 1 << 29
 
 _CHUNK = 1 << 18  # elements in floating point at a time: what a core's cache holds
@@ -153,8 +154,9 @@ class PreparedSources:
 
     Args:
         keys: ``(B, h, w, r)`` int16, not written to while this is used, see :meth:`holds`.
-        keep: bound in bytes on what is kept. What does not fit is prepared anew by every search, a row of
-            units at a time.
+        keep: bound in bytes on what is kept; None for :data:`MAX_KEPT`, or for an eighth of the machine's memory where
+            keys lie in it and that is more. What does not fit is prepared anew by every search, a row of units at a
+            time.
         of: the tensor that ``keys`` were taken from, where it is another one.
         groups: the pictures that sources are variants of; None where each is a picture of its own.
 
@@ -170,7 +172,7 @@ class PreparedSources:
     """
 
     def __init__(
-        self, keys: Tensor, keep: int = MAX_KEPT, of: Tensor | None = None, groups: Groups | None = None
+        self, keys: Tensor, keep: int | None = None, of: Tensor | None = None, groups: Groups | None = None
     ) -> None:
         self.keys = keys
         self.norm = longest(keys)
@@ -184,7 +186,7 @@ class PreparedSources:
             self._group(groups)
         self._of = keys if of is None else of
         self._version = _version(self._of)
-        self._left = keep
+        self._left = _bound(keys.device) if keep is None else keep
         self._rows: dict[tuple[Size, int, int], Row] = {}
         self._units: dict[tuple[Size, int], Units] = {}
 
@@ -301,6 +303,10 @@ class PreparedSources:
             norms[:, :, sources] = units.to(norms.dtype).square().sum(1, keepdim=True)
             if self.costs is not None:
                 norms[:, :, sources] += side * side * self.costs[sources]
+
+
+def _bound(device: torch.device) -> int:
+    return max(MAX_KEPT, machine_memory() // 8) if device.type == "cpu" else MAX_KEPT
 
 
 def _version(keys: Tensor) -> int | None:

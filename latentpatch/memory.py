@@ -1,0 +1,51 @@
+"""Memory: how much there is, and that what was freed is not given back at once."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+__all__ = ["keep_freed_memory", "machine_memory"]
+
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+# Parameters of glibc's mallopt, from malloc.h.
+_TRIM_THRESHOLD, _MAP_THRESHOLD = -1, -3
+
+
+@lru_cache(maxsize=1)
+def machine_memory() -> int:
+    """Bytes of memory that a process may use: the machine's, or its control group's limit. 0 where none can tell."""
+    try:
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (AttributeError, OSError, ValueError):  # Windows has none
+        return 0
+    for path in _LIMITS:
+        try:
+            found.append(int(path.read_text(encoding="ascii")))
+        except (OSError, ValueError):  # absent, or "max"
+            continue
+    return min(found)
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep up to half a gigabyte of freed memory instead of giving it back to the system.
+
+    By default blocks from 128 KiB on are mapped and unmapped each time, and a network of large activations spends
+    a good part of its time on having pages cleared: decoding by taef2 or the VQGAN takes a fifth to a third less
+    without. It is for programs to call, once, not for libraries: it holds for the whole process.
+
+    Returns:
+        Whether it was done: only where the C library is glibc, and the environment says nothing else (``MALLOC_*``).
+    """
+    chosen = any(name.startswith("MALLOC_") and name.endswith("_") for name in os.environ)
+    if sys.platform != "linux" or chosen or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    # 32 MiB is the most that glibc takes for the one.
+    return bool(library.mallopt(_MAP_THRESHOLD, 32 << 20)) and bool(library.mallopt(_TRIM_THRESHOLD, 1 << 29))
