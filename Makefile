@@ -1,12 +1,14 @@
 # make demo   pictures in out/        make test   lint, types and tests        make serve   TorchServe
 # All set up .venv first. SOURCES=FOLDER, N=COUNT, AUTOENCODER=NAME[:PATH] and PYTHON=python3 may be given, to
-# serve also CONFIG=config.local.properties (no tokens). Only serve needs Java; the tests of it are skipped without.
+# serve also CONFIG=config.local.properties (no tokens), to test JOBS=PROCESSES, of one thread each. Only serve needs
+# Java; the tests of it are skipped without.
 
 SOURCES ?= examples/portraits
 N ?= 16
 AUTOENCODER ?= embedded
 CONFIG ?= config.properties
 PYTHON ?= python3
+JOBS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := dev,diffusers,serve,http,onnx
@@ -22,7 +24,7 @@ test: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Until Ctrl-C. TorchServe unpacks archives and keeps its pid and sockets in TEMP and TMPDIR, so they are its own.
 serve: archive java
