@@ -88,7 +88,9 @@ def draw(curves: dict[str, list[dict[str, Any]]], slopes: dict[str, dict[str, fl
             pane.set_xticks(x, [str(value) for value in x], rotation=45)
             pane.xaxis.minorticks_off()
             middle = (min(y) * max(y)) ** 0.5
-            pane.set_ylim(min(*y, middle / 3) / 1.3, max(*y, middle * 3) * 1.3)  # a decade at least, as noise is not growth
+            pane.set_ylim(
+                min(*y, middle / 3) / 1.3, max(*y, middle * 3) * 1.3
+            )  # a decade at least, as noise is not growth
             pane.grid(alpha=0.3)
             pane.legend()
     figure.suptitle(title)

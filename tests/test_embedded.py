@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import socket
 from pathlib import Path
 
@@ -95,6 +97,45 @@ def test_altered_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.unlink()
     with pytest.raises(WeightsError, match=r"embedded_decoder.safetensors: not a readable"):
         load_autoencoder("embedded")
+
+
+@pytest.mark.parametrize("name", ["embedded", "embedded-vq"])
+def test_packed_decoders_compute_the_same(name):
+    decoder = load_autoencoder(name).decoder.to(torch.bfloat16).to(memory_format=torch.channels_last)
+    channels = decoder[0].in_channels
+    generator = torch.Generator().manual_seed(0)
+    example, other = (
+        torch.randn(shape, generator=generator).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        for shape in ((4, channels, 16, 16), (1, channels, 5, 7))
+    )
+    with torch.inference_mode():
+        quick = embedded._packed(decoder, example)
+        if quick is decoder:
+            pytest.skip("this PyTorch has no oneDNN operators to pack convolutions for")
+        for latents in (example, other):
+            found, expected = quick(latents), decoder(latents)
+            assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_what_cannot_be_packed_is_used_as_it_is(monkeypatch):
+    decoder = load_autoencoder("embedded").decoder
+    example = torch.zeros(1, 128, 4, 4)
+    with torch.inference_mode():
+        monkeypatch.setattr(embedded, "works", lambda packed, plain, example: False)
+        assert embedded._packed(decoder, example) is decoder
+        monkeypatch.undo()
+        monkeypatch.setattr(embedded, "PackedConvolution", lambda *arguments: torch.ops.mkldnn._no_such_operator)
+        assert embedded._packed(decoder, example) is decoder
+
+
+def test_bfloat16_survives_copies():
+    network = load_autoencoder("embedded")
+    network.decode_dtype = torch.bfloat16
+    latents = torch.randn(2, 128, 4, 4, generator=torch.Generator().manual_seed(0))
+    images = network.decode(latents)
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert torch.equal(other.decode(latents), images)
+    assert torch.equal(network.decode(latents), images)
 
 
 def test_bfloat16_follows_weights_that_change():
