@@ -3,8 +3,8 @@
     python benchmarks/decoding.py [--autoencoder embedded taef2 vqgan-faceshq] [--random taef2 vqgan-faceshq]
 
 Speed does not depend on the values of weights: ``--random`` names the autoencoders that are built with random
-ones, so that nothing needs downloading. Decoders are timed in turns, best of several rounds, over precision
-and images at a time.
+ones, so that nothing needs downloading. Decoders are timed in turns, half a second or once each, best of several
+rounds, over precision and images at a time.
 """
 
 from __future__ import annotations
@@ -37,18 +37,26 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def best(network: Autoencoder, latents: Tensor, dtype: torch.dtype, chunk: int) -> float:
+    """Least seconds for all images, of as many times as fit into half a second, or of one."""
+    seconds: list[float] = []
+    while not seconds or sum(seconds) < 0.5:
+        start = time.perf_counter()
+        decode(network, latents, dtype, chunk)
+        wait_for(latents.device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
 def best_settings(network: Autoencoder, latents: Tensor) -> tuple[float, str, torch.dtype, int]:
-    """Seconds for all images at the fastest of the settings, one round each after a warm-up."""
+    """Seconds for all images at the fastest of the settings, after a warm-up."""
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         for chunk in (1, 4, 16):
             decode(network, latents[:chunk], dtype, chunk)
             wait_for(latents.device)
-            start = time.perf_counter()
-            decode(network, latents, dtype, chunk)
-            wait_for(latents.device)
             name = f"{str(dtype).removeprefix('torch.')}, {chunk} at a time"
-            results.append((time.perf_counter() - start, name, dtype, chunk))
+            results.append((best(network, latents, dtype, chunk), name, dtype, chunk))
     return min(results, key=lambda result: result[0])
 
 
@@ -87,9 +95,7 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(options.rounds):  # in turns, so that a slow moment of the machine hits all
         for name, network in networks.items():
-            start = time.perf_counter()
-            decode(network, latents[name], *chosen[name][2:])
-            times[name].append(time.perf_counter() - start)
+            times[name].append(best(network, latents[name], *chosen[name][2:]))
     baseline = min(times[options.autoencoder[0]])
     report = {
         name: {
