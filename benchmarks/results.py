@@ -158,8 +158,9 @@ def saved(picture: Path, to: Path) -> None:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows of an evaluation."""
-    return [json.loads(line) for line in (folder / "evaluation.jsonl").read_text().splitlines()]
+    """Rows of an evaluation; copies, which others are compared with, last."""
+    records = [json.loads(line) for line in (folder / "evaluation.jsonl").read_text().splitlines()]
+    return sorted((record for record in records if "figures" in record), key=lambda row: bool(row["copies"]))
 
 
 def table_of(rows: list[dict[str, Any]], columns: tuple[str, ...] = tuple(COLUMNS), names: int = 1) -> str:
