@@ -32,6 +32,7 @@ from decoding import best_settings, decode, wait_for
 from torch import Tensor
 
 from latentpatch import RasterSettings, load_autoencoder
+from latentpatch.memory import keep_freed_memory
 from latentpatch.sampling import (
     ResynthesisSettings,
     cpu,
@@ -282,6 +283,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda, cuda:1, …")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
+    keep_freed_memory()
     if options.device.type == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device {options.device}: there is no GPU here that this torch can use")
     if options.threads:
