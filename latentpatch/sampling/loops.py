@@ -28,8 +28,7 @@ def cut(grids, side, units):
     for image in range(images):
         for row in range(height):
             for column in range(width):
-                unit = row // side * columns + column // side
-                first = (row % side * side + column % side) * depth
+                unit, first = _part(row, column, columns, side, depth)
                 for k in range(depth):
                     units[image, unit, first + k] = grids[image, row, column, k]
 
@@ -42,10 +41,15 @@ def paste(units, side, grids):
     for image in range(images):
         for row in range(height):
             for column in range(width):
-                unit = row // side * columns + column // side
-                first = (row % side * side + column % side) * depth
+                unit, first = _part(row, column, columns, side, depth)
                 for k in range(depth):
                     grids[image, row, column, k] = units[image, unit, first + k]
+
+
+@_compiled
+def _part(row, column, columns, side, depth):
+    """The unit that a cell is part of, and the first of its numbers there."""
+    return row // side * columns + column // side, (row % side * side + column % side) * depth
 
 
 @_compiled
