@@ -3,8 +3,8 @@
     python benchmarks/decoding.py [--autoencoder embedded taef2 vqgan-faceshq] [--random taef2 vqgan-faceshq]
 
 Speed does not depend on the values of weights: ``--random`` names the autoencoders that are built with random
-ones, so that nothing needs downloading. Decoders are timed in turns, half a second or once each, best of several
-rounds, over precision and images at a time.
+ones, so that nothing needs downloading. Decoders are timed in turns, each the best of some calls a turn, over precision
+and images at a time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from latentpatch import Autoencoder, LatentPatch, load_autoencoder
 from latentpatch.bank import look_up
+from latentpatch.bench import best
 from latentpatch.memory import keep_freed_memory
 
 IMAGES = 16
@@ -37,15 +38,9 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def best(network: Autoencoder, latents: Tensor, dtype: torch.dtype, chunk: int) -> float:
-    """Least seconds for all images, of as many times as fit into half a second, or of one."""
-    seconds: list[float] = []
-    while not seconds or sum(seconds) < 0.5:
-        start = time.perf_counter()
-        decode(network, latents, dtype, chunk)
-        wait_for(latents.device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def seconds(network: Autoencoder, latents: Tensor, dtype: torch.dtype, chunk: int) -> float:
+    """That decoding all images takes at best."""
+    return best(lambda: decode(network, latents, dtype, chunk), latents.device)
 
 
 def best_settings(network: Autoencoder, latents: Tensor) -> tuple[float, str, torch.dtype, int]:
@@ -56,7 +51,7 @@ def best_settings(network: Autoencoder, latents: Tensor) -> tuple[float, str, to
             decode(network, latents[:chunk], dtype, chunk)
             wait_for(latents.device)
             name = f"{str(dtype).removeprefix('torch.')}, {chunk} at a time"
-            results.append((best(network, latents, dtype, chunk), name, dtype, chunk))
+            results.append((seconds(network, latents, dtype, chunk), name, dtype, chunk))
     return min(results, key=lambda result: result[0])
 
 
@@ -74,8 +69,8 @@ def sixteen(network: Autoencoder, pictures: list[Path], rounds: int) -> dict[str
             network.decode(latents)
         times["generate"].append(between - start)
         times["decode"].append(time.perf_counter() - between)
-    best = {name: min(each) for name, each in times.items()}
-    return {"seconds": round(best["generate"], 3), "times decoding": round(best["generate"] / best["decode"], 3)}
+    least = {name: min(each) for name, each in times.items()}
+    return {"seconds": round(least["generate"], 3), "times decoding": round(least["generate"] / least["decode"], 3)}
 
 
 def main() -> None:
@@ -95,7 +90,7 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(options.rounds):  # in turns, so that a slow moment of the machine hits all
         for name, network in networks.items():
-            times[name].append(best(network, latents[name], *chosen[name][2:]))
+            times[name].append(seconds(network, latents[name], *chosen[name][2:]))
     baseline = min(times[options.autoencoder[0]])
     report = {
         name: {

@@ -87,10 +87,9 @@ def draw(curves: dict[str, list[dict[str, Any]]], slopes: dict[str, dict[str, fl
             pane.set(xlabel=AXES[axis][0], ylabel=label)
             pane.set_xticks(x, [str(value) for value in x], rotation=45)
             pane.xaxis.minorticks_off()
+            # A decade at least, as noise is not growth.
             middle = (min(y) * max(y)) ** 0.5
-            pane.set_ylim(
-                min(*y, middle / 3) / 1.3, max(*y, middle * 3) * 1.3
-            )  # a decade at least, as noise is not growth
+            pane.set_ylim(min(*y, middle / 3) / 1.3, max(*y, middle * 3) * 1.3)
             pane.grid(alpha=0.3)
             pane.legend()
     figure.suptitle(title)

@@ -121,7 +121,7 @@ def test_what_cannot_be_packed_is_used_as_it_is(monkeypatch):
     decoder = load_autoencoder("embedded").decoder
     example = torch.zeros(1, 128, 4, 4)
     with torch.inference_mode():
-        monkeypatch.setattr(embedded, "works", lambda packed, plain, example: False)
+        monkeypatch.setattr(embedded, "works", lambda packed, example, expected: False)
         assert embedded._packed(decoder, example) is decoder
         monkeypatch.undo()
         monkeypatch.setattr(embedded, "PackedConvolution", lambda *arguments: torch.ops.mkldnn._no_such_operator)

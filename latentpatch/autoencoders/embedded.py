@@ -61,7 +61,7 @@ class _PackedResidual(nn.Module):
 
 
 def _packed(network: nn.Sequential, example: Tensor) -> nn.Sequential:
-    """A decoder or encoder that computes the same faster, on a CPU; itself where there is none.
+    """A network that computes the same faster, on a CPU; itself where there is none.
 
     Args:
         network: with weights of the type it is to compute in.
@@ -81,7 +81,7 @@ def _packed(network: nn.Sequential, example: Tensor) -> nn.Sequential:
     except (AttributeError, RuntimeError, TypeError):  # no such operators in this PyTorch
         return network
     quick = nn.Sequential(*layers)
-    return quick if works(quick, network, example) else network
+    return quick if works(quick, example, x) else network
 
 
 def _decoder(channels: int, coarse: int = 224, middle: int = 128, fine: int = 48) -> nn.Sequential:

@@ -44,10 +44,10 @@ class PackedConvolution(nn.Module):
         return result
 
 
-def works(packed: nn.Module, plain: nn.Module, example: Tensor) -> bool:
-    """Whether a packed network runs here, and computes what the plain one does, but for rounding."""
+def works(packed: nn.Module, example: Tensor, expected: Tensor) -> bool:
+    """Whether a packed network runs here, and makes of an example what the plain one did, but for rounding."""
     try:
-        found, expected = packed(example), plain(example)
+        found = packed(example)
     except (RuntimeError, TypeError):
         return False
     return bool((found - expected).abs().max() <= 0.05 * expected.abs().max())
