@@ -34,6 +34,8 @@ class SourceBank(FittedModule):
         key_step: scalar float32, size of a unit of ``keys`` in the latents' own units.
         latents: ``(B, h, w, L)`` float16 full latents, or where the autoencoder has a codebook
             ``(B, h, w, q)`` int16 code indices, q of them a cell (with q = 1 on a 16x16 grid, 512 bytes a source).
+        details: ``(B, h, w, d)`` int8, what the autoencoder loses of each cell's picture, see
+            :mod:`latentpatch.details`; without elements where that is not kept.
 
     Attributes:
         ids: one stable name a source, unique.
@@ -48,12 +50,14 @@ class SourceBank(FittedModule):
     keys: Tensor
     key_step: Tensor
     latents: Tensor
+    details: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_fitted("keys", torch.zeros(0, 0, 0, 0, dtype=torch.int16))
         self.register_fitted("key_step", torch.ones(()))
         self.register_fitted("latents", torch.zeros(0, 0, 0, 0, dtype=torch.float16))
+        self.register_fitted("details", torch.zeros(0, 0, 0, 0, dtype=torch.int8), optional=True)
         self.ids: list[str] = []
         self.attributes: list[dict[str, str]] = []
         self.variants = Variants()
@@ -103,6 +107,11 @@ class SourceBank(FittedModule):
         """Whether :attr:`latents` are code indices."""
         return self.latents.dtype == torch.int16
 
+    @property
+    def detailed(self) -> bool:
+        """Whether there are :attr:`details`."""
+        return self.details.numel() > 0
+
     def fill(
         self,
         latents: Tensor,
@@ -112,6 +121,7 @@ class SourceBank(FittedModule):
         codebook: Tensor | None = None,
         scratch: str | Path | None = None,
         variants: Variants | None = None,
+        details: Tensor | None = None,
     ) -> SourceBank:
         """Replace the sources. Returns itself.
 
@@ -124,6 +134,7 @@ class SourceBank(FittedModule):
             scratch: folder for a file the keys are kept in, where ``latents`` are in one: the bank is then
                 :attr:`mapped`.
             variants: how the pictures entered; by default as they are.
+            details: ``(B, h, w, d)`` int8, where they are kept.
 
         Raises:
             ValueError: for repeated ids or counts that do not agree.
@@ -137,7 +148,10 @@ class SourceBank(FittedModule):
         # Half the range is left free for sources and references that lie farther out.
         step = 2 * largest / KEY_NORM or 1.0
         self.key_step = torch.tensor(step, dtype=torch.float32, device=self.keys.device)
-        self.latents = latents if scratch is not None else latents.to(self.keys.device)
+        details = self.details.new_zeros(0, 0, 0, 0) if details is None else details
+        self.latents, self.details = (
+            each if scratch is not None else each.to(self.keys.device) for each in (latents, details)
+        )
         self.keys = self._keys_of(latents, pca, codebook, scratch)
         self.variants, self.ids = variants, variants.ids(ids)
         self.attributes = _aligned(attributes, ids, variants.count)
@@ -152,20 +166,28 @@ class SourceBank(FittedModule):
         pca: PCA,
         attributes: Mapping[str, Mapping[str, str]] | None = None,
         codebook: Tensor | None = None,
+        details: Tensor | None = None,
     ) -> None:
         """Append sources, projected by the PCA as it is; those already here do not change.
 
-        Arguments and errors are those of :meth:`fill`; variants are as those already here.
+        Arguments and errors are those of :meth:`fill`; variants are as those already here, and so is whether there are
+        details.
         """
         added = self.variants.ids(ids)
         _check_ids([*self.ids, *added], len(self) + len(latents))
         if latents.shape[1:] != self.latents.shape[1:]:
             wanted = ", ".join(map(str, self.latents.shape[1:]))
             raise ValueError(f"latents: shape (B, {wanted}) is expected, got {tuple(latents.shape)}")
+        details = self.details[:0] if details is None else details
+        if self.detailed and details.shape != (len(latents), *self.details.shape[1:]):
+            wanted = ", ".join(map(str, (len(latents), *self.details.shape[1:])))
+            raise ValueError(f"details: shape ({wanted}) is expected, got {tuple(details.shape)}")
         self._hold()
         keys = self._keys_of(latents, pca, codebook)
         self.keys = torch.cat([self.keys, keys])
         self.latents = torch.cat([self.latents, latents.to(self.latents)])
+        if self.detailed:
+            self.details = torch.cat([self.details, details.to(self.details)])
         self.ids = [*self.ids, *added]
         self.attributes = [*self.attributes, *_aligned(attributes, ids, self.variants.count)]
 
@@ -181,6 +203,7 @@ class SourceBank(FittedModule):
         index = torch.tensor(keep, dtype=torch.int64, device=self.keys.device)
         self.keys = self.keys[index]
         self.latents = self.latents[index]
+        self.details = self.details[index] if self.detailed else self.details
         self.ids = [self.ids[b] for b in keep]
         self.attributes = [self.attributes[b] for b in keep]
         self._forget()
@@ -242,6 +265,12 @@ class SourceBank(FittedModule):
             raise ValueError(f"latents of shape {tuple(self.latents.shape)} for keys of {tuple(self.keys.shape)}")
         if self.latents.dtype not in (torch.float16, torch.int16) or not self.latents.numel():
             raise ValueError(f"latents are {self.latents.dtype}, float16 or int16 is expected")
+        if self.details.dtype != torch.int8 or self.details.ndim != 4:
+            raise ValueError(
+                f"details are {self.details.dtype} {tuple(self.details.shape)}, int8 of 4 axes is expected"
+            )
+        if self.detailed and (self.details.shape[:3] != self.keys.shape[:3] or self.details.shape[3] % 12):
+            raise ValueError(f"details of shape {tuple(self.details.shape)} for keys of {tuple(self.keys.shape)}")
         if len(self.attributes) != len(self.ids):
             raise ValueError(f"{len(self.attributes)} rows of attributes for {len(self.ids)} sources")
         if self.ids != self.variants.ids(self.sources):
@@ -278,18 +307,18 @@ class SourceBank(FittedModule):
         if self.mapped:
             self.check()
             self.mapped, self._claimed_digest = False, None
-            self.latents = self.latents.to(self.keys.device)
+            self.latents, self.details = self.latents.to(self.keys.device), self.details.to(self.keys.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SourceBank:
-        latents = self.latents
+        latents, details = self.latents, self.details
         if self.mapped:
-            self.latents = latents[:0]  # a move would read all of them
+            self.latents, self.details = latents[:0], details[:0]  # a move would read all of them
         self._forget()
         try:
             super()._apply(fn, recurse)
         finally:
             if self.mapped:
-                self.latents = latents
+                self.latents, self.details = latents, details
         return self
 
     def prepared(self, candidates: Tensor | None = None) -> PreparedSources:
@@ -342,14 +371,14 @@ class SourceBank(FittedModule):
         self._prepared = self._subset = None
 
     def digest(self) -> str:
-        """SHA-256 over ids, keys and full latents, as lower-case hex: what a picture was made from."""
+        """SHA-256 over ids, keys, full latents and details, as lower-case hex: what a picture was made from."""
         return self._claimed_digest or self.computed_digest()
 
     def computed_digest(self) -> str:
         """:meth:`digest` of what is there, all of which is read."""
         named: Any = self.ids if self.variants.count == 1 else [self.ids, self.variants.record()]
         total = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
-        for stored in (self.keys, self.latents):
+        for stored in (self.keys, self.latents, self.details):
             for chunk in chunks(stored):
                 total.update(chunk.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return total.hexdigest()
@@ -410,6 +439,21 @@ class SourceBank(FittedModule):
                 raise ValueError(f"codes beyond the {codes} of the autoencoder")
         except ValueError as error:
             raise FileError(f"malformed model file: {error}") from error
+
+    def gather_details(self, index: Tensor) -> Tensor:
+        """Details of the sources in the quarters of cells.
+
+        Args:
+            index: ``(N, h, w, 4)`` int64 positions in the bank, those of no source -1.
+
+        Returns:
+            ``(N, h, w, 4, d / 4)`` int8, zero where there is no source.
+        """
+        device, (rows, columns) = self.details.device, self.grid
+        places = torch.arange(4 * rows * columns, device=device).view(rows, columns, 4)
+        flat = (index.to(device).clamp(min=0) * places.numel() + places).flatten()
+        found = self.details.view(-1, self.details.shape[3] // 4).index_select(0, flat).view(*index.shape, -1)
+        return found.to(index.device) * (index >= 0)[..., None]
 
     def blend(self, weights: Tensor, codebook: Tensor | None = None) -> Tensor:
         """What the sources hold, weighted.

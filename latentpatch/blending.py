@@ -20,17 +20,23 @@ from .sampling import DiffusionSettings, ResynthesisSettings, Settings
 __all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "default_decoding", "joined"]
 
 #: Ways from an index map to latents, see :meth:`LatentPatch.generate`.
-DECODINGS = ("blend", "gather", "unproject")
+DECODINGS = ("detail", "blend", "gather", "unproject")
 
 #: How much a change of a latent weighs against one of a difference to a neighbour.
 STIFFNESS = 2.0
 
 
-def default_decoding(settings: Settings, codebook: bool) -> str:
-    """How pictures of a sampler are decoded where nothing is said: those of the paper's samplers, and those of codes,
-    without blending.
+def default_decoding(settings: Settings, codebook: bool, details: bool) -> str:
+    """How pictures of a sampler are decoded where nothing is said: those of the paper's samplers as its authors do.
+
+    Args:
+        settings: of the sampler.
+        codebook: whether latents are codes, which are not blended.
+        details: whether there are the sources' details.
     """
-    return "blend" if isinstance(settings, ResynthesisSettings | DiffusionSettings) and not codebook else "gather"
+    if not isinstance(settings, ResynthesisSettings | DiffusionSettings):
+        return "gather"
+    return "detail" if details else "gather" if codebook else "blend"
 
 
 def blend(gather: Callable[[Tensor], Tensor], index: Tensor, stiffness: float = STIFFNESS) -> Tensor:

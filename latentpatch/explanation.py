@@ -194,7 +194,7 @@ def source_pictures(
         if path is not None:
             found.append(images.read_image(path, model.image_size))
         else:
-            found.append(model.decode(torch.full((1, *model.bank.grid), b, device=model.bank.keys.device))[0].cpu())
+            found.append(model.source_picture(b).cpu())
     return found
 
 

@@ -19,6 +19,7 @@ from .autoencoders import DEFAULT, Autoencoder, load_autoencoder
 from .bank import SourceBank, chunks, look_up
 from .blending import DECODINGS, blend, default_decoding
 from .compiling import register, search
+from .details import add_details, details_of, has_details
 from .editing import cell_mask, fill_smoothly, join
 from .errors import FileError, ImageError, WeightsError
 from .generation import Blend, Generation
@@ -115,6 +116,7 @@ class LatentPatch(nn.Module):
         mirrored: bool = False,
         offsets: int = 0,
         offset_cost: float = DEFAULT_OFFSET_COST,
+        details: bool = True,
         progress: bool = False,
         scratch: str | Path | None = None,
         processes: Processes = ALONE,
@@ -135,6 +137,8 @@ class LatentPatch(nn.Module):
             offsets: let every source enter also moved by up to so many cells, for sources that are not registered. The
                 bank then holds ``(2 offsets + 1)^2`` times the sources, twice as many where they are mirrored.
             offset_cost: what keeps copies from being moved: see :class:`~latentpatch.variants.Variants`.
+            details: keep what the autoencoder loses of the sources, too, to put it back into pictures
+                (:mod:`~latentpatch.details`): a byte for each colour of a pixel.
             progress: show a progress bar.
             scratch: folder on a disk with room for the bank, where it is then kept in unnamed files for as
                 long as the model uses it. The result is the same.
@@ -146,14 +150,18 @@ class LatentPatch(nn.Module):
             TypeError, ValueError: for arguments out of range.
         """
         variants = Variants(mirrored, offsets, offset_cost)
+        if not isinstance(details, bool):
+            raise TypeError(f"details {details!r}: True or False is expected")
         known = _attributes_by_id(attributes)
         self.skipped = []
-        latents, names = self._encode_sources(sources, ids, size, variants, skip_bad, progress, scratch, processes)
+        latents, lost, names = self._encode_sources(
+            sources, ids, size, variants, details, skip_bad, progress, scratch, processes
+        )
         self._fit_pca(latents)
         self._encoder = None
         for name, value in self.pca.fitted().items():
             setattr(self.pca, name, processes.first(value))  # the last bits are the machine's
-        self.bank.fill(latents, names, self.pca, known, self.autoencoder.codebook, scratch, variants)
+        self.bank.fill(latents, names, self.pca, known, self.autoencoder.codebook, scratch, variants, lost)
         return self
 
     def add(
@@ -163,14 +171,17 @@ class LatentPatch(nn.Module):
         ids: Sequence[str] | None = None,
         attributes: str | Path | Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """Append sources, in the variants of those already here; the PCA and these stay as they are.
+        """Append sources, in the variants of those already here and with details if these have them; the PCA and these
+        stay as they are.
 
         Arguments and errors are those of :meth:`fit`; files are resized to the size of the bank.
         """
         self._require_fit()
         known = _attributes_by_id(attributes)
-        latents, names = self._encode_sources(sources, ids, self.image_size, self.bank.variants)
-        self.bank.add(latents, names, self.pca, known, self.autoencoder.codebook)
+        latents, details, names = self._encode_sources(
+            sources, ids, self.image_size, self.bank.variants, self.bank.detailed
+        )
+        self.bank.add(latents, names, self.pca, known, self.autoencoder.codebook, details)
 
     def remove(self, ids: str | Sequence[str], *, refit: bool = True) -> None:
         """Remove sources, with their variants: none of their latents can appear in any output from now on.
@@ -193,7 +204,15 @@ class LatentPatch(nn.Module):
         if refit:
             self._fit_pca(bank.latents)
             known = dict(zip(bank.ids, bank.attributes, strict=True))
-            bank.fill(bank.latents, bank.sources, self.pca, known, self.autoencoder.codebook, variants=bank.variants)
+            bank.fill(
+                bank.latents,
+                bank.sources,
+                self.pca,
+                known,
+                self.autoencoder.codebook,
+                variants=bank.variants,
+                details=bank.details,
+            )
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -207,12 +226,15 @@ class LatentPatch(nn.Module):
         ids: Sequence[str] | None,
         size: int | tuple[int, int] | None,
         variants: Variants,
+        details: bool,
         skip_bad: bool = False,
         progress: bool = False,
         scratch: str | Path | None = None,
         processes: Processes = ALONE,
-    ) -> tuple[Tensor, list[str]]:
-        """-> (B, h, w, L) float16 or (B, h, w, q) int16 on the module's device or in a file, names of the pictures"""
+    ) -> tuple[Tensor, Tensor | None, list[str]]:
+        """-> (B, h, w, L) float16 or (B, h, w, q) int16, and (B, h, w, d) int8 where there are details, on the module's
+        device or in a file; names of the pictures
+        """
         names, shape, pictures = self._open(sources, ids, size, skip_bad, processes)
         grid = self.autoencoder.grid(*shape)
         if variants.offsets >= min(grid):
@@ -225,20 +247,28 @@ class LatentPatch(nn.Module):
         part = processes.share(len(names))
         count = part.stop - part.start
         kept: list[str] = []
+        side = self.autoencoder.spec.downsampling
+        details = details and has_details(side) and not self.autoencoder.lossless
+        fine = (*grid, 3 * side**2) if details else (0, 0, 0)
         with (
             Rows(count * variants.count, (*grid, depth), dtype, device, scratch) as rows,
+            Rows(count * variants.count, fine, torch.int8, device, scratch) as lost,
             tqdm(total=count, desc="encoding", unit="img", disable=not progress, leave=False) as bar,
         ):
             while batch := list(islice(pictures, _ENCODE_BATCH)):
-                rows.append(self._varied(torch.stack([picture for _, picture in batch]), variants))
+                some, missing = self._varied(torch.stack([picture for _, picture in batch]), variants, details)
+                rows.append(some)
+                if missing is not None:
+                    lost.append(missing)
                 kept += [name for name, _ in batch]
                 bar.update(len(batch))
             latents = processes.joined_rows(rows.tensor(), scratch)
+            joined = processes.joined_rows(lost.tensor(), scratch) if details else None
         kept = [name for each in processes.every(kept) for name in each]
         self.skipped = [file for each in processes.every(self.skipped) for file in each]
         if not kept:
             raise FileError(f"none of the {len(names)} sources could be used; the first: {self.skipped[0][1]}")
-        return latents, kept
+        return latents, joined, kept
 
     def _open(
         self,
@@ -292,10 +322,27 @@ class LatentPatch(nn.Module):
         codebook = self.autoencoder.codebook
         self.pca.fit((look_up(chunk, codebook) for chunk in chunks(latents, codebook)), self.components)
 
-    def _varied(self, batch: Tensor, variants: Variants) -> Tensor:
-        """The variants of images as the bank keeps them, those of one side by side."""
+    def _varied(self, batch: Tensor, variants: Variants, details: bool) -> tuple[Tensor, Tensor | None]:
+        """The variants of images as the bank keeps them, those of one side by side, and their details."""
         turned = [batch, batch.flip(3)] if variants.mirrored else [batch]
-        return torch.stack([variants.moved(self._stored(each)) for each in turned], 1).flatten(0, 2)
+        stored = [self._stored(each) for each in turned]
+        latents = torch.stack([variants.moved(each) for each in stored], 1).flatten(0, 2)
+        if not details:
+            return latents, None
+        lost = [self._lost(each, held) for each, held in zip(turned, stored, strict=True)]
+        return latents, torch.stack([variants.moved(each) for each in lost], 1).flatten(0, 2)
+
+    @torch.no_grad()
+    def _lost(self, batch: Tensor, stored: Tensor) -> Tensor:
+        """Details of images that are stored so: ``(N, h, w, d)`` int8."""
+        network = self.autoencoder
+        precision = network.decode_dtype
+        network.decode_dtype = network.encode_dtype  # a bank does not depend on how its pictures are decoded later
+        try:
+            decoded = network.decode(self._looked_up(stored.movedim(-1, 1)))
+        finally:
+            network.decode_dtype = precision
+        return details_of(batch.to(decoded.device), decoded, network.spec.downsampling)
 
     def _stored(self, batch: Tensor) -> Tensor:
         """Images as the bank keeps them: float16 latents or int16 codes, channels last."""
@@ -358,8 +405,10 @@ class LatentPatch(nn.Module):
                 of the bank's image size.
             where: predicate on attributes that sources must satisfy, as text (``gender=female``) or callable.
             decoding: ``gather`` decodes the full latents of the chosen sources, ``blend`` those without the steps
-                where sources meet (:mod:`~latentpatch.blending`), ``unproject`` the reduced ones, through the nearest
-                codes where there is a codebook (the paper's way). By default that of :meth:`default_decoding`.
+                where sources meet (:mod:`~latentpatch.blending`; not of codes), ``detail`` these too, and puts back
+                what the autoencoder loses of the sources (:mod:`~latentpatch.details`); ``unproject`` the reduced
+                ones, through the nearest codes where there is a codebook (the paper's way). By default that of
+                :meth:`default_decoding`.
             part: of the images, those to decode and return: the processes of a sharded bank search together.
 
         Returns:
@@ -395,8 +444,10 @@ class LatentPatch(nn.Module):
         index, settings = yield from self.sampling(
             seeds, settings=settings, sampler=sampler, reference=reference, where=where
         )
-        sampler = sampler_of(settings)
-        pictures = yield Decode(self.latents_at(index, decoding or self.default_decoding(settings))[part])
+        sampler, decoding = sampler_of(settings), decoding or self.default_decoding(settings)
+        pictures = yield Decode(self.latents_at(index, decoding)[part])
+        if decoding == "detail":
+            pictures = self._with_details(pictures, index, part)
         chosen = tuple(int(seed) for seed in seeds[part])
         ids, variants = tuple(self.bank.ids), self.bank.variants
         return Generation(pictures, index[part], ids, chosen, sampler, settings, variants)
@@ -497,19 +548,32 @@ class LatentPatch(nn.Module):
         Returns:
             ``(N, 3, H, W)`` float32 in [0, 1].
         """
-        return self.autoencoder.decode(self.latents_at(index, decoding))
+        images = self.autoencoder.decode(self.latents_at(index, decoding))
+        return self._with_details(images, index) if decoding == "detail" else images
 
     def default_decoding(self, settings: Settings) -> str:
-        """How pictures are decoded where nothing is said: ``blend``; ``gather`` for the paper's samplers, and where
-        there is a codebook.
+        """How pictures are decoded where nothing is said: ``detail`` where the bank has the sources' details and this
+        autoencoder made them, else ``blend``, or ``gather`` where there is a codebook; ``gather`` for the paper's
+        samplers.
         """
-        return default_decoding(settings, self.autoencoder.codebook is not None)
+        details = self.bank.detailed and self._encoder is None
+        return default_decoding(settings, self.autoencoder.codebook is not None, details)
+
+    def source_picture(self, position: int) -> Tensor:
+        """A source as the bank holds it, decoded, with its details where there are any: ``(3, H, W)`` in [0, 1]."""
+        index = torch.full((1, *self._require_fit()), position, dtype=torch.int64, device=self.bank.keys.device)
+        return self.decode(index, "detail" if self.bank.detailed and self._encoder is None else "gather")[0]
+
+    def _with_details(self, images: Tensor, index: Tensor, part: slice = _ALL) -> Tensor:
+        if not self.bank.detailed:
+            raise ValueError("decoding 'detail': sources with details are expected; these were fitted without")
+        return add_details(images, index, self.bank.gather_details, part)
 
     def latents_at(self, index: Tensor, decoding: str = "gather") -> Tensor:
         """Latents of index maps, as :meth:`decode` takes them: ``(N, h, w)`` int64 -> ``(N, L, h, w)`` float32."""
-        if decoding == "gather":
+        if decoding == "gather" or (decoding == "detail" and self.bank.coded):
             return self._gather(index)
-        if decoding == "blend":
+        if decoding in ("blend", "detail"):
             return blend(self._gather if self.bank.coded else self.bank.gather, index)
         if decoding == "unproject":
             return self.autoencoder.quantize(self.pca.unproject(self.bank.gather_reduced(index)).float())
@@ -517,8 +581,11 @@ class LatentPatch(nn.Module):
 
     def _gather(self, index: Tensor) -> Tensor:
         codebook = self.autoencoder.codebook
-        found = self.bank.gather(index, None if codebook is None else len(codebook))
-        return self.autoencoder.lookup(found) if self.bank.coded else found.float()
+        return self._looked_up(self.bank.gather(index, None if codebook is None else len(codebook)))
+
+    def _looked_up(self, stored: Tensor) -> Tensor:
+        """What the bank stores, channels first, as latents ``(N, L, h, w)`` float32."""
+        return self.autoencoder.lookup(stored) if self.autoencoder.codebook is not None else stored.float()
 
     def _sampler(self, name: str | None, settings: Settings | None) -> tuple[Sampler, Settings]:
         if name is None:
@@ -721,6 +788,8 @@ class LatentPatch(nn.Module):
         index = yield Search(method, chosen, noise, candidates, guides, cells)
         filled = torch.where(index[:, None] < 0, latents, self._gather(index.clamp(min=0)))
         result = yield Decode(filled)
+        if self.bank.detailed and self._encoder is None:
+            result = self._with_details(result, index)
         if composite:
             result = join(result, target, pixels)
         ids, chosen_seeds = tuple(self.bank.ids), tuple(int(s) for s in seeds)
@@ -861,6 +930,8 @@ class LatentPatch(nn.Module):
         channels = autoencoder.fold**2 if bank.coded else spec.latent_channels
         if bank.coded != (codebook is not None) or bank.latents.shape[3] != channels:
             raise FileError(f"{path}: malformed model file: latents that {spec.name} does not make")
+        if bank.detailed and bank.details.shape[3] != 3 * spec.downsampling**2:
+            raise FileError(f"{path}: malformed model file: details that cells of {spec.name} do not have")
         if codebook is not None and not bank.mapped and int(bank.latents.max()) >= len(codebook):
             raise FileError(f"{path}: malformed model file: codes beyond the {len(codebook)} of {spec.name}")
         model.pca, model.bank = stored.pca.to(autoencoder.device), bank.to(autoencoder.device)

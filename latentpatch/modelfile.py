@@ -85,7 +85,9 @@ class ModelFile:
             with safe_open(path, framework="np") as stored:
                 header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
             mapped = Path(path).stat().st_size > MAPPED_FROM
-            tensors = map_tensors(path, () if whole else ("bank.latents",)) if mapped else load_file(path)
+            tensors = (
+                map_tensors(path, () if whole else ("bank.latents", "bank.details")) if mapped else load_file(path)
+            )
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
             raise FileError(f"{path}: not a readable model file: {error}") from error
         if not isinstance(header, dict) or header.get("format") != _FORMAT:

@@ -34,8 +34,8 @@ class ShardedBank(SourceBank):
         self.processes, self.first = processes, part.start
         self.key_step = bank.key_step
         # Of what is in memory a view would keep all.
-        self.keys, self.latents = (
-            each[part] if bank.mapped else each[part].clone() for each in (bank.keys, bank.latents)
+        self.keys, self.latents, self.details = (
+            each[part] if bank.mapped else each[part].clone() for each in (bank.keys, bank.latents, bank.details)
         )
         self.ids, self.attributes, self.mapped = bank.ids, bank.attributes, bank.mapped
         self._keys_unchecked, self._claimed_digest = bank._keys_unchecked, bank.digest()
@@ -73,17 +73,25 @@ class ShardedBank(SourceBank):
         own, held = self._own(index, self.keys)
         return self._together(own, held, self.keys, index).movedim(-1, 1).double() * self.key_step.double()
 
+    def gather_details(self, index: Tensor) -> Tensor:
+        """See :meth:`SourceBank.gather_details`."""
+        stored = self.details.unflatten(3, (4, -1))
+        own, held = self._own(index, stored)
+        return self._together(own, held, stored, index)
+
     def _own(self, index: Tensor, stored: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """-> cells (image, row, column) that point to this process' sources, (cells, channels) what is there"""
+        """-> cells (image, row, column, ...) that point to this process' sources, (cells, channels) what is there"""
         local = index.to(stored.device) - self.first
         own = ((local >= 0) & (local < len(stored))).nonzero(as_tuple=True)
-        return own, stored[local[own], own[1], own[2]]
+        places = (local[own], *own[1:])
+        return own, stored[places]
 
     def _together(self, own: tuple[Tensor, ...], held: Tensor, stored: Tensor, index: Tensor) -> Tensor:
         # Bits as integers, zero where another process has the source: their sum is exact.
-        bits = torch.zeros((*index.shape, stored.shape[3]), dtype=torch.int32, device=stored.device)
-        bits[own] = held.view(torch.int16).int()
-        return self.processes.added(bits).to(torch.int16).view(stored.dtype).to(index.device)
+        integers = torch.int8 if stored.dtype == torch.int8 else torch.int16
+        bits = torch.zeros((*index.shape, held.shape[-1]), dtype=torch.int32, device=stored.device)
+        bits[own] = held.view(integers).int()
+        return self.processes.added(bits).to(integers).view(stored.dtype).to(index.device)
 
     def _hold(self) -> NoReturn:
         raise RuntimeError("a sharded bank cannot be changed")

@@ -27,10 +27,15 @@ class FittedModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._fitted: list[str] = []
+        self._optional: set[str] = set()
 
-    def register_fitted(self, name: str, tensor: Tensor) -> None:
-        """Add a tensor, as attribute ``name``."""
+    def register_fitted(self, name: str, tensor: Tensor, *, optional: bool = False) -> None:
+        """Add a tensor, as attribute ``name``; an optional one is in no state while it has no elements, and has
+        none where the state that is loaded lacks it.
+        """
         self._fitted.append(name)
+        if optional:
+            self._optional.add(name)
         setattr(self, name, tensor)
 
     def fitted(self) -> dict[str, Tensor]:
@@ -46,7 +51,13 @@ class FittedModule(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        destination.update({prefix + name: tensor for name, tensor in self.fitted().items()})
+        destination.update(
+            {
+                prefix + name: tensor
+                for name, tensor in self.fitted().items()
+                if name not in self._optional or tensor.numel()
+            }
+        )
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(
@@ -63,7 +74,10 @@ class FittedModule(nn.Module):
         rest = dict(state_dict)
         for name, current in self.fitted().items():
             loaded = rest.pop(prefix + name, None)
-            if loaded is None:
+            if loaded is None and name in self._optional:
+                device = next(iter(state_dict.values())).device if assign else current.device
+                setattr(self, name, torch.zeros((0,) * current.ndim, dtype=current.dtype, device=device))
+            elif loaded is None:
                 missing_keys.append(prefix + name)
             elif not isinstance(loaded, Tensor):
                 error_msgs.append(f"{prefix + name}: a tensor is expected, got {type(loaded).__name__}")

@@ -122,12 +122,13 @@ def _refit(before: LatentPatch, after: LatentPatch, ids: Sequence[str]) -> Check
     gone = set(before.bank.members(ids))
     kept = [b for b in range(len(before.bank)) if b not in gone]
     latents, codebook = before.bank.latents[kept], before.autoencoder.codebook
+    details = before.bank.details[kept] if before.bank.detailed else None
     pca = PCA().to(before.bank.keys.device)
     pca.fit((look_up(chunk, codebook) for chunk in chunks(latents, codebook)), before.components)
     bank = SourceBank().to(before.bank.keys.device)
     known = {before.bank.ids[b]: before.bank.attributes[b] for b in kept}
     names = [name for name in before.bank.sources if name in known]
-    bank.fill(latents, names, pca, known, codebook, variants=before.bank.variants)
+    bank.fill(latents, names, pca, known, codebook, variants=before.bank.variants, details=details)
     return _equal("equal, bit for bit, to a model fitted on the remaining latents", pca, bank, after)
 
 
@@ -135,7 +136,9 @@ def _encoded_again(before: LatentPatch, after: LatentPatch, pictures: Sequence[P
     model = LatentPatch(before.autoencoder, before.components, before.settings)
     bank, variants = after.bank, after.bank.variants
     known = dict(zip(bank.ids, bank.attributes, strict=True))
-    model.fit(pictures, ids=bank.sources, attributes=known, size=after.image_size, **variants.record())
+    model.fit(
+        pictures, ids=bank.sources, attributes=known, size=after.image_size, details=bank.detailed, **variants.record()
+    )
     check = _equal("equal, bit for bit, to a model fitted on the remaining pictures", model.pca, model.bank, after)
     return Check(check.name, check.passed, {**check.facts, "pictures": len(pictures)})
 
@@ -156,22 +159,25 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _bytes(before: LatentPatch, path: str | Path, ids: Sequence[str]) -> Check:
-    """Search the file for every row of cells of the removed latents, wherever it might lie.
+    """Search the file for every row of cells of the removed latents and details, wherever it might lie.
 
     Rows that a source that remains holds too (a plain background) are its own. Where it holds all of them, it is the
     same picture under another id, and the check fails.
     """
     gone = before.bank.members(ids)
     kept = [b for b in range(len(before.bank)) if b not in set(gone)]
-    wanted = {row for b in gone for row in _rows(before.bank.latents[b])}
+    bank = before.bank
+    parts = [bank.latents, bank.details] if bank.detailed else [bank.latents]
+    wanted = {row for b in gone for stored in parts for row in _rows(stored[b])}
     shared: set[bytes] = set()
     for first in range(0, len(kept), _BATCH):
-        shared |= wanted.intersection(_rows(before.bank.latents[kept[first : first + _BATCH]].flatten(0, 1)))
+        for stored in parts:
+            shared |= wanted.intersection(_rows(stored[kept[first : first + _BATCH]].flatten(0, 1)))
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         found = sum(data.find(row) >= 0 for row in wanted - shared)
         size = len(data)
     facts = {"bytes": size, "rows_searched": len(wanted - shared), "rows_found": found, "rows_others_have": len(shared)}
-    return Check("no row of the removed latents is in the file", not found and shared != wanted, facts)
+    return Check("no row of the removed latents and details is in the file", not found and shared != wanted, facts)
 
 
 def _rows(latents: Tensor) -> list[bytes]:

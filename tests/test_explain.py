@@ -166,8 +166,7 @@ def test_in_python(model: Path, tmp_path: Path) -> None:
         for k, part in enumerate(found.sources):
             used = made.index[i] == loaded.bank.ids.index(part.id)
             assert torch.equal(found.index == k, used)
-            whole = torch.full((1, *loaded.bank.grid), loaded.bank.ids.index(part.id))
-            assert torch.equal(part.picture, loaded.decode(whole)[0])
+            assert torch.equal(part.picture, loaded.source_picture(loaded.bank.ids.index(part.id)))
     assert not explain(loaded, made.images[0]).exact
     with pytest.raises(ValueError, match="from 0 to 1"):
         explain(loaded, made, 2)

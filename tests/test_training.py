@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from latentpatch import LatentPatch, load_autoencoder, training
+from latentpatch.autoencoders.embedded import EmbeddedAutoencoder
 from latentpatch.autoencoders.tiny import TinyAutoencoder
+from latentpatch.training.students import NARROW, wide_student
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def run(folder, arguments, steps) -> None:
     assert training.main([*arguments, "-o", str(folder), "--steps", str(steps)]) == 0
 
 
-@pytest.mark.parametrize("student", ["embedded", "embedded-vq"])
+@pytest.mark.parametrize("student", ["embedded-wide", "embedded-vq"])
 def test_training_learns_exports_and_goes_on(pool, student):
     folder, arguments, teacher = pool
     arguments += ["--student", student]
@@ -49,10 +51,53 @@ def test_training_learns_exports_and_goes_on(pool, student):
     assert rows[1]["picture"] < rows[0]["picture"]
     assert not list(folder.glob(".*")), "no temporary files stay"
 
-    model = LatentPatch(load_autoencoder(student, str(folder)))
+    wide = student == "embedded-wide"
+    model = LatentPatch(wide_student(str(folder)) if wide else load_autoencoder(student, str(folder)))
     stored = load_file(folder / f"{student}_decoder.safetensors")
     assert all(value.dtype == torch.float16 for value in stored.values())
     assert model.reconstruct(torch.rand(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+
+
+def test_a_narrower_decoder_learns_from_the_wide_one(pool, tmp_path, capsys):
+    folder, arguments, teacher = pool
+    run(folder, arguments, 30)
+    narrow = [*arguments, "--student", "embedded", "--wide", str(folder)]
+    run(tmp_path / "narrow", narrow, 15)
+    latents, own, targets = (np.load(tmp_path / "narrow" / f"{name}.npy") for name in ("latents", "own", "targets"))
+    assert own.shape == latents.shape == (44, 128, 4, 4)
+    assert not np.array_equal(own, latents)
+    images = torch.from_numpy(np.load(tmp_path / "narrow" / "images.npy")) / 255
+    wide = wide_student(str(folder))
+    assert (wide.encode(images[:4]) - torch.from_numpy(own[:4])).abs().max() < 0.05, "the student's own latents"
+    taught = teacher.decode(torch.from_numpy(latents[[0, 30]]))
+    assert (taught - torch.from_numpy(targets[[0, 30]]) / 255).abs().max() < 0.02
+    encoders = [load_file(path) for path in (folder / "embedded-wide_encoder.safetensors",)]
+    encoders.append(load_file(tmp_path / "narrow" / "embedded_encoder.safetensors"))
+    assert all(torch.equal(value, encoders[1][name]) for name, value in encoders[0].items()), "its encoder stays"
+    sizes = [
+        sum(value.numel() for value in load_file(path).values())
+        for path in (folder / "embedded-wide_decoder.safetensors", tmp_path / "narrow" / "embedded_decoder.safetensors")
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
+
+    assert training.main([*arguments, "-o", str(folder), "--student", "embedded"]) == 1
+    assert "--wide FOLDER is expected" in capsys.readouterr().err
+    assert training.main([*narrow, "-o", str(folder)]) == 1
+    assert "its pool is of another student" in capsys.readouterr().err
+    assert training.main([*arguments, "-o", str(tmp_path / "x"), "--student", "embedded", "--wide", str(tmp_path)]) == 1
+    assert "not a readable safetensors file" in capsys.readouterr().err
+
+
+def test_channels_that_matter_are_kept():
+    torch.manual_seed(0)
+    wide = EmbeddedAutoencoder(between=None)
+    latents = torch.randn(4, 128, 4, 4)
+    with torch.no_grad():
+        for layer in wide.decoder:
+            if hasattr(layer, "first"):
+                layer.second.weight[:, layer.first.out_channels // 3 :] = 0  # two thirds add nothing
+    narrow = EmbeddedAutoencoder(NARROW).take(wide, latents)
+    torch.testing.assert_close(narrow.decode(latents), wide.decode(latents), atol=1e-4, rtol=0)
 
 
 def test_pool_is_seeded(pool, tmp_path):

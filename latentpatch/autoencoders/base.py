@@ -81,6 +81,11 @@ class Autoencoder(nn.Module, ABC):
         """(N, L / fold^2, h * fold, w * fold) -> (N, 3, H, W), about [0, 1]."""
 
     @property
+    def lossless(self) -> bool:
+        """Whether decoding gives back what was encoded, but for the precision of numbers."""
+        return False
+
+    @property
     def codebook(self) -> Tensor | None:
         """``(codes, L / fold^2)`` float32, or None where latents are continuous."""
         return None

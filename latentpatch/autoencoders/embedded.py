@@ -10,6 +10,7 @@ picture. :mod:`latentpatch.training` is the recipe.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .base import Autoencoder, AutoencoderSpec
 from .packed import PackedConvolution, works
 from .weights import sha256_of
 
-__all__ = ["EmbeddedAutoencoder", "QuantizedAutoencoder", "load"]
+__all__ = ["EmbeddedAutoencoder", "QuantizedAutoencoder", "load", "read_halves"]
 
 _FOLDER = Path(__file__).parent / "embedded_weights"
 _SHA256 = {
@@ -35,12 +36,12 @@ _SHA256 = {
 
 
 class _Residual(nn.Module):
-    """Two 3x3 convolutions beside the identity."""
+    """Two 3x3 convolutions beside the identity, with channels of their own between them."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, between: int | None = None) -> None:
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.first = nn.Conv2d(width, between or width, 3, padding=1)
+        self.second = nn.Conv2d(between or width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         change: Tensor = self.second(torch.relu(self.first(x)))
@@ -84,17 +85,22 @@ def _packed(network: nn.Sequential, example: Tensor) -> nn.Sequential:
     return quick if works(quick, example, x) else network
 
 
-def _decoder(channels: int, coarse: int = 224, middle: int = 128, fine: int = 48) -> nn.Sequential:
-    """(N, channels, h, w) -> (N, 3, 16 h, 16 w); the widths are those at 1/16, 1/8 and 1/4 of the resolution."""
+def _decoder(
+    channels: int, coarse: int = 224, middle: int = 128, fine: int = 48, between: tuple[int, int, int] | None = None
+) -> nn.Sequential:
+    """(N, channels, h, w) -> (N, 3, 16 h, 16 w); the widths are those at 1/16, 1/8 and 1/4 of the resolution, as are
+    those within residual blocks, where they differ.
+    """
+    inner = between or (coarse, middle, fine)
     return nn.Sequential(
         nn.Conv2d(channels, coarse, 3, padding=1),
-        *(_Residual(coarse) for _ in range(3)),
+        *(_Residual(coarse, inner[0]) for _ in range(3)),
         nn.Conv2d(coarse, 4 * middle, 1),
         nn.PixelShuffle(2),
-        _Residual(middle),
+        _Residual(middle, inner[1]),
         nn.Conv2d(middle, 4 * fine, 1),
         nn.PixelShuffle(2),
-        _Residual(fine),
+        _Residual(fine, inner[2]),
         nn.Conv2d(fine, 48, 3, padding=1),
         nn.PixelShuffle(4),
     )
@@ -160,7 +166,7 @@ class _Small(Autoencoder):
     @property
     def chunk_size(self) -> int:
         """Images that go through the network together: it is so small that one alone would not fill a CPU."""
-        return max(4, super().chunk_size)
+        return 4 if self.device.type == "cpu" else 16
 
     def _encode(self, images: Tensor) -> Tensor:
         latents: Tensor = self.encoder(images - 0.5)
@@ -168,13 +174,44 @@ class _Small(Autoencoder):
 
 
 class EmbeddedAutoencoder(_Small):
-    """A compact student of taef2: f16, 128 channels."""
+    """A compact student of taef2: f16, 128 channels.
 
-    def __init__(self) -> None:
+    Args:
+        between: channels within the decoder's residual blocks at 1/16, 1/8 and 1/4 of the resolution; None for as many
+            as outside them, which is what it learns with first.
+    """
+
+    def __init__(self, between: tuple[int, int, int] | None = None) -> None:
         super().__init__(AutoencoderSpec("embedded", "embedded", 128, 16, 256, "MIT", latent_space="taef2"))
         self.encoder = _encoder(128)
-        self.decoder = _decoder(128)
+        self.decoder = _decoder(128, between=between)
         self.freeze()
+
+    @torch.no_grad()
+    def take(self, wide: EmbeddedAutoencoder, latents: Tensor) -> EmbeddedAutoencoder:
+        """Become a copy of a wider one, of whose channels within residual blocks those that matter least are left out.
+
+        What a channel adds to its block's output, on average, is what it matters (Li et al. 2017, "Pruning filters for
+        efficient ConvNets", with activations counted in). Returns itself.
+
+        Args:
+            wide: with weights.
+            latents: ``(N, 128, h, w)`` examples.
+        """
+        self.encoder.load_state_dict(wide.encoder.state_dict())
+        x = torch.tanh(latents / 3) * 3
+        for mine, theirs in zip(self.decoder, wide.decoder, strict=True):
+            if isinstance(mine, _Residual) and isinstance(theirs, _Residual):
+                usual = torch.relu(theirs.first(x)).mean((0, 2, 3))
+                matter = usual * theirs.second.weight.flatten(2).norm(dim=2).norm(dim=0)
+                kept = matter.topk(mine.first.out_channels).indices.sort().values
+                first, second = (layer.state_dict() for layer in (theirs.first, theirs.second))
+                mine.first.load_state_dict({name: value[kept] for name, value in first.items()})
+                mine.second.load_state_dict({**second, "weight": second["weight"][:, kept]})
+            else:
+                mine.load_state_dict(theirs.state_dict())
+            x = theirs(x)
+        return self
 
     def _decode(self, latents: Tensor) -> Tensor:
         # taef2 bounds its latents the same way.
@@ -205,7 +242,7 @@ def _version(weight: Tensor) -> int:
     return 0 if weight.is_inference() else weight._version
 
 
-_CLASSES = {"embedded": EmbeddedAutoencoder, "embedded-vq": QuantizedAutoencoder}
+_CLASSES: dict[str, Callable[[], Autoencoder]] = {"embedded": EmbeddedAutoencoder, "embedded-vq": QuantizedAutoencoder}
 
 
 def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> Autoencoder:
@@ -223,14 +260,23 @@ def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> 
     model = _CLASSES[name]()
     if pretrained:
         folder = _FOLDER if argument is None else Path(argument).expanduser()
-        weights: dict[str, Tensor] = {}
-        for half in ("encoder", "decoder"):
-            path = folder / f"{name}_{half}.safetensors"
-            try:
-                if argument is None and sha256_of(path) != _SHA256[path.name]:
-                    raise WeightsError(f"{path}: not the file this version of the package carries; install it again")
-                weights |= {key: value.float() for key, value in load_file(path).items()}
-            except (SafetensorError, OSError) as error:
-                raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
-        model.load_weights(weights, str(folder))
+        model.load_weights(read_halves(folder, name), str(folder))
     return model
+
+
+def read_halves(folder: Path, name: str) -> dict[str, Tensor]:
+    """Weights of encoder and decoder, which are in a file each; of those the package carries, checked.
+
+    Raises:
+        WeightsError: for files that are missing, altered or malformed.
+    """
+    weights: dict[str, Tensor] = {}
+    for half in ("encoder", "decoder"):
+        path = folder / f"{name}_{half}.safetensors"
+        try:
+            if folder == _FOLDER and sha256_of(path) != _SHA256[path.name]:
+                raise WeightsError(f"{path}: not the file this version of the package carries; install it again")
+            weights |= {key: value.float() for key, value in load_file(path).items()}
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
+    return weights

@@ -25,6 +25,11 @@ class PixelAutoencoder(Autoencoder):
         )
         super().__init__(spec, fold=downsampling)
 
+    @property
+    def lossless(self) -> bool:
+        """True: latents are pixels."""
+        return True
+
     def _encode(self, images: Tensor) -> Tensor:
         return images - 0.5  # centred, so that half-precision storage is finest around mid-grey
 

@@ -52,6 +52,13 @@ def add_sources(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
         "--offset-cost", type=float, metavar="COST", help=f"of a source moved by a cell ({DEFAULT_OFFSET_COST:g})"
     )
+    parser.add_argument(
+        "--no-details",
+        dest="details",
+        action="store_const",
+        const=False,
+        help="keep nothing of what the autoencoder loses of the sources: a quarter of the memory, softer pictures",
+    )
     add_size(parser)
 
 

@@ -68,11 +68,10 @@ def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> L
     sources = [Path(source) for source in options.sources]
     sharded = getattr(options, "shard_bank", False)
     if len(sources) == 1 and sources[0].suffix == ".safetensors":
-        for name in ("components", "size", "attributes", "mirrored", "offsets", "offset_cost"):
+        for name in ("components", "size", "attributes", "mirrored", "offsets", "offset_cost", "details"):
             if getattr(options, name) is not None:
-                raise ValueError(
-                    f"--{name.replace('_', '-')}: {sources[0]} is fitted already; give it to the command that fits"
-                )
+                given = "no-details" if name == "details" else name.replace("_", "-")
+                raise ValueError(f"--{given}: {sources[0]} is fitted already; give it to the command that fits")
         model = LatentPatch.load(sources[0], options.autoencoder)
         if sharded:
             model.bank = ShardedBank(model.bank, options.processes)
@@ -95,6 +94,7 @@ def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> L
         size=wanted_size(options, model),
         skip_bad=options.skip_bad,
         **variants.record(),
+        details=options.details is not False,
         progress=shows_progress(options),
         scratch=scratch,
         processes=options.processes,

@@ -50,8 +50,9 @@ def add_generate(commands: Any) -> None:
     parser.add_argument(
         "--decoding",
         choices=DECODINGS,
-        help="decode the sources' full latents, as they are or without steps where sources meet, or the reduced ones "
-        "(the paper's way); by default blend, but gather for the paper's samplers",
+        help="decode the sources' full latents, as they are (gather), without steps where sources meet (blend), or "
+        "also with what the autoencoder loses of the sources (detail); or the reduced ones (unproject, the paper's "
+        "way). By default detail, or without details blend, but gather for the paper's samplers",
     )
     parser.add_argument(
         "--shard-bank", action="store_true", help="with torchrun: each process searches its share of a model file"

@@ -156,6 +156,7 @@ def _describe(stored: ModelFile) -> dict[str, Any]:
         "autoencoder": stored.autoencoder,
         "sources": len(bank.sources),
         "variants": bank.variants.record(),
+        "details": bank.detailed,
         "sources_sha256": bank.digest(),
         "grid": list(bank.grid),
         "image_size": [side * stored.autoencoder["downsampling"] for side in bank.grid],

@@ -263,8 +263,10 @@ class Evaluation:
         variants = self.model.bank.variants.count
         for numbers in chosen.split(_BATCH):
             index = (numbers * variants)[:, None, None].expand(-1, *self.model.bank.grid).contiguous()
-            if self.sources is None or decoded:
+            if decoded:
                 pictures = self.model.decode(index.to(self.model.bank.keys.device)).cpu()
+            elif self.sources is None:
+                pictures = torch.stack([self.model.source_picture(b * variants).cpu() for b in numbers.tolist()])
             else:
                 (pictures,) = self._read([self.sources[b] for b in numbers.tolist()])
             yield pictures, index

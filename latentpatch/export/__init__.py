@@ -150,6 +150,7 @@ def _subset(model: LatentPatch, where: str | None) -> LatentPatch:
     copied.pca.load_state_dict(model.pca.state_dict())
     copied.bank.key_step = bank.key_step
     copied.bank.keys, copied.bank.latents = bank.keys[keep], bank.latents[keep]
+    copied.bank.details = bank.details[keep] if bank.detailed else bank.details
     copied.bank.variants = bank.variants
     copied.bank.ids, copied.bank.attributes = [bank.ids[b] for b in keep], [bank.attributes[b] for b in keep]
     copied._encoder = model._encoder

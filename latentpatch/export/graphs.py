@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..autoencoders import Autoencoder
 from ..blending import STIFFNESS, Solver, joined
+from ..details import LEVELS, fading, quarters, to_pixels
 from ..model import LatentPatch
 from ..sampling import SAMPLERS, Settings
 from ..sampling.keys import KEY_NORM
@@ -74,16 +75,18 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
     latents = torch.zeros(2, model.autoencoder.spec.latent_channels, *bank.grid)
     sources = Sources(model)
 
-    def latents_of(chosen: Settings) -> nn.Module:
-        return Blended(sources, model) if model.default_decoding(chosen) == "blend" else sources
+    def pictures_of(chosen: Settings) -> nn.Module:
+        decoding = model.default_decoding(chosen)
+        latents = Blended(sources, model) if decoding in ("blend", "detail") and not bank.coded else sources
+        return Detailed(latents, decoder, model) if decoding == "detail" else nn.Sequential(latents, decoder)
 
     return [
-        Graph("generate", Generate(free, latents_of(settings), decoder), {"noise": _noise(free)}, ("images", "index")),
+        Graph("generate", Generate(free, pictures_of(settings)), {"noise": _noise(free)}, ("images", "index")),
         Graph("encoder", encoder, {"images": images}, ("latents",)),
         Graph("decoder", decoder, {"latents": latents}, ("images",)),
         Graph(
             "reference",
-            Reference(model, encoder, like, latents_of(guided), decoder),
+            Reference(model, encoder, like, pictures_of(guided)),
             {"reference": images, "noise": _noise(like)},
             ("images", "index"),
         ),
@@ -168,16 +171,41 @@ class Blended(nn.Module):
         return joined(self.sources, index, Solver(self.down, self.right, self.eigenvalues))
 
 
+class Detailed(nn.Module):
+    """Index map ``(N, h, w)`` -> images ``(N, 3, H, W)`` with the details of the sources."""
+
+    details: Tensor
+    places: Tensor
+    weights: Tensor
+
+    def __init__(self, sources: nn.Module, decoder: Decoder, model: LatentPatch) -> None:
+        super().__init__()
+        self.sources, self.decoder = sources, decoder
+        stored, (rows, columns) = model.bank.details, model.bank.grid
+        self.area, self.quarter = 4 * rows * columns, model.autoencoder.spec.downsampling // 2
+        self.register_buffer("details", stored.reshape(-1, stored.shape[3] // 4))
+        self.register_buffer("places", torch.arange(self.area).view(rows, columns, 4))
+        self.register_buffer("weights", fading(self.quarter, torch.device("cpu")) / LEVELS)
+
+    def forward(self, index: Tensor) -> Tensor:
+        images: Tensor = self.decoder(self.sources(index))
+        parts = [
+            F.embedding(sources * self.area + self.places, self.details).float() * weight
+            for sources, weight in zip(quarters(index), self.weights, strict=True)
+        ]
+        return (images + to_pixels(sum(parts[1:], parts[0]), self.quarter)).clamp(0, 1)
+
+
 class Generate(nn.Module):
     """Noise ``(N, steps)`` -> images ``(N, 3, H, W)`` and index map ``(N, h, w)``."""
 
-    def __init__(self, search: nn.Module, sources: nn.Module, decoder: Decoder) -> None:
+    def __init__(self, search: nn.Module, pictures: nn.Module) -> None:
         super().__init__()
-        self.search, self.sources, self.decoder = search, sources, decoder
+        self.search, self.pictures = search, pictures
 
     def forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         index = self.search(noise)
-        return self.decoder(self.sources(index)), index
+        return self.pictures(index), index
 
 
 class Reference(nn.Module):
@@ -187,11 +215,9 @@ class Reference(nn.Module):
     basis: Tensor
     unit: Tensor
 
-    def __init__(
-        self, model: LatentPatch, encoder: Encoder, search: nn.Module, sources: nn.Module, decoder: Decoder
-    ) -> None:
+    def __init__(self, model: LatentPatch, encoder: Encoder, search: nn.Module, pictures: nn.Module) -> None:
         super().__init__()
-        self.encoder, self.search, self.sources, self.decoder = encoder, search, sources, decoder
+        self.encoder, self.search, self.pictures = encoder, search, pictures
         self.register_buffer("mean", model.pca.mean.double()[:, None, None])
         self.register_buffer("basis", model.pca.basis.double())
         self.register_buffer("unit", model.bank.key_step.double())
@@ -204,7 +230,7 @@ class Reference(nn.Module):
         norm = units.square().sum(-1, keepdim=True).sqrt()
         keys = (units * (self.limit / norm.clamp(min=self.limit))).round().to(torch.int16)
         index = self.search(noise, keys)
-        return self.decoder(self.sources(index)), index
+        return self.pictures(index), index
 
 
 class Edit(nn.Module):

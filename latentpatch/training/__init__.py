@@ -5,7 +5,9 @@ mosaics of those latents, at many settings; the teacher decodes both. The studen
 teacher's latents, its decoder the teacher's pictures: of mosaics above all, because blending is what
 generation asks of it.
 
-``--student embedded-vq`` trains the quantised autoencoder on the pictures of the same pool instead.
+That student, ``embedded-wide``, is then made faster: ``--student embedded --wide FOLDER`` leaves channels of its
+decoder out, and teaches what remains again, with latents as the student's own encoder makes them.
+``--student embedded-vq`` trains the quantised autoencoder on the pictures of a pool instead.
 
 The pool of examples is made once and kept in the folder. Training is seeded, logs its losses to
 ``STUDENT.jsonl``, writes ``STUDENT.pt`` every few minutes and goes on from it when called again; at the end
@@ -32,7 +34,7 @@ from ..errors import LatentPatchError
 from ..files import replacing, write_tensors
 from ..images import list_images
 from .pool import make_pool
-from .students import STUDENTS
+from .students import STUDENTS, wide_student
 
 __all__ = ["main", "train"]
 
@@ -106,7 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m latentpatch.training", description=__doc__.split("\n")[0])
     parser.add_argument("images", nargs="+", help="folders, pictures, or text files that list pictures")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--student", choices=tuple(STUDENTS), default="embedded")
+    parser.add_argument("--student", choices=tuple(STUDENTS), default="embedded-wide")
+    parser.add_argument("--wide", metavar="FOLDER", help="where embedded-wide was trained, for the student embedded")
     parser.add_argument("--teacher", default="taef2", metavar="NAME[:PATH]", help="must have taef2's latents (taef2)")
     parser.add_argument("--mosaics", type=int, default=6000, help="generated examples in the pool (6000)")
     parser.add_argument("--real", type=int, default=3000, help="encoded examples in the pool (3000)")
@@ -119,11 +122,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint-seconds", type=float, default=180)
     options = parser.parse_args(arguments)
     try:
+        narrow = options.student == "embedded"
+        if narrow and options.wide is None:
+            raise ValueError("--student embedded: --wide FOLDER is expected, where embedded-wide was trained")
         if not (options.output / "latents.npy").exists():
             teacher = load_autoencoder(options.teacher)
             teacher.encode_dtype = teacher.decode_dtype = torch.bfloat16
             paths = list_images(*options.images)
-            make_pool(options.output, paths, teacher, options.mosaics, options.real, options.seed)
+            student = wide_student(options.wide) if narrow else None
+            make_pool(options.output, paths, teacher, options.mosaics, options.real, options.seed, student)
+        if narrow and not (options.output / "own.npy").exists():
+            raise ValueError(f"{options.output}: its pool is of another student; another folder is expected")
         train(options.output, options)
     except (LatentPatchError, ValueError) as error:
         print(f"latentpatch.training: error: {error}", file=sys.stderr)

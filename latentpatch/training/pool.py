@@ -46,8 +46,8 @@ def augmented(image: Tensor, rng: np.random.Generator) -> Tensor:
     return (colour * gain + rng.uniform(-0.08, 0.08)).clamp(0, 1)
 
 
-def mosaics(model: LatentPatch, rng: np.random.Generator) -> Tensor:
-    """Latents of one group of generated grids, at settings drawn at random: ``(N, L, h, w)`` float16."""
+def mosaics(model: LatentPatch, rng: np.random.Generator) -> tuple[Tensor, str]:
+    """Index maps of one group of grids, at settings drawn at random: ``(N, h, w)``, and how to decode them."""
     size = int(rng.choice([16, 32, 64, 128, len(model.bank)]))
     chosen = torch.from_numpy(rng.permutation(len(model.bank))[: min(size, len(model.bank))])
     settings = _any_settings(min(model.bank.grid), len(chosen), rng)
@@ -56,7 +56,7 @@ def mosaics(model: LatentPatch, rng: np.random.Generator) -> Tensor:
         rng.integers(1 << 40, size=_GROUP).tolist(), method.steps(model.bank.grid, settings, False, None)
     )
     index = method.sample(model.bank.keys[chosen], noise, settings)
-    return model.bank.gather(chosen[index])
+    return chosen[index], "blend" if rng.random() < 0.6 else "gather"
 
 
 def _any_settings(side: int, sources: int, rng: np.random.Generator) -> Settings:
@@ -82,16 +82,26 @@ def _any_settings(side: int, sources: int, rng: np.random.Generator) -> Settings
     )
 
 
-def make_pool(folder: Path, paths: list[Path], teacher: Autoencoder, mosaic: int, real: int, seed: int) -> None:
+def make_pool(
+    folder: Path,
+    paths: list[Path],
+    teacher: Autoencoder,
+    mosaic: int,
+    real: int,
+    seed: int,
+    student: Autoencoder | None = None,
+) -> None:
     """Write ``real + mosaic`` examples to ``folder`` as memory-mappable arrays.
 
     ``latents.npy`` (N, L, h, w) float16, ``targets.npy`` (N, 3, H, W) uint8, the teacher's pictures of
-    them, and ``images.npy`` (real, 3, H, W) uint8, what the first ``real`` latents were encoded from.
+    them, and ``images.npy`` (real, 3, H, W) uint8, what the first ``real`` latents were encoded from. With a student
+    whose encoder has learnt, also ``own.npy`` (N, L, h, w) float16: the latents had it encoded the pictures.
     """
     side = teacher.spec.image_size
     rng = np.random.default_rng(seed)
     originals = [read_image(path, (side, side)) for path in tqdm(paths, desc="reading", leave=False)]
-    model = LatentPatch(teacher).fit(torch.stack(originals), progress=True)
+    model = LatentPatch(teacher).fit(torch.stack(originals), details=False, progress=True)
+    followers = None if student is None else LatentPatch(student).fit(torch.stack(originals), details=False)
     grid = model.bank.grid
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "making"
@@ -104,6 +114,7 @@ def make_pool(folder: Path, paths: list[Path], teacher: Autoencoder, mosaic: int
     latents = array("latents", (count, teacher.spec.latent_channels, *grid), "float16")
     targets = array("targets", (count, 3, side, side), "uint8")
     images = array("images", (real, 3, side, side), "uint8")
+    own = None if student is None else array("own", (count, teacher.spec.latent_channels, *grid), "float16")
     with torch.no_grad(), tqdm(total=count, desc="pool", unit="img") as bar:
         for first, end in [*_groups(0, real), *_groups(real, count)]:
             if first < real:
@@ -115,14 +126,20 @@ def make_pool(folder: Path, paths: list[Path], teacher: Autoencoder, mosaic: int
                     ]
                 )
                 images[first:end] = _to_bytes(batch)
-                encoded = teacher.encode(batch).half()
+                encoded = teacher.encode(batch)
+                if own is not None and student is not None:
+                    own[first:end] = student.encode(batch).half().numpy()
             else:
-                encoded = mosaics(model, rng)[: end - first]
-            latents[first:end] = encoded.numpy()
+                index, decoding = mosaics(model, rng)
+                encoded = model.latents_at(index[: end - first], decoding)
+                if own is not None and followers is not None:
+                    own[first:end] = followers.latents_at(index[: end - first], decoding).half().numpy()
+            latents[first:end] = encoded.half().numpy()
             targets[first:end] = _to_bytes(teacher.decode(encoded))
             bar.update(end - first)
-    for name in ("images", "targets", "latents"):  # the last says that all are there
-        (temporary / f"{name}.npy").replace(folder / f"{name}.npy")
+    for name in ("own", "images", "targets", "latents"):  # the last says that all are there
+        if name != "own" or own is not None:
+            (temporary / f"{name}.npy").replace(folder / f"{name}.npy")
     temporary.rmdir()
 
 

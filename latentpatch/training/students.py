@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autoencoders.embedded import EmbeddedAutoencoder, QuantizedAutoencoder
+from ..autoencoders.embedded import EmbeddedAutoencoder, QuantizedAutoencoder, read_halves
 
-__all__ = ["STUDENTS", "Distillation", "Quantisation", "picture_loss"]
+NARROW = (96, 64, 32)
+
+__all__ = ["STUDENTS", "Distillation", "Narrowing", "Quantisation", "picture_loss", "wide_student"]
 
 
 def picture_loss(made: Tensor, wanted: Tensor) -> Tensor:
@@ -26,11 +28,11 @@ def picture_loss(made: Tensor, wanted: Tensor) -> Tensor:
 
 
 class Distillation:
-    """The embedded autoencoder learns the teacher's latents and, of mosaics too, the teacher's pictures."""
+    """The embedded autoencoder, wide, learns the teacher's latents and, of mosaics too, the teacher's pictures."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.options = options
-        self.model = EmbeddedAutoencoder()
+        self.model = EmbeddedAutoencoder(between=None)
         self.latents = np.load(folder / "latents.npy", mmap_mode="r")
         self.targets = np.load(folder / "targets.npy", mmap_mode="r")
         self.images = np.load(folder / "images.npy", mmap_mode="r")
@@ -50,6 +52,32 @@ class Distillation:
             encoded = self.model._encode(_pictures(self.images[real], options.device))
         picture = picture_loss(made.float(), _pictures(self.targets[batch], options.device))
         return picture, 0.1 * F.l1_loss(encoded.float(), _tensor(self.latents[real], options.device))
+
+
+class Narrowing:
+    """A narrower decoder, cut from the wide one, learns the teacher's pictures, half of the time from latents as the
+    student's own encoder makes them, which it will be given. The encoder stays as it is.
+    """
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self.options = options
+        self.latents, self.own, self.targets = (
+            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("latents", "own", "targets")
+        )
+        examples = torch.from_numpy(np.array(self.latents[:: max(1, len(self.latents) // 64)][:64])).float()
+        self.model = EmbeddedAutoencoder(NARROW).take(wide_student(options.wide), examples)
+
+    def losses(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of pictures; and nothing."""
+        options = self.options
+        rng = np.random.default_rng([options.seed, step])
+        batch = np.sort(rng.integers(len(self.latents), size=options.batch))
+        mine = rng.random(options.batch) < 0.5
+        latents = _tensor(np.where(mine[:, None, None, None], self.own[batch], self.latents[batch]), options.device)
+        with torch.autocast(options.device, torch.bfloat16):
+            made = self.model._decode(_channels_last(latents))
+        loss = picture_loss(made.float(), _pictures(self.targets[batch], options.device))
+        return loss, loss.new_zeros(())
 
 
 class Quantisation:
@@ -102,7 +130,22 @@ class Quantisation:
         self.used[:] = False
 
 
-STUDENTS: dict[str, type[Distillation] | type[Quantisation]] = {"embedded": Distillation, "embedded-vq": Quantisation}
+STUDENTS: dict[str, type[Distillation] | type[Narrowing] | type[Quantisation]] = {
+    "embedded-wide": Distillation,
+    "embedded": Narrowing,
+    "embedded-vq": Quantisation,
+}
+
+
+def wide_student(folder: str) -> EmbeddedAutoencoder:
+    """What the student ``embedded-wide`` became.
+
+    Raises:
+        WeightsError: where its files are missing or malformed.
+    """
+    model = EmbeddedAutoencoder(between=None)
+    model.load_weights(read_halves(Path(folder), "embedded-wide"), folder)
+    return model
 
 
 def _tensor(array: npt.NDArray[Any], device: str) -> Tensor:
