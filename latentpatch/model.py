@@ -116,7 +116,7 @@ class LatentPatch(nn.Module):
         mirrored: bool = False,
         offsets: int = 0,
         offset_cost: float = DEFAULT_OFFSET_COST,
-        details: bool = True,
+        details: bool | None = None,
         progress: bool = False,
         scratch: str | Path | None = None,
         processes: Processes = ALONE,
@@ -138,7 +138,8 @@ class LatentPatch(nn.Module):
                 bank then holds ``(2 offsets + 1)^2`` times the sources, twice as many where they are mirrored.
             offset_cost: what keeps copies from being moved: see :class:`~latentpatch.variants.Variants`.
             details: keep what the autoencoder loses of the sources, too, to put it back into pictures
-                (:mod:`~latentpatch.details`): a byte for each colour of a pixel.
+                (:mod:`~latentpatch.details`): a byte for each colour of a pixel. By default where it is
+                :attr:`~latentpatch.autoencoders.Autoencoder.soft`.
             progress: show a progress bar.
             scratch: folder on a disk with room for the bank, where it is then kept in unnamed files for as
                 long as the model uses it. The result is the same.
@@ -150,8 +151,9 @@ class LatentPatch(nn.Module):
             TypeError, ValueError: for arguments out of range.
         """
         variants = Variants(mirrored, offsets, offset_cost)
+        details = self.autoencoder.soft if details is None else details
         if not isinstance(details, bool):
-            raise TypeError(f"details {details!r}: True or False is expected")
+            raise TypeError(f"details {details!r}: True, False or None is expected")
         known = _attributes_by_id(attributes)
         self.skipped = []
         latents, lost, names = self._encode_sources(

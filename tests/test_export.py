@@ -129,6 +129,7 @@ def test_resynthesis_equals_the_sampler(seed):
         sweeps=int(chance.integers(1, 4)),
         draws=int(chance.integers(1, 4)),
         keep_start=bool(chance.integers(2)),
+        symmetric=bool(chance.integers(2)),
         max_share=float(chance.choice([0.8, 1.0])),
     )
     reference = some_keys(3, grid, seed=seed + 99) if seed % 3 == 0 else None

@@ -19,7 +19,7 @@ def a_bank(count: int, grid: tuple[int, int], depth: int = 3, spread: int = 400,
 
 
 def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: Tensor | None = None) -> np.ndarray:
-    """One block after the other in raster order, in Python integers; without a cap on shares."""
+    """One block after the other, row by row, in Python integers; without a cap on shares."""
     sources = bank.numpy().astype(int)
     count, height, width, _ = sources.shape
     known = settings.resolved(count, reference is not None)
@@ -29,10 +29,10 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
     before, after = (side - step + 1) // 2, (side - step) // 2
     maps = []
     for row, uniforms in enumerate(noise.double().numpy()):
-        numbers = iter(uniforms)
         start = None
         if reference is None:
-            drawn = [min(int(next(numbers) * count), count - 1) for _ in range(known.draws)]
+            drawn = [min(int(number * count), count - 1) for number in uniforms[: known.draws]]
+            uniforms = uniforms[known.draws :]
             start = max(drawn, key=lambda b: (((sources[b] - mean) ** 2).sum(), -drawn.index(b)))
             grid = sources[start].copy()
         else:
@@ -41,11 +41,17 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
         barred = None if known.keep_start else start
         for sweep in range(known.sweeps):
             for top in range(0, height, step):
-                for left in range(0, width, step):
+                lefts = list(range(0, width, step))
+                if known.symmetric:  # the leftmost, the rightmost, and on towards the middle
+                    lefts = [lefts[(k // 2) if k % 2 == 0 else -1 - k // 2] for k in range(len(lefts))]
+                for left in lefts:
                     window = (
                         slice(max(0, top - before), top + step + after),
                         slice(max(0, left - before), left + step + after),
                     )
+                    windows = [window]
+                    if known.symmetric:
+                        windows.append((window[0], slice(max(0, width - window[1].stop), width - window[1].start)))
                     block = slice(top, top + step), slice(left, left + step)
                     index[block] = -1
                     ring = np.zeros((height + 2, width + 2), dtype=bool)
@@ -54,14 +60,15 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
                     beside = set(index[ring[1:-1, 1:-1]].tolist())
                     order = sorted(
                         (
-                            int(((sources[b][window] - grid[window]) ** 2).sum())
+                            sum(int(((sources[b][each] - grid[each]) ** 2).sum()) for each in windows)
                             + round(known.switch_cost * unit) * (b not in beside),
                             b,
                         )
                         for b in range(count)
                         if b != barred
                     )
-                    rank = min(int(next(numbers) * known.neighbours), known.neighbours - 1) if sweep == 0 else 0
+                    number = uniforms[top // step * -(-width // step) + left // step]
+                    rank = min(int(number * known.neighbours), known.neighbours - 1) if sweep == 0 else 0
                     index[block] = order[rank][1]
                     grid[block] = sources[order[rank][1]][block]
         maps.append(index)
@@ -82,6 +89,7 @@ def test_equal_to_plain_loops(seed):
         sweeps=int(chance.integers(1, 4)),
         draws=int(chance.integers(1, 4)),
         keep_start=bool(chance.integers(2)),
+        symmetric=bool(chance.integers(2)),
         max_share=1.0,
         switch_cost=float(chance.choice([0, 0.3, 2])) if seed % 2 else 0.0,
     )
@@ -167,6 +175,7 @@ def test_few_sources_are_enough_by_default(count):
         ({"max_share": float("nan")}, ValueError, "max_share nan: more than 0"),
         ({"max_share": "all"}, TypeError, "max_share 'all': a number"),
         ({"keep_start": 1}, TypeError, "keep_start 1: True or False"),
+        ({"symmetric": "yes"}, TypeError, "symmetric 'yes': True or False"),
     ],
 )
 def test_settings_out_of_range(changes, error, words):
@@ -217,21 +226,26 @@ def test_a_switch_costs_and_uses_add_up():
     assert sum(len(picture.unique()) for picture in made(use_cost=1.0)) > sum(used)
 
 
-def test_the_best_of_several_has_the_least_energy():
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_best_of_several_has_the_least_energy(symmetric):
     bank = a_bank(20, (8, 8), spread=200)
     steps = resynthesis_steps((8, 8), ResynthesisSettings())
     assert resynthesis_steps((8, 8), ResynthesisSettings(best_of=3)) == 3 * steps
     noise = noise_from_seeds(range(4), 3 * steps)
-    best = resynthesis(bank, noise, ResynthesisSettings(best_of=3), memory=1)
-    tried = resynthesis(bank, noise.view(12, steps), ResynthesisSettings()).view(4, 3, 8, 8)
+    best = resynthesis(bank, noise, ResynthesisSettings(best_of=3, symmetric=symmetric), memory=1)
+    tried = resynthesis(bank, noise.view(12, steps), ResynthesisSettings(symmetric=symmetric)).view(4, 3, 8, 8)
 
     def energy(index: np.ndarray) -> int:
         held = np.take_along_axis(bank.numpy().astype(int), index[None, :, :, None], 0)[0]
         total = 0
         for row in range(8):
             for column in range(8):
+                source = bank[index[row, column]].numpy().astype(int)
                 window = slice(max(0, row - 2), row + 2), slice(max(0, column - 2), column + 2)
-                total += int(((bank[index[row, column]].numpy().astype(int)[window] - held[window]) ** 2).sum())
+                total += int(((source[window] - held[window]) ** 2).sum())
+                if symmetric:
+                    source, shown = source[:, ::-1], held[:, ::-1]
+                    total += int(((source[window] - shown[window]) ** 2).sum())
         return total
 
     for image in range(4):
@@ -245,3 +259,19 @@ def test_the_best_of_several_has_the_least_energy():
 def test_costs_out_of_range_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ResynthesisSettings(**wrong)
+
+
+def test_both_sides_fit_each_other():
+    """Two kinds of sources, told apart at the left edge of the grid, and less at the right, far from there."""
+    bank = np.random.default_rng(0).integers(-40, 41, (24, 12, 12, 3))
+    bank[:12, :, :3] += 60
+    bank[:12, :, 9:] += 20
+
+    def of_two_kinds(symmetric: bool) -> int:
+        settings = ResynthesisSettings(neighbours=3, symmetric=symmetric, draws=1)
+        noise = noise_from_seeds(range(40), resynthesis_steps((12, 12), settings))
+        first = (resynthesis(torch.from_numpy(bank.astype(np.int16)), noise, settings) < 12).float()
+        return int(((first[:, :, :3].mean((1, 2)) > 0.5) != (first[:, :, 9:].mean((1, 2)) > 0.5)).sum())
+
+    assert of_two_kinds(symmetric=True) == 0
+    assert of_two_kinds(symmetric=False) > 5

@@ -86,6 +86,11 @@ class Autoencoder(nn.Module, ABC):
         return False
 
     @property
+    def soft(self) -> bool:
+        """Whether so much fine detail is lost that banks keep that of their sources, unless they are told otherwise."""
+        return False
+
+    @property
     def codebook(self) -> Tensor | None:
         """``(codes, L / fold^2)`` float32, or None where latents are continuous."""
         return None

@@ -164,6 +164,11 @@ class _Small(Autoencoder):
         return images
 
     @property
+    def soft(self) -> bool:
+        """True: they are small."""
+        return True
+
+    @property
     def chunk_size(self) -> int:
         """Images that go through the network together: it is so small that one alone would not fill a CPU."""
         return 4 if self.device.type == "cpu" else 16

@@ -29,7 +29,7 @@ __all__ = [
 
 
 _NOT_OF_RASTER = (
-    "sweeps", "max_share", "draws", "keep_start", "switch_cost", "use_cost", "best_of", "strength",
+    "sweeps", "max_share", "draws", "keep_start", "symmetric", "switch_cost", "use_cost", "best_of", "strength",
 )  # fmt: skip
 
 
@@ -53,11 +53,10 @@ def add_sources(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--offset-cost", type=float, metavar="COST", help=f"of a source moved by a cell ({DEFAULT_OFFSET_COST:g})"
     )
     parser.add_argument(
-        "--no-details",
-        dest="details",
-        action="store_const",
-        const=False,
-        help="keep nothing of what the autoencoder loses of the sources: a quarter of the memory, softer pictures",
+        "--details",
+        action=argparse.BooleanOptionalAction,
+        help="whether what the autoencoder loses of the sources is kept, and put back into pictures, for four times "
+        "the memory (with the embedded autoencoders)",
     )
     add_size(parser)
 
@@ -101,6 +100,11 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         "--keep-start",
         action=argparse.BooleanOptionalAction,
         help="whether the source that is started with may give patches, too (no)",
+    )
+    group.add_argument(
+        "--symmetric",
+        action=argparse.BooleanOptionalAction,
+        help="whether blocks are compared on both sides, left and right, so that these fit each other (yes)",
     )
     group.add_argument("--switch-cost", type=float, help="of a source that no neighbouring cell comes from (0)")
     group.add_argument("--use-cost", type=float, help="of each cell that a source gave already (0)")

@@ -50,6 +50,7 @@ _SETTINGS = (
     "max_share",
     "draws",
     "keep_start",
+    "symmetric",
     "switch_cost",
     "use_cost",
     "best_of",
@@ -70,8 +71,9 @@ def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> L
     if len(sources) == 1 and sources[0].suffix == ".safetensors":
         for name in ("components", "size", "attributes", "mirrored", "offsets", "offset_cost", "details"):
             if getattr(options, name) is not None:
-                given = "no-details" if name == "details" else name.replace("_", "-")
-                raise ValueError(f"--{given}: {sources[0]} is fitted already; give it to the command that fits")
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: {sources[0]} is fitted already; give it to the command that fits"
+                )
         model = LatentPatch.load(sources[0], options.autoencoder)
         if sharded:
             model.bank = ShardedBank(model.bank, options.processes)
@@ -94,7 +96,7 @@ def sources_model(options: argparse.Namespace, scratch: Path | None = None) -> L
         size=wanted_size(options, model),
         skip_bad=options.skip_bad,
         **variants.record(),
-        details=options.details is not False,
+        details=options.details,
         progress=shows_progress(options),
         scratch=scratch,
         processes=options.processes,

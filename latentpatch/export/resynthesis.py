@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..sampling.keys import KEY_NORM
-from ..sampling.resynthesis import ResynthesisSettings, Wave, _limit, resynthesis_steps, waves
-from ..sampling.search import sum_dtype
+from ..sampling.resynthesis import ResynthesisSettings, Wave, _limit, plan_of, resynthesis_steps, window_bound
 from ..sampling.sources import PreparedSources, longest, score_bound
 from .loops import draw, each, ranked
 
@@ -30,7 +29,7 @@ class _Wave(NamedTuple):
 
     Attributes:
         cells: ``(M, w^2)`` flat cells that are written.
-        windows: ``(M, omega^2)`` flat cells that are compared.
+        windows: ``(M, omega^2)`` flat cells that are compared, or twice as many.
         ranks: ``(M, N)`` which of the nearest sources is wanted.
         room: ``(1,)`` cells a source may have given so that it may still give all of the wave.
     """
@@ -86,13 +85,13 @@ class TraceableResynthesis(nn.Module):
         settings.check_sources(self.count, reference)
         self.steps = resynthesis_steps(grid, settings, reference)
         norm = max(longest(keys), KEY_NORM + isqrt(depth) // 2 + 1 if reference else 0)
-        self.barred = score_bound(settings.patch_size, norm)
+        self.barred = window_bound(settings, norm)
         if self.barred * self.count >= 1 << 63:
             raise ValueError(
                 f"{self.count} sources with patch_size {settings.patch_size}: more than 64-bit integers count"
             )
         self.exact = torch.float32 if score_bound(1, norm) <= 1 << 24 else torch.float64
-        self.sums = sum_dtype(settings.patch_size, norm)
+        self.sums = torch.int32 if self.barred < 1 << 31 else torch.int64
         beyond = torch.zeros(1, self.count, depth, dtype=keys.dtype)
         self.register_buffer("sources", torch.cat([keys.flatten(1, 2).movedim(0, 1), beyond]))  # (A + 1, B, r) int16
         if not reference:
@@ -100,7 +99,7 @@ class TraceableResynthesis(nn.Module):
             distances = torch.cat([(part.long() - mean).square().flatten(1).sum(1) for part in keys.split(64)])
             self.register_buffer("distances", distances)
         limit = _limit(settings, grid, self.count, reference)
-        self._tabulate(waves(grid, settings.patch_size, settings.stride), limit)
+        self._tabulate(plan_of(settings, grid), limit)
 
     def _tabulate(self, plan: tuple[Wave, ...], limit: int) -> None:
         """The waves of all sweeps as tensors ``(L, M, ...)``."""

@@ -97,7 +97,12 @@ class DiffusionSettings:
     def sweep_settings(self) -> ResynthesisSettings:
         """Settings of the sweeps; of one, where there are none."""
         return ResynthesisSettings(
-            self.patch_size, self.stride, neighbours=1, sweeps=max(1, self.sweeps), max_share=self.max_share
+            self.patch_size,
+            self.stride,
+            neighbours=1,
+            sweeps=max(1, self.sweeps),
+            max_share=self.max_share,
+            symmetric=False,
         )
 
 

@@ -5,6 +5,10 @@ fills the grid first and says what belongs together; then sweeps over the grid r
 source whose patch around it is nearest, with all surroundings in place, as in the iterations of Kwatra et al. (2005)
 and of GPNN (Granot et al. 2022), but for patches at the same place. The first source itself gives nothing, and no
 source more than a share of the picture. Variants of a picture count as one source in this.
+
+What belongs together is often left and right: both eyes have glasses, or none has. A patch knows nothing of the other
+side. So a block is compared in two windows, around it and where a mirror would show it, and blocks are visited in
+pairs, from the sides to the middle.
 """
 
 from __future__ import annotations
@@ -25,7 +29,6 @@ from .checks import check_integer, check_noise, check_number, check_real, check_
 from .keys import exact_dtype
 from .nearest import nearest
 from .raster import MAX_MEMORY, draw
-from .search import sum_dtype
 from .sources import PreparedSources, longest, score_bound
 
 __all__ = ["ResynthesisSettings", "resynthesis", "resynthesis_steps"]
@@ -51,6 +54,8 @@ class ResynthesisSettings:
         draws: sources drawn to start with, of which the one farthest from the mean of all is taken. With one, pictures
             tend to the middle of the sources; two make up for it.
         keep_start: whether the source that is started with may give patches, too.
+        symmetric: whether a block is also compared around its mirror image in the grid, left and right exchanged. What
+            is compared are patches of one place of picture and source, so that things need not be symmetric for it.
         switch_cost: what it costs to take a block from a source that none of the cells around it comes from, as part of
             the mean squared distance of a cell of the sources to the mean of all.
         use_cost: what each cell that a source gave already, before the blocks that are visited together, adds to the
@@ -66,6 +71,7 @@ class ResynthesisSettings:
     max_share: float | None = None
     draws: int = 2
     keep_start: bool = False
+    symmetric: bool = True
     switch_cost: float = 0.0
     use_cost: float = 0.0
     best_of: int = 1
@@ -78,8 +84,9 @@ class ResynthesisSettings:
             check_integer(name, value, 1)
         if self.stride > self.patch_size:
             raise ValueError(f"stride {self.stride}: at most patch_size {self.patch_size} is expected")
-        if not isinstance(self.keep_start, bool):
-            raise TypeError(f"keep_start {self.keep_start!r}: True or False is expected")
+        for name in ("keep_start", "symmetric"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} {getattr(self, name)!r}: True or False is expected")
         if self.max_share is not None and not 0 < check_real("max_share", self.max_share) <= 1:
             raise ValueError(f"max_share {self.max_share}: more than 0 and at most 1 is expected")
         for name in ("switch_cost", "use_cost"):
@@ -116,7 +123,8 @@ class Wave:
 
     Attributes:
         cells: ``(blocks, w^2)`` flat cells that are written; the number of cells of the grid where a block is cut.
-        windows: ``(blocks, omega^2)`` flat cells that are compared, likewise.
+        windows: ``(blocks, omega^2)`` flat cells that are compared, likewise; twice as many where it is done on both
+            sides, those in the middle then counting twice.
         around: ``(blocks, 4 w)`` flat cells that touch a block's sides, likewise.
         places: ``(blocks,)`` number of each block in raster order.
         size: cells of the grid that are written.
@@ -130,29 +138,50 @@ class Wave:
 
 
 @lru_cache(maxsize=64)
-def waves(grid: tuple[int, int], patch_size: int, stride: int) -> tuple[Wave, ...]:
-    """A sweep in raster order, as far as blocks see what was written, told in diagonals.
+def waves(grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool) -> tuple[Wave, ...]:
+    """A sweep, as far as blocks see what was written, told in waves of blocks that do not see each other.
 
-    The block in row i and column j belongs to wave ``j + s i``: a block sees those before it in raster order as they
-    are after this sweep, and those after it as they were.
+    A block sees those before it as they are after this sweep, and those after it as they were. They are visited row by
+    row, from left to right, or in pairs from both sides to the middle. Each belongs to the first wave that leaves this
+    as it is.
     """
     rows, columns = -(-grid[0] // stride), -(-grid[1] // stride)
-    before, after = (patch_size - stride + 1) // 2, (patch_size - stride) // 2
-    # Blocks that a patch reaches to the left in the row below must come later, to the right in the row above earlier.
-    slant = max(-(-before // stride), -(-after // stride)) + 1
-    found: dict[int, list[tuple[list[int], list[int], list[int], int]]] = {}
-    for row in range(rows):
-        for column in range(columns):
-            top, left = row * stride, column * stride
-            block = _flat(grid, top, left, stride)
-            window = _flat(grid, top - before, left - before, patch_size)
-            ring = _around(grid, top, left, stride)
-            found.setdefault(column + slant * row, []).append((block, window, ring, row * columns + column))
+    before = (patch_size - stride + 1) // 2
+    area = grid[0] * grid[1]
+    across = sorted(range(columns), key=lambda column: (min(column, columns - 1 - column), column))
+    written, read = np.zeros(area + 1, dtype=int), np.zeros(area + 1, dtype=int)  # the wave after that which last did
+    found: list[list[tuple[list[int], list[int], list[int], int]]] = []
+    for row, column in product(range(rows), across if symmetric else range(columns)):
+        top, left = row * stride, column * stride
+        block = _flat(grid, top, left, stride)
+        window = _flat(grid, top - before, left - before, patch_size)
+        ring = _around(grid, top, left, stride)
+        if symmetric:
+            window = window + [_mirrored(grid, cell) for cell in window]
+        seen = [cell for cell in window + ring if cell < area]
+        inside = [cell for cell in block if cell < area]
+        # What is read together with what replaces it is read before.
+        number = int(max(written[seen].max(), written[inside].max(), read[inside].max() - 1))
+        written[inside] = number + 1
+        read[seen] = np.maximum(read[seen], number + 1)
+        found.extend([] for _ in range(number + 1 - len(found)))
+        found[number].append((block, window, ring, row * columns + column))
     result = []
-    for key in sorted(found):
-        cells, windows, around, places = (np.array(part) for part in zip(*found[key], strict=True))
-        result.append(Wave(cells, windows, around, places, int((cells < grid[0] * grid[1]).sum())))
+    for members in found:
+        cells, windows, around, places = (np.array(part) for part in zip(*members, strict=True))
+        result.append(Wave(cells, windows, around, places, int((cells < area).sum())))
     return tuple(result)
+
+
+def _mirrored(grid: tuple[int, int], cell: int) -> int:
+    """The flat cell that a mirror shows a flat cell at, left and right exchanged."""
+    height, width = grid
+    return cell if cell == height * width else cell - cell % width + width - 1 - cell % width
+
+
+def plan_of(settings: ResynthesisSettings, grid: tuple[int, int]) -> tuple[Wave, ...]:
+    """The :func:`waves` of a sweep."""
+    return waves(grid, settings.patch_size, settings.stride, settings.symmetric)
 
 
 def _around(grid: tuple[int, int], top: int, left: int, side: int) -> list[int]:
@@ -283,11 +312,15 @@ def _costs(sources: PreparedSources, settings: ResynthesisSettings) -> tuple[int
     return round(settings.switch_cost * sources.spread), round(settings.use_cost * sources.spread)
 
 
+def window_bound(settings: ResynthesisSettings, norm: int) -> int:
+    """On the magnitude of scores over all that a block is compared in: see :func:`~.sources.score_bound`."""
+    return score_bound(settings.patch_size, norm) * (2 if settings.symmetric else 1)
+
+
 def _sums(rules: _Rules, norm: int, area: int) -> torch.dtype:
     """The integers that hold sums of scores over windows, and costs."""
-    costs = rules.switch + rules.use * area
-    most = score_bound(rules.settings.patch_size, norm) + costs
-    return sum_dtype(rules.settings.patch_size, norm) if most < 1 << 31 else torch.int64
+    most = window_bound(rules.settings, norm) + rules.switch + rules.use * area
+    return torch.int32 if most < 1 << 31 else torch.int64
 
 
 def _least_energy(maps: Tensor, bank: Tensor, settings: ResynthesisSettings) -> Tensor:
@@ -308,12 +341,14 @@ def _energy(maps: Tensor, bank: Tensor, settings: ResynthesisSettings) -> Tensor
     held = bank[maps, rows, columns].int()
     before, after = (settings.patch_size - settings.stride + 1) // 2, (settings.patch_size - settings.stride) // 2
     total = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
+    sides = [(columns, held), (columns.flip(0), held.flip(2))][: 2 if settings.symmetric else 1]
     for down, right in product(range(-before, after + 1), repeat=2):
         # A cell's source, as it is that far off, against what the picture holds there.
         here = slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right))
         there = slice(max(0, down), height + min(0, down)), slice(max(0, right), width + min(0, right))
-        own = bank[maps[:, here[0], here[1]], rows[there[0]], columns[there[1]]].int()
-        total += (own - held[:, there[0], there[1]]).square().sum((1, 2, 3))
+        for across, shown in sides:
+            own = bank[maps[:, here[0], here[1]], rows[there[0]], across[there[1]]].int()
+            total += (own - shown[:, there[0], there[1]]).square().sum((1, 2, 3))
     return total
 
 
@@ -332,7 +367,7 @@ def _compiled(
     scan = cpu.Scan(
         sources, size, 1, start, known, norm, sums, rules.limit, kept_out, switch_cost=rules.switch, use_cost=rules.use
     )
-    walk, order = _walk(size, settings.patch_size, settings.stride)
+    walk, order = _walk(size, settings.patch_size, settings.stride, settings.symmetric)
     ranks = draw(uniforms, rules.neighbours)[:, order]
     for sweep in range(settings.sweeps):
         scan.run(walk, ranks, ranks, rules.neighbours if sweep == 0 else 1)
@@ -340,9 +375,9 @@ def _compiled(
 
 
 @lru_cache(maxsize=64)
-def _walk(grid: tuple[int, int], patch_size: int, stride: int) -> tuple[cpu.Walk, Tensor]:
+def _walk(grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool) -> tuple[cpu.Walk, Tensor]:
     """A sweep, and which of the blocks in raster order it visits after another."""
-    plan = waves(grid, patch_size, stride)
+    plan = waves(grid, patch_size, stride, symmetric)
     area = grid[0] * grid[1]
     found = [
         [
@@ -363,7 +398,7 @@ def _limit(settings: ResynthesisSettings, grid: tuple[int, int], count: int, giv
     assert settings.max_share is not None
     area, givers = grid[0] * grid[1], settings.givers(count, given)
     limit = floor(settings.max_share * area)
-    most = max(wave.size for wave in waves(grid, settings.patch_size, settings.stride))
+    most = max(wave.size for wave in plan_of(settings, grid))
     # Before a wave is written, all but its cells are taken, and each source's room must hold the whole wave.
     if limit < area and givers * (limit - most + 1) <= area - most:
         least = min(1.0, (-(-(area - most + 1) // givers) + most) / area)
@@ -410,7 +445,7 @@ class _Sweeps:
         self.rules, self.settings, self.kept_out = rules, rules.settings, kept_out
         self.exact = exact_dtype(score_bound(1, norm))
         # More than any window's.
-        self.beyond = score_bound(self.settings.patch_size, norm) + rules.switch + rules.use * self.area
+        self.beyond = window_bound(self.settings, norm) + rules.switch + rules.use * self.area
         self.bank, self.costs, self.pictures = bank, sources.costs, sources.pictures
         nobody = sources.groups.new_full((1,), sources.pictures)
         self.groups = torch.cat([sources.groups, nobody])  # the last for the index -1
@@ -424,7 +459,7 @@ class _Sweeps:
     def run(self, uniforms: Tensor) -> Tensor:
         """All sweeps. -> (N, h, w)"""
         ranks = draw(uniforms, self.rules.neighbours)
-        plan = waves((self.height, self.width), self.settings.patch_size, self.settings.stride)
+        plan = plan_of(self.settings, (self.height, self.width))
         for sweep in range(self.settings.sweeps):
             for wave in plan:
                 self._resample(wave, ranks[:, wave.places] if sweep == 0 else None)

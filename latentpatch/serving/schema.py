@@ -93,6 +93,9 @@ class SettingsFields(_Fields):
     keep_start: bool | None = Field(
         default=None, description="whether the source that is started with may give patches, too"
     )
+    symmetric: bool | None = Field(
+        default=None, description="whether blocks are compared on both sides, left and right"
+    )
     switch_cost: float | None = Field(
         default=None, ge=0, le=100, description="of a source that no neighbouring cell comes from"
     )
