@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from latentpatch import LatentPatch, load_autoencoder, training
 from latentpatch.autoencoders.embedded import EmbeddedAutoencoder
 from latentpatch.autoencoders.tiny import TinyAutoencoder
-from latentpatch.training.students import NARROW, wide_student
+from latentpatch.training.students import wide_student
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_channels_that_matter_are_kept():
         for layer in wide.decoder:
             if hasattr(layer, "first"):
                 layer.second.weight[:, layer.first.out_channels // 3 :] = 0  # two thirds add nothing
-    narrow = EmbeddedAutoencoder(NARROW).take(wide, latents)
+    narrow = EmbeddedAutoencoder().take(wide, latents)
     torch.testing.assert_close(narrow.decode(latents), wide.decode(latents), atol=1e-4, rtol=0)
 
 

@@ -30,7 +30,7 @@ _FOLDER = Path(__file__).parent / "embedded_weights"
 _SHA256 = {
     "embedded-vq_decoder.safetensors": "65a1635b9551099bd4ae1fb7ecf4e4b18909ce481522f6f737374597b014a449",
     "embedded-vq_encoder.safetensors": "fcb0c4a610c3603acef9533b3860411d3fdd232b77da5422fdfee8c5f54085cb",
-    "embedded_decoder.safetensors": "054884f5bc2ec12d98ad50cdfcd8622993f4aa5c612468fcfbe159bef1981eff",
+    "embedded_decoder.safetensors": "b5bb45e424f3df09efb4a6ac4b5e46e5c4460f55deed4a391762314dc79a22c5",
     "embedded_encoder.safetensors": "e6537a97d15e0f652867a5b1e5044ab650cab5b0db37552c9806d856ea7c0a0b",
 }
 
@@ -186,7 +186,7 @@ class EmbeddedAutoencoder(_Small):
             as outside them, which is what it learns with first.
     """
 
-    def __init__(self, between: tuple[int, int, int] | None = None) -> None:
+    def __init__(self, between: tuple[int, int, int] | None = (96, 64, 32)) -> None:
         super().__init__(AutoencoderSpec("embedded", "embedded", 128, 16, 256, "MIT", latent_space="taef2"))
         self.encoder = _encoder(128)
         self.decoder = _decoder(128, between=between)

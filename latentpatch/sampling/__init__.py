@@ -103,7 +103,7 @@ SAMPLERS = {
 PRESETS: dict[str, Settings] = {
     "faithful": ResynthesisSettings(keep_start=True),
     "balanced": ResynthesisSettings(),
-    "diverse": ResynthesisSettings(neighbours=8, max_share=0.1),
+    "diverse": ResynthesisSettings(max_share=0.1),
     "paper": RasterSettings(),
 }
 DEFAULT_PRESET = "balanced"

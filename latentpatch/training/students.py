@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ..autoencoders.embedded import EmbeddedAutoencoder, QuantizedAutoencoder, read_halves
 
-NARROW = (96, 64, 32)
-
 __all__ = ["STUDENTS", "Distillation", "Narrowing", "Quantisation", "picture_loss", "wide_student"]
 
 
@@ -65,7 +63,7 @@ class Narrowing:
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("latents", "own", "targets")
         )
         examples = torch.from_numpy(np.array(self.latents[:: max(1, len(self.latents) // 64)][:64])).float()
-        self.model = EmbeddedAutoencoder(NARROW).take(wide_student(options.wide), examples)
+        self.model = EmbeddedAutoencoder().take(wide_student(options.wide), examples)
 
     def losses(self, step: int) -> tuple[Tensor, Tensor]:
         """Of pictures; and nothing."""
