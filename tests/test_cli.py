@@ -102,7 +102,7 @@ def test_generate_writes_pictures_sheets_and_a_record(five: Path, faces: Path) -
     assert report["command"] == "generate"
     assert report["sampler"] == "resynthesis"
     assert report["settings"] == {
-        "patch_size": 4,
+        "patch_size": 5,
         "stride": 1,
         "neighbours": 3,
         "sweeps": 2,

@@ -167,7 +167,7 @@ def test_few_sources_are_enough_by_default(count):
     [
         ({"patch_size": 0}, ValueError, "patch_size 0: at least 1"),
         ({"patch_size": 2.0}, TypeError, r"patch_size 2\.0: an integer"),
-        ({"stride": 5}, ValueError, "stride 5: at most patch_size 4"),
+        ({"stride": 6}, ValueError, "stride 6: at most patch_size 5"),
         ({"neighbours": 0}, ValueError, "neighbours 0: at least 1"),
         ({"sweeps": 0}, ValueError, "sweeps 0: at least 1"),
         ({"draws": True}, TypeError, "draws True: an integer"),
@@ -192,8 +192,8 @@ def test_what_does_not_go_together():
         resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(neighbours=5, keep_start=False))
     with pytest.raises(ValueError, match=r"max_share 0\.1: at least 0\.\d+ is expected, so that 4 sources can fill"):
         resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(max_share=0.1))
-    with pytest.raises(ValueError, match="patch_size 7: at most 6"):
-        resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(patch_size=7))
+    with pytest.raises(ValueError, match="patch_size 12: at most 11 is expected: that covers the 6x6 grid"):
+        resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(patch_size=12))
     with pytest.raises(ValueError, match="mask: resynthesis takes none"):
         resynthesis(bank, torch.rand(1, steps), None, bank[:1], torch.ones(6, 6, dtype=torch.bool))
     with pytest.raises(ValueError, match="reference: shape"):
@@ -241,7 +241,7 @@ def test_the_best_of_several_has_the_least_energy(symmetric):
         for row in range(8):
             for column in range(8):
                 source = bank[index[row, column]].numpy().astype(int)
-                window = slice(max(0, row - 2), row + 2), slice(max(0, column - 2), column + 2)
+                window = slice(max(0, row - 2), row + 3), slice(max(0, column - 2), column + 3)
                 total += int(((source[window] - held[window]) ** 2).sum())
                 if symmetric:
                     source, shown = source[:, ::-1], held[:, ::-1]
@@ -268,7 +268,7 @@ def test_both_sides_fit_each_other():
     bank[:12, :, 9:] += 20
 
     def of_two_kinds(symmetric: bool) -> int:
-        settings = ResynthesisSettings(neighbours=3, symmetric=symmetric, draws=1)
+        settings = ResynthesisSettings(patch_size=4, symmetric=symmetric, draws=1)
         noise = noise_from_seeds(range(40), resynthesis_steps((12, 12), settings))
         first = (resynthesis(torch.from_numpy(bank.astype(np.int16)), noise, settings) < 12).float()
         return int(((first[:, :, :3].mean((1, 2)) > 0.5) != (first[:, :, 9:].mean((1, 2)) > 0.5)).sum())

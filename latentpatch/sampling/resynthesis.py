@@ -44,7 +44,7 @@ class ResynthesisSettings:
     """Settings of resynthesis; the paper's symbol in parentheses.
 
     Attributes:
-        patch_size: side of the compared patches in cells (omega).
+        patch_size: side of the compared patches in cells (omega); odd, so that blocks of one cell lie in their middle.
         stride: side of the copied blocks in cells (w).
         neighbours: how many nearest sources a block is drawn from in the first sweep (k); later ones take the nearest.
             None for 3, or all where there are fewer.
@@ -64,7 +64,7 @@ class ResynthesisSettings:
             its patches to those they were copied from.
     """
 
-    patch_size: int = 4
+    patch_size: int = 5
     stride: int = 1
     neighbours: int | None = None
     sweeps: int = 2
@@ -207,12 +207,13 @@ def resynthesis_steps(grid: tuple[int, int], settings: ResynthesisSettings, refe
     """Uniforms the sampler takes for one image.
 
     Raises:
-        ValueError: where the patch exceeds the grid.
+        ValueError: where a patch, which is cut at the border, would cover the grid from any place in it.
     """
-    if settings.patch_size > min(grid):
+    most = 2 * min(grid) - 1
+    if settings.patch_size > most:
         raise ValueError(
-            f"patch_size {settings.patch_size}: at most {min(grid)} (shorter side of the {grid[0]}x{grid[1]} grid) "
-            "is expected"
+            f"patch_size {settings.patch_size}: at most {most} is expected: that covers the {grid[0]}x{grid[1]} grid "
+            "from any place"
         )
     return settings.best_of * _steps(grid, settings, reference)
 
