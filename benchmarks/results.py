@@ -119,6 +119,10 @@ class Results:
         for kind, path in default["sheets"].items():
             saved(folder / path, DOCS / "images" / f"balanced-{kind}.jpg")
 
+    def embedded(self) -> None:
+        """The presets' table of the embedded autoencoder."""
+        filled(DOCS / "results.md", "embedded", table_of(read_rows(self.evaluated("embedded", "embedded", 5))))
+
     def settings(self) -> None:
         """The tables of the paper's sampler and its settings."""
         folder = self.evaluated(self.options.taef2, "results", 3)
@@ -202,6 +206,7 @@ PARTS: dict[str, Callable[[Results], None]] = {
         Results.thirty,
         Results.varied,
         Results.presets,
+        Results.embedded,
         Results.settings,
         Results.autoencoders,
     )
