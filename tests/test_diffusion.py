@@ -156,8 +156,8 @@ def test_arguments_that_do_not_go_together() -> None:
         diffusion(bank, noise[:, 1:], FEW)
     with pytest.raises(ValueError, match="reference: shape"):
         diffusion(bank, noise, FEW, bank[:3])
-    with pytest.raises(ValueError, match="patch_size 9: at most 8"):
-        diffusion(bank, noise, replace(FEW, patch_size=9))
+    with pytest.raises(ValueError, match="patch_size 16: at most 15"):
+        diffusion(bank, noise, replace(FEW, patch_size=16))
     assert diffusion(bank, noise[:0], FEW).shape == (0, 8, 8)
 
 

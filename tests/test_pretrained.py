@@ -46,7 +46,7 @@ def test_cards_say_what_is_in_the_file(tmp_path, face_images):
         "| autoencoder | pixels:4 (not in this repository), licence of its weights: none |",
         model.autoencoder.fingerprint(),
         model.bank.digest(),
-        '"sampler": "resynthesis", "patch_size": 4',
+        '"sampler": "resynthesis", "patch_size": 5',
         "64x64 pixels",
         "consent of everyone in it",
     ):
