@@ -69,7 +69,7 @@ def add_details(images: Tensor, index: Tensor, gather: Callable[[Tensor], Tensor
     height, width = index.shape[1:]
     half = images.shape[2] // height // 2
     weights = fading(half, images.device) / LEVELS
-    if images.device.type != "cpu" or torch.compiler.is_compiling():
+    if images.device.type != "cpu" or images.requires_grad or torch.compiler.is_compiling():
         return (images + to_pixels(_mixed(index, gather, weights)[part], half)).clamp(0, 1)
     # One by one they stay in the caches, and quarter by quarter their pixels are moved twice as fast as all at once.
     detailed = images.clone(memory_format=torch.contiguous_format)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from math import cos, floor, pi
 from pathlib import Path
 
@@ -96,6 +97,12 @@ def test_pictures_are_alike_in_any_batch_and_differ_from_those_without(detailed:
         assert torch.equal(detailed.generate(1, seed=seed).images[0], made.images[seed])
     noise = torch.rand(3, detailed.steps)
     assert torch.equal(detailed(noise), detailed.decode(detailed.search(noise), "detail"))
+    learning = deepcopy(detailed)
+    learning.autoencoder.requires_grad_(True)
+    images = learning(noise)
+    torch.testing.assert_close(images, detailed(noise), atol=1e-6, rtol=0)
+    images.mean().backward()
+    assert all(bool(weight.grad.any()) for weight in learning.autoencoder.decoder.parameters())
     compiled = torch.compile(detailed, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(noise), detailed(noise), atol=1e-6, rtol=0)
 
