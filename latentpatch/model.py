@@ -558,13 +558,17 @@ class LatentPatch(nn.Module):
         autoencoder made them, else ``blend``, or ``gather`` where there is a codebook; ``gather`` for the paper's
         samplers.
         """
-        details = self.bank.detailed and self._encoder is None
-        return default_decoding(settings, self.autoencoder.codebook is not None, details)
+        return default_decoding(settings, self.autoencoder.codebook is not None, self._restores)
+
+    @property
+    def _restores(self) -> bool:
+        """Whether the bank has details of what this autoencoder loses."""
+        return self.bank.detailed and self._encoder is None
 
     def source_picture(self, position: int) -> Tensor:
         """A source as the bank holds it, decoded, with its details where there are any: ``(3, H, W)`` in [0, 1]."""
         index = torch.full((1, *self._require_fit()), position, dtype=torch.int64, device=self.bank.keys.device)
-        return self.decode(index, "detail" if self.bank.detailed and self._encoder is None else "gather")[0]
+        return self.decode(index, "detail" if self._restores else "gather")[0]
 
     def _with_details(self, images: Tensor, index: Tensor, part: slice = _ALL) -> Tensor:
         if not self.bank.detailed:
@@ -573,9 +577,11 @@ class LatentPatch(nn.Module):
 
     def latents_at(self, index: Tensor, decoding: str = "gather") -> Tensor:
         """Latents of index maps, as :meth:`decode` takes them: ``(N, h, w)`` int64 -> ``(N, L, h, w)`` float32."""
-        if decoding == "gather" or (decoding == "detail" and self.bank.coded):
+        if decoding == "detail":
+            decoding = "gather" if self.bank.coded else "blend"
+        if decoding == "gather":
             return self._gather(index)
-        if decoding in ("blend", "detail"):
+        if decoding == "blend":
             return blend(self._gather if self.bank.coded else self.bank.gather, index)
         if decoding == "unproject":
             return self.autoencoder.quantize(self.pca.unproject(self.bank.gather_reduced(index)).float())
@@ -790,7 +796,7 @@ class LatentPatch(nn.Module):
         index = yield Search(method, chosen, noise, candidates, guides, cells)
         filled = torch.where(index[:, None] < 0, latents, self._gather(index.clamp(min=0)))
         result = yield Decode(filled)
-        if self.bank.detailed and self._encoder is None:
+        if self._restores:
             result = self._with_details(result, index)
         if composite:
             result = join(result, target, pixels)
