@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sources", nargs="?", default=PORTRAITS, help="folder (examples/portraits)")
     parser.add_argument("--autoencoder", default="embedded", metavar="NAME[:PATH]")
-    parser.add_argument("--preset", choices=("faithful", "balanced", "diverse", "paper"), default="balanced")
+    parser.add_argument("--preset", choices=("faithful", "balanced", "diverse", "few", "paper"), default="balanced")
     parser.add_argument("--forms", nargs="+", choices=FORMS[1:], default=FORMS[1:], help="beside eager (all)")
     parser.add_argument("-n", type=int, default=16, help="images made together (16)")
     parser.add_argument("--rounds", type=int, default=9)

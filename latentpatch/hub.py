@@ -40,7 +40,8 @@ def latentpatch(
         weights: local file or folder of the autoencoder's weights; None to use the cache or download.
         pretrained: False for random weights: touches no file and no network.
         components: principal components kept for the search, 16 by default.
-        preset: ``faithful``, ``balanced`` (the default), ``diverse`` or ``paper``: how pictures are put together.
+        preset: ``faithful``, ``balanced`` (the default), ``diverse``, ``few`` or ``paper``: how pictures are put
+            together.
         settings: settings of the preset's sampler to change, such as ``patch_size`` or ``neighbours``.
 
     Returns:

@@ -109,6 +109,7 @@ def test_generate_writes_pictures_sheets_and_a_record(five: Path, faces: Path) -
         "max_share": 0.3,
         "draws": 2,
         "keep_start": False,
+        "subset": None,
         "symmetric": True,
         "switch_cost": 0.0,
         "use_cost": 0.0,

@@ -51,8 +51,9 @@ def both(keys: torch.Tensor, settings: Settings, reference: torch.Tensor | None 
         ResynthesisSettings(max_share=0.9),
         ResynthesisSettings(5, 2, max_share=0.6, keep_start=True, sweeps=3),
         ResynthesisSettings(3, 2, max_share=0.9, switch_cost=1.5, use_cost=0.05),
+        ResynthesisSettings(5, 2, neighbours=1, max_share=0.9, subset=2),
     ],
-    ids=["defaults", "blocks of three", "cells", "resynthesis", "resynthesis of blocks", "costs"],
+    ids=["defaults", "blocks of three", "cells", "resynthesis", "resynthesis of blocks", "costs", "subset"],
 )
 def test_numba_finds_what_torch_finds(count, settings, longest):
     keys = keys_of(count, 16, longest)
@@ -143,5 +144,6 @@ def test_what_it_cannot_do_is_refused():
 
 def test_without_numba_it_says_so(monkeypatch):
     monkeypatch.setattr("latentpatch.sampling.cpu.installed", lambda: False)
+    steps = resynthesis_steps((12, 10), ResynthesisSettings())
     with pytest.raises(ValueError, match="Numba is not installed"):
-        resynthesis(keys_of(4, 2, 30), torch.rand(1, 122), backend="numba")
+        resynthesis(keys_of(4, 2, 30), torch.rand(1, steps), backend="numba")

@@ -129,6 +129,7 @@ def test_resynthesis_equals_the_sampler(seed):
         sweeps=int(chance.integers(1, 4)),
         draws=int(chance.integers(1, 4)),
         keep_start=bool(chance.integers(2)),
+        subset=int(chance.integers(3, 6)) if seed % 2 else None,
         symmetric=bool(chance.integers(2)),
         max_share=float(chance.choice([0.8, 1.0])),
     )
@@ -158,10 +159,11 @@ def test_onnx_generates_the_same(written, small, count):
     assert (images - expected.images).abs().max() <= NEAR
 
 
-def test_onnx_of_other_settings(small, tmp_path):
+@pytest.mark.parametrize("settings", [OTHER, ResynthesisSettings(4, 2, subset=3, keep_start=True)], ids=["", "subset"])
+def test_onnx_of_other_settings(settings, small, tmp_path):
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: ONNX was not tested")
-    export(small, tmp_path, settings=OTHER, only=("generate",))
-    expected = small.generate(4, settings=OTHER)
+    export(small, tmp_path, settings=settings, only=("generate",))
+    expected = small.generate(4, settings=settings)
     _, index = run_onnx(tmp_path / "generate.onnx", noise=noise_from_seeds(range(4), steps_of(tmp_path, "generate")))
     assert torch.equal(index, expected.index)
 
@@ -410,7 +412,8 @@ def test_refusals_name_what_cannot_be_exported(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("preset", "changes"), [(None, {}), ("faithful", {"sweeps": 1}), ("diverse", {"max_share": 0.2}), ("paper", {})]
+    ("preset", "changes"),
+    [(None, {}), ("faithful", {"sweeps": 1}), ("diverse", {"max_share": 0.2}), ("few", {}), ("paper", {})],
 )
 def test_the_command_exports_presets(preset, changes, faces, tmp_path):
     arguments = [str(faces), "--autoencoder", "pixels:4", "--size", "64", "--components", "8"]

@@ -38,26 +38,33 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
         else:
             grid = reference[row % len(reference)].numpy().astype(int)
         index = np.full((height, width), -1)
-        barred = None if known.keep_start else start
+        barred = set() if known.keep_start else {start}
+        if known.subset is not None:
+            left = [b for b in range(count) if b != start]
+            chosen = [start] if start is not None and known.keep_start else []
+            for number in uniforms[: min(known.subset - len(chosen), len(left))]:
+                chosen.append(left.pop(int(number * len(left))))
+            barred = set(range(count)) - set(chosen)
+            uniforms = uniforms[known.subset :]
         for sweep in range(known.sweeps):
+            place = 0
             for top in range(0, height, step):
-                lefts = list(range(0, width, step))
-                if known.symmetric:  # the leftmost, the rightmost, and on towards the middle
-                    lefts = [lefts[(k // 2) if k % 2 == 0 else -1 - k // 2] for k in range(len(lefts))]
-                for left in lefts:
+                for left in range(0, (width + 1) // 2 if known.symmetric else width, step):
                     window = (
                         slice(max(0, top - before), top + step + after),
                         slice(max(0, left - before), left + step + after),
                     )
                     windows = [window]
+                    block = np.zeros((height, width), dtype=bool)
+                    block[top : top + step, left : left + step] = True
                     if known.symmetric:
                         windows.append((window[0], slice(max(0, width - window[1].stop), width - window[1].start)))
-                    block = slice(top, top + step), slice(left, left + step)
+                        block[:, (width + 1) // 2 :] = False
+                        block |= block[:, ::-1]
                     index[block] = -1
-                    ring = np.zeros((height + 2, width + 2), dtype=bool)
-                    bottom, right = min(top + step, height), min(left + step, width)
-                    ring[top : bottom + 2, left + 1 : right + 1] = ring[top + 1 : bottom + 1, left : right + 2] = True
-                    beside = set(index[ring[1:-1, 1:-1]].tolist())
+                    wide = np.pad(block, 1)
+                    ring = wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
+                    beside = set(index[ring & ~block].tolist())
                     order = sorted(
                         (
                             sum(int(((sources[b][each] - grid[each]) ** 2).sum()) for each in windows)
@@ -65,17 +72,17 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
                             b,
                         )
                         for b in range(count)
-                        if b != barred
+                        if b not in barred
                     )
-                    number = uniforms[top // step * -(-width // step) + left // step]
-                    rank = min(int(number * known.neighbours), known.neighbours - 1) if sweep == 0 else 0
+                    rank = min(int(uniforms[place] * known.neighbours), known.neighbours - 1) if sweep == 0 else 0
+                    place += 1
                     index[block] = order[rank][1]
                     grid[block] = sources[order[rank][1]][block]
         maps.append(index)
     return np.stack(maps)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(32))
 def test_equal_to_plain_loops(seed):
     chance = np.random.default_rng(seed)
     grid = int(chance.integers(4, 9)), int(chance.integers(4, 9))
@@ -89,6 +96,7 @@ def test_equal_to_plain_loops(seed):
         sweeps=int(chance.integers(1, 4)),
         draws=int(chance.integers(1, 4)),
         keep_start=bool(chance.integers(2)),
+        subset=int(chance.integers(3, 8)) if seed % 3 == 1 else None,
         symmetric=bool(chance.integers(2)),
         max_share=1.0,
         switch_cost=float(chance.choice([0, 0.3, 2])) if seed % 2 else 0.0,
@@ -111,6 +119,26 @@ def test_no_source_gives_more_than_its_share_and_the_start_nothing():
     assert not (index.flatten(1) == starts[:, None]).any()
     free = resynthesis(bank, noise, ResynthesisSettings(max_share=1.0, draws=1, keep_start=True, neighbours=1))
     assert (free.flatten(1) == starts[:, None]).all()  # nothing is nearer than itself
+
+
+@pytest.mark.parametrize("keep_start", [True, False])
+@pytest.mark.parametrize("guided", [True, False])
+def test_only_a_subset_gives_and_each_is_as_likely(keep_start, guided):
+    # Windows see nothing but a cell, of which all sources have another: all of a subset are drawn in the end.
+    bank = a_bank(8, (12, 12), seed=1)
+    settings = ResynthesisSettings(1, neighbours=3, sweeps=1, draws=1, keep_start=keep_start, subset=3, max_share=1.0)
+    reference = bank[:1] if guided else None
+    noise = noise_from_seeds(range(1500), resynthesis_steps((12, 12), settings, guided))
+    index = resynthesis(bank, noise, settings, reference).flatten(1)
+    used = torch.zeros(1500, 8, dtype=torch.bool).scatter(1, index, True)
+    assert (used.sum(1) == 3).all()
+    starts = None if guided else (noise[:, :1] * 8).long()
+    if starts is not None:
+        assert (used.gather(1, starts) == keep_start).all()
+    assert (used.float().mean(0) - 3 / 8).abs().max() < 0.05
+    # Pairs, too: no two sources go together more often than others.
+    both = (used.double().T @ used.double() / 1500)[tuple(torch.triu_indices(8, 8, 1))]
+    assert (both - 3 * 2 / (8 * 7)).abs().max() < 0.04
 
 
 def test_the_start_gives_nothing_where_sums_need_64_bits():
@@ -171,6 +199,8 @@ def test_few_sources_are_enough_by_default(count):
         ({"neighbours": 0}, ValueError, "neighbours 0: at least 1"),
         ({"sweeps": 0}, ValueError, "sweeps 0: at least 1"),
         ({"draws": True}, TypeError, "draws True: an integer"),
+        ({"subset": 0}, ValueError, "subset 0: at least 1"),
+        ({"subset": 1025}, ValueError, "subset 1025: at most 1024"),
         ({"max_share": 0.0}, ValueError, r"max_share 0\.0: more than 0"),
         ({"max_share": float("nan")}, ValueError, "max_share nan: more than 0"),
         ({"max_share": "all"}, TypeError, "max_share 'all': a number"),
@@ -197,7 +227,7 @@ def test_what_does_not_go_together():
     with pytest.raises(ValueError, match="mask: resynthesis takes none"):
         resynthesis(bank, torch.rand(1, steps), None, bank[:1], torch.ones(6, 6, dtype=torch.bool))
     with pytest.raises(ValueError, match="reference: shape"):
-        resynthesis(bank, torch.rand(1, 36), None, a_bank(1, (5, 6)))
+        resynthesis(bank, torch.rand(1, 18), None, a_bank(1, (5, 6)))
 
 
 def test_the_least_share_that_is_named_is_enough():
@@ -229,8 +259,8 @@ def test_a_switch_costs_and_uses_add_up():
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_the_best_of_several_has_the_least_energy(symmetric):
     bank = a_bank(20, (8, 8), spread=200)
-    steps = resynthesis_steps((8, 8), ResynthesisSettings())
-    assert resynthesis_steps((8, 8), ResynthesisSettings(best_of=3)) == 3 * steps
+    steps = resynthesis_steps((8, 8), ResynthesisSettings(symmetric=symmetric))
+    assert resynthesis_steps((8, 8), ResynthesisSettings(best_of=3, symmetric=symmetric)) == 3 * steps
     noise = noise_from_seeds(range(4), 3 * steps)
     best = resynthesis(bank, noise, ResynthesisSettings(best_of=3, symmetric=symmetric), memory=1)
     tried = resynthesis(bank, noise.view(12, steps), ResynthesisSettings(symmetric=symmetric)).view(4, 3, 8, 8)
@@ -251,7 +281,7 @@ def test_the_best_of_several_has_the_least_energy(symmetric):
     for image in range(4):
         energies = [energy(index.numpy()) for index in tried[image]]
         assert torch.equal(best[image], tried[image, int(np.argmin(energies))])
-    given = resynthesis(bank, torch.rand(2, 3 * 64), ResynthesisSettings(best_of=3), bank[:2])
+    given = resynthesis(bank, torch.rand(2, 3 * 32), ResynthesisSettings(best_of=3), bank[:2])
     assert given.shape == (2, 8, 8)
 
 
@@ -275,3 +305,13 @@ def test_both_sides_fit_each_other():
 
     assert of_two_kinds(symmetric=True) == 0
     assert of_two_kinds(symmetric=False) > 5
+
+
+@pytest.mark.parametrize("width", [7, 8])
+def test_both_sides_come_from_one_source(width):
+    bank = a_bank(12, (8, width))
+    settings = ResynthesisSettings(stride=2)
+    noise = noise_from_seeds(range(8), resynthesis_steps((8, width), settings))
+    index = resynthesis(bank, noise, settings)
+    assert torch.equal(index, index.flip(2))
+    assert not torch.equal(index, index.flip(1))

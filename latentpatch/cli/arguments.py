@@ -29,7 +29,8 @@ __all__ = [
 
 
 _NOT_OF_RASTER = (
-    "sweeps", "max_share", "draws", "keep_start", "symmetric", "switch_cost", "use_cost", "best_of", "strength",
+    "sweeps", "max_share", "draws", "keep_start", "subset", "symmetric", "switch_cost", "use_cost", "best_of",
+    "strength",
 )  # fmt: skip
 
 
@@ -101,10 +102,11 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether the source that is started with may give patches, too (no)",
     )
+    group.add_argument("--subset", type=int, help="sources drawn for each picture that alone give patches (all)")
     group.add_argument(
         "--symmetric",
         action=argparse.BooleanOptionalAction,
-        help="whether blocks are compared on both sides, left and right, so that these fit each other (yes)",
+        help="whether blocks on the left and on the right are compared and copied together, as pairs (yes)",
     )
     group.add_argument("--switch-cost", type=float, help="of a source that no neighbouring cell comes from (0)")
     group.add_argument("--use-cost", type=float, help="of each cell that a source gave already (0)")

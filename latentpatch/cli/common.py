@@ -50,6 +50,7 @@ _SETTINGS = (
     "max_share",
     "draws",
     "keep_start",
+    "subset",
     "symmetric",
     "switch_cost",
     "use_cost",

@@ -17,7 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..sampling.keys import KEY_NORM
-from ..sampling.resynthesis import ResynthesisSettings, Wave, _limit, plan_of, resynthesis_steps, window_bound
+from ..sampling.resynthesis import (
+    ResynthesisSettings,
+    Wave,
+    _limit,
+    barred_pictures,
+    plan_of,
+    resynthesis_steps,
+    window_bound,
+)
 from ..sampling.sources import PreparedSources, longest, score_bound
 from .loops import draw, each, ranked
 
@@ -126,7 +134,9 @@ class TraceableResynthesis(nn.Module):
             held = held.movedim(1, 0)
         else:
             held = F.pad(reference.to(self.exact).flatten(1, 2).movedim(1, 0), (0, 0, 0, 0, 0, 1))
-        grid = self._sweep(held, uniforms, None if self.settings.keep_start else starts)
+        subset = self.settings.subset or 0
+        barred = barred_pictures(starts, uniforms[:, :subset], self.count, self.settings)
+        grid = self._sweep(held, uniforms[:, subset:], barred)
         index: Tensor = grid.picked[:-1].movedim(1, 0).unflatten(1, self.grid)
         return index
 
@@ -137,12 +147,11 @@ class TraceableResynthesis(nn.Module):
         farthest = (self.distances[drawn] * self.settings.draws - order).argmax(1, keepdim=True)
         return drawn.gather(1, farthest)[:, 0]
 
-    def _sweep(self, held: Tensor, uniforms: Tensor, kept_out: Tensor | None) -> _Grid:
-        """All waves. ``(cells + 1, N, r)`` keys, ``(N, places)`` and the sources ``(N,)`` that give nothing."""
+    def _sweep(self, held: Tensor, uniforms: Tensor, closed: Tensor | None) -> _Grid:
+        """All waves. ``(cells + 1, N, r)`` keys, ``(N, places)`` and the sources ``(N, B)`` that give nothing."""
         assert self.settings.neighbours is not None
         neighbours, sources = self.settings.neighbours, self.sources.to(self.exact)
         norms = sources.square().sum(2)[:, None]  # (A + 1, 1, B)
-        numbers = torch.arange(self.count, device=held.device)
         beyond = len(sources) - 1
 
         def compared(keys: Tensor, cells: Tensor | slice) -> Tensor:
@@ -157,8 +166,8 @@ class TraceableResynthesis(nn.Module):
             before = picked[written].movedim(1, 0)
             given = given.scatter_add(1, before, torch.full_like(before, -1, dtype=given.dtype))
             barred = given[:, :-1] > room
-            if kept_out is not None:
-                barred = barred | (numbers == kept_out[:, None])
+            if closed is not None:
+                barred = barred | closed
             total = scores[windows.flatten()].unflatten(0, (blocks, -1)).sum(1, dtype=self.sums)
             total = total.masked_fill(barred, self.barred)
             near = ranked(total).topk(neighbours, 2, largest=False).values

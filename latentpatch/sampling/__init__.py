@@ -99,11 +99,13 @@ SAMPLERS = {
     ),
 }
 
-#: Settings by the name of what they are good for: how much a picture keeps of one source, from most to least.
+#: Settings by the name of what they are good for: how much a picture keeps of one source, from most to least; for few
+#: sources; the paper's.
 PRESETS: dict[str, Settings] = {
     "faithful": ResynthesisSettings(keep_start=True),
     "balanced": ResynthesisSettings(),
     "diverse": ResynthesisSettings(max_share=0.1),
+    "few": ResynthesisSettings(patch_size=10, stride=4, draws=1, keep_start=True, subset=4),
     "paper": RasterSettings(),
 }
 DEFAULT_PRESET = "balanced"

@@ -220,7 +220,7 @@ class Scan:
         norm: bound on the norms of all keys.
         sums: type of integers that hold sums of scores over windows.
         limit: units a source gives at most, with the other variants of its picture; None for no limit.
-        kept_out: ``(N,)`` a source whose picture gives none.
+        barred: ``(N, pictures)`` bool, those that give none; None for none.
         switch_cost: added to the score of sources that none of the units around gives.
         use_cost: added to the score of a source for each unit it gave.
         room: for scores, of the type ``sums``: as many as there are images, units and sources, or more; None for its
@@ -237,7 +237,7 @@ class Scan:
         norm: int,
         sums: torch.dtype,
         limit: int | None = None,
-        kept_out: Tensor | None = None,
+        barred: Tensor | None = None,
         switch_cost: int = 0,
         use_cost: int = 0,
         room: npt.NDArray[Any] | None = None,
@@ -261,8 +261,8 @@ class Scan:
         self.index = np.full((images, len(self.vectors)), -1, dtype=np.int64)
         self.limit = limit or 0
         self.given = np.zeros((images, count if limit else 1), dtype=np.int32)
-        if kept_out is not None:
-            self.given[(sources.groups == sources.groups[kept_out][:, None]).numpy()] = 1 << 30
+        if barred is not None:
+            self.given[barred[:, sources.groups].numpy()] = 1 << 30
         self.spans = sources.spans.numpy()
         self.fresh = True
 

@@ -7,8 +7,7 @@ and of GPNN (Granot et al. 2022), but for patches at the same place. The first s
 source more than a share of the picture. Variants of a picture count as one source in this.
 
 What belongs together is often left and right: both eyes have glasses, or none has. A patch knows nothing of the other
-side. So a block is compared in two windows, around it and where a mirror would show it, and blocks are visited in
-pairs, from the sides to the middle.
+side. So a block and the one where a mirror would show it are compared and copied as one, from the sides to the middle.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from math import floor
+from math import floor, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +33,7 @@ from .sources import PreparedSources, longest, score_bound
 __all__ = ["ResynthesisSettings", "resynthesis", "resynthesis_steps"]
 
 _NEIGHBOURS = 3
+_MAX_SUBSET = 1024  # each takes a step of its own to draw
 _MAX_COST = 100  # so that sums of scores and costs stay within their integers
 _SHARE = 0.3  # of a picture that one source gives at most, where there are sources enough
 _FEW = 1.5  # times an even share, where there are not
@@ -54,8 +54,11 @@ class ResynthesisSettings:
         draws: sources drawn to start with, of which the one farthest from the mean of all is taken. With one, pictures
             tend to the middle of the sources; two make up for it.
         keep_start: whether the source that is started with may give patches, too.
-        symmetric: whether a block is also compared around its mirror image in the grid, left and right exchanged. What
-            is compared are patches of one place of picture and source, so that things need not be symmetric for it.
+        subset: sources drawn for each picture that alone may give patches, the one it starts with among them where it
+            may; all where there are no more, and where None. The fewer, the more pictures differ from each other.
+        symmetric: whether a block and its mirror image in the grid, left and right exchanged, are compared and copied
+            together. Each side is compared with, and copied from, the same side of the source, so that things need not
+            be symmetric for it.
         switch_cost: what it costs to take a block from a source that none of the cells around it comes from, as part of
             the mean squared distance of a cell of the sources to the mean of all.
         use_cost: what each cell that a source gave already, before the blocks that are visited together, adds to the
@@ -71,15 +74,16 @@ class ResynthesisSettings:
     max_share: float | None = None
     draws: int = 2
     keep_start: bool = False
+    subset: int | None = None
     symmetric: bool = True
     switch_cost: float = 0.0
     use_cost: float = 0.0
     best_of: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "stride", "neighbours", "sweeps", "draws", "best_of"):
+        for name in ("patch_size", "stride", "neighbours", "sweeps", "draws", "subset", "best_of"):
             value = getattr(self, name)
-            if value is None and name == "neighbours":
+            if value is None and name in ("neighbours", "subset"):
                 continue
             check_integer(name, value, 1)
         if self.stride > self.patch_size:
@@ -89,12 +93,15 @@ class ResynthesisSettings:
                 raise TypeError(f"{name} {getattr(self, name)!r}: True or False is expected")
         if self.max_share is not None and not 0 < check_real("max_share", self.max_share) <= 1:
             raise ValueError(f"max_share {self.max_share}: more than 0 and at most 1 is expected")
+        if self.subset is not None and self.subset > _MAX_SUBSET:
+            raise ValueError(f"subset {self.subset}: at most {_MAX_SUBSET} is expected, or None for all")
         for name in ("switch_cost", "use_cost"):
             check_number(name, getattr(self, name), 0, _MAX_COST)
 
     def givers(self, count: int, reference: bool) -> int:
         """How many of the sources may give patches to a picture."""
-        return count if reference or self.keep_start else count - 1
+        able = count if reference or self.keep_start else count - 1
+        return able if self.subset is None else min(able, self.subset)
 
     def resolved(self, count: int, reference: bool) -> ResynthesisSettings:
         """These settings with the neighbours and the largest share that are in force for a number of sources."""
@@ -110,7 +117,7 @@ class ResynthesisSettings:
             ValueError: where ``neighbours`` exceeds the sources that may give patches, or none may.
         """
         givers = self.givers(count, reference)
-        beside = "" if givers == count else " beside the one it starts with"
+        beside = "" if reference or self.keep_start else " beside the one it starts with"
         if givers < 1:
             raise ValueError(f"sources: at least 1{beside} is expected, got {count} in all")
         if self.neighbours is not None and self.neighbours > givers:
@@ -122,11 +129,11 @@ class Wave:
     """Blocks that do not see each other, resampled together.
 
     Attributes:
-        cells: ``(blocks, w^2)`` flat cells that are written; the number of cells of the grid where a block is cut.
-        windows: ``(blocks, omega^2)`` flat cells that are compared, likewise; twice as many where it is done on both
-            sides, those in the middle then counting twice.
+        cells: ``(blocks, w^2)`` flat cells that are written, or twice as many where blocks are pairs; the number of
+            cells of the grid where a block is cut.
+        windows: ``(blocks, omega^2)`` flat cells that are compared, likewise; of pairs those in the middle count twice.
         around: ``(blocks, 4 w)`` flat cells that touch a block's sides, likewise.
-        places: ``(blocks,)`` number of each block in raster order.
+        places: ``(blocks,)`` number of each block in the order of visits.
         size: cells of the grid that are written.
     """
 
@@ -145,19 +152,21 @@ def waves(grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool) 
     row, from left to right, or in pairs from both sides to the middle. Each belongs to the first wave that leaves this
     as it is.
     """
-    rows, columns = -(-grid[0] // stride), -(-grid[1] // stride)
     before = (patch_size - stride + 1) // 2
     area = grid[0] * grid[1]
-    across = sorted(range(columns), key=lambda column: (min(column, columns - 1 - column), column))
+    rows, columns = _blocks(grid, stride, symmetric)
     written, read = np.zeros(area + 1, dtype=int), np.zeros(area + 1, dtype=int)  # the wave after that which last did
     found: list[list[tuple[list[int], list[int], list[int], int]]] = []
-    for row, column in product(range(rows), across if symmetric else range(columns)):
+    for place, (row, column) in enumerate(product(range(rows), range(columns))):
         top, left = row * stride, column * stride
         block = _flat(grid, top, left, stride)
         window = _flat(grid, top - before, left - before, patch_size)
-        ring = _around(grid, top, left, stride)
         if symmetric:
-            window = window + [_mirrored(grid, cell) for cell in window]
+            block = [cell if cell % grid[1] < -(-grid[1] // 2) else area for cell in block]
+            other = [_mirrored(grid, cell) for cell in block]
+            block += [area if cell in block else cell for cell in other]  # the middle column is its own image
+            window += [_mirrored(grid, cell) for cell in window]
+        ring = _around(grid, block, 4 * stride * (2 if symmetric else 1))
         seen = [cell for cell in window + ring if cell < area]
         inside = [cell for cell in block if cell < area]
         # What is read together with what replaces it is read before.
@@ -165,12 +174,17 @@ def waves(grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool) 
         written[inside] = number + 1
         read[seen] = np.maximum(read[seen], number + 1)
         found.extend([] for _ in range(number + 1 - len(found)))
-        found[number].append((block, window, ring, row * columns + column))
+        found[number].append((block, window, ring, place))
     result = []
     for members in found:
         cells, windows, around, places = (np.array(part) for part in zip(*members, strict=True))
         result.append(Wave(cells, windows, around, places, int((cells < area).sum())))
     return tuple(result)
+
+
+def _blocks(grid: tuple[int, int], stride: int, symmetric: bool) -> tuple[int, int]:
+    """Rows and columns of blocks, or of pairs of them."""
+    return -(-grid[0] // stride), -(-(-(-grid[1] // 2) if symmetric else grid[1]) // stride)
 
 
 def _mirrored(grid: tuple[int, int], cell: int) -> int:
@@ -184,13 +198,14 @@ def plan_of(settings: ResynthesisSettings, grid: tuple[int, int]) -> tuple[Wave,
     return waves(grid, settings.patch_size, settings.stride, settings.symmetric)
 
 
-def _around(grid: tuple[int, int], top: int, left: int, side: int) -> list[int]:
-    """Flat cells above, below and beside a square, the number of cells for those beyond the grid."""
-    ring = []
-    for k in range(side):
-        ring += _flat(grid, top - 1, left + k, 1) + _flat(grid, top + side, left + k, 1)
-        ring += _flat(grid, top + k, left - 1, 1) + _flat(grid, top + k, left + side, 1)
-    return ring
+def _around(grid: tuple[int, int], block: list[int], most: int) -> list[int]:
+    """Flat cells that touch the sides of a block's, and the number of cells to make them so many."""
+    height, width = grid
+    inside = {divmod(cell, width) for cell in block if cell < height * width}
+    steps = (-1, 0), (1, 0), (0, -1), (0, 1)
+    ring = {(row + down, column + right) for row, column in inside for down, right in steps} - inside
+    found = sorted(row * width + column for row, column in ring if 0 <= row < height and 0 <= column < width)
+    return found + [height * width] * (most - len(found))
 
 
 def _flat(grid: tuple[int, int], top: int, left: int, side: int) -> list[int]:
@@ -220,8 +235,8 @@ def resynthesis_steps(grid: tuple[int, int], settings: ResynthesisSettings, refe
 
 def _steps(grid: tuple[int, int], settings: ResynthesisSettings, reference: bool) -> int:
     """Uniforms for one of the pictures that are made for one."""
-    blocks = -(-grid[0] // settings.stride) * -(-grid[1] // settings.stride)
-    return blocks + (0 if reference else settings.draws)
+    blocks = prod(_blocks(grid, settings.stride, settings.symmetric))
+    return blocks + (settings.subset or 0) + (0 if reference else settings.draws)
 
 
 @torch.no_grad()
@@ -288,11 +303,13 @@ def resynthesis(
                 start, uniforms = bank[first], uniforms[:, settings.draws :]
             else:
                 first, start = None, reference.expand(len(noise) // tried, -1, -1, -1)[some // tried]
-            kept_out = None if settings.keep_start else first
+            first = None if first is None else sources.groups[first]
+            barred = barred_pictures(first, uniforms[:, : settings.subset or 0], count, settings)
+            uniforms = uniforms[:, settings.subset or 0 :]
             if compiled:
-                maps.append(_compiled(sources, start, kept_out, norm, rules, sums, uniforms))
+                maps.append(_compiled(sources, start, barred, norm, rules, sums, uniforms))
             else:
-                maps.append(_Sweeps(sources, start, kept_out, norm, sums, rules).run(uniforms))
+                maps.append(_Sweeps(sources, start, barred, norm, sums, rules).run(uniforms))
         return _least_energy(torch.cat(maps), bank, settings)
 
 
@@ -356,7 +373,7 @@ def _energy(maps: Tensor, bank: Tensor, settings: ResynthesisSettings) -> Tensor
 def _compiled(
     sources: PreparedSources,
     start: Tensor,
-    kept_out: Tensor | None,
+    barred: Tensor | None,
     norm: int,
     rules: _Rules,
     sums: torch.dtype,
@@ -366,7 +383,7 @@ def _compiled(
     settings, size = rules.settings, (start.shape[1], start.shape[2])
     known = np.ones(size, dtype=bool)
     scan = cpu.Scan(
-        sources, size, 1, start, known, norm, sums, rules.limit, kept_out, switch_cost=rules.switch, use_cost=rules.use
+        sources, size, 1, start, known, norm, sums, rules.limit, barred, switch_cost=rules.switch, use_cost=rules.use
     )
     walk, order = _walk(size, settings.patch_size, settings.stride, settings.symmetric)
     ranks = draw(uniforms, rules.neighbours)[:, order]
@@ -377,7 +394,7 @@ def _compiled(
 
 @lru_cache(maxsize=64)
 def _walk(grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool) -> tuple[cpu.Walk, Tensor]:
-    """A sweep, and which of the blocks in raster order it visits after another."""
+    """A sweep, and which of the blocks, in the order of visits, it takes after another."""
     plan = waves(grid, patch_size, stride, symmetric)
     area = grid[0] * grid[1]
     found = [
@@ -424,6 +441,29 @@ def _start(sources: PreparedSources, uniforms: Tensor) -> Tensor:
     return drawn.gather(1, farthest[:, None])[:, 0]  # the first drawn among equals
 
 
+def barred_pictures(first: Tensor | None, uniforms: Tensor, count: int, settings: ResynthesisSettings) -> Tensor | None:
+    """Which of so many pictures give nothing: ``(N, count)`` bool, None where all may give.
+
+    Args:
+        first: ``(N,)`` those that are started with.
+        uniforms: ``(N, subset)`` to draw the others with.
+        count: of pictures.
+        settings: whether that which is started with gives, and how many do.
+    """
+    out = None if settings.keep_start or first is None else first[:, None]
+    images = uniforms.shape[0]  # len would be one number in a graph
+    if settings.subset is None:
+        return None if out is None else uniforms.new_zeros((images, count), dtype=torch.bool).scatter(1, out, True)
+    drawn = uniforms.new_zeros((images, 0), dtype=torch.int64) if first is None else first[:, None]
+    for uniform in uniforms.T[: settings.givers(count, first is None) - drawn.shape[1] + (out is not None)]:
+        another = draw(uniform, count - drawn.shape[1])[:, None]  # of those that are not yet drawn
+        left_before = drawn.sort(1).values - torch.arange(drawn.shape[1], device=drawn.device)
+        another = another + (left_before <= another).sum(1, keepdim=True)
+        drawn = torch.cat([drawn, another], 1)
+    barred = uniforms.new_ones((images, count), dtype=torch.bool).scatter(1, drawn, False)
+    return barred if out is None else barred.scatter(1, out, True)
+
+
 class _Sweeps:
     """Some images on their way.
 
@@ -435,7 +475,7 @@ class _Sweeps:
         self,
         sources: PreparedSources,
         start: Tensor,
-        kept_out: Tensor | None,
+        barred: Tensor | None,
         norm: int,
         sums: torch.dtype,
         rules: _Rules,
@@ -443,7 +483,7 @@ class _Sweeps:
         bank = sources.keys
         self.count, self.height, self.width = bank.shape[:3]
         self.images, self.area = len(start), self.height * self.width
-        self.rules, self.settings, self.kept_out = rules, rules.settings, kept_out
+        self.rules, self.settings, self.barred = rules, rules.settings, barred
         self.exact = exact_dtype(score_bound(1, norm))
         # More than any window's.
         self.beyond = window_bound(self.settings, norm) + rules.switch + rules.use * self.area
@@ -474,9 +514,9 @@ class _Sweeps:
         total = self._windows(torch.from_numpy(wave.windows).to(device))
         self._withdraw(cells)
         self._add_costs(total, torch.from_numpy(wave.around).to(device))
-        barred = self.given > self.rules.limit - wave.size
-        if self.kept_out is not None:
-            barred.scatter_(1, self.groups[self.kept_out][:, None], True)
+        barred = self.given[:, :-1] > self.rules.limit - wave.size
+        if self.barred is not None:
+            barred |= self.barred
         barred = barred[:, self.groups[:-1]]
         total.masked_fill_(barred, self.beyond)
         flat = total.view(blocks * self.images, self.count)

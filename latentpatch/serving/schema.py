@@ -93,8 +93,11 @@ class SettingsFields(_Fields):
     keep_start: bool | None = Field(
         default=None, description="whether the source that is started with may give patches, too"
     )
+    subset: int | None = Field(
+        default=None, ge=1, le=1024, description="sources drawn for each picture that alone give patches"
+    )
     symmetric: bool | None = Field(
-        default=None, description="whether blocks are compared on both sides, left and right"
+        default=None, description="whether blocks on the left and on the right are compared and copied together"
     )
     switch_cost: float | None = Field(
         default=None, ge=0, le=100, description="of a source that no neighbouring cell comes from"
