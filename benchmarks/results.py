@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "benchmarks" / "tables"
 DOCS = ROOT / "docs"
 EXAMPLES = ROOT / "examples" / "portraits"
-FEW = 56  # of the varied sources
+VARIED = 56  # sources that differ as much as possible
 
 COLUMNS = {
     "distance": "distance",
@@ -56,18 +56,19 @@ class Results:
         print("latentpatch", *arguments, file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "latentpatch", *map(str, arguments), "--quiet"], check=True)
 
-    def fitted(self, name: str) -> Path:
+    def fitted(self, name: str, mirrored: bool = False) -> Path:
         """The model of the sources with an autoencoder."""
-        path = self.out / f"{name.split(':')[0]}.safetensors"
+        path = self.out / f"{name.split(':')[0]}{'-mirrored' if mirrored else ''}.safetensors"
         if not path.exists():
-            self.latentpatch("fit", self.options.sources, "--autoencoder", name, "-o", path)
+            variants = ["--mirrored"] if mirrored else []
+            self.latentpatch("fit", self.options.sources, "--autoencoder", name, *variants, "-o", path)
         return path
 
-    def evaluated(self, name: str, table: str, seeds: int) -> Path:
+    def evaluated(self, name: str, table: str, seeds: int, mirrored: bool = False) -> Path:
         """The folder of an evaluation; rows that are there already are not made again."""
         folder = self.out / f"{table}-{name.split(':')[0]}"
         self.latentpatch(
-            "evaluate", self.fitted(name), "--autoencoder", name, "--originals", self.options.sources,
+            "evaluate", self.fitted(name, mirrored), "--autoencoder", name, "--originals", self.options.sources,
             "--held-out", self.options.held_out, "--features", self.options.features, "--precision", "bfloat16",
             "--table", TABLES / f"{table}.json", "--seeds", seeds, "-o", folder,
         )  # fmt: skip
@@ -101,7 +102,7 @@ class Results:
         """Thirty-two pictures of sources that differ as much as possible."""
         model = LatentPatch.load(self.fitted(self.options.taef2), self.options.taef2)
         fewer = self.out / "varied.safetensors"
-        chosen = set(farthest(model, FEW))
+        chosen = set(farthest(model, VARIED))
         model.remove([name for position, name in enumerate(model.bank.ids) if position not in chosen])
         model.save(fewer)
         folder = self.out / "varied"
@@ -122,6 +123,17 @@ class Results:
     def embedded(self) -> None:
         """The presets' table of the embedded autoencoder."""
         filled(DOCS / "results.md", "embedded", table_of(read_rows(self.evaluated("embedded", "embedded", 5))))
+
+    def few(self) -> None:
+        """The table of sixteen sources, and what the preset for them makes."""
+        rows = read_rows(self.evaluated("embedded", "few", 5, mirrored=True))
+        filled(DOCS / "results.md", "few", table_of([row for row in rows if not row["copies"]]))
+        # The first sixteen portraits of the examples: a few anyone has at hand.
+        for command, kind in (("few", ["--preset", "few", "--mirrored"]), ("few-balanced", [])):
+            folder = self.out / command
+            sources = sorted(EXAMPLES.glob("*.jpg"))[:16]
+            self.latentpatch("generate", *sources, *kind, "-n", 32, "-o", folder)
+            saved(folder / "grid.png", DOCS / "images" / f"{command}.jpg")
 
     def settings(self) -> None:
         """The tables of the paper's sampler and its settings."""
@@ -207,6 +219,7 @@ PARTS: dict[str, Callable[[Results], None]] = {
         Results.varied,
         Results.presets,
         Results.embedded,
+        Results.few,
         Results.settings,
         Results.autoencoders,
     )
