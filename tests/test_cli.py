@@ -165,6 +165,16 @@ def test_a_picture_does_not_depend_on_the_others(five: Path, faces: Path, tmp_pa
     assert record(tmp_path / "one")["images"][0] == {**record(five)["images"][seed], "file": "0000.png"}
 
 
+def test_few_sources_each_picture_of_four(faces: Path, tmp_path: Path) -> None:
+    run("generate", faces, *PIXELS, "-n", 12, "--preset", "few", "--mirrored", "-o", tmp_path / "few")
+    drawn = [frozenset(row["shares"]) for row in record(tmp_path / "few")["images"]]
+    assert max(map(len, drawn)) <= 4
+    assert len(set(drawn)) > 6
+    assert all(max(row["shares"].values()) <= 0.375 for row in record(tmp_path / "few")["images"])
+    run("generate", faces, *PIXELS, "-n", 12, "--subset", 3, "-o", tmp_path / "three")
+    assert {len(row["shares"]) for row in record(tmp_path / "three")["images"]} == {3}
+
+
 def test_more_pictures_than_go_through_at_a_time(five: Path, faces: Path, tmp_path: Path) -> None:
     run("generate", faces, *PIXELS, "-n", 66, "-o", tmp_path / "many")
     many = pictures(tmp_path / "many")
