@@ -30,6 +30,17 @@ DOCS = ROOT / "docs"
 EXAMPLES = ROOT / "examples" / "portraits"
 VARIED = 56  # sources that differ as much as possible
 
+#: Rows that the plot of the frontier names, to the right of their points or to the left.
+LABELLED = {
+    "balanced (default)": -1,
+    "faithful": 1,
+    "diverse": 1,
+    "paper": 1,
+    "diffusion": 1,
+    "patch_size 8, stride 4": -1,
+    "one side, patch_size 4": 1,
+}
+
 COLUMNS = {
     "distance": "distance",
     "diversity": "diversity",
@@ -154,6 +165,45 @@ class Results:
         rows.sort(key=lambda row: row["name"].split(" | ")[0])
         filled(DOCS / "embedded.md", "autoencoders", table_of(rows, ("distance", "diversity", "largest_share"), 2))
 
+    def frontier(self) -> None:
+        """Distance against the largest share, of all tables of taef2 and 500 sources."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
+        text = (DOCS / "results.md").read_text(encoding="utf-8")
+        raster = [*json.loads((TABLES / "results.json").read_text())]
+        for tables, colour, kind in (
+            (raster, "0.65", "raster and random patches"),
+            (["presets"], "tab:blue", "presets and other ways"),
+        ):
+            points = [point for name in tables for point in points_of(text, name)]
+            axes.plot(*zip(*[point[:2] for point in points], strict=True), "o", color=colour, label=kind)
+        for share, distance, name in points_of(text, "presets"):
+            if name in LABELLED:
+                side = LABELLED[name]
+                axes.annotate(name, (share, distance), (8 * side, -3), ha="left" if side > 0 else "right",
+                              textcoords="offset points", fontsize=9)  # fmt: skip
+        ticks = [1, 2, 3, 4, 6, 10, 18]
+        axes.set(xlabel="largest share of one source, mean over pictures", ylabel="distance to held-out pictures")
+        axes.set(xlim=(0, 0.35), yscale="log", yticks=ticks, yticklabels=[str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(DOCS / "images" / "frontier.png", dpi=110)
+
+
+def points_of(document: str, name: str) -> list[tuple[float, float, str]]:
+    """Largest share, distance and name of a table's rows that are samples of all sources."""
+    table = re.search(f"<!-- table {re.escape(name)} -->\n(.*?)<!-- end -->", document, re.DOTALL)
+    if table is None:
+        raise SystemExit(f"results.md: no table {name}")
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table[1].splitlines()[2:]]
+    found = [(float(row[3]), float(row[1].split(" ")[0]), row[0]) for row in rows]
+    return [point for point in found if point[0] <= 0.5 and "B = " not in point[2]]
+
 
 def farthest(model: LatentPatch, count: int) -> list[int]:
     """Positions of sources, each as far as can be from those before it; the first is the farthest from the mean."""
@@ -221,6 +271,7 @@ PARTS: dict[str, Callable[[Results], None]] = {
         Results.embedded,
         Results.few,
         Results.settings,
+        Results.frontier,
         Results.autoencoders,
     )
 }
