@@ -25,7 +25,7 @@ from torch import Tensor
 from latentpatch import LatentPatch
 from latentpatch.bench import _hardware, _versions
 from latentpatch.export import export
-from latentpatch.sampling import PRESETS, noise_from_seeds, settings_record
+from latentpatch.sampling import DEFAULT_PRESET, PRESETS, noise_from_seeds, settings_record
 
 Form = Callable[[Tensor], Any]
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sources", nargs="?", default=PORTRAITS, help="folder (examples/portraits)")
     parser.add_argument("--autoencoder", default="embedded", metavar="NAME[:PATH]")
-    parser.add_argument("--preset", choices=("faithful", "balanced", "diverse", "few", "paper"), default="balanced")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default=DEFAULT_PRESET)
     parser.add_argument("--forms", nargs="+", choices=FORMS[1:], default=FORMS[1:], help="beside eager (all)")
     parser.add_argument("-n", type=int, default=16, help="images made together (16)")
     parser.add_argument("--rounds", type=int, default=9)

@@ -174,14 +174,16 @@ class Results:
 
         figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
         text = (DOCS / "results.md").read_text(encoding="utf-8")
-        raster = [*json.loads((TABLES / "results.json").read_text())]
-        for tables, colour, kind in (
+        raster = [
+            point for name in json.loads((TABLES / "results.json").read_text()) for point in points_of(text, name)
+        ]
+        presets = points_of(text, "presets")
+        for points, colour, kind in (
             (raster, "0.65", "raster and random patches"),
-            (["presets"], "tab:blue", "presets and other ways"),
+            (presets, "tab:blue", "presets and other ways"),
         ):
-            points = [point for name in tables for point in points_of(text, name)]
             axes.plot(*zip(*[point[:2] for point in points], strict=True), "o", color=colour, label=kind)
-        for share, distance, name in points_of(text, "presets"):
+        for share, distance, name in presets:
             if name in LABELLED:
                 side = LABELLED[name]
                 axes.annotate(name, (share, distance), (8 * side, -3), ha="left" if side > 0 else "right",
@@ -197,10 +199,10 @@ class Results:
 
 def points_of(document: str, name: str) -> list[tuple[float, float, str]]:
     """Largest share, distance and name of a table's rows that are samples of all sources."""
-    table = re.search(f"<!-- table {re.escape(name)} -->\n(.*?)<!-- end -->", document, re.DOTALL)
+    table = place_of(name).search(document)
     if table is None:
         raise SystemExit(f"results.md: no table {name}")
-    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table[1].splitlines()[2:]]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table["table"].splitlines()[2:]]
     found = [(float(row[3]), float(row[1].split(" ")[0]), row[0]) for row in rows]
     return [point for point in found if point[0] <= 0.5 and "B = " not in point[2]]
 
@@ -250,11 +252,16 @@ def shown(column: str, figure: dict[str, Any] | None) -> str:
     return text
 
 
+def place_of(name: str) -> re.Pattern[str]:
+    """Where a document has a table."""
+    start, end = re.escape(f"<!-- table {name} -->"), re.escape("<!-- end -->")
+    return re.compile(f"(?P<start>{start}\n)(?P<table>.*?)(?P<end>{end})", re.DOTALL)
+
+
 def filled(document: Path, name: str, table: str) -> None:
     """Put a table into a document."""
     text = document.read_text(encoding="utf-8")
-    start, end = re.escape(f"<!-- table {name} -->"), re.escape("<!-- end -->")
-    found, count = re.subn(f"({start}\n).*?({end})", lambda m: f"{m[1]}{table}\n{m[2]}", text, count=1, flags=re.DOTALL)
+    found, count = place_of(name).subn(lambda m: f"{m['start']}{table}\n{m['end']}", text, count=1)
     if not count:
         raise SystemExit(f"{document}: no place for a table between <!-- table {name} --> and <!-- end -->")
     document.write_text(found, encoding="utf-8")

@@ -134,9 +134,8 @@ class TraceableResynthesis(nn.Module):
             held = held.movedim(1, 0)
         else:
             held = F.pad(reference.to(self.exact).flatten(1, 2).movedim(1, 0), (0, 0, 0, 0, 0, 1))
-        subset = self.settings.subset or 0
-        barred = barred_pictures(starts, uniforms[:, :subset], self.count, self.settings)
-        grid = self._sweep(held, uniforms[:, subset:], barred)
+        barred = barred_pictures(starts, uniforms, self.count, self.settings)
+        grid = self._sweep(held, uniforms[:, self.settings.subset or 0 :], barred)
         index: Tensor = grid.picked[:-1].movedim(1, 0).unflatten(1, self.grid)
         return index
 

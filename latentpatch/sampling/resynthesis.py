@@ -162,7 +162,7 @@ def waves(grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool) 
         block = _flat(grid, top, left, stride)
         window = _flat(grid, top - before, left - before, patch_size)
         if symmetric:
-            block = [cell if cell % grid[1] < -(-grid[1] // 2) else area for cell in block]
+            block = [cell if cell % grid[1] < _width(grid, symmetric) else area for cell in block]
             other = [_mirrored(grid, cell) for cell in block]
             block += [area if cell in block else cell for cell in other]  # the middle column is its own image
             window += [_mirrored(grid, cell) for cell in window]
@@ -184,7 +184,12 @@ def waves(grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool) 
 
 def _blocks(grid: tuple[int, int], stride: int, symmetric: bool) -> tuple[int, int]:
     """Rows and columns of blocks, or of pairs of them."""
-    return -(-grid[0] // stride), -(-(-(-grid[1] // 2) if symmetric else grid[1]) // stride)
+    return -(-grid[0] // stride), -(-_width(grid, symmetric) // stride)
+
+
+def _width(grid: tuple[int, int], symmetric: bool) -> int:
+    """Columns of the grid that blocks begin in: of pairs the left half, with the column in the middle."""
+    return -(-grid[1] // 2) if symmetric else grid[1]
 
 
 def _mirrored(grid: tuple[int, int], cell: int) -> int:
@@ -304,7 +309,7 @@ def resynthesis(
             else:
                 first, start = None, reference.expand(len(noise) // tried, -1, -1, -1)[some // tried]
             first = None if first is None else sources.groups[first]
-            barred = barred_pictures(first, uniforms[:, : settings.subset or 0], count, settings)
+            barred = barred_pictures(first, uniforms, count, settings)
             uniforms = uniforms[:, settings.subset or 0 :]
             if compiled:
                 maps.append(_compiled(sources, start, barred, norm, rules, sums, uniforms))
@@ -446,7 +451,7 @@ def barred_pictures(first: Tensor | None, uniforms: Tensor, count: int, settings
 
     Args:
         first: ``(N,)`` those that are started with.
-        uniforms: ``(N, subset)`` to draw the others with.
+        uniforms: ``(N, subset)`` to draw the others with; there may be more.
         count: of pictures.
         settings: whether that which is started with gives, and how many do.
     """
