@@ -22,8 +22,9 @@ __all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "default_decoding", "joi
 #: Ways from an index map to latents, see :meth:`LatentPatch.generate`.
 DECODINGS = ("detail", "blend", "gather", "unproject")
 
-#: How much a change of a latent weighs against one of a difference to a neighbour.
-STIFFNESS = 2.0
+#: How much a change of a latent weighs against one of a difference to a neighbour. A change of tone where sources meet
+#: spreads over some 1 / sqrt(0.03) = 6 cells.
+STIFFNESS = 0.03
 
 
 def default_decoding(settings: Settings, codebook: bool, details: bool) -> str:

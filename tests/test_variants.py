@@ -79,7 +79,7 @@ def test_without_variants_nothing_changes(face_images):
 def test_a_moved_picture_is_put_together_from_moved_copies(face_images):
     """The reference is a source moved by a cell: without cost its copy is found, and with a high one no copy is."""
     moved = torch.roll(face_images[3], (4, -4), (1, 2))
-    settings = ResynthesisSettings(max_share=1.0, neighbours=1)
+    settings = ResynthesisSettings(max_share=1.0, subset=1.0, neighbours=1)
     cheap, dear = (fitted(face_images, offsets=1, offset_cost=cost) for cost in (0, 10))
     index = cheap.generate(settings=settings, reference=moved).index
     wanted = cheap.bank.positions(["3~+1-1"])[0]

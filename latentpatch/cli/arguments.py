@@ -102,7 +102,11 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether the source that is started with may give patches, too (no)",
     )
-    group.add_argument("--subset", type=int, help="sources drawn for each picture that alone give patches (all)")
+    group.add_argument(
+        "--subset",
+        type=_number_or_share,
+        help="sources drawn for each picture that alone give patches: a number such as 4, or a share up to 1.0 (0.5)",
+    )
     group.add_argument(
         "--symmetric",
         action=argparse.BooleanOptionalAction,
@@ -114,6 +118,13 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings of diffusion")
     group.add_argument("--strength", type=float, help="with a reference, how much noise it gets, up to 1 (0.5)")
     _add_scales(parser.add_argument_group("settings of the raster sampler"))
+
+
+def _number_or_share(text: str) -> float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def _add_scales(group: Any) -> None:

@@ -35,6 +35,10 @@ def each(visit: Callable[[Any, Any], Any], state: Any, steps: tuple[Tensor, ...]
         The last state.
     """
     if torch.compiler.is_exporting():
+        if isinstance(state, Tensor):
+            # AOTInductor cannot do loops of a single tensor.
+            turns = torch.zeros(1, device=state.device)
+            return each(lambda both, step: (visit(both[0], step), both[1] + 1), (state, turns), steps)[0]
         # Results of steps are not collected: AOTInductor does so for fixed numbers of images alone.
         return scan(lambda state, step: (visit(state, step), []), state, steps)[0]
     for step in zip(*steps, strict=True):

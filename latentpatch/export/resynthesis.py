@@ -16,14 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..sampling.allotment import CANDIDATES, ROUNDS, ask, regrets_of, settled
 from ..sampling.keys import KEY_NORM
 from ..sampling.resynthesis import (
+    SUBSET_STEPS,
     ResynthesisSettings,
     Wave,
     _limit,
     barred_pictures,
     plan_of,
     resynthesis_steps,
+    tables,
     window_bound,
 )
 from ..sampling.sources import PreparedSources, longest, score_bound
@@ -81,6 +84,8 @@ class TraceableResynthesis(nn.Module):
     places: Tensor
     first: Tensor
     room: Tensor
+    all_cells: Tensor
+    all_windows: Tensor
 
     def __init__(self, keys: Tensor, settings: ResynthesisSettings, reference: bool = False) -> None:
         super().__init__()
@@ -106,8 +111,12 @@ class TraceableResynthesis(nn.Module):
             mean = PreparedSources(keys).mean
             distances = torch.cat([(part.long() - mean).square().flatten(1).sum(1) for part in keys.split(64)])
             self.register_buffer("distances", distances)
-        limit = _limit(settings, grid, self.count, reference)
-        self._tabulate(plan_of(settings, grid), limit)
+        self.limit = _limit(settings, grid, self.count, reference)
+        self.candidates = min(CANDIDATES, settings.givers(self.count, reference))
+        plan = plan_of(settings, grid)
+        for name, table in zip(("all_cells", "all_windows"), tables(plan), strict=True):
+            self.register_buffer(name, torch.from_numpy(table))
+        self._tabulate(plan, self.limit)
 
     def _tabulate(self, plan: tuple[Wave, ...], limit: int) -> None:
         """The waves of all sweeps as tensors ``(L, M, ...)``."""
@@ -135,7 +144,7 @@ class TraceableResynthesis(nn.Module):
         else:
             held = F.pad(reference.to(self.exact).flatten(1, 2).movedim(1, 0), (0, 0, 0, 0, 0, 1))
         barred = barred_pictures(starts, uniforms, self.count, self.settings)
-        grid = self._sweep(held, uniforms[:, self.settings.subset or 0 :], barred)
+        grid = self._sweep(held, uniforms[:, SUBSET_STEPS:], barred)
         index: Tensor = grid.picked[:-1].movedim(1, 0).unflatten(1, self.grid)
         return index
 
@@ -163,14 +172,17 @@ class TraceableResynthesis(nn.Module):
             cells, windows, ranks, room = wave
             blocks, written = windows.shape[0], cells.flatten()
             before = picked[written].movedim(1, 0)
+            own = picked[cells[:, 0]][:, :, None]
             given = given.scatter_add(1, before, torch.full_like(before, -1, dtype=given.dtype))
             barred = given[:, :-1] > room
             if closed is not None:
                 barred = barred | closed
             total = scores[windows.flatten()].unflatten(0, (blocks, -1)).sum(1, dtype=self.sums)
-            total = total.masked_fill(barred, self.barred)
+            # A block may keep its source. Nobody's is one more column.
+            shut = F.pad(barred.expand_as(total), (0, 1)).scatter(2, own, torch.zeros_like(own, dtype=torch.bool))
+            total = total.masked_fill(shut[:, :, :-1], self.barred)
             near = ranked(total).topk(neighbours, 2, largest=False).values
-            free = (~barred).sum(1)
+            free = (~shut[:, :, :-1]).sum(2)
             wanted = torch.minimum(ranks, free - 1)[:, :, None]
             picks = near.gather(2, wanted)[:, :, 0].remainder(self.count)
             picks = picks.repeat_interleave(cells.shape[1], 0)
@@ -181,10 +193,34 @@ class TraceableResynthesis(nn.Module):
             return scores, picked.index_put((written,), picks), given
 
         ranks = torch.where(self.first, draw(uniforms.movedim(1, 0), neighbours)[self.places], 0)
-        images = uniforms.shape[0]
-        begun = _Grid(
-            compared(held, slice(None)),
-            uniforms.new_full((beyond + 1, images), self.count, dtype=torch.int64),
-            uniforms.new_zeros((images, self.count + 1), dtype=torch.int32),
-        )
+        picked = self._allotted(compared(held, slice(None)), closed)
+        keys = sources.flatten(0, 1)[torch.arange(beyond + 1)[:, None] * self.count + picked.clamp(max=self.count - 1)]
+        keys = torch.where(picked[:, :, None] < self.count, keys, held.to(self.exact))
+        given = torch.zeros_like(picked[:1]).movedim(1, 0).expand(-1, self.count + 1)
+        given = given.scatter_add(1, picked[:-1].movedim(1, 0), torch.ones_like(picked[:-1]).movedim(1, 0)).int()
+        begun = _Grid(compared(keys, slice(None)), picked, given)
         return _Grid(*each(visit, tuple(begun), tuple(_Wave(self.cells, self.windows, ranks, self.room))))
+
+    def _allotted(self, scores: Tensor, closed: Tensor | None) -> Tensor:
+        """What each source gives before the sweeps: scores ``(cells + 1, N, B)`` of the picture that is started with,
+        and the sources that give nothing -> ``(cells + 1, N)`` sources, B where none gives.
+        """
+        nothing = torch.zeros_like(scores[self.all_windows[:, 0]])
+        total = each(lambda total, cells: total + scores[cells[0]], nothing, (self.all_windows.T,))
+        total = total.movedim(1, 0)  # N x P x B
+        if closed is not None:
+            total = total.masked_fill(closed[:, None], self.barred)
+        best = ranked(total).topk(self.candidates, 2, largest=False).values
+        costs, candidates = best.div(self.count, rounding_mode="floor"), best.remainder(self.count)
+        regrets, sizes = regrets_of(costs), (self.all_cells < len(self.sources) - 1).sum(1)
+
+        def one_round(asked: Tensor, _: tuple[Tensor, ...]) -> Tensor:
+            return ask(candidates, regrets, asked, sizes, self.limit, self.count)
+
+        asked = each(one_round, torch.zeros_like(candidates[:, :, 0]), (sizes.new_zeros(ROUNDS),))
+        asked = settled(candidates, regrets, asked, sizes, self.limit, self.count)[:, :, None]
+        picks = torch.where(asked < 0, self.count, candidates.gather(2, asked.clamp(min=0)))[:, :, 0].movedim(1, 0)
+        everywhere = picks.repeat_interleave(self.all_cells.shape[1], 0)
+        nobody = torch.full_like(scores[:, :, 0], self.count, dtype=torch.int64)
+        picked = nobody.index_put((self.all_cells.flatten(),), everywhere)
+        return torch.cat([picked[:-1], nobody[:1]])

@@ -102,10 +102,12 @@ SAMPLERS = {
 #: Settings by the name of what they are good for: how much a picture keeps of one source, from most to least; for few
 #: sources; the paper's.
 PRESETS: dict[str, Settings] = {
-    "faithful": ResynthesisSettings(keep_start=True),
+    "faithful": ResynthesisSettings(keep_start=True, subset=0.75),
     "balanced": ResynthesisSettings(),
     "diverse": ResynthesisSettings(max_share=0.1),
-    "few": ResynthesisSettings(patch_size=10, stride=4, draws=1, keep_start=True, subset=4),
+    "few": ResynthesisSettings(
+        patch_size=10, stride=4, neighbours=3, max_share=0.375, draws=1, keep_start=True, subset=4
+    ),
     "paper": RasterSettings(),
 }
 DEFAULT_PRESET = "balanced"
@@ -143,7 +145,8 @@ def settings_from_record(record: Mapping[str, Any]) -> Settings:
     name = record.get("sampler", "raster")
     if name not in SAMPLERS:
         raise ValueError(f"sampler {name!r}: one of {', '.join(SAMPLERS)} is expected")
-    settings: Settings = SAMPLERS[name].settings(**{key: record[key] for key in record if key != "sampler"})
+    given = {key: value for key, value in record.items() if key != "sampler" and value is not None}
+    settings: Settings = SAMPLERS[name].settings(**given)
     return settings
 
 

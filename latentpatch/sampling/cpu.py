@@ -289,6 +289,29 @@ class Scan:
         _in_threads(some, len(self.held))
         self.fresh = False
 
+    def allot(self, walk: Walk, order: Tensor, candidates: int, rounds: int) -> None:
+        """Fill the images with what each source gives of them, before any walk: see :mod:`.allotment`.
+
+        Args:
+            walk: places, with what they are compared in.
+            order: ``(places,)`` number of each place, lower ones come first among equals.
+            candidates: that each place may ask.
+            rounds: how often they ask.
+        """
+        from .loops import allot
+
+        numbers = order.numpy()
+
+        def some(part: slice) -> None:
+            allot(
+                self.vectors, self.norms, self.held[part], self.scores[part], walk.windows, walk.window_units,
+                walk.blocks, walk.block_units, numbers, self.index[part], self.given[part], self.spans, self.limit,
+                candidates, rounds,
+            )  # fmt: skip
+
+        _in_threads(some, len(self.held))
+        self.fresh = False
+
     def picks(self) -> Tensor:
         """The source of each cell, -1 for none: ``(N, h, w)`` int64."""
         units = torch.from_numpy(self.index)[:, :, None].expand(-1, -1, self.side**2)

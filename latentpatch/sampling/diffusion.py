@@ -102,6 +102,7 @@ class DiffusionSettings:
             neighbours=1,
             sweeps=max(1, self.sweeps),
             max_share=self.max_share,
+            subset=1.0,
             symmetric=False,
         )
 

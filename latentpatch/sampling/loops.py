@@ -8,7 +8,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["cut", "paste", "resize", "take"]
+__all__ = ["allot", "cut", "paste", "resize", "take"]
 
 _compiled = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")  # all products are exact
 _GROUP = 64  # sources whose least sum is looked at first
@@ -139,11 +139,14 @@ def _add(total, more):
 
 
 @_compiled
-def nearest(scores, image, window, beside, given, most, limited, switch, use, total, best, sources):
+def nearest(
+    scores, image, window, beside, own, given, most, limited, switch, use, spans, apart, total, best, sources
+):  # fmt: skip
     """The sources of the least sums over a window, in order, into ``best`` and ``sources``; how many were found.
 
-    Sources with more than ``most`` units given are passed over, where ``limited``; ``switch`` is spared by those of
-    ``beside``, and each unit given costs ``use``. ``total (_SUMS,)`` is room.
+    Sources with more than ``most`` units given are passed over, where ``limited``, but for ``own``; ``switch`` is
+    spared by those of ``beside``, and each unit given costs ``use``. Of a picture there is one variant, the best, where
+    ``apart``. ``total (_SUMS,)`` is room.
     """
     count, wanted = scores.shape[2], len(best)
     barred = np.iinfo(total.dtype).max
@@ -161,7 +164,10 @@ def nearest(scores, image, window, beside, given, most, limited, switch, use, to
                 if first <= source < first + size:
                     total[source - first] -= switch
         if limited:
+            kept = total[own - first] if first <= own < first + size else barred
             _bar(sums, given[image, first : first + size], most, barred)
+            if kept != barred:
+                total[own - first] = kept
         for low in range(0, size, _GROUP):
             high = min(low + _GROUP, size)
             worst = best[wanted - 1] if found == wanted else barred
@@ -172,13 +178,29 @@ def nearest(scores, image, window, beside, given, most, limited, switch, use, to
                 if value >= worst:
                     continue
                 place = min(found, wanted - 1)
+                new = True
+                if apart:
+                    other = _of_span(sources[:found], spans[first + j])
+                    if other < found:
+                        if best[other] <= value:
+                            continue
+                        place, new = other, False
                 while place > 0 and best[place - 1] > value:
                     best[place], sources[place] = best[place - 1], sources[place - 1]
                     place -= 1
                 best[place], sources[place] = value, first + j
-                found = min(found + 1, wanted)
+                found = min(found + new, wanted)
                 worst = best[wanted - 1] if found == wanted else barred
     return found
+
+
+@_compiled
+def _of_span(sources, span):
+    """Which of some sources lies in a span; how many there are, if none does."""
+    for place in range(len(sources)):
+        if span[0] <= sources[place] < span[1]:
+            return place
+    return len(sources)
 
 
 @_compiled
@@ -211,6 +233,73 @@ def _add_uses(total, given, use):
 def _bar(total, given, most, barred):
     for j in range(len(total)):
         total[j] = barred if given[j] > most else total[j]
+
+
+@_compiled
+def allot(
+    vectors, norms, held, scores, windows, window_units, blocks, block_units, order, index, given, spans, limit, most,
+    rounds,
+):  # fmt: skip
+    """Fill some images with what each source gives of them, see :mod:`.allotment`.
+
+    Args:
+        vectors, norms, index, given, spans, limit: see :func:`take`.
+        held: ``(N, units, K)`` int16 what is asked for; changed to what is given.
+        scores: ``(N, units, B)`` integers; changed.
+        order: ``(places,)`` number of each place, lower ones come first among equals.
+        most: candidates of a place.
+        rounds: how often they are asked.
+    """
+    images, units, length = held.shape
+    places, count = len(order), scores.shape[2]
+    ready = np.zeros(_STEP * _APART, norms.dtype)
+    sums = np.zeros((images + 1) * _APART, norms.dtype)
+    factors = np.zeros((images + 1, -(-length // _STEP) * _STEP), norms.dtype)
+    total, beside = np.empty(_SUMS, scores.dtype), np.empty(0, np.int64)
+    costs, sources = np.empty((places, most), scores.dtype), np.empty((places, most), np.int64)
+    sizes, asked, regrets = np.empty(places, np.int64), np.empty(places, np.int64), np.empty(places, np.int64)
+    away, taken = np.empty(places, np.bool_), np.empty(count, np.int64)
+    for unit in range(units):
+        compare(unit, vectors, norms, held, scores, ready, sums, factors)
+    for image in range(images):
+        for place in range(places):
+            window = window_units[windows[place] : windows[place + 1]]
+            row = order[place]
+            nearest(
+                scores, image, window, beside, -1, given, limit, True, 0, 0, spans, True, total, costs[row],
+                sources[row],
+            )  # fmt: skip
+            sizes[row] = blocks[place + 1] - blocks[place]
+        asked[:] = 0
+        for number in range(rounds + 1):
+            for row in range(places):
+                turn = asked[row]
+                # The last one has nothing to fall back on.
+                last = turn == most - 1
+                regrets[row] = np.iinfo(np.int64).min if last else np.int64(costs[row, turn]) - costs[row, turn + 1]
+            taken[:] = 0
+            moved = False
+            for row in np.argsort(regrets, kind="mergesort"):
+                picture = spans[sources[row, asked[row]], 0]
+                taken[picture] += sizes[row]
+                away[row] = taken[picture] > limit
+                moved |= away[row] and asked[row] < most - 1
+            if not moved or number == rounds:
+                break
+            for row in range(places):
+                asked[row] = min(asked[row] + away[row], most - 1)
+        for place in range(places):
+            row = order[place]
+            if away[row]:
+                continue
+            source = sources[row, asked[row]]
+            given[image, spans[source, 0] : spans[source, 1]] += sizes[row]
+            for unit in block_units[blocks[place] : blocks[place + 1]]:
+                index[image, unit] = source
+                for k in range(length):
+                    held[image, unit, k] = vectors[unit, k, source]
+    for unit in range(units):
+        compare(unit, vectors, norms, held, scores, ready, sums, factors)
 
 
 @_compiled
@@ -266,9 +355,10 @@ def take(
                     picks[place - start, image] = guesses[image, place]
                     continue
                 others = _different(index[image], ring_units[rings[place] : rings[place + 1]], beside) if switch else 0
+                own = index[image, block_units[blocks[place]]]
                 found = nearest(
-                    scores, image, window, beside[:others], given, limit - room[wave], limit > 0, switch, use, total,
-                    best, sources,
+                    scores, image, window, beside[:others], own, given, limit - room[wave], limit > 0, switch, use,
+                    spans, False, total, best, sources,
                 )  # fmt: skip
                 picks[place - start, image] = sources[min(ranks[image, place], found - 1)]
         for place in range(start, end):

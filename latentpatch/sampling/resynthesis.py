@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from math import floor, prod
+from math import ceil, comb, floor, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from . import cpu
+from .allotment import CANDIDATES, ROUNDS, allot
 from .checks import check_integer, check_noise, check_number, check_real, check_reference
 from .keys import exact_dtype
 from .nearest import nearest
@@ -32,10 +33,15 @@ from .sources import PreparedSources, longest, score_bound
 
 __all__ = ["ResynthesisSettings", "resynthesis", "resynthesis_steps"]
 
-_NEIGHBOURS = 3
-_MAX_SUBSET = 1024  # each takes a step of its own to draw
 _MAX_COST = 100  # so that sums of scores and costs stay within their integers
 _SHARE = 0.3  # of a picture that one source gives at most, where there are sources enough
+_START_SHARE = 0.5  # where the one that is started with gives, too
+SUBSET_STEPS = 1  # uniforms that a picture's subset is drawn with
+_NEIGHBOURS = 3  # where one makes too few
+_PICTURES = 1000  # that sources should make
+_ENOUGH = 2  # times as many sources as fill a picture, at least, where a share of them is drawn
+_STREAMS = 1 << 24  # as many as floating point numbers of 32 bits tell apart
+_PRIME = (1 << 31) - 1
 _FEW = 1.5  # times an even share, where there are not
 
 
@@ -47,15 +53,17 @@ class ResynthesisSettings:
         patch_size: side of the compared patches in cells (omega); odd, so that blocks of one cell lie in their middle.
         stride: side of the copied blocks in cells (w).
         neighbours: how many nearest sources a block is drawn from in the first sweep (k); later ones take the nearest.
-            None for 3, or all where there are fewer.
+            More of them make more pictures, with more seams. None for 1; where sources are so few that starts and
+            subsets make fewer than a thousand pictures, for 3 or all.
         sweeps: how often every block is visited.
-        max_share: share of the cells one source, with its variants, gives at most; None for 0.3, or 1.5 times an even
-            share where there are few sources.
+        max_share: share of the cells one source, with its variants, gives at most; None for 0.3, 0.5 where the source
+            that is started with gives, too, or 1.5 times an even share where there are few sources.
         draws: sources drawn to start with, of which the one farthest from the mean of all is taken. With one, pictures
             tend to the middle of the sources; two make up for it.
         keep_start: whether the source that is started with may give patches, too.
         subset: sources drawn for each picture that alone may give patches, the one it starts with among them where it
-            may; all where there are no more, and where None. The fewer, the more pictures differ from each other.
+            may: a number of them, or as a floating point number a share, 1.0 for all; but of those twice as many as
+            fill a picture by ``max_share``. The fewer, the more pictures that start with the same source differ.
         symmetric: whether a block and its mirror image in the grid, left and right exchanged, are compared and copied
             together. Each side is compared with, and copied from, the same side of the source, so that things need not
             be symmetric for it.
@@ -74,18 +82,17 @@ class ResynthesisSettings:
     max_share: float | None = None
     draws: int = 2
     keep_start: bool = False
-    subset: int | None = None
+    subset: float = 0.5
     symmetric: bool = True
     switch_cost: float = 0.0
     use_cost: float = 0.0
     best_of: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "stride", "neighbours", "sweeps", "draws", "subset", "best_of"):
-            value = getattr(self, name)
-            if value is None and name in ("neighbours", "subset"):
-                continue
-            check_integer(name, value, 1)
+        for name in ("patch_size", "stride", "sweeps", "draws", "best_of"):
+            check_integer(name, getattr(self, name), 1)
+        if self.neighbours is not None:
+            check_integer("neighbours", self.neighbours, 1)
         if self.stride > self.patch_size:
             raise ValueError(f"stride {self.stride}: at most patch_size {self.patch_size} is expected")
         for name in ("keep_start", "symmetric"):
@@ -93,22 +100,37 @@ class ResynthesisSettings:
                 raise TypeError(f"{name} {getattr(self, name)!r}: True or False is expected")
         if self.max_share is not None and not 0 < check_real("max_share", self.max_share) <= 1:
             raise ValueError(f"max_share {self.max_share}: more than 0 and at most 1 is expected")
-        if self.subset is not None and self.subset > _MAX_SUBSET:
-            raise ValueError(f"subset {self.subset}: at most {_MAX_SUBSET} is expected, or None for all")
+        if not isinstance(self.subset, float):
+            check_integer("subset", self.subset, 1)
+        elif not 0 < self.subset <= 1:
+            raise ValueError(
+                f"subset {self.subset}: a number of sources, or a share above 0 and at most 1.0 is expected"
+            )
         for name in ("switch_cost", "use_cost"):
             check_number(name, getattr(self, name), 0, _MAX_COST)
 
     def givers(self, count: int, reference: bool) -> int:
         """How many of the sources may give patches to a picture."""
         able = count if reference or self.keep_start else count - 1
-        return able if self.subset is None else min(able, self.subset)
+        if not isinstance(self.subset, float):
+            return min(able, self.subset)
+        enough = 0 if self.max_share is None else ceil(_ENOUGH / self.max_share)
+        return min(able, max(ceil(self.subset * able), enough))
 
     def resolved(self, count: int, reference: bool) -> ResynthesisSettings:
-        """These settings with the neighbours and the largest share that are in force for a number of sources."""
+        """These settings with the neighbours, the largest share and the subset in force for a number of sources."""
         givers = max(1, self.givers(count, reference))
-        share = min(1.0, max(_SHARE, _FEW / givers)) if self.max_share is None else self.max_share
-        neighbours = min(_NEIGHBOURS, givers) if self.neighbours is None else self.neighbours
-        return replace(self, neighbours=neighbours, max_share=share)
+        share = self.max_share
+        if share is None:
+            share = min(1.0, max(_START_SHARE if self.keep_start and not reference else _SHARE, _FEW / givers))
+        neighbours = self.neighbours or self._neighbours(count, givers, reference)
+        return replace(self, neighbours=neighbours, max_share=share, subset=givers)
+
+    def _neighbours(self, count: int, givers: int, reference: bool) -> int:
+        """As few as make pictures enough."""
+        starts, others = (1, count) if reference else (count, count - 1)
+        drawn = givers - 1 if self.keep_start and not reference else givers
+        return 1 if starts * comb(others, drawn) >= _PICTURES else min(_NEIGHBOURS, givers)
 
     def check_sources(self, count: int, reference: bool = False) -> None:
         """Refuse what takes more sources than there are.
@@ -182,6 +204,12 @@ def waves(grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool) 
     return tuple(result)
 
 
+def tables(plan: tuple[Wave, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The ``cells`` and ``windows`` of all blocks, in the order of visits."""
+    order = np.argsort(np.concatenate([wave.places for wave in plan]))
+    return np.concatenate([wave.cells for wave in plan])[order], np.concatenate([wave.windows for wave in plan])[order]
+
+
 def _blocks(grid: tuple[int, int], stride: int, symmetric: bool) -> tuple[int, int]:
     """Rows and columns of blocks, or of pairs of them."""
     return -(-grid[0] // stride), -(-_width(grid, symmetric) // stride)
@@ -241,7 +269,7 @@ def resynthesis_steps(grid: tuple[int, int], settings: ResynthesisSettings, refe
 def _steps(grid: tuple[int, int], settings: ResynthesisSettings, reference: bool) -> int:
     """Uniforms for one of the pictures that are made for one."""
     blocks = prod(_blocks(grid, settings.stride, settings.symmetric))
-    return blocks + (settings.subset or 0) + (0 if reference else settings.draws)
+    return blocks + SUBSET_STEPS + (0 if reference else settings.draws)
 
 
 @torch.no_grad()
@@ -290,7 +318,11 @@ def resynthesis(
     check_noise(noise, steps)
     check_reference(reference, bank, len(noise))
     rules = _Rules(
-        settings, settings.neighbours or 1, _limit(settings, (height, width), count, given), *_costs(sources, settings)
+        settings,
+        settings.neighbours or 1,
+        min(CANDIDATES, settings.givers(count, given)),
+        _limit(settings, (height, width), count, given),
+        *_costs(sources, settings),
     )
     norm = max(sources.norm, 0 if reference is None else longest(reference))
     compiled = cpu.chosen(backend, sources, rules.neighbours, [((height, width), 1)])
@@ -310,7 +342,7 @@ def resynthesis(
                 first, start = None, reference.expand(len(noise) // tried, -1, -1, -1)[some // tried]
             first = None if first is None else sources.groups[first]
             barred = barred_pictures(first, uniforms, count, settings)
-            uniforms = uniforms[:, settings.subset or 0 :]
+            uniforms = uniforms[:, SUBSET_STEPS:]
             if compiled:
                 maps.append(_compiled(sources, start, barred, norm, rules, sums, uniforms))
             else:
@@ -323,6 +355,7 @@ class _Rules(NamedTuple):
 
     settings: ResynthesisSettings
     neighbours: int
+    candidates: int
     limit: int  # cells one source gives at most
     switch: int
     use: int
@@ -391,6 +424,7 @@ def _compiled(
         sources, size, 1, start, known, norm, sums, rules.limit, barred, switch_cost=rules.switch, use_cost=rules.use
     )
     walk, order = _walk(size, settings.patch_size, settings.stride, settings.symmetric)
+    scan.allot(walk, order, rules.candidates, ROUNDS)
     ranks = draw(uniforms, rules.neighbours)[:, order]
     for sweep in range(settings.sweeps):
         scan.run(walk, ranks, ranks, rules.neighbours if sweep == 0 else 1)
@@ -451,22 +485,35 @@ def barred_pictures(first: Tensor | None, uniforms: Tensor, count: int, settings
 
     Args:
         first: ``(N,)`` those that are started with.
-        uniforms: ``(N, subset)`` to draw the others with; there may be more.
+        uniforms: ``(N, SUBSET_STEPS)`` to draw the others with; there may be more.
         count: of pictures.
         settings: whether that which is started with gives, and how many do.
     """
-    out = None if settings.keep_start or first is None else first[:, None]
+    givers = settings.givers(count, first is None)
+    if givers == count:
+        return None
     images = uniforms.shape[0]  # len would be one number in a graph
-    if settings.subset is None:
-        return None if out is None else uniforms.new_zeros((images, count), dtype=torch.bool).scatter(1, out, True)
-    drawn = uniforms.new_zeros((images, 0), dtype=torch.int64) if first is None else first[:, None]
-    for uniform in uniforms.T[: settings.givers(count, first is None) - drawn.shape[1] + (out is not None)]:
-        another = draw(uniform, count - drawn.shape[1])[:, None]  # of those that are not yet drawn
-        left_before = drawn.sort(1).values - torch.arange(drawn.shape[1], device=drawn.device)
-        another = another + (left_before <= another).sum(1, keepdim=True)
-        drawn = torch.cat([drawn, another], 1)
-    barred = uniforms.new_ones((images, count), dtype=torch.bool).scatter(1, drawn, False)
-    return barred if out is None else barred.scatter(1, out, True)
+    numbers = torch.arange(count, device=uniforms.device)
+    ranks = _shuffled(draw(uniforms[:, :1], _STREAMS), numbers) * count + numbers
+    if first is not None:
+        ranks = ranks.scatter(1, first[:, None], -1 if settings.keep_start else _PRIME * count)
+    giving = ranks.topk(givers, dim=1, largest=False).indices
+    return uniforms.new_ones((images, count), dtype=torch.bool).scatter(1, giving, False)
+
+
+def _shuffled(stream: Tensor, numbers: Tensor) -> Tensor:
+    """Numbers that look random, for each stream others, all from 0 to a prime less one.
+
+    Two rounds of x^5, which permutes them, in integers of 64 bits: the same on every device, and in graphs.
+    """
+    once = _fifth_power(stream * 1_618_033 + numbers * 271_828_183 + 1)
+    return _fifth_power(once + stream * 141_421_356 + numbers * 577_215_664)
+
+
+def _fifth_power(x: Tensor) -> Tensor:
+    x = x % _PRIME
+    square = x * x % _PRIME
+    return square * square % _PRIME * x % _PRIME
 
 
 class _Sweeps:
@@ -501,6 +548,7 @@ class _Sweeps:
         self.index = torch.full((self.area + 1, self.images), -1, dtype=torch.int64, device=bank.device)
         # Of each picture, by all its variants; last, those that no source gave.
         self.given = torch.zeros((self.images, self.pictures + 1), dtype=torch.int32, device=bank.device)
+        self._allot(start)
 
     def run(self, uniforms: Tensor) -> Tensor:
         """All sweeps. -> (N, h, w)"""
@@ -511,26 +559,61 @@ class _Sweeps:
                 self._resample(wave, ranks[:, wave.places] if sweep == 0 else None)
         return self.index[:-1].T.reshape(self.images, self.height, self.width).contiguous()
 
+    def _allot(self, start: Tensor) -> None:
+        """Fill the grid with what each source gives of the picture ``(N, h, w, r)`` that is started with."""
+        device, size = self.scores.device, (self.height, self.width)
+        cells, windows = (torch.from_numpy(table).to(device) for table in tables(plan_of(self.settings, size)))
+        ranks = torch.cat([self._best_of_pictures(some) for some in windows.split(max(1, len(windows) // 8))], 1)
+        costs, sources = ranks.div(self.count, rounding_mode="floor"), ranks.remainder(self.count)
+        sizes = (cells < self.area).sum(1)
+        asked = allot(costs, self.groups[sources], sizes, self.rules.limit, self.pictures)
+        picks = torch.where(asked < 0, asked, sources.gather(2, asked.clamp(min=0)[:, :, None])[:, :, 0])
+        self.index[cells.flatten()] = picks.T.repeat_interleave(cells.shape[1], 0)
+        self.index[-1] = -1
+        index = self.index[:-1].T
+        self.given.scatter_add_(1, self.groups[index], torch.ones_like(index, dtype=torch.int32))
+        for row in torch.arange(self.area, device=device).split(self.width):
+            picked, wanted = self.index[row], start[:, row[0] // self.width].transpose(0, 1)
+            held = self._keys(picked.clamp(min=0), row)
+            self._compare(row, torch.where(picked[:, :, None] < 0, wanted, held))
+
+    def _best_of_pictures(self, windows: Tensor) -> Tensor:
+        """Of windows ``(P, cells)`` the nearest sources, no two of a picture, as ``score * B + source``: ``(N, P, M)``
+        in order.
+        """
+        total = self._windows(windows).transpose(0, 1)
+        if self.barred is not None:
+            total.masked_fill_(self.barred[:, None, self.groups[:-1]], self.beyond)
+        ranks = total.long() * self.count + torch.arange(self.count, device=total.device)
+        if self.pictures < self.count:
+            best = ranks.new_full((*ranks.shape[:2], self.pictures), torch.iinfo(torch.int64).max)
+            ranks = best.scatter_reduce(2, self.groups[:-1].expand_as(ranks), ranks, "amin")
+        return ranks.topk(self.rules.candidates, dim=2, largest=False, sorted=True).values
+
     def _resample(self, wave: Wave, ranks: Tensor | None) -> None:
         """Replace the blocks of a wave, each by one of the nearest: their ranks are ``(N, blocks)``."""
         device = self.scores.device
         cells = torch.from_numpy(wave.cells).to(device)
         blocks = len(cells)
         total = self._windows(torch.from_numpy(wave.windows).to(device))
+        own = self.index[cells[:, 0]][:, :, None]
         self._withdraw(cells)
         self._add_costs(total, torch.from_numpy(wave.around).to(device))
         barred = self.given[:, :-1] > self.rules.limit - wave.size
         if self.barred is not None:
             barred |= self.barred
         barred = barred[:, self.groups[:-1]]
+        # A block may keep its source: that gives no more than before.
+        kept = total.gather(2, own.clamp(min=0))
         total.masked_fill_(barred, self.beyond)
+        total.scatter_(2, own.clamp(min=0), torch.where(own < 0, total.gather(2, own.clamp(min=0)), kept))
         flat = total.view(blocks * self.images, self.count)
         if ranks is None:
             picks = nearest(flat, 1)[:, 0].view(blocks, self.images)
         else:
             ordered = nearest(flat, self.rules.neighbours).view(blocks, self.images, -1)
-            free = (~barred).sum(1, keepdim=True)
-            picks = ordered.gather(2, torch.minimum(ranks, free - 1).T[:, :, None])[:, :, 0]
+            free = (total < self.beyond).sum(2)
+            picks = ordered.gather(2, torch.minimum(ranks.T, free - 1)[:, :, None])[:, :, 0]
         self._write(cells, picks)
 
     def _windows(self, windows: Tensor) -> Tensor:
@@ -562,8 +645,12 @@ class _Sweeps:
         cells, picked = cells.flatten()[inside], picked[inside]
         self.index[cells] = picked
         self.given.scatter_add_(1, self.groups[picked.T], torch.ones_like(picked.T, dtype=torch.int32))
+        self._compare(cells, self._keys(picked, cells))
+
+    def _keys(self, picked: Tensor, cells: Tensor) -> Tensor:
+        """What sources ``(cells, N)`` hold there: ``(cells, N, r)``."""
         rows, columns = cells // self.width, cells % self.width
-        self._compare(cells, self.bank[picked, rows[:, None], columns[:, None]])
+        return self.bank[picked, rows[:, None], columns[:, None]]
 
     def _compare(self, cells: Tensor, held: Tensor) -> None:
         """Compare what cells hold, ``(cells, N, r)``, with all sources there."""

@@ -93,8 +93,10 @@ class SettingsFields(_Fields):
     keep_start: bool | None = Field(
         default=None, description="whether the source that is started with may give patches, too"
     )
-    subset: int | None = Field(
-        default=None, ge=1, le=1024, description="sources drawn for each picture that alone give patches"
+    subset: int | float | None = Field(
+        default=None,
+        gt=0,
+        description="sources drawn for each picture that alone give patches: a number, or up to 1.0 a share of them",
     )
     symmetric: bool | None = Field(
         default=None, description="whether blocks on the left and on the right are compared and copied together"
