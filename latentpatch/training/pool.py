@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,15 @@ def _any_settings(side: int, sources: int, rng: np.random.Generator) -> Settings
         return RandomPatchesSettings(int(rng.integers(max(1, side // 5), side // 2 + 1)))
     if kind < 0.55:
         patch = int(rng.integers(max(1, side // 8), side * 6 // 16 + 1))
-        return ResynthesisSettings(
+        settings = ResynthesisSettings(
             patch_size=patch,
             stride=int(rng.integers(1, min(2, patch) + 1)),
-            neighbours=int(rng.integers(1, min(8, sources - 1) + 1)),
             max_share=None if rng.random() < 0.5 else 0.5,
             keep_start=bool(rng.random() < 0.5),
+            subset=float(rng.choice([0.25, 0.5, 1.0])),
         )
+        most = min(3, settings.givers(sources, reference=False))
+        return replace(settings, neighbours=int(rng.integers(1, most + 1)))
     patch = int(rng.integers(max(1, side // 8), side * 10 // 16 + 1))
     return RasterSettings(
         patch_size=patch,
