@@ -396,7 +396,7 @@ def test_an_exported_graph_is_served(format: str, model: LatentPatch, tmp_path: 
         index, levels = as_answered(drawn, i)
         assert index == [[model.bank.ids[b] for b in row] for row in expected.index[i].tolist()]
         assert np.abs(levels - 255 * expected.images[i].movedim(0, -1).numpy()).max() <= 1.01
-    assert drawn["settings"]["neighbours"] == 3
+    assert drawn["settings"]["subset"] == 6
     index, levels = as_answered(maps, 0)
     assert np.abs(levels - 255 * expected.provenance()[0].movedim(0, -1).numpy()).max() <= 1.01
     assert (info["graph"], info["sources"], info["sources_sha256"]) == (format, 12, model.bank.digest())

@@ -175,8 +175,8 @@ def test_few_sources_each_picture_of_four(faces: Path, tmp_path: Path) -> None:
     drawn = [frozenset(row["shares"]) for row in record(tmp_path / "three")["images"]]
     assert max(map(len, drawn)) == 3
     assert len(set(drawn)) > 6
-    run("generate", faces, *PIXELS, "--preset", "faithful", "-n", 4, "-o", tmp_path / "share", "--subset", 0.25)
-    assert record(tmp_path / "share")["settings"]["subset"] == 3
+    run("generate", faces, *PIXELS, "--preset", "faithful", "-n", 4, "-o", tmp_path / "share", "--subset", 0.4)
+    assert record(tmp_path / "share")["settings"]["subset"] == 5
 
 
 def test_more_pictures_than_go_through_at_a_time(five: Path, faces: Path, tmp_path: Path) -> None:

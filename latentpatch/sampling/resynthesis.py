@@ -39,7 +39,8 @@ _START_SHARE = 0.4  # where the one that is started with gives, too
 SUBSET_STEPS = 1  # uniforms that a picture's subset is drawn with
 _NEIGHBOURS = 3  # where one makes too few
 _PICTURES = 1000  # that sources should make
-_ENOUGH = 2  # times as many sources as fill a picture, at least, where a share of them is drawn
+_LEAST = 4  # sources, where a share of them is drawn
+_ENOUGH = 2  # times as many as fill a picture, likewise
 _STREAMS = 1 << 24  # as many as floating point numbers of 32 bits tell apart
 _PRIME = (1 << 31) - 1
 _FEW = 1.5  # times an even share, where there are not
@@ -62,8 +63,8 @@ class ResynthesisSettings:
             tend to the middle of the sources; two make up for it.
         keep_start: whether the source that is started with may give patches, too.
         subset: sources drawn for each picture that alone may give patches, the one it starts with among them where it
-            may: a number of them, or as a floating point number a share, 1.0 for all; but of those twice as many as
-            fill a picture by ``max_share``. The fewer, the more pictures that start with the same source differ.
+            may: a number of them, or as a floating point number a share, 1.0 for all; but of those four, and twice as
+            many as fill a picture by ``max_share``. The fewer, the more do pictures of the same start differ.
         symmetric: whether a block and its mirror image in the grid, left and right exchanged, are compared and copied
             together. Each side is compared with, and copied from, the same side of the source, so that things need not
             be symmetric for it.
@@ -115,7 +116,7 @@ class ResynthesisSettings:
         if not isinstance(self.subset, float):
             return min(able, self.subset)
         enough = 0 if self.max_share is None else ceil(_ENOUGH / self.max_share)
-        return min(able, max(ceil(self.subset * able), enough))
+        return min(able, max(ceil(self.subset * able), enough, _LEAST))
 
     def resolved(self, count: int, reference: bool) -> ResynthesisSettings:
         """These settings with the neighbours, the largest share and the subset in force for a number of sources."""
