@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from latentpatch import LatentPatch
+from latentpatch.images import identifiers, list_images
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "benchmarks" / "tables"
@@ -37,8 +38,9 @@ LABELLED = {
     "diverse": 1,
     "paper": 1,
     "diffusion": 1,
-    "patch_size 8, stride 4": -1,
-    "one side, patch_size 4": 1,
+    "max_share 0.2": 1,
+    "faithful, max_share 0.5": -1,
+    "one side": 1,
 }
 
 COLUMNS = {
@@ -112,14 +114,14 @@ class Results:
     def varied(self) -> None:
         """Thirty-two pictures of sources that differ as much as possible."""
         model = LatentPatch.load(self.fitted(self.options.taef2), self.options.taef2)
-        fewer = self.out / "varied.safetensors"
-        chosen = set(farthest(model, VARIED))
-        model.remove([name for position, name in enumerate(model.bank.ids) if position not in chosen])
-        model.save(fewer)
+        paths = list_images(self.options.sources)
+        by_id = dict(zip(identifiers(paths), paths, strict=True))
+        chosen = [by_id[model.bank.ids[position]] for position in sorted(farthest(model, VARIED))]
         folder = self.out / "varied"
         self.latentpatch(
-            "generate", fewer, "--preset", "faithful", "--autoencoder", self.options.taef2, "-n", 32, "-o", folder
-        )
+            "generate", *chosen, "--components", 64, "--preset", "faithful",
+            "--max-share", 0.5, "--subset", 0.75, "--autoencoder", self.options.taef2, "-n", 32, "-o", folder,
+        )  # fmt: skip
         saved(folder / "grid.png", DOCS / "images" / "varied.jpg")
 
     def presets(self) -> None:
@@ -190,7 +192,7 @@ class Results:
                               textcoords="offset points", fontsize=9)  # fmt: skip
         ticks = [1, 2, 3, 4, 6, 10, 18]
         axes.set(xlabel="largest share of one source, mean over pictures", ylabel="distance to held-out pictures")
-        axes.set(xlim=(0, 0.35), yscale="log", yticks=ticks, yticklabels=[str(tick) for tick in ticks])
+        axes.set(xlim=(0, 0.55), yscale="log", yticks=ticks, yticklabels=[str(tick) for tick in ticks])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend()

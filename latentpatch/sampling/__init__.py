@@ -102,7 +102,7 @@ SAMPLERS = {
 #: Settings by the name of what they are good for: how much a picture keeps of one source, from most to least; for few
 #: sources; the paper's.
 PRESETS: dict[str, Settings] = {
-    "faithful": ResynthesisSettings(keep_start=True, subset=0.75),
+    "faithful": ResynthesisSettings(keep_start=True),
     "balanced": ResynthesisSettings(),
     "diverse": ResynthesisSettings(max_share=0.1),
     "few": ResynthesisSettings(

@@ -35,7 +35,7 @@ __all__ = ["ResynthesisSettings", "resynthesis", "resynthesis_steps"]
 
 _MAX_COST = 100  # so that sums of scores and costs stay within their integers
 _SHARE = 0.3  # of a picture that one source gives at most, where there are sources enough
-_START_SHARE = 0.4  # where the one that is started with gives, too
+_START_SHARE = 0.25  # where the one that is started with gives, too
 SUBSET_STEPS = 1  # uniforms that a picture's subset is drawn with
 _NEIGHBOURS = 3  # where one makes too few
 _PICTURES = 1000  # that sources should make
@@ -57,7 +57,7 @@ class ResynthesisSettings:
             More of them make more pictures, with more seams. None for 1; where sources are so few that starts and
             subsets make fewer than a thousand pictures, for 3 or all.
         sweeps: how often every block is visited.
-        max_share: share of the cells one source, with its variants, gives at most; None for 0.3, 0.4 where the source
+        max_share: share of the cells one source, with its variants, gives at most; None for 0.3, 0.25 where the source
             that is started with gives, too, or 1.5 times an even share where there are few sources.
         draws: sources drawn to start with, of which the one farthest from the mean of all is taken. With one, pictures
             tend to the middle of the sources; two make up for it.
