@@ -1,10 +1,11 @@
 """A source made again from the others, patch by patch: recombination that keeps what holds a picture together.
 
 The raster sampler decides the whole of a picture by what happens to fit at its seams. Here a source drawn at random
-fills the grid first and says what belongs together; then sweeps over the grid replace every block by that of the
-source whose patch around it is nearest, with all surroundings in place, as in the iterations of Kwatra et al. (2005)
-and of GPNN (Granot et al. 2022), but for patches at the same place. The first source itself gives nothing, and no
-source more than a share of the picture. Variants of a picture count as one source in this.
+says what belongs together. Some of the others, drawn anew for each picture, make it again: first each place is given to
+the source whose patch is nearest there, as far as shares allow (:mod:`.allotment`); then sweeps over the grid replace
+every block by that of the source whose patch around it is nearest, with all surroundings in place, as in the iterations
+of Kwatra et al. (2005) and of GPNN (Granot et al. 2022), but for patches at the same place. The first source itself
+gives nothing, or a share like others. Variants of a picture count as one source in this.
 
 What belongs together is often left and right: both eyes have glasses, or none has. A patch knows nothing of the other
 side. So a block and the one where a mirror would show it are compared and copied as one, from the sides to the middle.
@@ -35,15 +36,15 @@ __all__ = ["ResynthesisSettings", "resynthesis", "resynthesis_steps"]
 
 _MAX_COST = 100  # so that sums of scores and costs stay within their integers
 _SHARE = 0.3  # of a picture that one source gives at most, where there are sources enough
-_START_SHARE = 0.25  # where the one that is started with gives, too
-SUBSET_STEPS = 1  # uniforms that a picture's subset is drawn with
-_NEIGHBOURS = 3  # where one makes too few
+_START_SHARE = 0.25  # the same where the one that is started with gives, too
+_FEW = 1.5  # times an even share, where there are few
 _PICTURES = 1000  # that sources should make
-_LEAST = 4  # sources, where a share of them is drawn
+_NEIGHBOURS = 3  # where one would make too few
+_LEAST = 4  # sources of a subset that is a share of them
 _ENOUGH = 2  # times as many as fill a picture, likewise
+SUBSET_STEPS = 1  # uniforms that a picture's subset is drawn with
 _STREAMS = 1 << 24  # as many as floating point numbers of 32 bits tell apart
 _PRIME = (1 << 31) - 1
-_FEW = 1.5  # times an even share, where there are not
 
 
 @dataclass(frozen=True)
