@@ -44,7 +44,7 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
         if known.givers(count, reference is not None) < len(drawn):
             # Which are drawn is the sampler's own affair; tests below count how often each is.
             first = None if start is None else torch.tensor([start])
-            given = barred_pictures(first, torch.from_numpy(uniforms[None]), count, known)
+            given = barred_pictures(first, torch.from_numpy(uniforms[None]), torch.arange(count), known)
             barred = set(given[0].nonzero()[:, 0].tolist())
         uniforms = uniforms[1:]
         places = []

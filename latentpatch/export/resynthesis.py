@@ -86,6 +86,7 @@ class TraceableResynthesis(nn.Module):
     room: Tensor
     all_cells: Tensor
     all_windows: Tensor
+    numbers: Tensor
 
     def __init__(self, keys: Tensor, settings: ResynthesisSettings, reference: bool = False) -> None:
         super().__init__()
@@ -111,6 +112,7 @@ class TraceableResynthesis(nn.Module):
             mean = PreparedSources(keys).mean
             distances = torch.cat([(part.long() - mean).square().flatten(1).sum(1) for part in keys.split(64)])
             self.register_buffer("distances", distances)
+        self.register_buffer("numbers", torch.arange(self.count))
         self.limit = _limit(settings, grid, self.count, reference)
         self.candidates = min(CANDIDATES, settings.givers(self.count, reference))
         plan = plan_of(settings, grid)
@@ -143,7 +145,7 @@ class TraceableResynthesis(nn.Module):
             held = held.movedim(1, 0)
         else:
             held = F.pad(reference.to(self.exact).flatten(1, 2).movedim(1, 0), (0, 0, 0, 0, 0, 1))
-        barred = barred_pictures(starts, uniforms, self.count, self.settings)
+        barred = barred_pictures(starts, uniforms, self.numbers, self.settings)
         grid = self._sweep(held, uniforms[:, SUBSET_STEPS:], barred)
         index: Tensor = grid.picked[:-1].movedim(1, 0).unflatten(1, self.grid)
         return index

@@ -343,7 +343,7 @@ def resynthesis(
             else:
                 first, start = None, reference.expand(len(noise) // tried, -1, -1, -1)[some // tried]
             first = None if first is None else sources.groups[first]
-            barred = barred_pictures(first, uniforms, count, settings)
+            barred = barred_pictures(first, uniforms, torch.arange(count, device=noise.device), settings)
             uniforms = uniforms[:, SUBSET_STEPS:]
             if compiled:
                 maps.append(_compiled(sources, start, barred, norm, rules, sums, uniforms))
@@ -482,20 +482,23 @@ def _start(sources: PreparedSources, uniforms: Tensor) -> Tensor:
     return drawn.gather(1, farthest[:, None])[:, 0]  # the first drawn among equals
 
 
-def barred_pictures(first: Tensor | None, uniforms: Tensor, count: int, settings: ResynthesisSettings) -> Tensor | None:
-    """Which of so many pictures give nothing: ``(N, count)`` bool, None where all may give.
+def barred_pictures(
+    first: Tensor | None, uniforms: Tensor, numbers: Tensor, settings: ResynthesisSettings
+) -> Tensor | None:
+    """Which pictures give nothing: ``(N, B)`` bool, None where all may give.
 
     Args:
         first: ``(N,)`` those that are started with.
         uniforms: ``(N, SUBSET_STEPS)`` to draw the others with; there may be more.
-        count: of pictures.
+        numbers: ``(B,)`` int64, those of all pictures, from 0 on. In a graph they must be data: AOTInductor multiplies
+            numbers that it counts up itself in 32 bits.
         settings: whether that which is started with gives, and how many do.
     """
+    count = numbers.shape[0]
     givers = settings.givers(count, first is None)
     if givers == count:
         return None
     images = uniforms.shape[0]  # len would be one number in a graph
-    numbers = torch.arange(count, device=uniforms.device)
     ranks = _shuffled(draw(uniforms[:, :1], _STREAMS), numbers) * count + numbers
     if first is not None:
         ranks = ranks.scatter(1, first[:, None], -1 if settings.keep_start else _PRIME * count)
