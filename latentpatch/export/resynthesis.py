@@ -198,8 +198,9 @@ class TraceableResynthesis(nn.Module):
         picked = self._allotted(compared(held, slice(None)), closed)
         keys = sources.flatten(0, 1)[torch.arange(beyond + 1)[:, None] * self.count + picked.clamp(max=self.count - 1)]
         keys = torch.where(picked[:, :, None] < self.count, keys, held.to(self.exact))
-        given = torch.zeros_like(picked[:1]).movedim(1, 0).expand(-1, self.count + 1)
-        given = given.scatter_add(1, picked[:-1].movedim(1, 0), torch.ones_like(picked[:-1]).movedim(1, 0)).int()
+        taken = picked[:-1].movedim(1, 0)
+        given = uniforms.new_zeros((uniforms.shape[0], self.count + 1), dtype=torch.int32)
+        given = given.scatter_add(1, taken, torch.ones_like(taken, dtype=given.dtype))
         begun = _Grid(compared(keys, slice(None)), picked, given)
         return _Grid(*each(visit, tuple(begun), tuple(_Wave(self.cells, self.windows, ranks, self.room))))
 

@@ -84,9 +84,8 @@ def _between(i, old, new):
 def compare(unit, vectors, norms, held, scores, ready, sums, factors):
     """``scores[:, unit]``, |y|^2 - 2 x.y of what images hold there against all sources y.
 
-    ``vectors (units, K, B)``, ``norms (units, B)``, ``held (N, units, K)``, ``scores (N, units, B)``; room to work in:
-    ``ready (_STEP * _APART,)``, ``sums ((N + 1) * _APART,)`` and ``factors (N + 1, K rounded up to _STEP)``, which
-    holds zeros where nothing is written.
+    ``vectors (units, K, B)``, ``norms (units, B)``, ``held (N, units, K)``, ``scores (N, units, B)``; the others are
+    :func:`_room` to work in.
     """
     images, length, count = held.shape[0], held.shape[2], vectors.shape[2]
     for image in range(images):
@@ -105,6 +104,16 @@ def compare(unit, vectors, norms, held, scores, ready, sums, factors):
                 _add_products(ready, factors[image : image + 2, k : k + _STEP], sums[image * _APART :], size)
         for image in range(images):
             _convert(sums[image * _APART : image * _APART + size], scores[image, unit, first : first + size])
+
+
+@_compiled
+def _room(images, length, norms):
+    """For :func:`compare`: ``ready (_STEP * _APART,)``, ``sums ((N + 1) * _APART,)`` and ``factors (N + 1, K rounded up
+    to _STEP)``, which holds zeros where nothing is written.
+    """
+    ready = np.zeros(_STEP * _APART, norms.dtype)
+    sums = np.zeros((images + 1) * _APART, norms.dtype)
+    return ready, sums, np.zeros((images + 1, -(-length // _STEP) * _STEP), norms.dtype)
 
 
 @_compiled
@@ -252,9 +261,7 @@ def allot(
     """
     images, units, length = held.shape
     places, count = len(order), scores.shape[2]
-    ready = np.zeros(_STEP * _APART, norms.dtype)
-    sums = np.zeros((images + 1) * _APART, norms.dtype)
-    factors = np.zeros((images + 1, -(-length // _STEP) * _STEP), norms.dtype)
+    ready, sums, factors = _room(images, length, norms)
     total, beside = np.empty(_SUMS, scores.dtype), np.empty(0, np.int64)
     costs, sources = np.empty((places, most), scores.dtype), np.empty((places, most), np.int64)
     sizes, asked, regrets = np.empty(places, np.int64), np.empty(places, np.int64), np.empty(places, np.int64)
@@ -326,9 +333,7 @@ def take(
         fresh: whether what is known is to be compared first.
     """
     images, units, length = held.shape
-    ready = np.zeros(_STEP * _APART, norms.dtype)
-    sums = np.zeros((images + 1) * _APART, norms.dtype)
-    factors = np.zeros((images + 1, -(-length // _STEP) * _STEP), norms.dtype)
+    ready, sums, factors = _room(images, length, norms)
     total = np.empty(_SUMS, scores.dtype)
     best, sources = np.empty(neighbours, scores.dtype), np.empty(neighbours, np.int64)
     longest = 0
