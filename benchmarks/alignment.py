@@ -20,14 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latentpatch import images
-from latentpatch.alignment import (
-    estimate,
-    from_landmarks,
-    read_landmarks,
-    transformed,
-    warp,
-)
+from latentpatch.io import images
+from latentpatch.registration.alignment import estimate, from_landmarks, read_landmarks, transformed, warp
 
 SIZE = (256, 256)
 FACE = torch.tensor([[0.38, 0.48], [0.62, 0.48], [0.5, 0.72]], dtype=torch.float64)

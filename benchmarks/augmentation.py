@@ -9,8 +9,8 @@ drawn anew by every seed, and are the same for all augmentations. The score is b
 of the share that is right. Intervals are Student's t over the seeds, differences are paired.
 
 ``ours`` gives a class' examples or, half of the time, one of POOL new pictures of that class
-(:mod:`latentpatch.data`). Rows are kept in the JSON file as they are computed: the same command goes on where it was
-interrupted. Needs ``pip install latentpatch[bench]``.
+(:mod:`latentpatch.datasets`). Rows are kept in the JSON file as they are computed: the same command goes on where it
+was interrupted. Needs ``pip install latentpatch[bench]``.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentpatch import images
-from latentpatch.attributes import read_attributes
-from latentpatch.data import RecombinedSamples, fit_labelled
-from latentpatch.files import write_bytes
+from latentpatch.bank.attributes import read_attributes
+from latentpatch.datasets import RecombinedSamples, fit_labelled
+from latentpatch.io import images
+from latentpatch.io.atomic import write_bytes
 
 SIDE = 64  # of the pictures the network sees; digits have half of it
 FINE = 256  # of those new ones are made from

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from latentpatch import Autoencoder, LatentPatch, load_autoencoder
-from latentpatch.bank import look_up
-from latentpatch.bench import best
-from latentpatch.memory import keep_freed_memory
+from latentpatch.bank.bank import look_up
+from latentpatch.runs.benchmark import best
+from latentpatch.runs.system import keep_freed_memory
 
 IMAGES = 16
 

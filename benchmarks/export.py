@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from latentpatch import LatentPatch
-from latentpatch.bench import _hardware, _versions
-from latentpatch.export import export
-from latentpatch.sampling import DEFAULT_PRESET, PRESETS, noise_from_seeds, settings_record
+from latentpatch.export.formats import export
+from latentpatch.methods.latent.samplers import DEFAULT_PRESET, PRESETS, noise_from_seeds, settings_record
+from latentpatch.runs.benchmark import _hardware, _versions
 
 Form = Callable[[Tensor], Any]
 

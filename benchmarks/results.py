@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from latentpatch import LatentPatch
-from latentpatch.images import identifiers, list_images
+from latentpatch.io.images import identifiers, list_images
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "benchmarks" / "tables"

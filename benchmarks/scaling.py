@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from latentpatch import RasterSettings
-from latentpatch.bench import best, synthetic_keys
-from latentpatch.sampling import noise_from_seeds, raster, raster_steps
-from latentpatch.sampling.sources import PreparedSources
+from latentpatch.methods.latent.samplers import noise_from_seeds, raster, raster_steps
+from latentpatch.methods.latent.search.prepared import PreparedSources
+from latentpatch.runs.benchmark import best, synthetic_keys
 
 #: What all points share but for the axis that varies.
 POINT = {"sources": 1000, "images": 16, "patch_size": 6, "grid": 16}

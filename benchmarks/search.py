@@ -32,19 +32,19 @@ from decoding import best_settings, decode, wait_for
 from torch import Tensor
 
 from latentpatch import RasterSettings, load_autoencoder
-from latentpatch.memory import keep_freed_memory
-from latentpatch.sampling import (
+from latentpatch.methods.latent.raster import draw
+from latentpatch.methods.latent.samplers import (
     ResynthesisSettings,
-    cpu,
     noise_from_seeds,
     raster,
     raster_steps,
     resynthesis,
     resynthesis_steps,
 )
-from latentpatch.sampling.raster import draw
-from latentpatch.sampling.schedule import Place, raster_schedule
-from latentpatch.sampling.sources import PreparedSources
+from latentpatch.methods.latent.search import numba_backend as cpu
+from latentpatch.methods.latent.search.prepared import PreparedSources
+from latentpatch.methods.latent.search.schedule import Place, raster_schedule
+from latentpatch.runs.system import keep_freed_memory
 
 try:
     import faiss

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from latentpatch.memory import keep_freed_memory
+from latentpatch.runs.system import keep_freed_memory
 from latentpatch.serving import Call, Limits, Response, Service, respond
 from latentpatch.serving.archive import holds_graph, load_archived
-from latentpatch.serving.graphs import GraphService
+from latentpatch.serving.exported import GraphService
 
 _log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .autoencoders import AUTOENCODERS, DEFAULT, Autoencoder, load_autoencoder
 from .autoencoders.pixels import PixelAutoencoder
+from .autoencoders.registry import AUTOENCODERS, DEFAULT, Autoencoder, load_autoencoder
+from .methods.latent.samplers import DEFAULT_PRESET, PRESETS, Settings
 from .model import LatentPatch
-from .sampling import DEFAULT_PRESET, PRESETS, Settings
 
 __all__ = [
     "diffusers_autoencoder",

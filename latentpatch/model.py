@@ -12,23 +12,20 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import images
-from .attributes import Predicate as ParsedPredicate
-from .attributes import parse_predicate, read_attributes
-from .autoencoders import DEFAULT, Autoencoder, load_autoencoder
-from .bank import SourceBank, chunks, look_up
-from .blending import DECODINGS, blend, default_decoding
-from .compiling import register, search
-from .details import add_details, details_of, has_details
-from .editing import cell_mask, fill_smoothly, join
+from .autoencoders.registry import DEFAULT, Autoencoder, load_autoencoder
+from .bank.attributes import Predicate as ParsedPredicate
+from .bank.attributes import parse_predicate, read_attributes
+from .bank.augmentation import DEFAULT_OFFSET_COST, Variants
+from .bank.bank import SourceBank, chunks, look_up
+from .bank.fitted_module import pack, unpack
+from .bank.format import ModelFile
+from .bank.pca import PCA
+from .bank.residuals import add_details, details_of, has_details
+from .batching import Costs, Decode, Encode, Operation, Search, Step, run_together
 from .errors import FileError, ImageError, WeightsError
-from .generation import Blend, Generation
-from .modelfile import ModelFile
-from .operations import Costs, Decode, Encode, Operation, Search, Step, run_together
-from .pca import PCA
-from .pretrained import find_model, upload, write_folder
-from .processes import ALONE, Processes
-from .sampling import (
+from .io import images
+from .io.mmap import Rows
+from .methods.latent.samplers import (
     DEFAULT_PRESET,
     PRESETS,
     SAMPLERS,
@@ -40,11 +37,14 @@ from .sampling import (
     settings_from_record,
     settings_record,
 )
-from .sampling.checks import check_integer
-from .sampling.soft import patch_distances, soft_weights
-from .state import pack, unpack
-from .storage import Rows
-from .variants import DEFAULT_OFFSET_COST, Variants
+from .methods.latent.soft import patch_distances, soft_weights
+from .ops.blending import DECODINGS, blend, default_decoding
+from .ops.compositing import cell_mask, fill_smoothly, join
+from .pretrained import find_model, upload, write_folder
+from .results import Blend, Generation
+from .runs.processes import ALONE, Processes
+from .search_op import register, search
+from .validation import check_integer
 
 __all__ = ["LatentPatch"]
 
@@ -66,7 +66,7 @@ class LatentPatch(nn.Module):
             ``NAME[:FILE OR FOLDER]``.
         components: principal components kept for the search, r.
         settings: settings of a sampler, which is used where a call says nothing else; by default those of the
-            preset :data:`~latentpatch.sampling.DEFAULT_PRESET`.
+            preset :data:`~latentpatch.methods.latent.samplers.DEFAULT_PRESET`.
 
     Example:
         >>> model = LatentPatch("pixels").fit(torch.rand(8, 3, 256, 256))
@@ -136,9 +136,9 @@ class LatentPatch(nn.Module):
             mirrored: let every source enter as its mirror image, too.
             offsets: let every source enter also moved by up to so many cells, for sources that are not registered. The
                 bank then holds ``(2 offsets + 1)^2`` times the sources, twice as many where they are mirrored.
-            offset_cost: what keeps copies from being moved: see :class:`~latentpatch.variants.Variants`.
+            offset_cost: what keeps copies from being moved: see :class:`~latentpatch.bank.augmentation.Variants`.
             details: keep what the autoencoder loses of the sources, too, to put it back into pictures
-                (:mod:`~latentpatch.details`): a byte for each colour of a pixel. By default where it is
+                (:mod:`~latentpatch.bank.residuals`): a byte for each colour of a pixel. By default where it is
                 :attr:`~latentpatch.autoencoders.Autoencoder.soft`.
             progress: show a progress bar.
             scratch: folder on a disk with room for the bank, where it is then kept in unnamed files for as
@@ -400,16 +400,17 @@ class LatentPatch(nn.Module):
             n: number of images.
             seed: seed of the first image, at least 0.
             seeds: the seed of each image, instead of ``n`` and ``seed``.
-            settings: settings of a sampler, such as those of :data:`~latentpatch.sampling.PRESETS`; by default this
-                model's.
-            sampler: a key of :data:`~latentpatch.sampling.SAMPLERS`; by default the one the settings are for.
+            settings: settings of a sampler, such as those of
+                :data:`~latentpatch.methods.latent.samplers.PRESETS`; by default this model's.
+            sampler: a key of :data:`~latentpatch.methods.latent.samplers.SAMPLERS`; by default the one the settings are
+                for.
             reference: picture(s) to be guided by: a file, or ``(3, H, W)`` or ``(1 or n, 3, H, W)`` in [0, 1]
                 of the bank's image size.
             where: predicate on attributes that sources must satisfy, as text (``gender=female``) or callable.
             decoding: ``gather`` decodes the full latents of the chosen sources, ``blend`` those without the steps
-                where sources meet (:mod:`~latentpatch.blending`; not of codes), ``detail`` these too, and puts back
-                what the autoencoder loses of the sources (:mod:`~latentpatch.details`); ``unproject`` the reduced
-                ones, through the nearest codes where there is a codebook (the paper's way). By default that of
+                where sources meet (:mod:`~latentpatch.ops.blending`; not of codes), ``detail`` these too, and puts back
+                what the autoencoder loses of the sources (:mod:`~latentpatch.bank.residuals`); ``unproject`` the
+                reduced ones, through the nearest codes where there is a codebook (the paper's way). By default that of
                 :meth:`default_decoding`.
             part: of the images, those to decode and return: the processes of a sharded bank search together.
 
@@ -490,7 +491,7 @@ class LatentPatch(nn.Module):
         """Results of several operations, such as :meth:`generating`, which share encoder, sampler and decoder
         calls. Each is what it would be alone.
 
-        Arguments are those of :func:`latentpatch.operations.run_together`.
+        Arguments are those of :func:`latentpatch.batching.run_together`.
 
         Returns:
             For each operation its result, or the exception it ended with.
@@ -637,7 +638,7 @@ class LatentPatch(nn.Module):
         """Pictures, or latents that are learned, made again from weighted means of all sources, with gradients.
 
         The weights of a cell are the softmax of its patch's distances to the sources' over the temperature, see
-        :mod:`latentpatch.sampling.soft`; towards 0 it takes the nearest source alone.
+        :mod:`latentpatch.methods.latent.soft`; towards 0 it takes the nearest source alone.
 
         Args:
             reference: ``(3, H, W)`` or ``(N, 3, H, W)`` in [0, 1] of the bank's image size.
@@ -900,7 +901,7 @@ class LatentPatch(nn.Module):
     def load(cls, path: str | Path, autoencoder: Autoencoder | str | None = None) -> LatentPatch:
         """Read what :meth:`save` wrote.
 
-        A large file (:data:`~latentpatch.modelfile.MAPPED_FROM`) is mapped instead: memory holds what is
+        A large file (:data:`~latentpatch.bank.format.MAPPED_FROM`) is mapped instead: memory holds what is
         used of it. It must stay as it is meanwhile; another may take its name.
 
         Args:

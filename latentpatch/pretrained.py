@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FileError
-from .files import staged, write_bytes
-from .sampling import Settings, settings_record
+from .io.atomic import staged, write_bytes
+from .methods.latent.samplers import Settings, settings_record
 
 __all__ = ["MODEL_FILE", "find_model", "model_card", "upload", "write_folder"]
 

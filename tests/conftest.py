@@ -10,16 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from draw_faces import draw_face
-from live_server import LiveServer, missing
+from helpers.draw_faces import draw_face
+from helpers.live_server import LiveServer, missing
+from helpers.paths import ROOT, SHARED
 from torch import Tensor
 
 from latentpatch import LatentPatch
-from latentpatch.images import read_image
-from latentpatch.sampling import cpu
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
+from latentpatch.io.images import read_image
+from latentpatch.methods.latent.search import numba_backend as cpu
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,11 +17,11 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from helpers.paths import ROOT
 
 import latentpatch.hub
 from latentpatch import PRESETS, FileError, LatentPatch, ResynthesisSettings, WeightsError
 
-ROOT = Path(__file__).resolve().parent.parent
 ENTRIES = [
     "diffusers_autoencoder",
     "embedded_autoencoder",

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from helpers.coded_pixels import CodedPixels
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -23,27 +24,6 @@ from latentpatch import (
     WeightsError,
     load_autoencoder,
 )
-from latentpatch.autoencoders import Autoencoder, AutoencoderSpec
-
-
-class CodedPixels(Autoencoder):
-    """Pixel latents with a codebook, to stand for a vector-quantised autoencoder."""
-
-    def __init__(self, codes: int = 64) -> None:
-        super().__init__(AutoencoderSpec("coded", "test", 48, 4, 64, "none", codebook_size=codes))
-        generator = torch.Generator().manual_seed(0)
-        self.register_buffer("codes_table", torch.rand(codes, 48, generator=generator))
-
-    @property
-    def codebook(self):
-        return self.codes_table
-
-    def _encode(self, images):
-        return nn.functional.pixel_unshuffle(images, 4)
-
-    def _decode(self, latents):
-        return nn.functional.pixel_shuffle(latents, 4)
-
 
 # --- generation ----------------------------------------------------------------------------------------
 

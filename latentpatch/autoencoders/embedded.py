@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from .base import Autoencoder, AutoencoderSpec
-from .packed import PackedConvolution, works
+from .onednn import PackedConvolution, works
 from .weights import sha256_of
 
 __all__ = ["EmbeddedAutoencoder", "QuantizedAutoencoder", "load", "read_halves"]

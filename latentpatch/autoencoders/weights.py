@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ..errors import FileError, WeightsError
-from ..files import write_bytes
+from ..io.atomic import write_bytes
 
 __all__ = ["WeightFile", "cache_folder", "located", "read_checkpoint", "sha256_of"]
 

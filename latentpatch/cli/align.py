@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import __version__, files, images
-from ..alignment import MIN_AGREEMENT, Alignment, estimate, from_landmarks, outside, read_landmarks, warp
+from .. import __version__
 from ..errors import FileError, ImageError
+from ..io import atomic as files
+from ..io import images
+from ..registration.alignment import MIN_AGREEMENT, Alignment, estimate, from_landmarks, outside, read_landmarks, warp
 from .arguments import add_report, number_from
 from .common import check_apart, counted, parsed_size, say, shows_progress, write_json
 

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from ..autoencoders import AUTOENCODERS, DEFAULT
-from ..sampling import DEFAULT_PRESET, PRESETS, SAMPLERS
-from ..variants import DEFAULT_OFFSET_COST
+from ..autoencoders.registry import AUTOENCODERS, DEFAULT
+from ..bank.augmentation import DEFAULT_OFFSET_COST
+from ..methods.latent.samplers import DEFAULT_PRESET, PRESETS, SAMPLERS
 
 __all__ = [
     "add_common",

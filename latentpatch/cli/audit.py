@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import __version__, files, images
+from .. import __version__
 from ..errors import FileError
-from ..evaluation.audit import Limits, audited, joined
-from ..evaluation.copying import Copying, copying, copying_of_sources
-from ..explanation import source_pictures
+from ..io import atomic as files
+from ..io import images
 from ..model import LatentPatch
+from ..provenance.audit import Limits, audited, joined
+from ..provenance.copying import Copying, copying, copying_of_sources
+from ..provenance.explanation import source_pictures
 from .arguments import add_common, add_sources
 from .common import counted, say, shows_progress, skipped_files, source_files, sources_model, write_json
 

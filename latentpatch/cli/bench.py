@@ -25,7 +25,7 @@ def add_bench(commands: Any) -> None:
 
 
 def _bench(options: argparse.Namespace) -> dict[str, Any]:
-    from ..bench import bench, table
+    from ..runs.benchmark import bench, table
 
     model = bare_model(options)
     report = bench(

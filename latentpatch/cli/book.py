@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import __version__, files, images
+from .. import __version__
 from ..autoencoders.weights import sha256_of
+from ..bank.sharded import ShardedBank
 from ..errors import FileError
-from ..generation import Generation
+from ..io import atomic as files
+from ..io import images
+from ..methods.latent.samplers import settings_record
 from ..model import LatentPatch
-from ..provenance import provenance_images
-from ..sampling import settings_record
-from ..sharding import ShardedBank
-from ..work import Work
+from ..provenance.maps import provenance_images
+from ..results import Generation
+from ..runs.resume import Work
 from .common import counted, say, shows_progress, skipped_files, write_json
 
 __all__ = ["SHEET", "Book", "SharedBook", "facts_of", "opened_book", "portable", "staged"]

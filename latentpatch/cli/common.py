@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import files, images
-from ..attributes import parse_predicate, read_attributes
-from ..autoencoders import DEFAULT
+from ..autoencoders.registry import DEFAULT
+from ..bank.attributes import parse_predicate, read_attributes
+from ..bank.augmentation import Variants
+from ..bank.sharded import ShardedBank
+from ..io import atomic as files
+from ..io import images
+from ..methods.latent.samplers import PRESETS, check_settings, sampler_of
 from ..model import LatentPatch
-from ..sampling import PRESETS, check_settings, sampler_of
-from ..sharding import ShardedBank
-from ..variants import Variants
 
 __all__ = [
     "bare_model",

@@ -8,11 +8,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .. import files, images
+from ..evaluation.experiments import Row, parse_row, read_tables, standard_rows
 from ..evaluation.features import BUILT_IN, find_extractor
 from ..evaluation.protocol import Evaluation, Protocol, with_copier
 from ..evaluation.report import frontier, markdown, summary
-from ..evaluation.rows import Row, parse_row, read_tables, standard_rows
+from ..io import atomic as files
+from ..io import images
 from ..model import LatentPatch
 from .arguments import add_common, add_sources, natural, positive
 from .common import counted, files_by_id, say, shows_progress, sources_model

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .. import files, images
-from ..explanation import explain
+from ..io import atomic as files
+from ..io import images
+from ..provenance.explanation import explain
 from .arguments import add_common, add_sources
 from .common import counted, say, skipped_files, source_files, sources_model, write_json
 

@@ -34,7 +34,7 @@ def add_export(commands: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:
-    from ..export import export
+    from ..export.formats import export
 
     model = sources_model(options)
     report = export(

@@ -10,19 +10,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import files, images
-from ..blending import DECODINGS
 from ..errors import FileError, ImageError
-from .arguments import (
-    add_common,
-    add_mask,
-    add_resume,
-    add_sampler,
-    add_sampling,
-    add_settings,
-    add_size,
-    add_sources,
-)
+from ..io import atomic as files
+from ..io import images
+from ..ops.blending import DECODINGS
+from .arguments import add_common, add_mask, add_resume, add_sampler, add_sampling, add_settings, add_size, add_sources
 from .book import SHEET, Book, facts_of, opened_book, portable, staged
 from .common import (
     bare_model,

@@ -9,11 +9,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .. import files, images
 from ..autoencoders.weights import sha256_of
+from ..bank.format import ModelFile
 from ..errors import ImageError, LatentPatchError
-from ..modelfile import ModelFile
-from ..sampling import settings_record
+from ..io import atomic as files
+from ..io import images
+from ..methods.latent.samplers import settings_record
 from .arguments import add_common, add_network, add_report, add_sources, natural, positive
 from .common import counted, say, shows_progress, skipped_files, sources_model
 
@@ -66,7 +67,7 @@ def add_archive(commands: Any) -> None:
 def _archive(options: argparse.Namespace) -> dict[str, Any]:
     try:
         from ..serving.archive import PORTRAITS, build_archive, build_graph_archive, check_archive
-        from ..serving.graphs import read_facts
+        from ..serving.exported import read_facts
     except ImportError as error:  # the other commands do without what serving needs
         raise LatentPatchError(f"archive needs {error.name}: pip install 'latentpatch[serve]'") from error
     named = [*options.sources, *(options.named or ())]

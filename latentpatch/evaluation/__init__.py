@@ -1,7 +1,9 @@
 """How good generated pictures are, and how much of them is copied: metrics, the protocol, its tables."""
 
+from .bootstrap import bootstrap
+from .experiments import COPIER, Row, parse_row, read_tables, standard_rows
 from .features import BUILT_IN, Extractor, load_extractor, read_features
-from .memorisation import Recovery, recovery_errors
+from .memorization import Recovery, recovery_errors
 from .metrics import (
     coverages,
     densities,
@@ -14,8 +16,6 @@ from .metrics import (
     recalls,
 )
 from .protocol import Evaluation, Protocol
-from .resampling import bootstrap
-from .rows import COPIER, Row, parse_row, read_tables, standard_rows
 from .seams import seam_energies
 
 __all__ = [

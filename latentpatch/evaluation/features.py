@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..autoencoders import Autoencoder
+from ..autoencoders.registry import Autoencoder
 from ..autoencoders.weights import sha256_of
 from ..errors import FileError, LatentPatchError
 

@@ -15,16 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__, files, images
+from .. import __version__
 from ..autoencoders.weights import sha256_of
 from ..errors import FileError
+from ..io import atomic as files
+from ..io import images
 from ..model import LatentPatch
 from . import metrics
+from .bootstrap import bootstrap
+from .experiments import COPIER, Row, restricted
 from .features import Extractor, read_features
-from .memorisation import memorisation
-from .resampling import bootstrap
-from .rows import COPIER, Row, restricted
-from .sets import ON_SHEET, PictureSet, copying_values, nearest_distances
+from .memorization import memorisation
+from .sample_set import ON_SHEET, PictureSet, copying_values, nearest_distances
 
 __all__ = ["Evaluation", "Protocol", "read_log", "with_copier"]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import files
+from ..io import atomic as files
 from .protocol import FLAG_COPIES, FLAG_SHARE
-from .sets import COPY_SHARE
+from .sample_set import COPY_SHARE
 
 __all__ = ["frontier", "markdown", "summary"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..bank import SourceBank
+from ..bank.bank import SourceBank
 
 __all__ = ["seam_energies"]
 

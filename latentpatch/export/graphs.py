@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..autoencoders import Autoencoder
-from ..blending import STIFFNESS, Solver, joined
-from ..details import LEVELS, fading, quarters, to_pixels
+from ..autoencoders.registry import Autoencoder
+from ..bank.residuals import LEVELS, fading, quarters, to_pixels
+from ..methods.latent.samplers import SAMPLERS, Settings
+from ..methods.latent.search.keys import KEY_NORM
 from ..model import LatentPatch
-from ..sampling import SAMPLERS, Settings
-from ..sampling.keys import KEY_NORM
+from ..ops.blending import STIFFNESS, Solver, joined
 from .raster import TraceableRaster
 from .resynthesis import TraceableResynthesis
 

@@ -3,8 +3,8 @@
 Places of a scan that do not look at each other's blocks form a level and are done at once: in a raster those on a
 diagonal of the grid. A scale is then one loop over levels, whose body is the same for all of them; which units of cells
 are compared and written is in tables. What a unit holds is compared with the sources when it is written, and the scores
-of a window are a sum of those results, as in :mod:`latentpatch.sampling.search`, by whose bounds all numbers are
-integers that are held exactly. Index maps are those of :func:`latentpatch.sampling.raster`.
+of a window are a sum of those results, as in :mod:`latentpatch.methods.latent.search.window_scores`, by whose bounds
+all numbers are integers that are held exactly. Index maps are those of :func:`latentpatch.methods.latent.raster`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..sampling.keys import KEY_NORM, _weights, resize_keys
-from ..sampling.schedule import RasterSettings, Scale, raster_schedule
-from ..sampling.sources import cut, longest, score_bound
+from ..methods.latent.search.keys import KEY_NORM, _weights, resize_keys
+from ..methods.latent.search.prepared import cut, longest, score_bound
+from ..methods.latent.search.schedule import RasterSettings, Scale, raster_schedule
 from .loops import draw, each, ranked
 
 __all__ = ["TraceableRaster"]
@@ -178,7 +178,7 @@ class _ScaleSearch(nn.Module):
         return result
 
     def _resized(self, grid: Tensor) -> Tensor:
-        """What :func:`~latentpatch.sampling.keys.resize_keys` makes, in float64."""
+        """What :func:`~latentpatch.methods.latent.search.keys.resize_keys` makes, in float64."""
         if self.size == self.before:
             return grid.double()
         denominator = 4 * self.size[0] * self.size[1]

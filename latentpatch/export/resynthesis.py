@@ -3,7 +3,7 @@
 The waves of all sweeps are one loop, whose body is the same for all of them; which cells a wave compares and writes
 is in tables, padded to the widest. Beyond the grid lies one more cell, where all sources are zero: what is
 compared with it or written to it changes nothing. All numbers are integers that are held exactly, and index maps are
-those of :func:`latentpatch.sampling.resynthesis`.
+those of :func:`latentpatch.methods.latent.resynthesis`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..sampling.allotment import CANDIDATES, ROUNDS, ask, regrets_of, settled
-from ..sampling.keys import KEY_NORM
-from ..sampling.resynthesis import (
+from ..methods.latent.resynthesis import (
     SUBSET_STEPS,
     ResynthesisSettings,
     Wave,
@@ -29,7 +27,9 @@ from ..sampling.resynthesis import (
     tables,
     window_bound,
 )
-from ..sampling.sources import PreparedSources, longest, score_bound
+from ..methods.latent.search.assignment import CANDIDATES, ROUNDS, ask, regrets_of, settled
+from ..methods.latent.search.keys import KEY_NORM
+from ..methods.latent.search.prepared import PreparedSources, longest, score_bound
 from .loops import draw, each, ranked
 
 __all__ = ["TraceableResynthesis"]

@@ -5,8 +5,8 @@ TorchServe, :mod:`.http` for ASGI servers. Needs ``pip install latentpatch[serve
 
 from __future__ import annotations
 
+from .codecs import Call, Response, respond
 from .schema import json_schema, parse
 from .service import Failure, Limits, Refusal, Result, Service
-from .wire import Call, Response, respond
 
 __all__ = ["Call", "Failure", "Limits", "Refusal", "Response", "Result", "Service", "json_schema", "parse", "respond"]

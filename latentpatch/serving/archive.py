@@ -20,11 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .. import __version__
-from ..autoencoders import AUTOENCODERS, Autoencoder, load_autoencoder
+from ..autoencoders.registry import AUTOENCODERS, Autoencoder, load_autoencoder
 from ..errors import FileError
-from ..files import staged, write_tensors
+from ..io.atomic import staged, write_tensors
 from ..model import LatentPatch
-from .graphs import graph_files
+from .exported import graph_files
 
 __all__ = ["PORTRAITS", "build_archive", "build_graph_archive", "check_archive", "holds_graph", "load_archived"]
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
 
-from ..blending import DECODINGS
-from ..sampling import PRESETS, SAMPLERS
+from ..methods.latent.samplers import PRESETS, SAMPLERS
+from ..ops.blending import DECODINGS
 
 __all__ = [
     "FIELDS",

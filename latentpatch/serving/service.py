@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__, images
+from .. import __version__
+from ..batching import Costs, Operation
 from ..errors import ImageError, ImageTooLargeError
-from ..generation import Generation
-from ..model import INPAINTING_SCALES, LatentPatch
-from ..operations import Costs, Operation
-from ..sampling import (
+from ..io import images
+from ..methods.latent.samplers import (
     PRESETS,
     SAMPLERS,
     DiffusionSettings,
@@ -26,6 +25,8 @@ from ..sampling import (
     sampler_of,
     settings_record,
 )
+from ..model import INPAINTING_SCALES, LatentPatch
+from ..results import Generation
 from .schema import (
     FIELDS,
     EditRequest,

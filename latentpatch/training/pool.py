@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..autoencoders import Autoencoder
-from ..images import read_image
-from ..model import LatentPatch
-from ..sampling import (
+from ..autoencoders.registry import Autoencoder
+from ..io.images import read_image
+from ..methods.latent.samplers import (
     SAMPLERS,
     RandomPatchesSettings,
     RasterSettings,
@@ -25,6 +24,7 @@ from ..sampling import (
     noise_from_seeds,
     sampler_of,
 )
+from ..model import LatentPatch
 
 __all__ = ["augmented", "make_pool", "mosaics"]
 

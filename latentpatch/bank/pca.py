@@ -1,0 +1,101 @@
+"""Principal component analysis of latent vectors (LatentPatch, section 2, step 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from .fitted_module import FittedModule
+
+__all__ = ["PCA"]
+
+
+class PCA(FittedModule):
+    """Linear map of L-dimensional latents to their r leading principal components and back.
+
+    Tensors, which move with the module and are in its state dict:
+        mean: ``(L,)`` float32, mean latent.
+        basis: ``(r, L)`` float32, orthonormal rows, by falling variance; the entry of largest magnitude
+            of each is positive, so that a fit is unique.
+        explained_variance: ``(r,)`` float32, variance along each row of the basis.
+        total_variance: scalar float32, variance of the latents summed over all dimensions.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    explained_variance: Tensor
+    total_variance: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_fitted("mean", torch.zeros(0))
+        self.register_fitted("basis", torch.zeros(0, 0))
+        self.register_fitted("explained_variance", torch.zeros(0))
+        self.register_fitted("total_variance", torch.zeros(()))
+
+    @property
+    def components(self) -> int:
+        """Number of components, r; 0 before fitting."""
+        return self.basis.shape[0]
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor], components: int) -> PCA:
+        """Fit in one pass, holding one batch and an L x L matrix in memory. Returns itself.
+
+        Args:
+            batches: tensors ``(..., L)`` of latent vectors, floating point.
+            components: r, from 1 to L.
+
+        Raises:
+            ValueError: where there are no vectors, they are not finite, or r is out of range.
+        """
+        count, shift, total, outer = 0, torch.zeros(0), torch.zeros(0), torch.zeros(0)
+        for batch in batches:
+            vectors = batch.reshape(-1, batch.shape[-1]).double()
+            if not len(vectors):
+                continue
+            if not count:
+                # Sums about a point near the mean lose no digits to it.
+                shift = vectors.mean(0)
+                total, outer = torch.zeros_like(shift), torch.zeros_like(shift.outer(shift))
+            vectors = vectors - shift
+            total += vectors.sum(0)
+            outer += vectors.T @ vectors
+            count += len(vectors)
+        if not count:
+            raise ValueError("no latent vectors to fit the PCA on")
+        dimensions = len(shift)
+        if isinstance(components, bool) or not isinstance(components, int) or not 1 <= components <= dimensions:
+            raise ValueError(
+                f"components {components!r}: an integer from 1 to {dimensions} (latent channels) is expected"
+            )
+        offset = total / count
+        covariance = (outer - count * offset.outer(offset)) / max(1, count - 1)
+        if not bool(torch.isfinite(covariance).all()):
+            raise ValueError("latents hold NaN or infinite values; finite ones are expected")
+        # On the CPU, where the decomposition is the same whatever the module's device.
+        variances, vectors = torch.linalg.eigh(covariance.cpu())
+        basis = vectors.flip(1)[:, :components].T
+        largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
+        device = self.mean.device
+        self.mean = (shift + offset).float().to(device)
+        self.basis = (basis * largest.sign()).float().to(device)
+        self.explained_variance = variances.flip(0)[:components].clamp(min=0).float().to(device)
+        self.total_variance = variances.clamp(min=0).sum().float().to(device)
+        return self
+
+    def project(self, latents: Tensor) -> Tensor:
+        """Coordinates of latents: ``(N, L, h, w)`` -> ``(N, r, h, w)`` float64.
+
+        In double precision, so that rounding does not depend on the batch in any digit that matters.
+        """
+        return torch.einsum("rl,nlhw->nrhw", self.basis.double(), latents.double() - self.mean.double()[:, None, None])
+
+    def unproject(self, reduced: Tensor) -> Tensor:
+        """Latents of coordinates: ``(N, r, h, w)`` -> ``(N, L, h, w)`` float64.
+
+        The inverse of :meth:`project` where r = L, otherwise the closest latents the components can express.
+        """
+        return torch.einsum("rl,nrhw->nlhw", self.basis.double(), reduced.double()) + self.mean.double()[:, None, None]

@@ -1,0 +1,97 @@
+"""A bank whose sources lie with several processes, each of which searches its own."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from ..methods.latent.samplers import Sampler, Settings, raster, sampler_of
+from ..methods.latent.search.prepared import PreparedSources
+from ..methods.latent.search.sharded import ShardedSources
+from ..runs.processes import Processes
+from .bank import SourceBank
+
+__all__ = ["ShardedBank"]
+
+
+class ShardedBank(SourceBank):
+    """This process' share of a bank. Ids and attributes are those of all sources, and so are positions.
+
+    What reads sources (:meth:`sample`, :meth:`gather`, :meth:`gather_reduced`) must be called by all processes
+    together, with the same arguments, and gives all of them the result. It cannot be changed.
+
+    Raises:
+        ValueError: for a bank with variants of sources.
+    """
+
+    def __init__(self, bank: SourceBank, processes: Processes) -> None:
+        super().__init__()
+        if bank.variants.count > 1:
+            raise ValueError("a sharded bank: sources without variants (mirrored, offsets) are expected")
+        part = processes.share(len(bank))
+        self.processes, self.first = processes, part.start
+        self.key_step = bank.key_step
+        # Of what is in memory a view would keep all.
+        self.keys, self.latents, self.details = (
+            each[part] if bank.mapped else each[part].clone() for each in (bank.keys, bank.latents, bank.details)
+        )
+        self.ids, self.attributes, self.mapped = bank.ids, bank.attributes, bank.mapped
+        self._keys_unchecked, self._claimed_digest = bank._keys_unchecked, bank.digest()
+
+    def sample(
+        self, method: Sampler, noise: Tensor, settings: Settings, candidates: Tensor | None, *guides: Tensor | None
+    ) -> Tensor:
+        """See :meth:`SourceBank.sample`."""
+        if method.sample is raster:
+            return super().sample(method, noise, settings, candidates, *guides)
+        if method.guided:
+            name = sampler_of(settings)
+            raise ValueError(f"sampler {name!r}: of a sharded bank 'raster' is expected (--sampler raster)")
+        # The others look at the shape alone.
+        count = len(self) if candidates is None else len(candidates)
+        index: Tensor = method.sample(
+            self.keys.new_zeros(1, 1, 1, 1).expand(count, *self.keys.shape[1:]), noise, settings
+        )
+        return index if candidates is None else candidates[index]
+
+    def _prepare(self, keys: Tensor, candidates: Tensor | None) -> PreparedSources:
+        if candidates is None:
+            return ShardedSources(keys, self.processes)
+        own = candidates - self.first
+        return ShardedSources(keys[own[(own >= 0) & (own < len(keys))]], self.processes, of=keys)
+
+    def gather(self, index: Tensor, codes: int | None = None) -> Tensor:
+        """See :meth:`SourceBank.gather`."""
+        own, held = self._own(index, self.latents)
+        self._check_gathered(held, codes)
+        return self._together(own, held, self.latents, index).movedim(-1, 1)
+
+    def gather_reduced(self, index: Tensor) -> Tensor:
+        """See :meth:`SourceBank.gather_reduced`."""
+        own, held = self._own(index, self.keys)
+        return self._together(own, held, self.keys, index).movedim(-1, 1).double() * self.key_step.double()
+
+    def gather_details(self, index: Tensor) -> Tensor:
+        """See :meth:`SourceBank.gather_details`."""
+        stored = self.details.unflatten(3, (4, -1))
+        own, held = self._own(index, stored)
+        return self._together(own, held, stored, index)
+
+    def _own(self, index: Tensor, stored: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """-> cells (image, row, column, ...) that point to this process' sources, (cells, channels) what is there"""
+        local = index.to(stored.device) - self.first
+        own = ((local >= 0) & (local < len(stored))).nonzero(as_tuple=True)
+        places = (local[own], *own[1:])
+        return own, stored[places]
+
+    def _together(self, own: tuple[Tensor, ...], held: Tensor, stored: Tensor, index: Tensor) -> Tensor:
+        # Bits as integers, zero where another process has the source: their sum is exact.
+        integers = torch.int8 if stored.dtype == torch.int8 else torch.int16
+        bits = torch.zeros((*index.shape, held.shape[-1]), dtype=torch.int32, device=stored.device)
+        bits[own] = held.view(integers).int()
+        return self.processes.added(bits).to(integers).view(stored.dtype).to(index.device)
+
+    def _hold(self) -> NoReturn:
+        raise RuntimeError("a sharded bank cannot be changed")

@@ -1,0 +1,1 @@
+"""Pictures, atomic writes, memory-mapped tensors."""

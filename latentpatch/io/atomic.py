@@ -1,0 +1,186 @@
+"""Writing files so that a reader, or a crash, never meets half of one.
+
+Everything is written under a temporary name in the folder where it belongs and then renamed, which
+file systems do in one step. Nothing is flushed to the disk by force: this guards against errors and
+interruptions of the program, not against power cuts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FileError
+from .mmap import DTYPES
+
+__all__ = ["move_into", "replacing", "staged", "write_bytes", "write_tensors"]
+
+_PART = 1 << 22  # elements written at a time
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Make ``data`` the contents of ``path``: all of it, or nothing changes.
+
+    Raises:
+        FileError: where that cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file: all of it, or nothing changes.
+
+    The bytes are those of ``safetensors.torch.save_file``, which would hold all of them in memory.
+
+    Raises:
+        FileError: where that cannot be written.
+    """
+    order = list(DTYPES)
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name in names:
+        value = tensors[name]
+        begin, end = end, end + value.nbytes
+        header[name] = {"dtype": DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            for part in tensors[name].detach().reshape(-1).split(_PART):
+                file.write(part.cpu().contiguous().view(torch.uint8).numpy())
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` (same suffix, hidden) that takes its place when the block ends.
+
+    Where the block raises, the temporary file is removed and ``path`` is as it was.
+
+    Raises:
+        FileError: for any ``OSError``, in the block too, and where ``path`` is there already and is
+            not a regular file. Other errors of the block pass unchanged.
+    """
+    path = Path(path)
+    temporary = path.with_name(_temporary_name() + path.suffix)
+    with _naming(path):
+        _check_replaceable(path)
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            _remove(temporary)
+            raise
+
+
+@contextmanager
+def staged(folder: str | Path) -> Iterator[Path]:
+    """A staging folder inside ``folder`` whose files move into ``folder`` when the block ends.
+
+    ``folder`` and its parents are created where missing. Files of the same names are replaced,
+    others stay; sub-folders of the staging folder are kept as such. Where the block or a move
+    raises, the staging folder, every new file and every folder created here are removed again.
+
+    Raises:
+        FileError: for any ``OSError``, in the block too. Other errors of the block pass unchanged.
+    """
+    folder = Path(folder)
+    staging = folder / _temporary_name()
+    folders: list[Path] = []
+    files: list[Path] = []
+    with _naming(folder):
+        try:
+            _create(staging, folders)
+            yield staging
+            _move_all(staging, folder, folders, files)
+            staging.rmdir()
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            for file in files:
+                _remove(file)
+            for created in reversed(folders):
+                with suppress(OSError):  # someone else may have put something there meanwhile
+                    created.rmdir()
+            raise
+
+
+def move_into(staging: Path, folder: Path) -> None:
+    """Move what is in one folder into another, each file in one step; files of the same names are replaced.
+
+    Raises:
+        FileError: where that is not possible, mostly before the first file moves.
+    """
+    with _naming(folder):
+        _move_all(staging, folder, [], [])
+
+
+def _temporary_name() -> str:
+    return f".latentpatch-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """OSErrors become FileErrors that name ``path`` and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _check_replaceable(path: Path) -> None:
+    # Renaming onto a device such as /dev/null would put a file in its place for everyone.
+    if path.exists() and not path.is_file():
+        raise FileError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'not a regular file'}")
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()
+
+
+def _create(folder: Path, created: list[Path]) -> None:
+    """Create a folder and its missing parents, noting in ``created`` each one made here."""
+    missing = [folder]
+    while not missing[-1].parent.exists():
+        missing.append(missing[-1].parent)
+    for path in reversed(missing):
+        try:
+            path.mkdir()
+        except FileExistsError:
+            if not path.is_dir():  # else someone else was quicker
+                raise
+        else:
+            created.append(path)
+
+
+def _move_all(staging: Path, folder: Path, folders: list[Path], files: list[Path]) -> None:
+    """Move what is in ``staging`` into ``folder``, noting in the lists what was not there before."""
+    sources = sorted(staging.rglob("*"))
+    targets = [folder / source.relative_to(staging) for source in sources]
+    for source, target in zip(sources, targets, strict=True):  # before the first move, so that none need be undone
+        if not source.is_dir():
+            _check_replaceable(target)
+        elif target.exists() and not target.is_dir():
+            raise FileError(f"cannot write {target}: it is not a folder")
+    for source, target in zip(sources, targets, strict=True):
+        if source.is_dir():
+            if not target.is_dir():
+                _create(target, folders)
+        else:
+            if not target.exists():
+                files.append(target)
+            source.replace(target)
+    for source in reversed(sources):
+        if source.is_dir():
+            source.rmdir()

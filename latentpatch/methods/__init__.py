@@ -1,0 +1,1 @@
+"""Methods: what can be done with a bank or with pictures."""

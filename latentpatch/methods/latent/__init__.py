@@ -1,0 +1,1 @@
+"""Samplers over a bank's latents: from noise to an index map."""

@@ -1,0 +1,359 @@
+"""Patch diffusion without training: noise turned into a picture by the sources' own patches.
+
+The sources are taken for all there is. A noisy grid x = y + sigma n is then denoised in closed form: a source y is
+as likely as exp(-|x - y|^2 / 2 sigma^2), and the mean over all of them is the best guess. Over whole grids that only
+gives sources back. Asked of windows at the same place, as in the equivariance-broken local score machine of Kamb and
+Ganguli ("An analytic theory of creativity in convolutional diffusion models", ICML 2025), each window has a mean of its
+own, and where they overlap they blend: the picture holds together, but no source need be like it. Noise falls
+geometrically in deterministic steps (DDIM, Song et al. 2021), and windows shrink with it, from the whole grid, which
+settles the layout, to a few cells.
+
+A cell goes to the source that weighs most at the last level, or, by default, sweeps of :mod:`.resynthesis` over the
+denoised grid decide, which bound what one source gives. A reference is noised and denoised (SDEdit, Meng et al. 2022).
+With a mask the known cells are put back at every level (as in RePaint, Lugmayr et al. 2022, without its resampling).
+
+Weights are floating point, unlike the distances of the other samplers. Images are denoised one at a time, so that an
+image is the same in any batch; another device or number of threads may decide near-ties differently. A level reads
+the bank twice or so: time is linear in the sources, and a large bank takes seconds a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import ceil, inf, isfinite, sqrt
+
+import torch
+from torch import Tensor
+
+from ...validation import check_integer, check_noise, check_real, check_reference
+from .raster import MAX_MEMORY
+from .resynthesis import ResynthesisSettings, resynthesis, resynthesis_steps
+from .search.prepared import PreparedSources
+
+__all__ = ["DiffusionSettings", "diffusion", "diffusion_steps"]
+
+_SIXTEENTHS = 16  # of a grid's side: what windows are told in
+_STRENGTH = 0.5
+
+
+@dataclass(frozen=True)
+class DiffusionSettings:
+    """Settings of patch diffusion.
+
+    Attributes:
+        levels: noise levels, geometrically spaced.
+        start_noise: standard deviation at the first level, in each component of a key; the unit is the keys' own
+            standard deviation, as vectors (the root of their variances' sum).
+        end_noise: standard deviation at the last level, likewise.
+        windows: sides of the windows from the first level to the last, in sixteenths of the grid's sides; each
+            serves an equal part of the levels. Windows are centred at every cell and cut at the border: from 31 on they
+            cover all of the grid.
+        strength: with a reference, the part of the levels that is gone through, more than 0 and at most 1: how much
+            noise the reference gets. None for 0.5, or 1 where there is a mask.
+        sweeps: of resynthesis over the denoised grid; with none, each cell goes to its most likely source.
+        max_share: share of the cells one source gives at most. Denoising aims at it, by making sources that weigh
+            more less likely; sweeps keep it. None for 0.3, or 1.5 times an even share where there are few sources.
+        patch_size: side of the patches compared in the sweeps, in cells.
+        stride: side of the blocks copied in the sweeps.
+    """
+
+    levels: int = 24
+    start_noise: float = 5.0
+    end_noise: float = 0.0375
+    windows: tuple[int, ...] = (16, 11, 9, 7, 5, 5, 3, 3)
+    strength: float | None = None
+    sweeps: int = 2
+    max_share: float | None = None
+    patch_size: int = 4
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.windows, list):  # as JSON has it
+            object.__setattr__(self, "windows", tuple(self.windows))
+        if not isinstance(self.windows, tuple) or not self.windows:
+            raise TypeError(f"windows {self.windows!r}: one integer or several are expected")
+        for window in self.windows:
+            check_integer("windows", window, 1)
+        check_integer("levels", self.levels, 1)
+        check_integer("sweeps", self.sweeps, 0)
+        for name in ("start_noise", "end_noise"):
+            value = getattr(self, name)
+            if not (_is_number(name, value) and 0 < value < inf):
+                raise ValueError(f"{name} {value}: more than 0 is expected")
+        if self.end_noise > self.start_noise:
+            raise ValueError(f"end_noise {self.end_noise}: at most start_noise {self.start_noise} is expected")
+        if self.strength is not None and not (_is_number("strength", self.strength) and 0 < self.strength <= 1):
+            raise ValueError(f"strength {self.strength}: more than 0 and at most 1 is expected")
+        self.sweep_settings()
+
+    def resolved(self, count: int, reference: bool) -> DiffusionSettings:
+        """These settings with the share, and with a reference the strength, that are in force."""
+        share = self.sweep_settings().resolved(count, True).max_share
+        strength = _STRENGTH if reference and self.strength is None else self.strength
+        return replace(self, max_share=share, strength=strength)
+
+    def sweep_settings(self) -> ResynthesisSettings:
+        """Settings of the sweeps; of one, where there are none."""
+        return ResynthesisSettings(
+            self.patch_size,
+            self.stride,
+            neighbours=1,
+            sweeps=max(1, self.sweeps),
+            max_share=self.max_share,
+            subset=1.0,
+            symmetric=False,
+        )
+
+
+def _is_number(name: str, value: object) -> bool:
+    return isfinite(check_real(name, value))
+
+
+def diffusion_steps(grid: tuple[int, int], settings: DiffusionSettings | None = None) -> int:
+    """Uniforms the sampler takes for one image: one a cell.
+
+    Raises:
+        ValueError: where the patch of the sweeps exceeds the grid.
+    """
+    settings = settings or DiffusionSettings()
+    if settings.sweeps:
+        resynthesis_steps(grid, settings.sweep_settings(), reference=True)
+    return grid[0] * grid[1]
+
+
+@torch.no_grad()
+def diffusion(
+    keys: Tensor | PreparedSources,
+    noise: Tensor,
+    settings: DiffusionSettings | None = None,
+    reference: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    memory: int = MAX_MEMORY,
+) -> Tensor:
+    """Denoise Gaussian noise, or a noised reference, by the patches of the sources.
+
+    Args:
+        keys: ``(B, h, w, r)`` int16 sources, or those with what earlier searches prepared.
+        noise: ``(N, h * w)`` uniforms in [0, 1): each gives the Gaussian noise of a cell.
+        settings: defaults where None.
+        reference: ``(N, h, w, r)`` or ``(1, h, w, r)`` int16 keys to start from, noised.
+        mask: ``(h, w)`` bool, True where cells are to be sampled, the others being the reference's. It is filled
+            without sweeps, so that a share is aimed at only. Cells outside it get index -1.
+        memory: bound in bytes on what is held in floating point of the sources: more of them go in parts.
+
+    Returns:
+        ``(N, h, w)`` int64: which source each cell comes from.
+
+    Raises:
+        ValueError: where shapes, settings and bank do not go together.
+    """
+    sources = keys if isinstance(keys, PreparedSources) else PreparedSources(keys)
+    bank = sources.keys
+    height, width, depth = bank.shape[1:]
+    chosen = (settings or DiffusionSettings()).resolved(sources.pictures, reference is not None and mask is None)
+    steps = diffusion_steps((height, width), chosen)
+    check_noise(noise, steps)
+    if mask is not None and reference is None:
+        raise ValueError("mask: a reference is expected with it, to give the cells that are kept")
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != (height, width)):
+        raise ValueError(f"mask: bool of shape {(height, width)} is expected, got {mask.dtype} {tuple(mask.shape)}")
+    check_reference(reference, bank, len(noise))
+    sweeps = chosen.sweep_settings() if chosen.sweeps and mask is None else None
+    blank = noise.new_zeros((len(noise), 0))  # the nearest source is taken, so that sweeps need no chance
+    if sweeps is not None:
+        blank = noise.new_zeros((len(noise), resynthesis_steps((height, width), sweeps, reference=True)))
+        resynthesis(sources, blank[:0], sweeps, bank[:1])  # what they refuse is refused before minutes of denoising
+    index = torch.zeros((len(noise), height, width), dtype=torch.int64, device=noise.device)
+    denoised = bank.new_zeros((len(noise), height, width, depth))
+    with torch.autocast(noise.device.type, enabled=False):
+        denoiser = _Denoiser(sources, chosen, None if mask is None else mask.to(bank.device), memory)
+        for image, uniforms in enumerate(noise):
+            given = None if reference is None else reference[image if len(reference) > 1 else 0]
+            denoised[image], index[image] = denoiser.run(gaussian(uniforms, depth), given)
+    if sweeps is not None and len(noise):
+        return resynthesis(sources, blank, sweeps, denoised, memory=memory)
+    return index if mask is None else torch.where(mask.to(index.device), index, -1)
+
+
+class _Denoiser:
+    """Images denoised one at a time.
+
+    Args:
+        sources: B of them.
+        settings: resolved.
+        mask: ``(h, w)`` bool, the cells to fill; None for all.
+        memory: bound in bytes.
+    """
+
+    def __init__(self, sources: PreparedSources, settings: DiffusionSettings, mask: Tensor | None, memory: int) -> None:
+        self.count, self.height, self.width, self.depth = sources.keys.shape
+        assert settings.max_share is not None
+        self.settings, self.mask, self.max_share = settings, mask, settings.max_share
+        self.sources = _FloatSources(sources, memory)
+        self.groups, self.pictures = sources.groups, sources.pictures
+        self.unit = spread(sources.keys)
+
+    def run(self, normal: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
+        """An image of ``(h * w, r)`` Gaussian noise and ``(h, w, r)`` int16 keys.
+
+        Returns:
+            ``(h, w, r)`` int16 denoised keys and ``(h, w)`` int64 most likely sources.
+        """
+        sigmas, sides, first = self._schedule(given is not None)
+        clean = torch.zeros_like(normal) if given is None else given.reshape(normal.shape).to(normal.dtype)
+        known = None if self.mask is None else ~self.mask.view(-1, 1)
+        penalty = normal.new_zeros(self.count)
+        x = clean + sigmas[first] * normal
+        mean, likeliest = x, torch.empty(0)
+        for level in range(first, len(sigmas)):
+            sigma = sigmas[level]
+            mean, likeliest, shares = self._posterior(x, sigma, sides[level], penalty)
+            given_by = shares.new_zeros(self.pictures).index_add_(0, self.groups, shares)
+            penalty += (given_by / self.max_share).clamp(min=1).log()[self.groups]
+            if level + 1 < len(sigmas):
+                x = mean + (x - mean) * (sigmas[level + 1] / sigma)
+                if known is not None:
+                    x = torch.where(known, clean + sigmas[level + 1] * normal, x)
+        shape = self.height, self.width
+        return mean.round().to(torch.int16).view(*shape, -1), likeliest.view(shape)
+
+    def _schedule(self, given: bool) -> tuple[list[float], list[int], int]:
+        """-> standard deviations, sides of windows, the level to start with"""
+        settings = self.settings
+        fall = (settings.end_noise / settings.start_noise) ** (1 / max(1, settings.levels - 1))
+        sigmas = [self.unit * settings.start_noise * fall**level for level in range(settings.levels)]
+        sides = [settings.windows[level * len(settings.windows) // settings.levels] for level in range(settings.levels)]
+        strength = settings.strength if given and settings.strength is not None else 1.0
+        return sigmas, sides, settings.levels - ceil(strength * settings.levels)
+
+    def _posterior(self, x: Tensor, sigma: float, side: int, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What windows of a side expect behind a noisy image ``(h * w, r)``.
+
+        Returns:
+            ``(h * w, r)`` means, ``(h * w,)`` sources that weigh most, ``(B,)`` shares of all weight.
+        """
+        windows = Windows.of((self.height, self.width), side, x.device)
+        total = x.new_full((self.height, self.width), -inf)
+        logits = x.new_zeros(0)
+        for some, vectors, norms in self.sources:
+            logits = self._logits(x, vectors, norms, sigma, windows) - penalty[some]
+            total = torch.logaddexp(total, logits.logsumexp(2))
+        mean, most = torch.zeros_like(x), x.new_full((len(x),), -inf)
+        likeliest = torch.zeros_like(most, dtype=torch.int64)
+        shares = torch.zeros_like(penalty)
+        for some, vectors, norms in self.sources:
+            if not self.sources.whole:  # else they are at hand
+                logits = self._logits(x, vectors, norms, sigma, windows) - penalty[some]
+            weights = (logits - total[:, :, None]).exp_()
+            shares[some] = weights.mean((0, 1))
+            weights = windows.average(weights).flatten(0, 1)
+            mean += torch.bmm(weights[:, None], vectors)[:, 0]
+            top, place = weights.max(1)
+            likeliest = torch.where(top > most, place + some.start, likeliest)
+            most = torch.maximum(top, most)
+        return mean, likeliest, shares
+
+    def _logits(self, x: Tensor, vectors: Tensor, norms: Tensor, sigma: float, windows: Windows) -> Tensor:
+        """-|x - y|^2 / 2 sigma^2 summed over windows, but for |x|^2, which all sources share. -> (h, w, sources)"""
+        products = torch.bmm(vectors, x[:, :, None])[:, :, 0]
+        scores = (products - norms / 2) / sigma**2
+        return windows.sum(scores.view(self.height, self.width, -1))
+
+
+class _FloatSources:
+    """Sources in floating point, as many at a time as fit: all at once, and kept, where they do.
+
+    Yields:
+        Which, ``(h * w, sources, r)`` vectors, and ``(h * w, sources)`` their squared norms, costs added.
+    """
+
+    def __init__(self, sources: PreparedSources, memory: int) -> None:
+        self.bank, self.costs = sources.keys, sources.costs
+        count, height, width, depth = self.bank.shape
+        self.part = max(1, memory // (4 * height * width * (depth + 8)))  # 8: scores, weights and their temporaries
+        self.whole = self.part >= count
+        self._kept = [self._laid_out(0)] if self.whole else []
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        yield from self._kept or map(self._laid_out, range(0, len(self.bank), self.part))
+
+    def _laid_out(self, first: int) -> tuple[slice, Tensor, Tensor]:
+        some = slice(first, min(first + self.part, len(self.bank)))
+        vectors = self.bank[some].flatten(1, 2).transpose(0, 1).contiguous().float()
+        norms = vectors.square().sum(2)
+        return some, vectors, norms if self.costs is None else norms + self.costs[some]
+
+
+class Windows:
+    """Windows centred at every cell of a grid, cut at its border.
+
+    Attributes:
+        down: ``(h, h)``, 1 where the window of a row's cells covers a row.
+        across: ``(w, w)`` likewise of columns.
+    """
+
+    def __init__(self, down: Tensor, across: Tensor) -> None:
+        self.down, self.across = down, across
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def of(cls, grid: tuple[int, int], side: int, device: torch.device) -> Windows:
+        """Windows of a side in sixteenths of the grid's sides."""
+        return cls(*(_band(length, max(1, round(side * length / _SIXTEENTHS))).to(device) for length in grid))
+
+    def sum(self, cells: Tensor) -> Tensor:
+        """Sums over windows of ``(h, w, m)`` cells. -> (h, w, m)"""
+        return _separable(self.down, self.across, cells)
+
+    def average(self, windows: Tensor) -> Tensor:
+        """At each cell the average of the windows ``(h, w, m)`` that cover it. -> (h, w, m)"""
+        down, across = (each.T / each.T.sum(1, keepdim=True) for each in (self.down, self.across))
+        return _separable(down, across, windows)
+
+
+def _separable(down: Tensor, across: Tensor, cells: Tensor) -> Tensor:
+    return torch.mm(down, torch.matmul(across, cells).flatten(1)).view(cells.shape)
+
+
+def _band(length: int, side: int) -> Tensor:
+    """(length, length): 1 in row i for the ``side`` places around i, of which as many are before it as after, or one
+    fewer.
+    """
+    offsets = torch.arange(length) - torch.arange(length)[:, None]
+    return ((offsets >= -((side - 1) // 2)) & (offsets <= side // 2)).float()
+
+
+def spread(bank: Tensor) -> float:
+    """Standard deviation of keys as vectors, at least a unit: the root of the sum over components of their variance
+    about the mean of all numbers. Sums are exact.
+    """
+    total = squares = 0
+    for chunk in bank.split(1024):
+        total += int(chunk.sum(dtype=torch.int64))
+        squares += sum(int(part.long().square().sum()) for part in chunk.split(64))
+    number = bank.numel()
+    return max(1.0, sqrt(bank.shape[3] * (squares * number - total * total) / number**2))
+
+
+def gaussian(uniforms: Tensor, depth: int) -> Tensor:
+    """Standard normal numbers of uniforms, ``depth`` of each: ``(m,)`` -> ``(m, depth)`` float32.
+
+    A uniform is told apart to 32 bits. With the place and the component it is a counter, which splitmix64 (Steele et
+    al. 2014) turns into another uniform, and the inverse normal distribution into a number.
+    """
+    words = (uniforms.double() * 2**32).long().clamp(0, 2**32 - 1)[:, None]
+    places = torch.arange(len(words) * depth, device=words.device).view(-1, depth)
+    mixed = ((words << 31) + places + 1) * -0x61C8864680B583EB
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        mixed = (mixed ^ _shifted(mixed, shift)) * factor
+    mixed = mixed ^ _shifted(mixed, 31)
+    normal: Tensor = torch.special.ndtri((_shifted(mixed, 12) + 0.5) * 2.0**-52)
+    return normal.float()
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """To the right, zeros coming in."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)

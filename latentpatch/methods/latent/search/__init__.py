@@ -1,0 +1,1 @@
+"""Search of the samplers: keys, schedules and one file a backend."""

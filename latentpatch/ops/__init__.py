@@ -1,0 +1,1 @@
+"""Stateless tensor operations that methods share."""

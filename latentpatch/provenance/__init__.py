@@ -1,0 +1,1 @@
+"""Provenance: maps, explanations, audits, and removal of sources."""

@@ -1,0 +1,115 @@
+"""The result of an operation: pictures, where they come from, and what it takes to repeat them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from .bank.augmentation import Variants
+from .methods.latent.samplers import Settings
+from .provenance.maps import largest_regions, provenance_images, source_shares
+
+__all__ = ["Blend", "Generation"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Images with their provenance.
+
+    Attributes:
+        images: ``(N, 3, H, W)`` float32 in [0, 1].
+        index: ``(N, h, w)`` int64, for each latent cell the position of its source in :attr:`ids`, or -1
+            for the picture that was given.
+        ids: names of the sources the index points to.
+        seeds: the seed of each image; empty where nothing was drawn.
+        sampler: name of the sampler; None where none was used.
+        settings: its settings; None where none was used.
+        variants: of the sources. :attr:`index` and :attr:`ids` say which one a cell is from; whatever counts sources
+            counts all variants of a picture as that one source.
+    """
+
+    images: Tensor = field(repr=False)
+    index: Tensor = field(repr=False)
+    ids: tuple[str, ...] = field(repr=False)
+    seeds: tuple[int, ...] = ()
+    sampler: str | None = None
+    settings: Settings | None = None
+    variants: Variants = field(default_factory=Variants)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def shares(self) -> list[dict[str, float]]:
+        """For each image, the share of its cells each of its sources gave, by all its variants, largest first."""
+        names = self.ids[:: self.variants.count]
+        return [_largest_first(row, names) for row in source_shares(self._sources(), len(names)).cpu()]
+
+    def largest_regions(self) -> Tensor:
+        """For each image, the share of its cells in the largest connected region from one source, whatever its
+        variants: ``(N,)``.
+        """
+        return largest_regions(self._sources())
+
+    def provenance(self) -> Tensor:
+        """Index maps as pictures of the images' size, one hue a source, variants in hues next to each other:
+        ``(N, 3, H, W)``.
+        """
+        return provenance_images(self.index, len(self.ids), self.images.shape[2] // self.index.shape[1])
+
+    def records(self) -> list[dict[str, Any]]:
+        """For each image what a JSON file should say: seed, index map, shares, largest region."""
+        regions = self.largest_regions().tolist()
+        return [
+            {
+                "seed": self.seeds[i] if self.seeds else None,
+                "index": self.index[i].tolist(),
+                "shares": {name: round(share, 6) for name, share in shares.items()},
+                "largest_region": round(regions[i], 6),
+            }
+            for i, shares in enumerate(self.shares())
+        ]
+
+    def settings_record(self) -> dict[str, Any]:
+        """Sampler and settings, for a JSON file."""
+        return {"sampler": self.sampler, "settings": None if self.settings is None else asdict(self.settings)}
+
+    def _sources(self) -> Tensor:
+        """Index maps of sources, whatever their variants."""
+        return self.variants.sources_of(self.index)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Images whose cells are weighted means of all sources'.
+
+    Attributes:
+        images: ``(N, 3, H, W)`` float32 in [0, 1].
+        weights: ``(N, B, h, w)`` float32, how much of each latent cell comes from each source; they add up to 1 over
+            the sources.
+        ids: names of the B sources.
+    """
+
+    images: Tensor = field(repr=False)
+    weights: Tensor = field(repr=False)
+    ids: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def index(self) -> Tensor:
+        """For each cell the source of the largest weight: ``(N, h, w)`` int64."""
+        return self.weights.argmax(1)
+
+    def shares(self) -> list[dict[str, float]]:
+        """For each image, the share of it each of its sources gave, largest first."""
+        means = self.weights.detach().double().mean((2, 3)).cpu()
+        return [_largest_first(row, self.ids) for row in means]
+
+
+def _largest_first(row: Tensor, ids: tuple[str, ...]) -> dict[str, float]:
+    used = row.nonzero()[:, 0].tolist()
+    used.sort(key=lambda b: (-float(row[b]), b))
+    return {ids[b]: float(row[b]) for b in used}

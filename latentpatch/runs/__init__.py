@@ -1,0 +1,1 @@
+"""Runs of commands: several processes, resuming, the machine's memory."""

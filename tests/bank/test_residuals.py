@@ -1,0 +1,250 @@
+"""What an autoencoder loses of the sources, kept and put back."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from math import cos, floor, pi
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from latentpatch import FileError, LatentPatch, RasterSettings
+from latentpatch.bank import format as modelfile
+from latentpatch.bank.residuals import add_details, details_of, has_details
+from latentpatch.bank.sharded import ShardedBank
+from latentpatch.cli.main import main
+from latentpatch.export.formats import export
+from latentpatch.provenance.unlearning import verify_unlearning
+from latentpatch.runs.processes import ALONE
+
+
+@pytest.fixture(scope="module")
+def detailed(face_images: Tensor) -> LatentPatch:
+    """Twelve drawn faces of 4x4 cells, with details."""
+    return LatentPatch("embedded", components=8).fit(face_images)
+
+
+def gatherer(table: Tensor):
+    """From ``(B, h, w, d)``."""
+    quarters = table.unflatten(3, (4, -1))
+    rows, columns = (torch.arange(side) for side in table.shape[1:3])
+
+    def gather(index: Tensor) -> Tensor:
+        found = quarters[index.clamp(min=0), rows[:, None, None], columns[None, :, None], torch.arange(4)]
+        return found * (index >= 0)[..., None]
+
+    return gather
+
+
+def pixel_by_pixel(images: Tensor, index: Tensor, planes: Tensor, side: int) -> Tensor:
+    """The same in plain loops, from what the module's text says; planes are ``(B, 3, H, W)`` in 1/255."""
+    result = images.clone()
+    height, width = index.shape[1:]
+    for n in range(len(images)):
+        for y in range(images.shape[2]):
+            for x in range(images.shape[3]):
+                down, right = (y + 0.5) / side - 0.5, (x + 0.5) / side - 0.5  # in cells, from the first one's centre
+                total = torch.zeros(3)
+                for row in (floor(down), floor(down) + 1):
+                    for column in (floor(right), floor(right) + 1):
+                        weight = (0.5 + 0.5 * cos(pi * (down - row))) * (0.5 + 0.5 * cos(pi * (right - column)))
+                        b = int(index[n, min(max(row, 0), height - 1), min(max(column, 0), width - 1)])
+                        if b >= 0:
+                            total += weight * planes[b, :, y, x]
+                result[n, :, y, x] += total / 255
+    return result.clamp(0, 1)
+
+
+@pytest.mark.parametrize("side", [4, 6])
+def test_details_are_those_of_the_sources_around_each_pixel(side: int) -> None:
+    chance = torch.Generator().manual_seed(side)
+    pictures = torch.rand(5, 3, 3 * side, 4 * side, generator=chance)
+    table = details_of(pictures, torch.full_like(pictures, 0.5), side)
+    assert table.shape == (5, 3, 4, 3 * side**2)
+    assert table.dtype == torch.int8
+    # One source alone: its plane of details.
+    index = torch.arange(5)[:, None, None].expand(-1, 3, 4)
+    grey = torch.full_like(pictures, 0.5)
+    planes = ((add_details(grey, index, gatherer(table)) - 0.5) * 255).round()
+    assert planes.abs().max() > 60
+    toned = details_of(pictures, pictures + torch.tensor([0.1, -0.2, 0.3])[:, None, None], side)
+    assert not toned.any(), "tone is the decoder's"
+    mixed = torch.randint(-1, 5, (2, 3, 4), generator=chance)
+    images = torch.rand(2, 3, 3 * side, 4 * side, generator=chance)
+    expected = pixel_by_pixel(images, mixed, planes, side)
+    torch.testing.assert_close(add_details(images, mixed, gatherer(table)), expected, atol=1e-5, rtol=0)
+
+
+def test_cells_that_cannot_be_halved_have_none() -> None:
+    assert [side for side in range(1, 18) if has_details(side)] == [4, 6, 8, 10, 12, 14, 16]
+
+
+def test_sources_come_back_nearer_to_what_they_were(detailed: LatentPatch, face_images: Tensor) -> None:
+    assert detailed.bank.details.shape == (12, 4, 4, 768)
+    assert detailed.default_decoding(detailed.settings) == "detail"
+    assert detailed.default_decoding(RasterSettings()) == "gather", "the paper has none"
+    known = torch.stack([detailed.source_picture(b) for b in range(12)])
+    errors = [(each - face_images).square().mean() for each in (known, detailed.reconstruct(face_images))]
+    assert errors[0] < errors[1] / 2
+
+
+def test_pictures_are_alike_in_any_batch_and_differ_from_those_without(detailed: LatentPatch) -> None:
+    made, plain = detailed.generate(5), detailed.generate(5, decoding="blend")
+    assert torch.equal(made.index, plain.index)
+    assert not torch.equal(made.images, plain.images)
+    for seed in range(5):
+        assert torch.equal(detailed.generate(1, seed=seed).images[0], made.images[seed])
+    noise = torch.rand(3, detailed.steps)
+    assert torch.equal(detailed(noise), detailed.decode(detailed.search(noise), "detail"))
+    learning = deepcopy(detailed)
+    learning.autoencoder.requires_grad_(True)
+    images = learning(noise)
+    torch.testing.assert_close(images, detailed(noise), atol=1e-6, rtol=0)
+    images.mean().backward()
+    assert all(bool(weight.grad.any()) for weight in learning.autoencoder.decoder.parameters())
+    compiled = torch.compile(detailed, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(noise), detailed(noise), atol=1e-6, rtol=0)
+
+
+def test_what_was_fitted_without_them_has_none(face_images: Tensor, detailed: LatentPatch) -> None:
+    bare = LatentPatch("embedded", components=8).fit(face_images, details=False)
+    assert "bank.details" not in bare.state_dict()
+    assert bare.bank.digest() != detailed.bank.digest()
+    assert torch.equal(bare.generate(2).images, detailed.generate(2, decoding="blend").images)
+    with pytest.raises(ValueError, match="decoding 'detail': sources with details are expected"):
+        bare.generate(1, decoding="detail")
+    with pytest.raises(TypeError, match="details 1: True, False or None"):
+        bare.fit(face_images, details=1)  # type: ignore[arg-type]
+    # A state without them takes the place of one with them.
+    other = LatentPatch("embedded", components=8).fit(face_images)
+    other.load_state_dict(bare.state_dict())
+    assert not other.bank.detailed
+    assert not LatentPatch("pixels:4").fit(face_images).bank.detailed, "pixels lose nothing"
+
+
+def test_files_hold_them_read_or_mapped(
+    detailed: LatentPatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, face_images: Tensor
+) -> None:
+    detailed.save(tmp_path / "a.safetensors")
+    expected = detailed.generate(3).images
+    assert torch.equal(LatentPatch.load(tmp_path / "a.safetensors").generate(3).images, expected)
+    monkeypatch.setattr(modelfile, "MAPPED_FROM", 0)
+    mapped = LatentPatch.load(tmp_path / "a.safetensors").to("cpu")
+    assert mapped.bank.mapped
+    assert torch.equal(mapped.generate(3).images, expected)
+    mapped.save(tmp_path / "b.safetensors")
+    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+    on_disk = LatentPatch("embedded", components=8).fit(face_images, scratch=tmp_path)
+    assert torch.equal(on_disk.generate(3).images, expected)
+
+
+@pytest.mark.parametrize("shape", [(12, 4, 4, 12), (11, 4, 4, 768), (12, 4, 4, 770)])
+def test_malformed_files_are_refused(detailed: LatentPatch, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    held = detailed.bank.details
+    detailed.bank.details = torch.zeros(shape, dtype=torch.int8)
+    try:
+        detailed.save(tmp_path / "odd.safetensors")
+    finally:
+        detailed.bank.details = held
+    with pytest.raises(FileError, match="malformed model file: details"):
+        LatentPatch.load(tmp_path / "odd.safetensors")
+
+
+def test_sources_come_and_go_with_them(face_images: Tensor) -> None:
+    model = LatentPatch("embedded", components=8).fit(face_images[:10], ids=[f"a{i}" for i in range(10)])
+    model.add(face_images[10:], ids=["b0", "b1"])
+    assert torch.equal(model.bank.details, LatentPatch("embedded").fit(face_images).bank.details)
+    before = LatentPatch("embedded", components=8).fit(face_images)
+    after = LatentPatch("embedded", components=8).fit(face_images)
+    after.remove(["3", "7"])
+    keep = [b for b in range(12) if b not in (3, 7)]
+    anew = LatentPatch("embedded", components=8).fit(face_images[keep], ids=[str(b) for b in keep])
+    for name, value in anew.state_dict().items():
+        assert torch.equal(after.state_dict()[name], value), name
+    with pytest.raises(ValueError, match=r"details: shape \(1, 4, 4, 768\) is expected"):
+        before.bank.add(before.bank.latents[:1], ["new"], before.pca)
+
+
+def test_unlearning_searches_for_them(face_images: Tensor, tmp_path: Path) -> None:
+    before = LatentPatch("embedded", components=8).fit(face_images)
+    after = LatentPatch("embedded", components=8).fit(face_images)
+    after.remove(["3"])
+    after.save(tmp_path / "after.safetensors")
+    checks = verify_unlearning(before, after, tmp_path / "after.safetensors", ["3"], [0, 1])
+    assert [check.passed for check in checks] == [True] * 4
+    # A file that has nothing of the source left but its details.
+    text = (tmp_path / "after.safetensors").read_bytes()
+    (tmp_path / "after.safetensors").write_bytes(text + before.bank.details[3].numpy().tobytes())
+    checks = verify_unlearning(before, after, tmp_path / "after.safetensors", ["3"], [0, 1])
+    assert [check.passed for check in checks] == [True, True, False, True]
+    assert checks[2].facts["rows_found"] == 4
+
+
+def test_variants_have_their_own(face_images: Tensor) -> None:
+    plain = LatentPatch("embedded", components=8).fit(face_images).bank.details
+    turned = LatentPatch("embedded", components=8).fit(face_images.flip(3)).bank.details
+    varied = LatentPatch("embedded", components=8).fit(face_images, mirrored=True, offsets=1)
+    assert len(varied.bank.details) == 12 * 18
+    assert torch.equal(varied.bank.details[::18], plain)
+    assert torch.equal(varied.bank.details[9::18], turned)
+    moved = varied.bank.ids.index("5~+1+0")
+    assert torch.equal(varied.bank.details[moved, 1:], plain[5, :-1])
+    assert torch.equal(varied.bank.details[moved, 0], plain[5, 0])
+
+
+def test_a_hole_is_filled_with_them(detailed: LatentPatch, face_images: Tensor) -> None:
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[16:48, 16:48] = True
+    bare = LatentPatch("embedded", components=8).fit(face_images, details=False)
+    settings = RasterSettings(patch_size=2, scales=1)
+    filled, bare = (each.inpaint(face_images[0], mask, 2, settings=settings) for each in (detailed, bare))
+    assert torch.equal(filled.index, bare.index)
+    assert torch.equal(filled.images[:, :, ~mask], bare.images[:, :, ~mask])
+    assert not torch.equal(filled.images, bare.images)
+
+
+def test_another_autoencoders_pictures_do_without(
+    detailed: LatentPatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one loses is not what another loses; but it stays in the file."""
+    detailed.save(tmp_path / "a.safetensors")
+    monkeypatch.setattr(detailed, "_encoder", {"name": "other"})
+    assert detailed.default_decoding(detailed.settings) == "blend"
+    assert torch.equal(detailed.source_picture(2), detailed.decode(torch.full((1, 4, 4), 2))[0])
+
+
+def test_processes_that_share_a_bank_gather_the_same(detailed: LatentPatch) -> None:
+    index = detailed.generate(4).index
+    quarters = torch.stack([index, index.flip(0), index.flip(1), index.flip(2)], -1)
+    sharded = ShardedBank(detailed.bank, ALONE)
+    assert torch.equal(sharded.gather_details(quarters), detailed.bank.gather_details(quarters))
+    images = detailed.decode(index, "blend")
+    whole = add_details(images, index, detailed.bank.gather_details)
+    some = add_details(images[1:3], index, detailed.bank.gather_details, slice(1, 3))
+    assert torch.equal(whole[1:3], some)
+
+
+def test_graphs_have_them(detailed: LatentPatch, tmp_path: Path) -> None:
+    export(detailed, tmp_path, "pt2", only=("generate",))
+    graph = torch.export.load(tmp_path / "generate.pt2").module()
+    noise = torch.rand(3, detailed.steps, generator=torch.Generator().manual_seed(0))
+    images, index = graph(noise)
+    assert torch.equal(index, detailed.search(noise))
+    torch.testing.assert_close(images, detailed(noise), atol=1 / 255, rtol=0)
+
+
+def test_on_the_command_line(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: object) -> int:
+        return main([str(argument) for argument in arguments])
+
+    common = ["--size", 64, "--components", 8, "-q"]
+    assert run("fit", faces, *common, "-o", tmp_path / "with.safetensors") == 0
+    assert run("fit", faces, *common, "--no-details", "-o", tmp_path / "without.safetensors") == 0
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("with", "without")]
+    assert sizes[0] - sizes[1] >= 12 * 3 * 64 * 64
+    assert run("inspect", tmp_path / "with.safetensors", "--json") == 0
+    assert '"details": true' in capsys.readouterr().out
+    assert run("generate", tmp_path / "with.safetensors", "--no-details", "-n", 1, "-o", tmp_path / "out") == 1
+    assert "--details: " in capsys.readouterr().err

@@ -1,0 +1,449 @@
+"""Exported graphs: what they compute, what they refuse, and that they need nothing of the package."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.slow_raster import slow_raster
+from torch import Tensor
+
+from latentpatch import LatentPatch, RasterSettings, load_autoencoder
+from latentpatch.autoencoders import vqgan as taming
+from latentpatch.cli.main import main
+from latentpatch.export.formats import export
+from latentpatch.export.raster import TraceableRaster
+from latentpatch.export.resynthesis import TraceableResynthesis
+from latentpatch.methods.latent.samplers import (
+    DEFAULT_PRESET,
+    PRESETS,
+    SAMPLERS,
+    ResynthesisSettings,
+    noise_from_seeds,
+    raster,
+    raster_steps,
+    resynthesis,
+    resynthesis_steps,
+)
+from latentpatch.methods.latent.search.keys import KEY_NORM
+from latentpatch.search_op import search
+
+SETTINGS = {
+    "raster": RasterSettings(patch_size=4, neighbours=2, scales=2),
+    "resynthesis": ResynthesisSettings(neighbours=2),
+}
+OTHER = ResynthesisSettings(3, 2, neighbours=4, sweeps=3, max_share=0.5, draws=3, keep_start=True)
+NEAR = 1 / 255
+
+
+def some_keys(count: int, grid: tuple[int, int], depth: int = 3, spread: int = 400, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-spread, spread + 1, (count, *grid, depth), generator=generator).to(torch.int16)
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def small(request: pytest.FixtureRequest, face_images: Tensor) -> LatentPatch:
+    """Twelve sources of 8x8 cells."""
+    return LatentPatch("pixels:8", components=8, settings=SETTINGS[request.param]).fit(face_images)
+
+
+@pytest.fixture(scope="module")
+def written(small: LatentPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: ONNX was not tested")
+    folder = tmp_path_factory.mktemp("onnx")
+    export(small, folder)
+    return folder
+
+
+def steps_of(folder: Path, graph: str) -> int:
+    return json.loads((folder / "export.json").read_text())["graphs"][graph]["inputs"]["noise"]["shape"][1]
+
+
+def run_onnx(path: Path, **inputs: Tensor) -> list[Tensor]:
+    ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: ONNX was not run")
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(out) for out in session.run(None, {k: v.numpy() for k, v in inputs.items()})]
+
+
+# --- the search ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("grid", "patch", "stride", "neighbours", "scales", "start", "guided"),
+    [
+        ((16, 16), 6, None, 3, 5, None, False),
+        ((16, 16), 6, None, 3, 1, None, True),
+        ((9, 9), 5, None, 2, 4, 6, False),  # stride 2 does not divide the patch
+        ((9, 9), 5, 3, 9, 2, 6, True),
+        ((8, 8), 4, 3, 1, 2, 5, False),  # the first patch cuts a block
+        ((7, 12), 3, None, 4, 3, None, False),
+        ((6, 6), 6, 6, 2, 1, None, False),  # one place
+        ((6, 6), 1, None, 3, 2, None, False),  # all places blind
+    ],
+)
+def test_search_equals_the_sampler(grid, patch, stride, neighbours, scales, start, guided):
+    keys = some_keys(9, grid, seed=patch)
+    settings = RasterSettings(patch, stride, neighbours, scales, start)
+    noise = noise_from_seeds(range(3), raster_steps(grid, settings, guided))
+    reference = some_keys(3, grid, seed=99) if guided else None
+    found = TraceableRaster(keys, settings, guided)(noise, reference)
+    assert torch.equal(found, raster(keys, noise, settings, reference))
+
+
+@pytest.mark.parametrize("spread", [1, 1100])  # ties; float64
+def test_search_equals_plain_loops(spread):
+    keys = some_keys(7, (6, 6), 2, spread)
+    settings = RasterSettings(3, None, 3, 2, 4)
+    noise = noise_from_seeds(range(2), raster_steps((6, 6), settings))
+    found = TraceableRaster(keys, settings)(noise)
+    assert found[1].tolist() == slow_raster(keys.tolist(), noise[1].tolist(), 3, 3, 2, None, 4)
+
+
+def test_search_of_the_longest_keys():
+    keys = torch.zeros(4, 16, 16, 2, dtype=torch.int16)
+    keys[0, ..., 0], keys[1, ..., 0], keys[2, ..., 1], keys[3, ..., 1] = KEY_NORM, -KEY_NORM, KEY_NORM, -KEY_NORM + 1
+    settings = RasterSettings(12, 2, 4, 1)
+    noise = noise_from_seeds(range(2), raster_steps((16, 16), settings))
+    assert torch.equal(TraceableRaster(keys, settings)(noise), raster(keys, noise, settings))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_resynthesis_equals_the_sampler(seed):
+    chance = np.random.default_rng(seed)
+    grid = int(chance.integers(4, 9)), int(chance.integers(4, 9))
+    side = int(chance.integers(1, 5))
+    keys = some_keys(int(chance.integers(4, 12)), grid, spread=int(chance.choice([2, 400])), seed=seed)  # with 2, ties
+    settings = ResynthesisSettings(
+        patch_size=side,
+        stride=int(chance.integers(1, side + 1)),
+        neighbours=int(chance.integers(1, 4)),
+        sweeps=int(chance.integers(1, 4)),
+        draws=int(chance.integers(1, 4)),
+        keep_start=bool(chance.integers(2)),
+        subset=int(chance.integers(3, 6)) if seed % 2 else 0.9,
+        symmetric=bool(chance.integers(2)),
+        max_share=float(chance.choice([0.8, 1.0])),
+    )
+    reference = some_keys(3, grid, seed=seed + 99) if seed % 3 == 0 else None
+    noise = noise_from_seeds(range(3), resynthesis_steps(grid, settings, reference is not None))
+    found = TraceableResynthesis(keys, settings, reference is not None)(noise, reference)
+    assert torch.equal(found, resynthesis(keys, noise, settings, reference))
+
+
+@pytest.mark.parametrize("patch", [4, 16])  # 32 and 64-bit sums
+def test_resynthesis_of_the_longest_keys(patch):
+    keys = torch.zeros(4, 16, 16, 2, dtype=torch.int16)
+    keys[0, ..., 0], keys[1, ..., 0], keys[2, ..., 1], keys[3, ..., 1] = KEY_NORM, -KEY_NORM, KEY_NORM, -KEY_NORM + 1
+    settings = ResynthesisSettings(patch, 4, max_share=0.6)
+    noise = noise_from_seeds(range(4), resynthesis_steps((16, 16), settings))
+    assert torch.equal(TraceableResynthesis(keys, settings)(noise), resynthesis(keys, noise, settings))
+
+
+# --- ONNX ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_onnx_generates_the_same(written, small, count):
+    expected = small.generate(count, seed=3)
+    images, index = run_onnx(written / "generate.onnx", noise=noise_from_seeds(range(3, 3 + count), small.steps))
+    assert torch.equal(index, expected.index)
+    assert (images - expected.images).abs().max() <= NEAR
+
+
+@pytest.mark.parametrize("settings", [OTHER, ResynthesisSettings(4, 2, subset=3, keep_start=True)], ids=["", "subset"])
+def test_onnx_of_other_settings(settings, small, tmp_path):
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: ONNX was not tested")
+    export(small, tmp_path, settings=settings, only=("generate",))
+    expected = small.generate(4, settings=settings)
+    _, index = run_onnx(tmp_path / "generate.onnx", noise=noise_from_seeds(range(4), steps_of(tmp_path, "generate")))
+    assert torch.equal(index, expected.index)
+
+
+def test_onnx_networks_and_edits(written, small, face_images):
+    mask = torch.zeros(2, 64, 64, dtype=torch.bool)
+    mask[0, 16:40, 8:32] = True
+    mask[1, 30:, 30:] = True  # cuts cells
+    (latents,) = run_onnx(written / "encoder.onnx", images=face_images[:3])
+    torch.testing.assert_close(latents, small.latents_of(face_images[:3]), atol=1e-4, rtol=1e-4)
+    (images,) = run_onnx(written / "decoder.onnx", latents=latents)
+    assert (images - small.reconstruct(face_images[:3])).abs().max() <= NEAR
+    (edited,) = run_onnx(written / "edit.onnx", image=face_images[:2], mask=mask, donor=face_images[2:4])
+    for i in range(2):
+        expected = small.edit(face_images[i], face_images[2 + i], mask[i])
+        assert (edited[i] - expected.images[0]).abs().max() <= NEAR
+
+
+def test_onnx_follows_references(written, small, face_images):
+    noise = noise_from_seeds(range(3), steps_of(written, "reference"))
+    references = face_images[:3] * 0.8 + 0.1
+    images, index = run_onnx(written / "reference.onnx", reference=references, noise=noise)
+    expected = small.generate(3, reference=references)
+    assert torch.equal(index, expected.index)
+    assert (images - expected.images).abs().max() <= NEAR
+
+
+def test_onnx_refuses_other_shapes_and_types(written, small):
+    ort = pytest.importorskip("onnxruntime")
+    session = ort.InferenceSession(str(written / "generate.onnx"), providers=["CPUExecutionProvider"])
+    with pytest.raises(Exception, match="noise"):
+        session.run(None, {"noise": np.zeros((2, small.steps + 1), np.float32)})
+    with pytest.raises(Exception, match="float"):
+        session.run(None, {"noise": np.zeros((2, small.steps), np.float64)})
+    edit = ort.InferenceSession(str(written / "edit.onnx"), providers=["CPUExecutionProvider"])
+    image, mask = np.zeros((1, 3, 64, 64), np.float32), np.zeros((1, 64, 64), np.bool_)
+    with pytest.raises(Exception, match="bool"):
+        edit.run(None, {"image": image, "donor": image, "mask": mask.astype(np.float32)})
+    with pytest.raises(Exception, match="donor"):
+        edit.run(None, {"image": image, "donor": image[:, :, :32], "mask": mask})
+
+
+def test_onnx_takes_noise_outside_as_the_nearest_inside(written, small):
+    noise = noise_from_seeds([0], small.steps)
+    outside = torch.where(noise < 0.3, -1 - noise, torch.where(noise > 0.7, noise + 1, noise))
+    inside = torch.where(noise < 0.3, 0.0, torch.where(noise > 0.7, 1.0, noise.double())).float()
+    (_, found), (_, expected) = (run_onnx(written / "generate.onnx", noise=each) for each in (outside, inside))
+    assert torch.equal(found, expected)
+
+
+def test_onnx_says_what_it_was_made_from(written, small):
+    onnx = pytest.importorskip("onnx")
+    properties = {entry.key: entry.value for entry in onnx.load(str(written / "generate.onnx")).metadata_props}
+    facts = json.loads(properties["latentpatch"])
+    assert facts["sources"] == small.bank.ids
+    assert facts["sources_sha256"] == small.bank.digest()
+    assert SAMPLERS[facts["sampler"]].settings(**facts["settings"]["generate"]) == small.generate(1).settings
+    assert properties["license"] == "none"
+    assert "default_rng" in properties["seeds"]
+
+
+def network(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An autoencoder: with the weights of the package, or of a published layout with random ones."""
+    if name == "vqgan-ffhq":
+        pytest.importorskip("taming.modules.diffusionmodules.model", reason="taming-transformers is not installed")
+        sizes: Any = {"n_embed": 24, "embed_dim": 6, "z_channels": 8, "resolution": 32, "ch": 32, "ch_mult": (1, 1)}
+        monkeypatch.setitem(taming._CONFIGS, name, taming.VQGANConfig(**sizes, num_res_blocks=1))
+    torch.manual_seed(0)
+    made = load_autoencoder(name, pretrained=name == "embedded")
+    if made.codebook is not None:
+        torch.nn.init.normal_(made.codebook, std=0.2)  # as wide as the latents; else all codes are alike
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("embedded", 128), ("taef2", 128), ("vqgan-ffhq", 32)])
+def test_onnx_with_networks(name, size, face_images, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    autoencoder = network(name, monkeypatch)
+    pictures = torch.nn.functional.interpolate(face_images, size=(size, size), mode="bilinear", antialias=True)
+    model = LatentPatch(autoencoder, 4).fit(pictures)
+    assert len({str(keys.tolist()) for keys in model.bank.keys}) == 12  # or the search would have nothing to tell apart
+    export(model, tmp_path, only=("generate", "reference"))
+    images, index = run_onnx(tmp_path / "generate.onnx", noise=noise_from_seeds(range(3), model.steps))
+    expected = model.generate(3)
+    assert torch.equal(index, expected.index)
+    assert (images - expected.images).abs().max() <= NEAR
+    references = pictures[:3] * 0.8 + 0.1
+    noise = noise_from_seeds(range(3), steps_of(tmp_path, "reference"))
+    _, index = run_onnx(tmp_path / "reference.onnx", reference=references, noise=noise)
+    # A reference's latents may differ in the last bits, and with them a key that lies between two integers.
+    assert (index == model.generate(3, reference=references).index).float().mean() > 0.98
+    facts = json.loads((tmp_path / "export.json").read_text())
+    properties = {entry.key: entry.value for entry in onnx.load(str(tmp_path / "generate.onnx")).metadata_props}
+    assert json.loads(properties["latentpatch"]) == {**facts, "graph": "generate"}
+    assert properties["license"] == autoencoder.spec.license
+    assert facts["autoencoder"]["name"] == name
+    assert facts["sources_sha256"] == model.bank.digest()
+
+
+def test_external_data_and_chosen_sources(faces, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    table = tmp_path / "known.csv"
+    table.write_text("image,mood\n" + "".join(f"face{i:02d}.png,{'glad' if i < 9 else 'calm'}\n" for i in range(12)))
+    arguments = [
+        str(faces),
+        "--autoencoder",
+        "pixels:8",
+        "--size",
+        "64",
+        "--components",
+        "8",
+        "--attributes",
+        str(table),
+    ]
+    arguments += ["--where", "mood=glad", "--sampler", "raster", "--scales", "2", "--patch-size", "4"]
+    arguments += ["--graphs", "generate", "-q"]
+    assert main(["export", *arguments, "--external-data", "1", "-o", str(tmp_path / "inside")]) == 0
+    model = LatentPatch("pixels:8", components=8).fit(faces, attributes=table, size=64)
+    settings = RasterSettings(4, scales=2)
+    export(model, tmp_path / "beside", settings=settings, where="mood=glad", only=("generate",), external_from=0)
+    assert [path.name for path in sorted((tmp_path / "inside").iterdir())] == ["export.json", "generate.onnx"]
+    names = [path.name for path in sorted((tmp_path / "beside").iterdir())]
+    assert names == ["export.json", "generate.onnx", "generate.onnx.data"]
+    noise = noise_from_seeds(range(3), raster_steps((8, 8), settings))
+    expected = model.generate(3, settings=settings, where="mood=glad")
+    for folder in ("inside", "beside"):
+        images, index = run_onnx(tmp_path / folder / "generate.onnx", noise=noise)
+        assert torch.equal(index, expected.index)  # the first nine are the glad
+        assert (images - expected.images).abs().max() <= NEAR
+    facts = json.loads((tmp_path / "beside" / "export.json").read_text())
+    assert facts["sources"] == model.bank.ids[:9]
+    assert onnx.load(str(tmp_path / "beside" / "generate.onnx"), load_external_data=False)
+
+
+# --- torch ---------------------------------------------------------------------------------------------
+
+LOADERS = {
+    "pt2": "torch.export.load('generate.pt2').module()",
+    "aoti": "torch._inductor.aoti_load_package('generate.pt2')",
+}
+
+
+def run_bare(folder: Path, format: str, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Images and index map of a process to which the package is unknown."""
+    np.savez(folder / "noise.npz", noise=noise.numpy())
+    script = (
+        "import sys; sys.modules['latentpatch'] = None\n"
+        "import numpy as np, torch\n"
+        f"graph = {LOADERS[format]}\n"
+        "with torch.no_grad():\n"
+        "    images, index = graph(torch.from_numpy(np.load('noise.npz')['noise']))\n"
+        "np.savez('out.npz', images=images, index=index)"
+    )
+    subprocess.run([sys.executable, "-I", "-c", script], cwd=folder, check=True)
+    found = np.load(folder / "out.npz")
+    return torch.from_numpy(found["images"]), torch.from_numpy(found["index"])
+
+
+@pytest.fixture(scope="module")
+def program(small: LatentPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pt2")
+    export(small, folder, "pt2", only=("generate",))
+    return folder
+
+
+def test_pt2_runs_without_the_package(program, small):
+    images, index = run_bare(program, "pt2", noise_from_seeds(range(3), small.steps))
+    expected = small.generate(3)
+    assert torch.equal(index, expected.index)
+    assert (images - expected.images).abs().max() <= NEAR
+
+
+def test_pt2_says_what_it_was_made_from(program, small):
+    extra = {"latentpatch.json": ""}
+    torch.export.load(program / "generate.pt2", extra_files=extra)
+    facts = json.loads((program / "export.json").read_text())
+    assert facts["sources_sha256"] == small.bank.digest()
+    assert json.loads(extra["latentpatch.json"]) == {**facts, "graph": "generate"}
+
+
+def test_pt2_refuses_other_shapes_and_types(program, small):
+    graph = torch.export.load(program / "generate.pt2").module()
+    with pytest.raises(Exception, match=rf"noise.*{small.steps}"):
+        graph(torch.zeros(2, small.steps + 1))
+    with pytest.raises(Exception, match=r"float|dtype"):
+        graph(torch.zeros(2, small.steps, dtype=torch.float64))
+
+
+def test_pt2_takes_noise_outside_as_the_nearest_inside(program, small):
+    graph = torch.export.load(program / "generate.pt2").module()
+    noise = noise_from_seeds(range(2), small.steps) * 3 - 1
+    assert torch.equal(graph(noise)[1], graph(noise.clamp(0, 1))[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: AOTInductor was not tested")
+def test_aoti_runs_without_the_package(small, tmp_path):
+    export(small, tmp_path, "aoti", only=("generate",))
+    for count in (1, 5):
+        images, index = run_bare(tmp_path, "aoti", noise_from_seeds(range(count), small.steps))
+        expected = small.generate(count)
+        assert torch.equal(index, expected.index)
+        assert (images - expected.images).abs().max() <= NEAR
+
+
+def test_compiled_forward_has_no_graph_breaks(small):
+    compiled = torch.compile(small, fullgraph=True, backend="eager")
+    noise = noise_from_seeds(range(3), small.steps)
+    with torch.no_grad():
+        assert torch.equal(compiled(noise), small(noise))
+
+
+def test_a_copy_searches_its_own_sources(small):
+    copied = copy.deepcopy(small)
+    copied.remove(copied.bank.ids[:6])
+    noise = noise_from_seeds(range(2), small.steps)
+    index = search(noise, copied.bank.keys, copied._number)
+    assert int(index.max()) < 6
+    assert torch.equal(index, copied.search(noise))
+
+
+# --- refusals and noise --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("raster", "resynthesis")])
+def test_other_samplers_are_refused_by_name(name, model, tmp_path):
+    with pytest.raises(ValueError, match=f"sampler '{name}': cannot be exported; one of resynthesis, raster"):
+        export(model, tmp_path / "a", "pt2", sampler=name)
+    assert not (tmp_path / "a").exists()
+
+
+def test_refusals_name_what_cannot_be_exported(model, tmp_path):
+    with pytest.raises(ValueError, match="format 'tflite'"):
+        export(model, tmp_path / "a", "tflite")
+    with pytest.raises(ValueError, match="graph 'inpaint'"):
+        export(model, tmp_path / "a", "pt2", only=("inpaint",))
+    with pytest.raises(ValueError, match=r"max_share 0\.01: at least"):
+        export(model, tmp_path / "a", "pt2", settings=ResynthesisSettings(max_share=0.01))
+    model.autoencoder.decode_dtype = torch.bfloat16
+    with pytest.raises(ValueError, match="bfloat16"):
+        export(model, tmp_path / "a", "pt2")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [(None, {}), ("faithful", {"sweeps": 1}), ("diverse", {"max_share": 0.2}), ("few", {}), ("paper", {})],
+)
+def test_the_command_exports_presets(preset, changes, faces, tmp_path):
+    arguments = [str(faces), "--autoencoder", "pixels:4", "--size", "64", "--components", "8"]
+    arguments += [] if preset is None else ["--preset", preset]
+    arguments += [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()]
+    arguments += ["--format", "pt2", "--graphs", "generate", "-q", "-o", str(tmp_path)]
+    assert main(["export", *arguments]) == 0
+    settings = replace(PRESETS[preset or DEFAULT_PRESET], **changes)
+    expected = LatentPatch("pixels:4", 8, settings).fit(faces, size=64).generate(2)
+    noise = noise_from_seeds(range(2), steps_of(tmp_path, "generate"))
+    _, index = torch.export.load(tmp_path / "generate.pt2").module()(noise)
+    assert torch.equal(index, expected.index)
+
+
+def test_the_command_refuses_what_cannot_be_exported(faces, tmp_path, capsys):
+    arguments = [str(faces), "--autoencoder", "pixels:4", "--size", "64", "--components", "8"]
+    assert main(["export", *arguments, "--sampler", "diffusion", "-o", str(tmp_path / "a")]) == 1
+    assert "sampler 'diffusion': cannot be exported" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js: the browser's noise was not tested")
+def test_noise_in_javascript_is_numpys(tmp_path):
+    seeds = [0, 1, 7, 2**32 - 1, 2**32, 2**64 - 1, 2**160 + 12345]
+    module = (Path(__file__).parent.parent / "examples" / "browser" / "noise.js").as_uri()
+    script = tmp_path / "noise.mjs"
+    script.write_text(
+        f"import {{ noiseFromSeed }} from '{module}';\n"
+        f"const seeds = [{','.join(f'{seed}n' for seed in seeds)}];\n"
+        "console.log(JSON.stringify(seeds.map((seed) => [...noiseFromSeed(seed, 231)])));"
+    )
+    printed = subprocess.run(["node", str(script)], check=True, capture_output=True, text=True).stdout
+    assert torch.equal(torch.tensor(json.loads(printed)), noise_from_seeds(seeds, 231))

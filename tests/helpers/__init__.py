@@ -1,0 +1,1 @@
+"""What tests share: drawn faces, live servers, a browser, slow reference searches."""

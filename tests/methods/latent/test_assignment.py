@@ -1,0 +1,64 @@
+"""What each source gives, settled together: against known answers, and what it promises of limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from latentpatch.methods.latent.samplers import ResynthesisSettings, noise_from_seeds, resynthesis, resynthesis_steps
+from latentpatch.methods.latent.search.assignment import allot
+
+
+def test_those_who_lose_least_are_turned_away() -> None:
+    # All want the first, which has room for two of the three; the second has room for those turned away.
+    costs = torch.tensor([[[0, 50, 60], [0, 5, 90], [0, 7, 90]]])
+    candidates = torch.tensor([[[4, 2, 1], [4, 3, 1], [4, 3, 1]]])
+    assert allot(costs, candidates, torch.tensor([1, 1, 1]), 2, 5).tolist() == [[0, 1, 0]]
+    # Of places that are larger, only one.
+    assert allot(costs, candidates, torch.tensor([2, 2, 2]), 2, 5).tolist() == [[0, 1, 2]]
+    # Equals: the first stays. There is none left for the third.
+    same = torch.zeros(1, 3, 2, dtype=torch.int64)
+    two = torch.tensor([[[0, 1]] * 3])
+    assert allot(same, two, torch.tensor([1, 1, 1]), 1, 2).tolist() == [[0, 1, -1]]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_source_gives_more_than_its_limit_and_little_is_lost(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    # Some sources are near everywhere.
+    costs = chance.integers(0, 1000, (3, 40, 12)) + 100 * np.arange(12)
+    order = costs.argsort(2)[:, :, :8]
+    sorted_costs = torch.from_numpy(np.take_along_axis(costs, order, 2))
+    sizes = torch.from_numpy(chance.integers(1, 4, 40))
+    limit = int(sizes.sum()) // 5
+    chosen = allot(sorted_costs, torch.from_numpy(order), sizes, limit, 12)
+    assert (chosen >= 0).all()
+    sources = torch.from_numpy(order).gather(2, chosen[:, :, None])[:, :, 0]
+    given = torch.zeros(3, 12, dtype=torch.int64).scatter_add(1, sources, sizes.expand(3, -1))
+    assert int(given.max()) <= limit
+    in_turn = 0
+    for image in range(3):
+        left = dict.fromkeys(range(12), limit)
+        for place in range(40):
+            free = [b for b in range(12) if left[b] >= int(sizes[place])]
+            best = min(free, key=lambda b: costs[image, place, b])
+            left[best] -= int(sizes[place])
+            in_turn += int(costs[image, place, best])
+    assert int(sorted_costs.gather(2, chosen[:, :, None]).sum()) < in_turn
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_a_source_gives_what_no_other_has(cpu_search: str, lower: bool) -> None:
+    """The first of all has a twin, but for one half of it: that half it gives, wherever it lies."""
+    bank = np.random.default_rng(0).integers(-400, 401, (10, 12, 12, 3)).astype(np.int16)
+    half = slice(6, None) if lower else slice(6)
+    bank[1], own = bank[0], bank[0, half].copy()
+    bank[1, half] = np.random.default_rng(1).integers(-400, 401, own.shape)
+    settings = ResynthesisSettings(3, max_share=0.5, draws=1, keep_start=True, subset=1.0, neighbours=1)
+    noise = noise_from_seeds(range(2), resynthesis_steps((12, 12), settings))
+    noise[:, 0] = 0.0
+    index = resynthesis(torch.from_numpy(bank), noise, settings)
+    expected = torch.ones(12, 12, dtype=torch.int64)
+    expected[half] = 0
+    assert (index == expected).float().mean() > 0.9

@@ -1,0 +1,54 @@
+"""What is known of the machine's memory, and that freed memory is kept."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from latentpatch.runs.system import machine_memory
+
+#: Counts page faults of taking and freeing 128 MiB ten times, as layers do, and says whether freed memory is kept.
+CHURN = """
+import resource, sys, torch
+from latentpatch.runs.system import keep_freed_memory
+done = sys.argv[1] == "keep" and keep_freed_memory()
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for turn in range(11):
+    if turn == 1:
+        first = faults()
+    layers = [torch.ones(2 << 20) for _ in range(16)]
+    del layers
+print(done, faults() - first)
+"""
+
+
+def churn(how: str, **environment: str) -> tuple[str, int]:
+    """Whether freed memory is kept, and the page faults."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", CHURN, how]
+    answer = subprocess.run(command, env=variables | environment, check=True, capture_output=True, text=True).stdout
+    done, faults = answer.split()
+    return done, int(faults)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not Linux: there is no /proc")
+def test_memory_of_the_machine():
+    assert machine_memory() > 1 << 28
+    with Path("/proc/meminfo").open(encoding="ascii") as lines:
+        assert machine_memory() <= 1024 * int(next(lines).split()[1])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_kept():
+    done, kept = churn("keep")
+    assert done == "True"
+    assert kept < churn("let go")[1] / 5
+
+
+def test_what_the_environment_says_of_memory_stands():
+    assert churn("keep", MALLOC_TRIM_THRESHOLD_="1000000")[0] == "False"
