@@ -24,7 +24,9 @@ from torch import Tensor
 
 from latentpatch import LatentPatch
 from latentpatch.export.formats import export
-from latentpatch.methods.latent.samplers import DEFAULT_PRESET, PRESETS, noise_from_seeds, settings_record
+from latentpatch.methods.latent.presets import DEFAULT_PRESET, PRESETS
+from latentpatch.ops.noise import noise_from_seeds
+from latentpatch.registry import settings_record
 from latentpatch.runs.benchmark import _hardware, _versions
 
 Form = Callable[[Tensor], Any]

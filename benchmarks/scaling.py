@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from latentpatch import RasterSettings
-from latentpatch.methods.latent.samplers import noise_from_seeds, raster, raster_steps
+from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.search.prepared import PreparedSources
+from latentpatch.ops.noise import noise_from_seeds
 from latentpatch.runs.benchmark import best, synthetic_keys
 
 #: What all points share but for the axis that varies.

@@ -32,18 +32,13 @@ from decoding import best_settings, decode, wait_for
 from torch import Tensor
 
 from latentpatch import RasterSettings, load_autoencoder
-from latentpatch.methods.latent.raster import draw
-from latentpatch.methods.latent.samplers import (
-    ResynthesisSettings,
-    noise_from_seeds,
-    raster,
-    raster_steps,
-    resynthesis,
-    resynthesis_steps,
-)
+from latentpatch.methods.latent.raster import draw, raster, raster_steps
+from latentpatch.methods.latent.resynthesis import resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search import numba_backend as cpu
 from latentpatch.methods.latent.search.prepared import PreparedSources
 from latentpatch.methods.latent.search.schedule import Place, raster_schedule
+from latentpatch.methods.latent.settings import ResynthesisSettings
+from latentpatch.ops.noise import noise_from_seeds
 from latentpatch.runs.system import keep_freed_memory
 
 try:
@@ -85,7 +80,7 @@ class OneSearchAPlace:
 
     def __init__(self, keys: Tensor, index: Tensor, noise: Tensor, make_search: Callable[[Tensor], Search]) -> None:
         self.index = index
-        self.ranks = draw(noise, PAPER.neighbours)
+        self.ranks = draw(noise, PAPER.neighbors)
         self.picks = torch.empty(0)
         self.cells = keys.flatten(1, 2).float()
         (scale,) = raster_schedule(GRID, PAPER)
@@ -117,18 +112,16 @@ class OneSearchAPlace:
 def with_faiss(patches: Tensor) -> Search:
     index = faiss.IndexFlatL2(patches.shape[1])
     index.add(patches.numpy())
-    return lambda queries: torch.from_numpy(index.search(queries.numpy(), PAPER.neighbours)[1])
+    return lambda queries: torch.from_numpy(index.search(queries.numpy(), PAPER.neighbors)[1])
 
 
 def with_cdist(patches: Tensor) -> Search:
-    return lambda queries: torch.cdist(queries, patches).topk(PAPER.neighbours, largest=False).indices
+    return lambda queries: torch.cdist(queries, patches).topk(PAPER.neighbors, largest=False).indices
 
 
 def with_addmm(patches: Tensor) -> Search:
     norms = patches.square().sum(1)
-    return lambda queries: (
-        torch.addmm(norms, queries, patches.T, alpha=-2).topk(PAPER.neighbours, largest=False).indices
-    )
+    return lambda queries: torch.addmm(norms, queries, patches.T, alpha=-2).topk(PAPER.neighbors, largest=False).indices
 
 
 def many_sources(count: int, rounds: int, baselines: Sequence[str], device: torch.device) -> dict[str, object]:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentpatch import RasterSettings
-from latentpatch.methods.latent.samplers import noise_from_seeds, raster, raster_steps
+from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.search.prepared import PreparedSources
+from latentpatch.ops.noise import noise_from_seeds
 
 LAYERS, WIDTH, HEADS, CODES, TOP = 24, 1024, 16, 1024, 100
 LENGTH = GRID[0] * GRID[1]

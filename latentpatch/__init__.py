@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from .autoencoders.registry import load_autoencoder
     from .bank.bank import SourceBank
     from .bank.pca import PCA
-    from .errors import FileError, ImageError, LatentPatchError, WeightsError
-    from .methods.latent.samplers import (
-        PRESETS,
-        SAMPLERS,
+    from .errors import FileError, ImageError, LatentPatchError, MissingDependencyError, SettingError, WeightsError
+    from .methods.base import Context, Method, Sampler, register
+    from .methods.latent.presets import PRESETS
+    from .methods.latent.settings import (
         DiffusionSettings,
         RandomCellsSettings,
         RandomPatchesSettings,
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     )
     from .model import LatentPatch
     from .provenance.explanation import Explanation, explain
+    from .registry import SAMPLERS
     from .results import Blend, Generation
+    from .settings import Settings, setting
 
 __all__ = [
     "PCA",
@@ -32,6 +34,7 @@ __all__ = [
     "Autoencoder",
     "AutoencoderSpec",
     "Blend",
+    "Context",
     "DiffusionSettings",
     "Explanation",
     "FileError",
@@ -39,23 +42,27 @@ __all__ = [
     "ImageError",
     "LatentPatch",
     "LatentPatchError",
+    "Method",
+    "MissingDependencyError",
     "RandomCellsSettings",
     "RandomPatchesSettings",
     "RasterSettings",
     "ResynthesisSettings",
+    "Sampler",
+    "SettingError",
+    "Settings",
     "SourceBank",
     "WeightsError",
     "explain",
     "load_autoencoder",
+    "register",
+    "setting",
 ]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
-        ".autoencoders.base": (
-            "Autoencoder",
-            "AutoencoderSpec",
-        ),
+        ".autoencoders.base": ("Autoencoder", "AutoencoderSpec"),
         ".autoencoders.registry": ("load_autoencoder",),
         ".bank.bank": ("SourceBank",),
         ".bank.pca": ("PCA",),
@@ -63,26 +70,24 @@ __getattr__, __dir__ = attach(
             "FileError",
             "ImageError",
             "LatentPatchError",
+            "MissingDependencyError",
+            "SettingError",
             "WeightsError",
         ),
-        ".methods.latent.samplers": (
+        ".methods.base": ("Context", "Method", "Sampler", "register"),
+        ".methods.latent.presets": ("PRESETS",),
+        ".methods.latent.settings": (
             "DiffusionSettings",
-            "PRESETS",
             "RandomCellsSettings",
             "RandomPatchesSettings",
             "RasterSettings",
             "ResynthesisSettings",
-            "SAMPLERS",
         ),
         ".model": ("LatentPatch",),
-        ".provenance.explanation": (
-            "Explanation",
-            "explain",
-        ),
-        ".results": (
-            "Blend",
-            "Generation",
-        ),
+        ".provenance.explanation": ("Explanation", "explain"),
+        ".registry": ("SAMPLERS",),
+        ".results": ("Blend", "Generation"),
+        ".settings": ("Settings", "setting"),
     },
 )
 __version__ = "0.1.0"

@@ -19,7 +19,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from .methods.latent.samplers import Sampler, Settings
+from .methods.base import Sampler
+from .settings import Settings
 
 __all__ = ["Costs", "Decode", "Encode", "Operation", "Search", "Step", "run_together"]
 
@@ -59,7 +60,7 @@ class Search:
 
     def key(self) -> Hashable:
         return (
-            self.method.sample,
+            self.method.name,
             self.settings,
             _bytes(self.candidates),
             self.reference is not None,

@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .autoencoders.registry import DEFAULT, Autoencoder
-from .methods.latent.samplers import SAMPLERS, Settings, check_settings, sampler_of
+from .methods.base import Context
 from .model import LatentPatch
+from .registry import SAMPLERS
 from .results import Generation
+from .settings import Settings
 from .validation import check_integer, check_real
 
 __all__ = ["Recombine", "RecombinedSamples", "fit_labelled"]
@@ -72,11 +74,11 @@ class _Classes:
         if not counts:
             raise ValueError(f"attribute {attribute!r}: none of the {len(model.bank)} sources has it")
         self.labels = tuple(sorted(counts, key=_as_number))
-        method = SAMPLERS[sampler_of(self.settings)]
+        sampler = SAMPLERS.of(self.settings)
         for label in self.labels:
             try:
-                resolved = method.resolved(self.settings, counts[label], False)
-                check_settings(resolved, model.bank.grid, counts[label])
+                context = Context(model.bank.grid, counts[label])
+                sampler.validate(sampler.resolve(self.settings, context), context)
             except ValueError as error:
                 raise ValueError(f"{attribute}={label}, {counts[label]} examples: {error}") from error
 

@@ -1,29 +1,118 @@
-"""What goes wrong with files, weights and requests, under one name.
+"""Errors of arguments, files, weights and missing packages.
 
-Wrong arguments raise the built-in ``ValueError`` and ``TypeError``; everything that depends on the
-outside world raises a :class:`LatentPatchError`, so a caller can catch one type.
+Arguments raise ``ValueError`` or ``TypeError``, mostly as :class:`SettingError` with the argument's name. Failures of
+the outside world (files, weights, packages, processes) raise a :class:`LatentPatchError`. Attributes carry the facts;
+nobody has to parse a message.
 """
 
 from __future__ import annotations
 
-__all__ = ["FileError", "ImageError", "ImageTooLargeError", "LatentPatchError", "WeightsError"]
+from os import PathLike
+from typing import Any
+
+__all__ = [
+    "EXTRAS",
+    "FileError",
+    "ImageError",
+    "ImageTooLargeError",
+    "LatentPatchError",
+    "MissingDependencyError",
+    "SettingError",
+    "SettingTypeError",
+    "WeightsError",
+]
+
+#: Packages of each optional feature, by the name of its extra in setup.cfg.
+EXTRAS = {
+    "taming": ("taming-transformers",),
+    "diffusers": ("diffusers",),
+    "huggingface": ("huggingface_hub",),
+    "serve": ("torchserve", "pyyaml", "pydantic"),
+    "http": ("starlette", "uvicorn", "python-multipart", "pydantic"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "numba": ("numba",),
+    "triton": ("triton",),
+    "evaluate": ("torch-fidelity", "lpips"),
+    "bench": ("faiss-cpu", "numba", "matplotlib", "scikit-learn"),
+}
+
+_LONGEST = 200  # characters of a value in a message
+
+
+class SettingError(ValueError):
+    """An argument or setting out of range: "NAME must be CONSTRAINT, got VALUE".
+
+    Attributes:
+        name: the argument's name.
+        value: the argument's value.
+        constraint: what it must be, such as "at least 1".
+    """
+
+    def __init__(self, name: str, value: Any, constraint: str) -> None:
+        super().__init__(name, value, constraint)
+        self.name, self.value, self.constraint = name, value, constraint
+
+    def __str__(self) -> str:
+        return f"{self.name} must be {self.constraint}, got {shorten(self.value)}"
+
+
+class SettingTypeError(SettingError, TypeError):
+    """An argument or setting of a wrong type."""
 
 
 class LatentPatchError(Exception):
-    """Base of the errors of files, weights and requests."""
+    """Base of the errors of files, weights, packages and processes."""
 
 
 class FileError(LatentPatchError):
-    """A file or folder that cannot be read or written, or does not hold what its name promises."""
+    """A file or folder that cannot be read or written, or holds something else: "PATH: REASON".
+
+    Attributes:
+        path: the file or folder; None where a message is all there is.
+        reason: why it cannot be used.
+    """
+
+    def __init__(self, path: str | PathLike[str], reason: str | None = None) -> None:
+        super().__init__(path) if reason is None else super().__init__(path, reason)
+        self.path = None if reason is None else path
+        self.reason = str(path) if reason is None else reason
+
+    def __str__(self) -> str:
+        return self.reason if self.path is None else f"{self.path}: {self.reason}"
 
 
 class ImageError(FileError):
-    """A picture that cannot be used; the message names the file and what is accepted."""
+    """A picture that cannot be used."""
 
 
 class ImageTooLargeError(ImageError):
-    """A picture of more pixels than are accepted; found before it is decoded."""
+    """A picture of more pixels than are accepted; raised before it is decoded."""
 
 
 class WeightsError(LatentPatchError):
     """Network weights that are missing, altered, malformed or not finite."""
+
+
+class MissingDependencyError(LatentPatchError):
+    """A feature whose optional packages are not installed.
+
+    Attributes:
+        package: the package that was not found.
+        extra: the extra in setup.cfg that lists the feature's packages.
+        feature: the feature, a noun for the message.
+    """
+
+    def __init__(self, package: str, extra: str, feature: str) -> None:
+        super().__init__(package, extra, feature)
+        self.package, self.extra, self.feature = package, extra, feature
+
+    def __str__(self) -> str:
+        # Names of packages that exist, wherever this one was installed from.
+        install = " ".join(EXTRAS.get(self.extra, (self.package,)))
+        return f"{self.feature} needs the package {self.package}: pip install {install}"
+
+
+def shorten(value: object) -> str:
+    """Return ``repr(value)``, cut where it is too long for a message."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

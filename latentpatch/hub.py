@@ -8,8 +8,9 @@ from typing import Any
 
 from .autoencoders.pixels import PixelAutoencoder
 from .autoencoders.registry import AUTOENCODERS, DEFAULT, Autoencoder, load_autoencoder
-from .methods.latent.samplers import DEFAULT_PRESET, PRESETS, Settings
+from .methods.latent.presets import DEFAULT_PRESET, PRESETS
 from .model import LatentPatch
+from .settings import Settings
 
 __all__ = [
     "diffusers_autoencoder",

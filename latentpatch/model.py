@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,28 +22,21 @@ from .bank.format import ModelFile
 from .bank.pca import PCA
 from .bank.residuals import add_details, details_of, has_details
 from .batching import Costs, Decode, Encode, Operation, Search, Step, run_together
-from .errors import FileError, ImageError, WeightsError
+from .errors import FileError, ImageError, SettingError, SettingTypeError, WeightsError
 from .io import images
 from .io.mmap import Rows
-from .methods.latent.samplers import (
-    DEFAULT_PRESET,
-    PRESETS,
-    SAMPLERS,
-    RasterSettings,
-    Sampler,
-    Settings,
-    noise_from_seeds,
-    sampler_of,
-    settings_from_record,
-    settings_record,
-)
+from .methods.base import Context, Sampler
+from .methods.latent.presets import DEFAULT_PRESET, INPAINTING_SAMPLER, PRESETS
 from .methods.latent.soft import patch_distances, soft_weights
 from .ops.blending import DECODINGS, blend, default_decoding
 from .ops.compositing import cell_mask, fill_smoothly, join
+from .ops.noise import noise_from_seeds
 from .pretrained import find_model, upload, write_folder
+from .registry import SAMPLERS, settings_from_record, settings_record
 from .results import Blend, Generation
 from .runs.processes import ALONE, Processes
 from .search_op import register, search
+from .settings import Settings
 from .validation import check_integer
 
 __all__ = ["LatentPatch"]
@@ -55,7 +48,6 @@ T = TypeVar("T")
 
 _ALL = slice(None)
 _ENCODE_BATCH = 16
-INPAINTING_SCALES = 3
 
 
 class LatentPatch(nn.Module):
@@ -66,7 +58,7 @@ class LatentPatch(nn.Module):
             ``NAME[:FILE OR FOLDER]``.
         components: principal components kept for the search, r.
         settings: settings of a sampler, which is used where a call says nothing else; by default those of the
-            preset :data:`~latentpatch.methods.latent.samplers.DEFAULT_PRESET`.
+            preset :data:`~latentpatch.methods.latent.presets.DEFAULT_PRESET`.
 
     Example:
         >>> model = LatentPatch("pixels").fit(torch.rand(8, 3, 256, 256))
@@ -401,8 +393,8 @@ class LatentPatch(nn.Module):
             seed: seed of the first image, at least 0.
             seeds: the seed of each image, instead of ``n`` and ``seed``.
             settings: settings of a sampler, such as those of
-                :data:`~latentpatch.methods.latent.samplers.PRESETS`; by default this model's.
-            sampler: a key of :data:`~latentpatch.methods.latent.samplers.SAMPLERS`; by default the one the settings are
+                :data:`~latentpatch.methods.latent.presets.PRESETS`; by default this model's.
+            sampler: a key of :data:`~latentpatch.registry.SAMPLERS`; by default the one the settings are
                 for.
             reference: picture(s) to be guided by: a file, or ``(3, H, W)`` or ``(1 or n, 3, H, W)`` in [0, 1]
                 of the bank's image size.
@@ -447,7 +439,7 @@ class LatentPatch(nn.Module):
         index, settings = yield from self.sampling(
             seeds, settings=settings, sampler=sampler, reference=reference, where=where
         )
-        sampler, decoding = sampler_of(settings), decoding or self.default_decoding(settings)
+        sampler, decoding = SAMPLERS.name_of(settings), decoding or self.default_decoding(settings)
         pictures = yield Decode(self.latents_at(index, decoding)[part])
         if decoding == "detail":
             pictures = self._with_details(pictures, index, part)
@@ -466,17 +458,17 @@ class LatentPatch(nn.Module):
     ) -> Operation[tuple[Tensor, Settings]]:
         """The first half of :meth:`generating`: index map ``(N, h, w)`` and the settings in force."""
         method, settings = self._sampler(sampler, settings)
-        grid = self._require_fit()
+        self._require_fit()
         candidates = self._candidates(where)
         guides = None
         if reference is not None:
-            if not method.guided:
-                raise ValueError(f"reference: the sampler {sampler_of(settings)!r} takes none")
+            if not method.accepts_reference:
+                raise SettingError("reference", "one", f"absent: the sampler {method.name!r} takes none")
             pictures = self._pictures(reference, "reference", len(seeds), self.image_size)
             guides = self.bank.keys_of(self.autoencoder.quantize((yield Encode(pictures))), self.pca)
-        count = (len(self.bank) if candidates is None else len(candidates)) // self.bank.variants.count
-        settings = method.resolved(settings, count, guides is not None)
-        noise = noise_from_seeds(seeds, method.steps(grid, settings, guides is not None, None), self.bank.keys.device)
+        context = self._context(candidates, guides is not None)
+        settings = method.resolve(settings, context)
+        noise = noise_from_seeds(seeds, method.noise_dim(settings, context), self.bank.keys.device)
         index = yield Search(method, settings, noise, candidates, guides)
         return index, settings
 
@@ -515,9 +507,22 @@ class LatentPatch(nn.Module):
         return self.bank.sample(step.method, step.noise, step.settings, step.candidates, step.reference, step.mask)
 
     @property
+    def noise_dim(self) -> int:
+        """Number of uniform variates that :meth:`forward` takes for one image."""
+        self._require_fit()
+        return SAMPLERS.of(self.settings).noise_dim(self.settings, self._context())
+
+    @property
     def steps(self) -> int:
-        """Uniforms :meth:`forward` takes for one image."""
-        return SAMPLERS[sampler_of(self.settings)].steps(self._require_fit(), self.settings, False, None)
+        """The former name of :attr:`noise_dim`."""
+        return self.noise_dim
+
+    def _context(
+        self, candidates: Tensor | None = None, has_reference: bool = False, mask: Tensor | None = None
+    ) -> Context:
+        """Return the inputs of a search over the bank, or over some candidates of it."""
+        positions = len(self.bank) if candidates is None else len(candidates)
+        return Context(self.bank.grid, positions // self.bank.variants.count, has_reference, mask)
 
     def forward(self, noise: Tensor) -> Tensor:
         """Images of uniform noise, for use inside larger models.
@@ -526,8 +531,8 @@ class LatentPatch(nn.Module):
         require it.
 
         Args:
-            noise: ``(N, steps)`` uniforms in [0, 1), see :attr:`steps`, float32 or float64 whatever the module was
-                converted to; numbers outside count as the nearest inside.
+            noise: ``(N, noise_dim)`` uniforms in [0, 1), see :attr:`noise_dim`, float32 or float64 whatever the
+                module was converted to; numbers outside count as the nearest inside.
 
         Returns:
             ``(N, 3, H, W)`` in [0, 1]: float32, or what the module was converted to, as the next layer will be.
@@ -538,8 +543,8 @@ class LatentPatch(nn.Module):
         return self.decode(index, self.default_decoding(self.settings)).to(self.autoencoder.dtype)
 
     def search(self, noise: Tensor) -> Tensor:
-        """The first half of :meth:`forward`: ``(N, steps)`` uniforms -> ``(N, h, w)`` int64 positions in the bank."""
-        return self.bank.sample(SAMPLERS[sampler_of(self.settings)], noise, self.settings, None, None)
+        """Return index maps ``(N, h, w)`` int64 of uniforms ``(N, noise_dim)``: the first half of :meth:`forward`."""
+        return self.bank.sample(SAMPLERS.of(self.settings), noise, self.settings, None)
 
     def decode(self, index: Tensor, decoding: str = "gather") -> Tensor:
         """Images of index maps.
@@ -559,7 +564,8 @@ class LatentPatch(nn.Module):
         autoencoder made them, else ``blend``, or ``gather`` where there is a codebook; ``gather`` for the paper's
         samplers.
         """
-        return default_decoding(settings, self.autoencoder.codebook is not None, self._restores)
+        decoding = SAMPLERS.of(settings).default_decoding
+        return default_decoding(decoding, self.autoencoder.codebook is not None, self._restores)
 
     @property
     def _restores(self) -> bool:
@@ -597,16 +603,11 @@ class LatentPatch(nn.Module):
         return self.autoencoder.lookup(stored) if self.autoencoder.codebook is not None else stored.float()
 
     def _sampler(self, name: str | None, settings: Settings | None) -> tuple[Sampler, Settings]:
-        if name is None:
-            name = sampler_of(settings or self.settings)
-        if name not in SAMPLERS:
-            raise ValueError(f"sampler {name!r}: one of {', '.join(SAMPLERS)} is expected")
-        method = SAMPLERS[name]
+        method = SAMPLERS.of(settings or self.settings) if name is None else SAMPLERS.named(name)
         if settings is None:
-            settings = self.settings if isinstance(self.settings, method.settings) else method.settings()
-        if not isinstance(settings, method.settings):
-            wanted, given = method.settings.__name__, type(settings).__name__
-            raise TypeError(f"settings: {wanted} is expected by the sampler {name!r}, got {given}")
+            settings = self.settings if isinstance(self.settings, method.Settings) else method.Settings()
+        if not isinstance(settings, method.Settings):
+            raise SettingTypeError("settings", settings, f"{method.Settings.__name__} for the sampler {method.name!r}")
         return method, settings
 
     def _candidates(self, where: str | Predicate | None) -> Tensor | None:
@@ -744,7 +745,8 @@ class LatentPatch(nn.Module):
         *,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
-        settings: RasterSettings | None = None,
+        settings: Settings | None = None,
+        sampler: str | None = None,
         where: str | Predicate | None = None,
         composite: bool = True,
     ) -> Generation:
@@ -756,8 +758,9 @@ class LatentPatch(nn.Module):
             n: number of different fillings.
             seed: seed of the first filling; see :meth:`generate`.
             seeds: the seed of each filling, instead of ``n`` and ``seed``.
-            settings: settings of the raster sampler; three scales unless they say otherwise, so that large
-                regions hold together.
+            settings: settings of a sampler that accepts masks; the raster's where neither settings nor a sampler are
+                named, at three scales, so that large regions hold together.
+            sampler: a sampler that accepts masks.
             where: see :meth:`generate`.
             composite: keep the image's own pixels outside the mask, joined without a seam, instead of
                 their reconstruction.
@@ -767,7 +770,13 @@ class LatentPatch(nn.Module):
         """
         return self._run(
             self.inpainting(
-                image, mask, _resolved_seeds(n, seed, seeds), settings=settings, where=where, composite=composite
+                image,
+                mask,
+                _resolved_seeds(n, seed, seeds),
+                settings=settings,
+                sampler=sampler,
+                where=where,
+                composite=composite,
             )
         )
 
@@ -777,22 +786,26 @@ class LatentPatch(nn.Module):
         mask: Tensor,
         seeds: Sequence[int],
         *,
-        settings: RasterSettings | None = None,
+        settings: Settings | None = None,
+        sampler: str | None = None,
         where: str | Predicate | None = None,
         composite: bool = True,
     ) -> Operation[Generation]:
         """:meth:`inpaint` as an operation for :meth:`run_together`."""
-        grid = self._require_fit()
+        self._require_fit()
         candidates = self._candidates(where)
         cells = self._cells(mask, self.image_size, 0)
         pixels = mask.to(self.autoencoder.device)
         target = self._pictures(image, "image", 1, self.image_size)
         # The encoder sees beyond a cell: what is to go must not colour its neighbours.
         latents = self.autoencoder.quantize((yield Encode(fill_smoothly(target, pixels))))
-        method, chosen = self._sampler("raster", settings)
-        assert isinstance(chosen, RasterSettings)
-        chosen = replace(chosen, stride=chosen.step, scales=chosen.scales or INPAINTING_SCALES)
-        noise = noise_from_seeds(seeds, method.steps(grid, chosen, True, cells), self.bank.keys.device)
+        context = self._context(candidates, True, cells)
+        name = INPAINTING_SAMPLER if settings is None and sampler is None else sampler
+        method, chosen = self._sampler(name, settings)
+        if not method.accepts_mask:
+            raise SettingError("sampler", method.name, "one that fills masks")
+        chosen = method.resolve(chosen, context)
+        noise = noise_from_seeds(seeds, method.noise_dim(chosen, context), self.bank.keys.device)
         guides = self.bank.keys_of(latents, self.pca)
         index = yield Search(method, chosen, noise, candidates, guides, cells)
         filled = torch.where(index[:, None] < 0, latents, self._gather(index.clamp(min=0)))
@@ -802,7 +815,7 @@ class LatentPatch(nn.Module):
         if composite:
             result = join(result, target, pixels)
         ids, chosen_seeds = tuple(self.bank.ids), tuple(int(s) for s in seeds)
-        return Generation(result, index, ids, chosen_seeds, "raster", chosen, self.bank.variants)
+        return Generation(result, index, ids, chosen_seeds, method.name, chosen, self.bank.variants)
 
     @torch.no_grad()
     def reconstruct(self, image: Picture, *, reduced: bool = False) -> Tensor:
@@ -1046,11 +1059,7 @@ class LatentPatch(nn.Module):
             TypeError: for a setting it does not have.
             ValueError: for an unknown sampler, or a setting out of range.
         """
-        method, settings = self._sampler(sampler, None)
-        for name in changes:
-            if name not in {field.name for field in fields(method.settings)}:
-                raise TypeError(f"{name}: not a setting of the sampler {sampler_of(settings)!r}")
-        return replace(settings, **changes)
+        return self._sampler(sampler, None)[1].changed(**changes)
 
     def _require_fit(self) -> tuple[int, int]:
         if not len(self.bank):

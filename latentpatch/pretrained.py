@@ -10,7 +10,8 @@ from typing import Any
 
 from .errors import FileError
 from .io.atomic import staged, write_bytes
-from .methods.latent.samplers import Settings, settings_record
+from .registry import settings_record
+from .settings import Settings
 
 __all__ = ["MODEL_FILE", "find_model", "model_card", "upload", "write_folder"]
 

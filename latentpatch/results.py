@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from .bank.augmentation import Variants
-from .methods.latent.samplers import Settings
 from .provenance.maps import largest_regions, provenance_images, source_shares
+from .settings import Settings
 
 __all__ = ["Blend", "Generation"]
 
@@ -73,7 +73,7 @@ class Generation:
 
     def settings_record(self) -> dict[str, Any]:
         """Sampler and settings, for a JSON file."""
-        return {"sampler": self.sampler, "settings": None if self.settings is None else asdict(self.settings)}
+        return {"sampler": self.sampler, "settings": None if self.settings is None else self.settings.record()}
 
     def _sources(self) -> Tensor:
         """Index maps of sources, whatever their variants."""

@@ -1,67 +1,108 @@
-"""What samplers refuse alike."""
+"""Checks of arguments; each raises :class:`~latentpatch.errors.SettingError` with the argument's name."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable
+from math import isfinite
+from typing import TYPE_CHECKING
 
-__all__ = ["check_integer", "check_noise", "check_number", "check_real", "check_reference"]
+from .errors import SettingError, SettingTypeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "check_choice",
+    "check_flag",
+    "check_integer",
+    "check_noise",
+    "check_number",
+    "check_real",
+    "check_reference",
+]
 
 
-def check_integer(name: str, value: object, least: int) -> None:
-    """Refuse what is no integer, or too small.
+def check_integer(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Return ``value`` if it is an ``int`` of at least ``least`` and at most ``most``.
 
     Raises:
-        TypeError, ValueError: naming it.
+        SettingTypeError: for another type, ``bool`` among them.
+        SettingError: out of range.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} {value!r}: an integer is expected")
-    if value < least:
-        raise ValueError(f"{name} {value}: at least {least} is expected")
-
-
-def check_real(name: str, value: object) -> float:
-    """Refuse what is no number. -> it
-
-    Raises:
-        TypeError: naming it.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} {value!r}: a number is expected")
+        raise SettingTypeError(name, value, "an integer")
+    if value < least or (most is not None and value > most):
+        raise SettingError(name, value, f"at least {least}" if most is None else f"from {least} to {most}")
     return value
 
 
-def check_number(name: str, value: object, least: float, most: float) -> None:
-    """Refuse what is no number, or out of range.
+def check_real(name: str, value: object) -> float:
+    """Return ``value`` if it is an ``int`` or ``float``; NaN and infinity pass.
 
     Raises:
-        TypeError, ValueError: naming it.
+        SettingTypeError: for another type.
     """
-    if not least <= check_real(name, value) <= most:
-        raise ValueError(f"{name} {value}: {least:g} to {most:g} is expected")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SettingTypeError(name, value, "a number")
+    return value
 
 
-def check_noise(noise: Tensor, steps: int) -> None:
-    """Refuse noise that is not ``(N, steps)``, or too coarse: bfloat16 holds 128 numbers from 1/2 to 1.
+def check_number(name: str, value: object, least: float, most: float) -> float:
+    """Return ``value`` if it is a finite number from ``least`` to ``most``.
 
     Raises:
-        TypeError, ValueError: saying what was given.
+        SettingTypeError, SettingError: otherwise.
     """
-    if noise.dtype not in (torch.float32, torch.float64):
-        given = str(noise.dtype).removeprefix("torch.")
-        raise TypeError(f"noise: float32 or float64 is expected, whatever the type of the module, got {given}")
-    if noise.ndim != 2 or noise.shape[1] != steps:
-        raise ValueError(f"noise: shape (N, {steps}) is expected, got {tuple(noise.shape)}")
+    number = check_real(name, value)
+    if not (isfinite(number) and least <= number <= most):
+        raise SettingError(name, value, f"from {least:g} to {most:g}")
+    return number
 
 
-def check_reference(reference: Tensor | None, bank: Tensor, images: int) -> None:
-    """Refuse references that are not ``(N, h, w, r)`` or ``(1, h, w, r)`` for a bank ``(B, h, w, r)``.
+def check_flag(name: str, value: object) -> bool:
+    """Return ``value`` if it is True or False.
 
     Raises:
-        ValueError: with both shapes.
+        SettingTypeError: otherwise.
     """
-    if reference is not None and (reference.shape[1:] != bank.shape[1:] or reference.shape[0] not in (1, images)):
-        raise ValueError(
-            f"reference: shape (1 or {images}, {', '.join(map(str, bank.shape[1:]))}) is expected, "
-            f"got {tuple(reference.shape)}"
-        )
+    if not isinstance(value, bool):
+        raise SettingTypeError(name, value, "True or False")
+    return value
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises:
+        SettingError: otherwise.
+    """
+    names = list(choices)
+    if not isinstance(value, str) or value not in names:
+        raise SettingError(name, value, f"one of {', '.join(names)}")
+    return value
+
+
+def check_noise(noise: Tensor, noise_dim: int) -> None:
+    """Refuse noise that is not ``(N, noise_dim)`` float32 or float64; bfloat16 has 128 numbers from 1/2 to 1.
+
+    Raises:
+        SettingTypeError, SettingError: otherwise.
+    """
+    dtype = str(noise.dtype).removeprefix("torch.")
+    if dtype not in ("float32", "float64"):
+        raise SettingTypeError("noise", dtype, "float32 or float64, whatever the type of the module")
+    if noise.ndim != 2 or noise.shape[1] != noise_dim:
+        raise SettingError("noise", tuple(noise.shape), f"of shape (N, {noise_dim})")
+
+
+def check_reference(reference: Tensor | None, bank: Tensor, num_images: int) -> None:
+    """Refuse references that are not ``(N, h, w, r)`` or ``(1, h, w, r)`` for search keys ``(B, h, w, r)``.
+
+    Raises:
+        SettingError: with both shapes.
+    """
+    if reference is None:
+        return
+    shape = ", ".join(map(str, bank.shape[1:]))
+    if reference.shape[1:] != bank.shape[1:] or reference.shape[0] not in (1, num_images):
+        raise SettingError("reference", tuple(reference.shape), f"of shape (1 or {num_images}, {shape})")

@@ -99,7 +99,7 @@ def test_different_requests_together_are_what_they_are_alone(model: LatentPatch,
     mask = torch.zeros(size, dtype=torch.bool)
     mask[size[0] // 4 : size[0] // 2, size[1] // 4 : size[1] // 2] = True
     picture, other = face_images[0], face_images[1]
-    few = RasterSettings(patch_size=4, neighbours=2)
+    few = RasterSettings(patch_size=4, neighbors=2)
 
     def requests() -> list[Operation[object]]:
         return [

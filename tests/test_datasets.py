@@ -95,7 +95,7 @@ def test_tensors_of_labelled_examples(face_images):
     dataset = RecombinedSamples(fit_labelled(face_images, torch.arange(12) % 2 + 9, "pixels:4"), length=4)
     assert dataset.classes == ("9", "10"), "numbers in their order"
     assert len(dataset) == 4
-    settings = RasterSettings(patch_size=4, neighbours=1)
+    settings = RasterSettings(patch_size=4, neighbors=1)
     copies = RecombinedSamples(fit_labelled(face_images[:2], "ab", "pixels:4"), length=2, settings=settings)
     torch.testing.assert_close(drawn(copies)[0], face_images[:2], atol=1e-3, rtol=0)
 
@@ -107,7 +107,7 @@ def test_tensors_of_labelled_examples(face_images):
         ({"length": 0}, ValueError, "length 0: at least 1"),
         ({"seed": -1}, ValueError, "seed -1: at least 0"),
         ({"batch_size": 2.0}, TypeError, "batch_size 2.0: an integer"),
-        ({"settings": ResynthesisSettings(neighbours=3)}, ValueError, r"mood=sad, 3 examples: neighbours 3: at most 2"),
+        ({"settings": ResynthesisSettings(neighbors=3)}, ValueError, r"mood=sad, 3 examples: neighbours 3: at most 2"),
         ({"settings": RasterSettings(patch_size=20)}, ValueError, r"mood=calm, 4 examples: patch_size 20"),
     ],
 )

@@ -94,9 +94,9 @@ def test_dependencies_are_all_it_takes() -> None:
 
 
 def test_a_model_of_a_folder(offline: None, faces: Path) -> None:
-    model = load("latentpatch", faces, autoencoder="pixels:16", components=8, neighbours=2, patch_size=5)
+    model = load("latentpatch", faces, autoencoder="pixels:16", components=8, neighbors=2, patch_size=5)
     assert isinstance(model, LatentPatch)
-    assert model.settings == ResynthesisSettings(neighbours=2, patch_size=5)
+    assert model.settings == ResynthesisSettings(neighbors=2, patch_size=5)
     assert (len(model.bank), model.components) == (12, 8)
     images = model.generate(2, seed=1).images
     assert torch.equal(images, LatentPatch("pixels", 8, model.settings).fit(faces).generate(2, seed=1).images)

@@ -57,14 +57,14 @@ def test_seeds_differ(model):
 
 
 def test_reference_guides(model, face_images):
-    own = model.generate(2, reference=face_images[4], settings=RasterSettings(neighbours=1))
+    own = model.generate(2, reference=face_images[4], settings=RasterSettings(neighbors=1))
     assert (own.index == 4).all()
     guided = model.generate(8, reference=face_images[4], settings=RasterSettings(patch_size=4))
     free = model.generate(8, settings=RasterSettings(patch_size=4))
     target = face_images[4]
     assert (guided.images - target).square().mean() < 0.5 * (free.images - target).square().mean()
     assert guided.settings.scales == 1
-    each = model.generate(2, reference=face_images[[4, 6]], settings=RasterSettings(neighbours=1))
+    each = model.generate(2, reference=face_images[[4, 6]], settings=RasterSettings(neighbors=1))
     assert each.index.flatten(1).unique(dim=1).flatten().tolist() == [4, 6]
 
 
@@ -77,7 +77,7 @@ def test_reference_result_does_not_depend_on_its_batch(model, face_images):
 def test_attributes_constrain(face_images):
     known = {str(i): {"mood": "glad" if i % 3 == 0 else "calm", "age": str(20 + i)} for i in range(11)}
     model = LatentPatch("pixels:4", 8).fit(face_images, attributes=known)
-    index = model.generate(10, where="mood=glad and age<30", settings=RasterSettings(neighbours=2)).index
+    index = model.generate(10, where="mood=glad and age<30", settings=RasterSettings(neighbors=2)).index
     assert set(index.unique().tolist()) == {0, 3, 6, 9}
     assert set(model.generate(3, where=lambda row: row.get("age") in {"21", "22", "25"}).index.unique().tolist()) <= {
         1,
@@ -151,7 +151,7 @@ def test_one_source_can_only_be_copied(face_images):
         model.generate(1)
     with pytest.raises(ValueError, match=r"neighbours 3: at most 1 \(number of sources\)"):
         model.generate(1, sampler="raster")
-    result = model.generate(1, settings=RasterSettings(neighbours=1))
+    result = model.generate(1, settings=RasterSettings(neighbors=1))
     torch.testing.assert_close(result.images[0], face_images[0], atol=1e-3, rtol=0)
 
 
@@ -202,7 +202,7 @@ def test_adding_and_removing_leaves_the_others_alone(model, face_images):
     assert model.bank.ids == [str(i) for i in range(12) if i != 3] + ["right"]
     for i, name in enumerate(model.bank.ids[:-1]):
         assert torch.equal(model.bank.keys[i], before[name])
-    result = model.generate(4, reference=face_images[1].flip(2), settings=RasterSettings(neighbours=1))
+    result = model.generate(4, reference=face_images[1].flip(2), settings=RasterSettings(neighbors=1))
     assert (result.index == 11).all(), "the added source is found"
 
 
@@ -295,7 +295,7 @@ def test_inpainting_keeps_what_is_not_masked(model, face_images):
 def test_inpainting_a_source_finds_it_again(model, face_images):
     mask = torch.zeros(64, 64, dtype=torch.bool)
     mask[24:36, 24:36] = True
-    result = model.inpaint(face_images[2], mask, settings=RasterSettings(neighbours=1))
+    result = model.inpaint(face_images[2], mask, settings=RasterSettings(neighbors=1))
     torch.testing.assert_close(result.images[0], face_images[2], atol=2e-3, rtol=0)
 
 
@@ -352,7 +352,7 @@ def test_state_dict_round_trip(tmp_path, model):
 
 
 def test_state_dict_carries_settings_and_components(face_images):
-    model = LatentPatch("pixels:4", 8, RasterSettings(neighbours=1, scales=2)).fit(face_images)
+    model = LatentPatch("pixels:4", 8, RasterSettings(neighbors=1, scales=2)).fit(face_images)
     fresh = LatentPatch("pixels:4", 16)
     fresh.load_state_dict(model.state_dict())
     assert (fresh.settings, fresh.components) == (model.settings, 8)
@@ -461,7 +461,7 @@ def test_copies_and_pickles_are_equal(model):
 
 def test_save_and_load(tmp_path, face_images):
     known = {str(i): {"name": f"Zoë {i}"} for i in range(12)}
-    model = LatentPatch("pixels:4", 8, RasterSettings(patch_size=5, neighbours=2)).fit(face_images, attributes=known)
+    model = LatentPatch("pixels:4", 8, RasterSettings(patch_size=5, neighbors=2)).fit(face_images, attributes=known)
     path = tmp_path / "model.safetensors"
     model.save(path)
     loaded = LatentPatch.load(path)
@@ -519,7 +519,7 @@ def test_load_refuses_other_files(tmp_path, model):
         (lambda header, tensors: header["autoencoder"].update(argument=[1]), "argument is"),
         (lambda header, tensors: header["autoencoder"].update(name="magic"), "autoencoder 'magic'"),
         (lambda header, tensors: header.update(components=5), "with 5 components"),
-        (lambda header, tensors: header["settings"].update(neighbours="3"), "neighbours '3'"),
+        (lambda header, tensors: header["settings"].update(neighbors="3"), "neighbours '3'"),
         (lambda header, tensors: header.pop("autoencoder"), "autoencoder"),
         (lambda header, tensors: tensors.update({"bank.keys": tensors["bank.keys"].float()}), "keys are torch.float32"),
         (lambda header, tensors: tensors.update({"bank.keys": tensors["bank.keys"][:5]}), "12 ids for 5 sources"),

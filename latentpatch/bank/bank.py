@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..errors import FileError
 from ..io.mmap import Rows
-from ..methods.latent.samplers import Sampler, Settings
+from ..methods.base import Sampler
 from ..methods.latent.search.keys import KEY_NORM, to_keys
 from ..methods.latent.search.prepared import MAX_KEPT, Groups, PreparedSources
+from ..settings import Settings
 from .augmentation import Variants
 from .fitted_module import FittedModule, pack, unpack
 from .pca import PCA
@@ -388,25 +389,27 @@ class SourceBank(FittedModule):
         return to_keys(pca.project(latents), self.key_step).movedim(1, -1)
 
     def sample(
-        self, method: Sampler, noise: Tensor, settings: Settings, candidates: Tensor | None, *guides: Tensor | None
+        self,
+        sampler: Sampler,
+        noise: Tensor,
+        settings: Settings,
+        candidates: Tensor | None = None,
+        reference: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Index maps by a sampler.
 
         Args:
-            method: the sampler.
-            noise: ``(N, steps)``.
-            settings: its settings.
+            sampler: the sampler.
+            noise: ``(N, noise_dim)``.
+            settings: of the sampler.
             candidates: ``(C,)`` int64 positions of the sources it may use, ascending; None for all.
-            guides: reference and mask, where it takes them.
+            reference, mask: see :meth:`~latentpatch.methods.base.Sampler.__call__`.
 
         Returns:
             ``(N, h, w)`` int64 positions, -1 for the cells of the picture that was given.
         """
-        if method.guided:
-            index = method.sample(self.prepared(candidates), noise, settings, *guides)
-        else:
-            keys = self.searchable()
-            index = method.sample(keys if candidates is None else keys[candidates], noise, settings)
+        index = sampler(self.prepared(candidates), noise, settings, reference=reference, mask=mask)
         if candidates is None:
             return index
         return torch.where(index < 0, index, candidates[index.clamp(min=0)])

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..errors import FileError
 from ..io.atomic import write_tensors
 from ..io.mmap import map_tensors
-from ..methods.latent.samplers import Settings, settings_from_record, settings_record
+from ..registry import settings_from_record, settings_record
+from ..settings import Settings
 from .bank import SourceBank
 from .pca import PCA
 

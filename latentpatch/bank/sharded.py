@@ -7,10 +7,13 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from ..methods.latent.samplers import Sampler, Settings, raster, sampler_of
+from ..errors import SettingError
+from ..methods.base import Sampler
 from ..methods.latent.search.prepared import PreparedSources
 from ..methods.latent.search.sharded import ShardedSources
+from ..registry import SAMPLERS
 from ..runs.processes import Processes
+from ..settings import Settings
 from .bank import SourceBank
 
 __all__ = ["ShardedBank"]
@@ -41,20 +44,19 @@ class ShardedBank(SourceBank):
         self._keys_unchecked, self._claimed_digest = bank._keys_unchecked, bank.digest()
 
     def sample(
-        self, method: Sampler, noise: Tensor, settings: Settings, candidates: Tensor | None, *guides: Tensor | None
+        self,
+        sampler: Sampler,
+        noise: Tensor,
+        settings: Settings,
+        candidates: Tensor | None = None,
+        reference: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`SourceBank.sample`."""
-        if method.sample is raster:
-            return super().sample(method, noise, settings, candidates, *guides)
-        if method.guided:
-            name = sampler_of(settings)
-            raise ValueError(f"sampler {name!r}: of a sharded bank 'raster' is expected (--sampler raster)")
-        # The others look at the shape alone.
-        count = len(self) if candidates is None else len(candidates)
-        index: Tensor = method.sample(
-            self.keys.new_zeros(1, 1, 1, 1).expand(count, *self.keys.shape[1:]), noise, settings
-        )
-        return index if candidates is None else candidates[index]
+        if not sampler.is_shardable:
+            names = ", ".join(name for name, each in SAMPLERS.items() if each.is_shardable)
+            raise SettingError("sampler", sampler.name, f"one of {names} for a sharded bank")
+        return super().sample(sampler, noise, settings, candidates, reference, mask)
 
     def _prepare(self, keys: Tensor, candidates: Tensor | None) -> PreparedSources:
         if candidates is None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..autoencoders.registry import AUTOENCODERS, DEFAULT
 from ..bank.augmentation import DEFAULT_OFFSET_COST
-from ..methods.latent.samplers import DEFAULT_PRESET, PRESETS, SAMPLERS
+from ..methods.latent.presets import DEFAULT_PRESET, PRESETS
+from ..registry import SAMPLERS
 
 __all__ = [
     "add_common",
@@ -29,8 +30,8 @@ __all__ = [
 
 
 _NOT_OF_RASTER = (
-    "sweeps", "max_share", "draws", "keep_start", "subset", "symmetric", "switch_cost", "use_cost", "best_of",
-    "strength",
+    "sweeps", "max_share", "start_candidates", "allow_start_as_donor", "donors", "symmetric", "switch_cost",
+    "reuse_cost", "best_of", "strength",
 )  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings of the raster sampler")
     group.add_argument("--patch-size", type=int, help="side of the compared patches in latent cells, omega (6)")
     group.add_argument("--stride", type=int, help="side of the copied blocks, w (patch size / 3)")
-    group.add_argument("--neighbours", type=int, help="nearest sources drawn from, k (3)")
+    group.add_argument("--neighbors", "--neighbours", type=int, help="nearest sources drawn from, k (3)")
     _add_scales(group)
     parser.set_defaults(**dict.fromkeys(_NOT_OF_RASTER))
 
@@ -92,17 +93,21 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--sampler", choices=tuple(SAMPLERS), help="the sampler, with its own defaults")
     group.add_argument("--patch-size", type=int, help="side of the compared patches in latent cells, omega")
     group.add_argument("--stride", type=int, help="side of the copied blocks, w")
-    group.add_argument("--neighbours", type=int, help="nearest sources drawn from, k")
+    group.add_argument("--neighbors", "--neighbours", type=int, help="nearest sources drawn from, k")
     group = parser.add_argument_group("settings of resynthesis, and of the sweeps that end diffusion")
     group.add_argument("--sweeps", type=int, help="how often every block is visited (2)")
     group.add_argument("--max-share", type=float, help="share of a picture one source gives at most (0.3)")
-    group.add_argument("--draws", type=int, help="sources drawn to start with, the most unusual being taken (2)")
     group.add_argument(
+        "--start-candidates", "--draws", type=int, help="sources drawn to start with, the most unusual being taken (2)"
+    )
+    group.add_argument(
+        "--allow-start-as-donor",
         "--keep-start",
         action=argparse.BooleanOptionalAction,
         help="whether the source that is started with may give patches, too (no)",
     )
     group.add_argument(
+        "--donors",
         "--subset",
         type=_number_or_share,
         help="sources drawn for each picture that alone give patches: a number such as 4, or a share up to 1.0 (0.5)",
@@ -113,7 +118,7 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         help="whether blocks on the left and on the right are compared and copied together, as pairs (yes)",
     )
     group.add_argument("--switch-cost", type=float, help="of a source that no neighbouring cell comes from (0)")
-    group.add_argument("--use-cost", type=float, help="of each cell that a source gave already (0)")
+    group.add_argument("--reuse-cost", "--use-cost", type=float, help="of each cell that a source gave already (0)")
     group.add_argument("--best-of", type=int, help="pictures made for one, of which that of least energy is kept (1)")
     group = parser.add_argument_group("settings of diffusion")
     group.add_argument("--strength", type=float, help="with a reference, how much noise it gets, up to 1 (0.5)")

@@ -20,9 +20,9 @@ from ..bank.sharded import ShardedBank
 from ..errors import FileError
 from ..io import atomic as files
 from ..io import images
-from ..methods.latent.samplers import settings_record
 from ..model import LatentPatch
 from ..provenance.maps import provenance_images
+from ..registry import settings_record
 from ..results import Generation
 from ..runs.resume import Work
 from .common import counted, say, shows_progress, skipped_files, write_json

@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,11 @@ from ..bank.augmentation import Variants
 from ..bank.sharded import ShardedBank
 from ..io import atomic as files
 from ..io import images
-from ..methods.latent.samplers import PRESETS, check_settings, sampler_of
+from ..methods.base import Context
+from ..methods.latent.presets import PRESETS
 from ..model import LatentPatch
+from ..registry import SAMPLERS
+from ..settings import declared
 
 __all__ = [
     "bare_model",
@@ -44,17 +46,17 @@ __all__ = [
 _SETTINGS = (
     "patch_size",
     "stride",
-    "neighbours",
+    "neighbors",
     "scales",
     "start_size",
     "sweeps",
     "max_share",
-    "draws",
-    "keep_start",
-    "subset",
+    "start_candidates",
+    "allow_start_as_donor",
+    "donors",
     "symmetric",
     "switch_cost",
-    "use_cost",
+    "reuse_cost",
     "best_of",
     "strength",
 )
@@ -148,11 +150,12 @@ def _contains(folder: Path, path: Path) -> bool:
 
 def _check_settings(options: argparse.Namespace, model: LatentPatch, count: int) -> None:
     """Refuse settings that do not go together with the grid or the number of sources."""
-    if not hasattr(options, "neighbours"):
+    if not hasattr(options, "neighbors"):
         return
     settings = chosen_settings(options, model)
-    guided = getattr(options, "reference", None) is not None or options.command == "inpaint"
-    check_settings(settings, model.autoencoder.grid(*wanted_size(options, model)), count, guided)
+    has_reference = getattr(options, "reference", None) is not None or options.command == "inpaint"
+    context = Context(model.autoencoder.grid(*wanted_size(options, model)), count, has_reference)
+    SAMPLERS.of(settings).validate(settings, context)
 
 
 def placed(model: LatentPatch, options: argparse.Namespace) -> LatentPatch:
@@ -174,10 +177,10 @@ def chosen_settings(options: argparse.Namespace, model: LatentPatch) -> Any:
     given = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
     preset = getattr(options, "preset", None)
     base = model.with_settings(_sampler(options)) if preset is None else PRESETS[preset]
-    foreign = sorted(set(given) - {field.name for field in fields(base)})
+    foreign = sorted(set(given) - set(declared(type(base))))
     if foreign:
-        raise ValueError(f"--{foreign[0].replace('_', '-')}: not a setting of the sampler {sampler_of(base)!r}")
-    return replace(base, **given)
+        raise ValueError(f"--{foreign[0].replace('_', '-')}: not a setting of the sampler {SAMPLERS.name_of(base)!r}")
+    return base.changed(**given)
 
 
 def _sampler(options: argparse.Namespace) -> str | None:

@@ -14,7 +14,7 @@ from ..bank.format import ModelFile
 from ..errors import ImageError, LatentPatchError
 from ..io import atomic as files
 from ..io import images
-from ..methods.latent.samplers import settings_record
+from ..registry import settings_record
 from .arguments import add_common, add_network, add_report, add_sources, natural, positive
 from .common import counted, say, shows_progress, skipped_files, sources_model
 

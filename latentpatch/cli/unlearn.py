@@ -16,9 +16,9 @@ from ..autoencoders.weights import sha256_of
 from ..bank.format import ModelFile
 from ..errors import FileError
 from ..io import atomic as files
-from ..methods.latent.samplers import settings_record
 from ..model import LatentPatch
 from ..provenance.unlearning import Check, UnlearningError, check_removable, unlearned, verify_unlearning
+from ..registry import settings_record
 from .arguments import add_network, add_report, add_sampler, natural, positive
 from .common import chosen_settings, counted, files_by_id, placed, say, write_json
 

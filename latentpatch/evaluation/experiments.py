@@ -6,16 +6,18 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import FileError
-from ..methods.latent.samplers import SAMPLERS, Settings, check_settings
+from ..methods.base import Context
 from ..model import LatentPatch
 from ..ops.blending import DECODINGS
+from ..registry import SAMPLERS
+from ..settings import Settings, aliases_of, declared
 
 __all__ = ["CONTROLS", "COPIER", "Row", "parse_row", "read_tables", "restricted", "standard_rows"]
 
@@ -31,7 +33,7 @@ class Row:
 
     Attributes:
         name: what tables call it.
-        sampler: a key of :data:`~latentpatch.methods.latent.samplers.SAMPLERS`, or one of :data:`CONTROLS`.
+        sampler: a key of :data:`~latentpatch.registry.SAMPLERS`, or one of :data:`CONTROLS`.
         settings: those that differ from the model's, or the sampler's defaults.
         decoding: see :meth:`LatentPatch.generate`.
         bank: so many sources, drawn anew with each seed; None for all.
@@ -57,7 +59,8 @@ class Row:
             raise ValueError(f"row {self.name!r}: bank {self.bank!r}: a number of sources is expected")
         if self.control and (self.settings or self.bank is not None or self.decoding is not None):
             raise ValueError(f"row {self.name!r}: {self.sampler} takes no settings")
-        known = set() if self.control else {each.name for each in fields(SAMPLERS[self.sampler].settings)}
+        kind = None if self.control else SAMPLERS.settings_class(self.sampler)
+        known = set() if kind is None else {*declared(kind), *aliases_of(kind)}
         unknown = sorted(set(self.settings) - known)
         if unknown:
             raise ValueError(
@@ -74,17 +77,20 @@ class Row:
         """To how many of the sources it is restricted; None where it is not."""
         return None if self.bank is None or self.bank >= len(model.bank.sources) else self.bank
 
+    def _context(self, model: LatentPatch) -> Context:
+        return Context(model.bank.grid, self.bank_size(model) or len(model.bank.sources))
+
     def settings_for(self, model: LatentPatch) -> Settings:
         """The sampler's settings in force.
 
         Raises:
             TypeError, ValueError: where they are out of range, naming the row.
         """
-        method = SAMPLERS[self.sampler]
-        base = model.settings if isinstance(model.settings, method.settings) else method.settings()
+        sampler = SAMPLERS[self.sampler]
+        base = model.settings if isinstance(model.settings, sampler.Settings) else sampler.Settings()
         try:
-            chosen: Settings = replace(base, **self.settings)
-            check_settings(chosen, model.bank.grid, self.bank_size(model) or len(model.bank.sources))
+            chosen = base.changed(**self.settings)
+            sampler.validate(chosen, self._context(model))
         except (TypeError, ValueError) as error:
             raise type(error)(f"row {self.name!r}: {error}") from error
         return chosen
@@ -97,7 +103,7 @@ class Row:
         bank = self.bank_size(model)
         record = {
             "sampler": self.sampler,
-            "settings": asdict(SAMPLERS[self.sampler].resolved(settings, bank or len(model.bank.sources), False)),
+            "settings": SAMPLERS[self.sampler].resolve(settings, self._context(model)).record(),
             "decoding": self.decoding or model.default_decoding(settings),
             "bank": bank,
         }

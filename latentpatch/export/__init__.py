@@ -8,12 +8,10 @@ from ..lazy import attach
 
 if TYPE_CHECKING:
     from .formats import EXTERNAL_FROM, FORMATS, export
-    from .graphs import TRACEABLE
 
 __all__ = [
     "EXTERNAL_FROM",
     "FORMATS",
-    "TRACEABLE",
     "export",
 ]
 
@@ -25,6 +23,5 @@ __getattr__, __dir__ = attach(
             "FORMATS",
             "export",
         ),
-        ".graphs": ("TRACEABLE",),
     },
 )

@@ -8,7 +8,6 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ import torch
 from .. import __version__
 from ..errors import LatentPatchError
 from ..io.atomic import staged
-from ..methods.latent.samplers import Settings, sampler_of
 from ..model import LatentPatch
-from .graphs import TRACEABLE, Graph, graphs
+from ..registry import SAMPLERS
+from ..settings import Settings
+from .graphs import Graph, graphs
 
-__all__ = ["EXTERNAL_FROM", "FORMATS", "TRACEABLE", "export"]
+__all__ = ["EXTERNAL_FROM", "FORMATS", "export"]
 
 #: What :func:`export` writes: ONNX; programs of ``torch.export``; those compiled to machine code by AOTInductor.
 FORMATS = ("onnx", "pt2", "aoti")
@@ -56,7 +56,7 @@ def export(
         model: fitted.
         folder: where; files of the same names are replaced, all of them or none.
         format: one of :data:`FORMATS`.
-        sampler: its name, one of :data:`TRACEABLE`; by default the one the settings are for.
+        sampler: its name, of a sampler that is exportable; by default the one the settings are for.
         settings: of the sampler; by default the model's.
         where: predicate on attributes: the files then hold no other sources.
         only: names of the graphs that are wanted; None for all.
@@ -76,8 +76,8 @@ def export(
         raise ValueError(f"offset_cost {model.bank.variants.offset_cost}: 0 is expected of sources with offsets")
     _check_tools(format)
     method, chosen = model._sampler(sampler, settings)
-    model, sampler = _subset(model, where), sampler_of(chosen)
-    free, guided = (method.resolved(chosen, len(model.bank), given) for given in (False, True))
+    model, sampler = _subset(model, where), SAMPLERS.name_of(chosen)
+    free, guided = (method.resolve(chosen, model._context(has_reference=has)) for has in (False, True))
     made = graphs(model, sampler, free, guided)
     names = [graph.name for graph in made]
     unknown = [name for name in only or () if name not in names]
@@ -163,7 +163,7 @@ def _facts(model: LatentPatch, sampler: str, free: Any, guided: Any, format: str
         "format": format,
         "autoencoder": model.identity(),
         "sampler": sampler,
-        "settings": {"generate": asdict(free), "reference": asdict(guided)},
+        "settings": {"generate": free.record(), "reference": guided.record()},
         "seeds": _SEEDS,
         "sources": list(model.bank.ids),
         "sources_sha256": model.bank.digest(),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,21 +10,14 @@ from torch import Tensor, nn
 
 from ..autoencoders.registry import Autoencoder
 from ..bank.residuals import LEVELS, fading, quarters, to_pixels
-from ..methods.latent.samplers import SAMPLERS, Settings
+from ..errors import SettingError
 from ..methods.latent.search.keys import KEY_NORM
 from ..model import LatentPatch
 from ..ops.blending import STIFFNESS, Solver, joined
-from .raster import TraceableRaster
-from .resynthesis import TraceableResynthesis
+from ..registry import SAMPLERS
+from ..settings import Settings
 
-__all__ = ["TRACEABLE", "Graph", "graphs"]
-
-#: Traceable forms of samplers: ``(keys, settings, whether a reference is given) -> module``. Those that are missing
-#: here are refused by name.
-TRACEABLE: dict[str, Callable[[Tensor, Any, bool], nn.Module]] = {
-    "resynthesis": TraceableResynthesis,
-    "raster": TraceableRaster,
-}
+__all__ = ["Graph", "graphs"]
 
 
 @dataclass(frozen=True)
@@ -58,26 +49,23 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
     Raises:
         ValueError: for what cannot be exported, by name.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler {sampler!r}: one of {', '.join(SAMPLERS)} is expected")
-    if sampler not in TRACEABLE:
-        raise ValueError(f"sampler {sampler!r}: cannot be exported; one of {', '.join(TRACEABLE)} is expected")
+    method = SAMPLERS.named(sampler)
+    if not method.is_exportable:
+        names = ", ".join(name for name, each in SAMPLERS.items() if each.is_exportable)
+        raise SettingError("sampler", sampler, f"one of {names} to be exported")
     if model.autoencoder.decode_dtype != torch.float32 or model.autoencoder.encode_dtype != torch.float32:
         raise ValueError("precision bfloat16: cannot be exported; float32 is expected")
-    if sampler == "resynthesis" and model.bank.variants.count > 1:
-        raise ValueError("mirrored or moved sources: cannot be exported with resynthesis")
-    bank, search = model.bank, TRACEABLE[sampler]
-    keys = bank.searchable()
+    bank, sources = model.bank, model.bank.prepared()
     decoder, encoder = Decoder(model.autoencoder), Encoder(model.autoencoder)
-    free, like = search(keys, settings, False), search(keys, guided, True)
+    free, like = method.traceable(sources, settings, False), method.traceable(sources, guided, True)
     images = torch.rand(2, 3, *model.image_size)  # one tensor given twice would become one input
     masks = torch.rand(2, *model.image_size) < 0.5
     latents = torch.zeros(2, model.autoencoder.spec.latent_channels, *bank.grid)
-    sources = Sources(model)
+    gathered = Sources(model)
 
     def pictures_of(chosen: Settings) -> nn.Module:
         decoding = model.default_decoding(chosen)
-        latents = Blended(sources, model) if decoding in ("blend", "detail") and not bank.coded else sources
+        latents = Blended(gathered, model) if decoding in ("blend", "detail") and not bank.coded else gathered
         return Detailed(latents, decoder, model) if decoding == "detail" else nn.Sequential(latents, decoder)
 
     return [

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ..methods.latent.search.keys import KEY_NORM, _weights, resize_keys
 from ..methods.latent.search.prepared import cut, longest, score_bound
-from ..methods.latent.search.schedule import RasterSettings, Scale, raster_schedule
+from ..methods.latent.search.schedule import Scale, raster_schedule
+from ..methods.latent.settings import RasterSettings
 from .loops import draw, each, ranked
 
 __all__ = ["TraceableRaster"]
@@ -47,8 +48,7 @@ class TraceableRaster(nn.Module):
         scales = raster_schedule((height, width), settings, reference)
         before = [(height, width), *(scale.size for scale in scales)]
         self.scales = nn.ModuleList(
-            _ScaleSearch(keys, scale, old, settings.neighbours, norm)
-            for scale, old in zip(scales, before, strict=False)
+            _ScaleSearch(keys, scale, old, settings.neighbors, norm) for scale, old in zip(scales, before, strict=False)
         )
         self.places = [len(scale.places) for scale in scales]
         self.steps = sum(self.places)

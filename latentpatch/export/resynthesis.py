@@ -114,7 +114,7 @@ class TraceableResynthesis(nn.Module):
             self.register_buffer("distances", distances)
         self.register_buffer("numbers", torch.arange(self.count))
         self.limit = _limit(settings, grid, self.count, reference)
-        self.candidates = min(CANDIDATES, settings.givers(self.count, reference))
+        self.candidates = min(CANDIDATES, settings.num_donors(self.count, reference))
         plan = plan_of(settings, grid)
         for name, table in zip(("all_cells", "all_windows"), tables(plan), strict=True):
             self.register_buffer(name, torch.from_numpy(table))
@@ -139,7 +139,9 @@ class TraceableResynthesis(nn.Module):
         uniforms = noise.double().clamp(0, 1)
         starts = None
         if reference is None:
-            drawn, uniforms = uniforms.split([self.settings.draws, self.steps - self.settings.draws], 1)
+            drawn, uniforms = uniforms.split(
+                [self.settings.start_candidates, self.steps - self.settings.start_candidates], 1
+            )
             starts = self._start(drawn)
             held = F.embedding(starts, self.sources.movedim(1, 0).flatten(1)).unflatten(1, self.sources.shape[::2])
             held = held.movedim(1, 0)
@@ -153,14 +155,14 @@ class TraceableResynthesis(nn.Module):
     def _start(self, uniforms: Tensor) -> Tensor:
         """The sources to start with, ``(N,)``: of those drawn the farthest from the mean, the first among equals."""
         drawn = draw(uniforms, self.count)
-        order = torch.arange(self.settings.draws, device=drawn.device)
-        farthest = (self.distances[drawn] * self.settings.draws - order).argmax(1, keepdim=True)
+        order = torch.arange(self.settings.start_candidates, device=drawn.device)
+        farthest = (self.distances[drawn] * self.settings.start_candidates - order).argmax(1, keepdim=True)
         return drawn.gather(1, farthest)[:, 0]
 
     def _sweep(self, held: Tensor, uniforms: Tensor, closed: Tensor | None) -> _Grid:
         """All waves. ``(cells + 1, N, r)`` keys, ``(N, places)`` and the sources ``(N, B)`` that give nothing."""
-        assert self.settings.neighbours is not None
-        neighbours, sources = self.settings.neighbours, self.sources.to(self.exact)
+        assert self.settings.neighbors is not None
+        neighbours, sources = self.settings.neighbors, self.sources.to(self.exact)
         norms = sources.square().sum(2)[:, None]  # (A + 1, 1, B)
         beyond = len(sources) - 1
 

@@ -15,8 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..methods.latent.samplers import DiffusionSettings, ResynthesisSettings, Settings
-
 __all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "default_decoding", "joined"]
 
 #: Ways from an index map to latents, see :meth:`LatentPatch.generate`.
@@ -27,17 +25,17 @@ DECODINGS = ("detail", "blend", "gather", "unproject")
 STIFFNESS = 0.03
 
 
-def default_decoding(settings: Settings, codebook: bool, details: bool) -> str:
-    """How pictures of a sampler are decoded where nothing is said: those of the paper's samplers as its authors do.
+def default_decoding(wanted: str, has_codebook: bool, has_residuals: bool) -> str:
+    """Return the decoding that a sampler's ``default_decoding`` comes to for a bank.
 
     Args:
-        settings: of the sampler.
-        codebook: whether latents are codes, which are not blended.
-        details: whether there are the sources' details.
+        wanted: ``gather``, or ``blend`` for samplers whose seams are to be blended.
+        has_codebook: whether latents are codes, which are not blended.
+        has_residuals: whether the bank keeps the sources' residuals of this autoencoder.
     """
-    if not isinstance(settings, ResynthesisSettings | DiffusionSettings):
+    if wanted == "gather":
         return "gather"
-    return "detail" if details else "gather" if codebook else "blend"
+    return "detail" if has_residuals else "gather" if has_codebook else wanted
 
 
 def blend(gather: Callable[[Tensor], Tensor], index: Tensor, stiffness: float = STIFFNESS) -> Tensor:

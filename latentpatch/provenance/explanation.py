@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..errors import LatentPatchError
 from ..io import images
-from ..methods.latent.samplers import SAMPLERS
 from ..model import LatentPatch, Picture
+from ..registry import SAMPLERS
 from ..results import Generation
 from .maps import largest_regions, provenance_images
 from .trace import nearest_fields
@@ -285,7 +285,7 @@ def _sampled(model: LatentPatch, facts: dict[str, Any], reference: Picture | Non
     try:
         return model.generate(
             seeds=[seed],
-            settings=SAMPLERS[name].settings(**settings),
+            settings=SAMPLERS.settings_class(name)(**settings),
             sampler=name,
             reference=reference if facts.get("reference") is not None else None,
             where=where,

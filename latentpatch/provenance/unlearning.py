@@ -20,8 +20,11 @@ from torch import Tensor
 from ..bank.bank import SourceBank, chunks, look_up
 from ..bank.pca import PCA
 from ..errors import LatentPatchError
-from ..methods.latent.samplers import SAMPLERS, Settings, check_settings, noise_from_seeds, sampler_of
+from ..methods.base import Context
 from ..model import LatentPatch
+from ..ops.noise import noise_from_seeds
+from ..registry import SAMPLERS
+from ..settings import Settings
 
 __all__ = ["Check", "UnlearningError", "check_removable", "unlearned", "verify_unlearning"]
 
@@ -64,7 +67,8 @@ def check_removable(model: LatentPatch, ids: Sequence[str], settings: Settings |
     remaining = len(model.bank.sources) - len(ids)
     if remaining < 1:
         raise ValueError(f"removing {len(ids)} of {len(model.bank.sources)} sources would leave none")
-    check_settings(settings or model.settings, model.bank.grid, remaining)
+    settings = settings or model.settings
+    SAMPLERS.of(settings).validate(settings, Context(model.bank.grid, remaining))
 
 
 def unlearned(path: str | Path, ids: Sequence[str], autoencoder: str | None = None) -> LatentPatch:
@@ -198,11 +202,12 @@ def _seeds(
 @torch.no_grad()
 def _occurrences(model: LatentPatch, ids: set[str], seeds: Sequence[int], settings: Settings) -> int:
     gone = torch.tensor([b for b, name in enumerate(model.bank.ids) if name in ids], device=model.bank.keys.device)
-    method, total = SAMPLERS[sampler_of(settings)], 0
-    settings = method.resolved(settings, len(model.bank.sources), False)
-    steps = method.steps(model.bank.grid, settings, False, None)
+    sampler, total = SAMPLERS.of(settings), 0
+    context = Context(model.bank.grid, len(model.bank.sources))
+    settings = sampler.resolve(settings, context)
+    noise_dim = sampler.noise_dim(settings, context)
     for first in range(0, len(seeds), _BATCH):
-        noise = noise_from_seeds(seeds[first : first + _BATCH], steps, model.bank.keys.device)
-        index = model.bank.sample(method, noise, settings, None, None, None)
+        noise = noise_from_seeds(seeds[first : first + _BATCH], noise_dim, model.bank.keys.device)
+        index = model.bank.sample(sampler, noise, settings)
         total += int(torch.isin(index, gone).flatten(1).any(1).sum())
     return total

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,13 @@ from .. import __version__
 from ..autoencoders.registry import Autoencoder
 from ..bank.pca import PCA
 from ..io import images
-from ..methods.latent.samplers import (
-    RasterSettings,
-    ResynthesisSettings,
-    noise_from_seeds,
-    raster,
-    raster_steps,
-    resynthesis,
-    resynthesis_steps,
-)
+from ..methods.latent.raster import raster, raster_steps
+from ..methods.latent.resynthesis import resynthesis, resynthesis_steps
 from ..methods.latent.search import numba_backend as cpu
 from ..methods.latent.search.prepared import PreparedSources
 from ..methods.latent.search.schedule import raster_schedule
+from ..methods.latent.settings import RasterSettings, ResynthesisSettings
+from ..ops.noise import noise_from_seeds
 
 __all__ = ["SIZES", "bench", "measure_search", "synthetic_keys", "table"]
 
@@ -98,7 +93,7 @@ def bench(
         "image_size": [side, side],
         "grid": list(grid),
         "components": components,
-        "settings": asdict(settings.resolved(False)),
+        "settings": settings.resolved(False).record(),
         "stages": [
             {"stage": name, "seconds": seconds, "images_per_second": n / seconds} for name, seconds in stages.items()
         ],
@@ -114,7 +109,7 @@ def measure_search(
     A place is one step of a scan at the finest scale over a filled grid. The plain implementations are given
     the sources' windows already gathered, which in use they would have to gather.
     """
-    settings = replace(settings, neighbours=min(settings.neighbours, sources))
+    settings = replace(settings, neighbors=min(settings.neighbors, sources))
     keys = synthetic_keys(sources, grid, components).to(device)
     prepared = PreparedSources(keys)  # once, as a model does
     noise = noise_from_seeds(range(n), raster_steps(grid, settings), device)
@@ -132,14 +127,14 @@ def measure_search(
     side = settings.patch_size
     bank, queries = (each[:, :side, :side].flatten(1).float() for each in (keys, reference))
     plain: dict[str, Callable[[], Any]] = {
-        "cdist": lambda: torch.cdist(queries, bank).topk(settings.neighbours, largest=False)
+        "cdist": lambda: torch.cdist(queries, bank).topk(settings.neighbors, largest=False)
     }
     if device.type == "cpu" and (faiss := _faiss()) is not None:
         faiss.omp_set_num_threads(torch.get_num_threads())
         index = faiss.IndexFlatL2(bank.shape[1])
         index.add(bank.numpy())
         asked = queries.numpy()
-        plain["faiss"] = lambda: index.search(asked, settings.neighbours)
+        plain["faiss"] = lambda: index.search(asked, settings.neighbors)
     for name in ("cdist", "faiss"):
         seconds = best(plain[name], device) if name in plain else None
         row[f"{name}_place"] = seconds

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..batching import Costs
 from ..errors import FileError, LatentPatchError
-from ..methods.latent.samplers import noise_from_seeds, settings_from_record
+from ..ops.noise import noise_from_seeds
 from ..provenance.maps import provenance_images
+from ..registry import settings_from_record
 from ..results import Generation
 from .schema import GenerateRequest, InfoRequest, ProvenanceRequest, Request, json_schema
 from .service import BUSY, Failure, Limits, Refusal, Result, check_count, drawn_result, failure_of
@@ -116,7 +117,7 @@ class GraphService:
 
     def _info(self) -> Result:
         names = ("grid", "image_size", "sampler")
-        report = {name: self.export[name] for name in names} | {"settings": asdict(self._settings)}
+        report = {name: self.export[name] for name in names} | {"settings": self._settings.record()}
         return Result("info", None, {**self.facts, **report, "limits": asdict(self.limits), "schema": json_schema()})
 
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
 
-from ..methods.latent.samplers import PRESETS, SAMPLERS
+from ..methods.latent.presets import PRESETS
 from ..ops.blending import DECODINGS
+from ..registry import SAMPLERS
 
 __all__ = [
     "FIELDS",
@@ -82,7 +83,8 @@ class SettingsFields(_Fields):
         default=None, ge=1, le=256, description="side of the compared patches in latent cells"
     )
     stride: int | None = Field(default=None, ge=1, le=256, description="side of the copied blocks in latent cells")
-    neighbours: int | None = Field(default=None, ge=1, description="nearest sources drawn from")
+    neighbors: int | None = Field(default=None, ge=1, description="nearest sources drawn from")
+    neighbours: int | None = Field(default=None, ge=1, description="former name of neighbors")
     scales: int | None = Field(default=None, ge=1, le=16, description="grid sizes, coarse to fine")
     start_size: int | None = Field(default=None, ge=1, le=256, description="shorter side of the coarsest grid in cells")
     sweeps: int | None = Field(default=None, ge=1, le=16, description="how often every block is resynthesised")

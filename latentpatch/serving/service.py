@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -15,18 +15,11 @@ from .. import __version__
 from ..batching import Costs, Operation
 from ..errors import ImageError, ImageTooLargeError
 from ..io import images
-from ..methods.latent.samplers import (
-    PRESETS,
-    SAMPLERS,
-    DiffusionSettings,
-    RasterSettings,
-    ResynthesisSettings,
-    Settings,
-    sampler_of,
-    settings_record,
-)
-from ..model import INPAINTING_SCALES, LatentPatch
+from ..methods.latent.presets import INPAINTING_SAMPLER, PRESETS
+from ..model import LatentPatch
+from ..registry import SAMPLERS, settings_record
 from ..results import Generation
+from ..settings import Settings, declared
 from .schema import (
     FIELDS,
     EditRequest,
@@ -141,7 +134,7 @@ class Service:
             "sources_sha256": model.bank.digest(),
         }
         self._deadline = float("inf")
-        self._seconds_per_image, self._seconds_per_step = self._measured()
+        self._seconds_per_image, self._seconds_per_work = self._measured()
 
     def run(self, requests: Sequence[Request]) -> list[Result | Failure]:
         """The result of each request: the same alone and in any company, unless it is refused for want of time."""
@@ -234,7 +227,7 @@ class Service:
         ids, variants = tuple(self.model.bank.ids), self.model.bank.variants
         blank = index.new_zeros((len(index), 3, *self.model.image_size))  # gives the maps their size
         seeds = tuple(request.all_seeds)
-        result = Generation(blank, index, ids, seeds, sampler_of(settings), settings, variants)
+        result = Generation(blank, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants)
         return self._result(request.operation, result, result.provenance())
 
     def _inpaint(self, request: InpaintRequest) -> Operation[Result]:
@@ -242,7 +235,7 @@ class Service:
             self._picture(request.image, "image"),
             self._region(request),
             request.all_seeds,
-            settings=self._raster_settings(request.settings),
+            settings=self._inpainting_settings(request.settings),
             where=request.where,
             composite=request.composite,
         )
@@ -265,7 +258,7 @@ class Service:
         model = self.model
         attributes = sorted({name for known in model.bank.attributes for name in known})
         side = min(model.bank.grid)
-        method = SAMPLERS[sampler_of(model.settings)]
+        method = SAMPLERS.of(model.settings)
         return Result(
             "info",
             None,
@@ -275,8 +268,8 @@ class Service:
                 "image_size": list(model.image_size),
                 "attributes": attributes,
                 "samplers": sorted(SAMPLERS),
-                "settings": asdict(method.resolved(model.settings, len(model.bank.sources), False)),
-                "sampler": sampler_of(model.settings),
+                "settings": method.resolve(model.settings, model._context()).record(),
+                "sampler": SAMPLERS.name_of(model.settings),
                 "presets": {name: settings_record(settings) for name, settings in PRESETS.items()},
                 "ranges": {
                     "patch_size": [1, side],
@@ -335,10 +328,8 @@ class Service:
         base = self.model.with_settings(request.sampler) if request.preset is None else PRESETS[request.preset]
         return _changed(base, request.settings)
 
-    def _raster_settings(self, fields: SettingsFields) -> RasterSettings:
-        settings = _changed(self.model.with_settings("raster"), fields)
-        assert isinstance(settings, RasterSettings)
-        return settings
+    def _inpainting_settings(self, fields: SettingsFields) -> Settings:
+        return _changed(self.model.with_settings(INPAINTING_SAMPLER), fields)
 
     # --- results -----------------------------------------------------------------------------------
 
@@ -349,25 +340,29 @@ class Service:
 
     def _estimate(self, request: Request) -> float:
         """Seconds a request will take, about; refuses one that asks for too many pictures."""
-        count = check_count(request, self.limits)
-        steps = 0
-        grid = self.model.bank.grid
+        count, work = check_count(request, self.limits), 0
         if isinstance(request, InpaintRequest):
-            raster = self._raster_settings(request.settings)
-            steps = _places(replace(raster, scales=raster.scales or INPAINTING_SCALES), grid, True)
+            # All cells may be masked.
+            mask = torch.ones(self.model.bank.grid, dtype=torch.bool)
+            work = self._work(self._inpainting_settings(request.settings), True, mask)
         elif isinstance(request, (GenerateRequest, ProvenanceRequest)):
-            steps = _places(self._settings(request), grid, request.reference is not None)
-        return count * (self._seconds_per_image + steps * self._seconds_per_step)
+            work = self._work(self._settings(request), request.reference is not None)
+        return count * (self._seconds_per_image + work * self._seconds_per_work)
+
+    def _work(self, settings: Settings, has_reference: bool, mask: Tensor | None = None) -> int:
+        """Return the search's cost for one image, in compared window cells."""
+        sampler, context = SAMPLERS.of(settings), self.model._context(None, has_reference, mask)
+        return sampler.work(sampler.resolve(settings, context), context)
 
     def _measured(self) -> tuple[float, float]:
-        """Seconds to decode a picture and to search at one place for it, at the model's settings; warms up too."""
+        """Return the seconds to decode an image, and those of a unit of a search's work; warms up, too."""
         for _ in range(2):
             costs = Costs()
             (result,) = self.model.run_together([self.model.generating(range(4))], costs=costs)
             if isinstance(result, Exception):
                 raise result
-        places = max(1, _places(self.model.settings, self.model.bank.grid, False))
-        return costs.seconds["decode"] / 4, costs.seconds["search"] / 4 / places
+        work = max(1, self._work(self.model.settings, False))
+        return costs.seconds["decode"] / 4, costs.seconds["search"] / 4 / work
 
 
 def drawn_result(facts: dict[str, Any], operation: str, result: Generation, pictures: Tensor | None = None) -> Result:
@@ -410,21 +405,11 @@ BUSY = Failure(503, "busy", "too much work is waiting; try again in a moment")
 
 
 def _changed(settings: Settings, changes: SettingsFields) -> Settings:
-    given = changes.model_dump(exclude_none=True)
-    foreign = sorted(set(given) - {field.name for field in fields(settings)})
+    given = settings.renamed(changes.model_dump(exclude_none=True))
+    foreign = sorted(set(given) - set(declared(type(settings))))
     if foreign:
-        raise ValueError(f"settings: {foreign[0]} is not a setting of the sampler {sampler_of(settings)!r}")
-    return replace(settings, **given)
-
-
-def _places(settings: Settings, grid: tuple[int, int], guided: bool) -> int:
-    """Places searched for one picture."""
-    steps = SAMPLERS[sampler_of(settings)].steps(grid, settings, guided, None)
-    if isinstance(settings, ResynthesisSettings):
-        return steps * settings.sweeps
-    if isinstance(settings, DiffusionSettings):
-        return steps * (settings.levels + settings.sweeps)
-    return steps if isinstance(settings, RasterSettings) else 0
+        raise ValueError(f"settings: {foreign[0]} is not a setting of the sampler {SAMPLERS.name_of(settings)!r}")
+    return settings.changed(**given)
 
 
 def _forget(outcome: object) -> None:

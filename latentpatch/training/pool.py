@@ -15,16 +15,12 @@ from tqdm import tqdm
 
 from ..autoencoders.registry import Autoencoder
 from ..io.images import read_image
-from ..methods.latent.samplers import (
-    SAMPLERS,
-    RandomPatchesSettings,
-    RasterSettings,
-    ResynthesisSettings,
-    Settings,
-    noise_from_seeds,
-    sampler_of,
-)
+from ..methods.base import Context
+from ..methods.latent.settings import RandomPatchesSettings, RasterSettings, ResynthesisSettings
 from ..model import LatentPatch
+from ..ops.noise import noise_from_seeds
+from ..registry import SAMPLERS
+from ..settings import Settings
 
 __all__ = ["augmented", "make_pool", "mosaics"]
 
@@ -52,11 +48,9 @@ def mosaics(model: LatentPatch, rng: np.random.Generator) -> tuple[Tensor, str]:
     size = int(rng.choice([16, 32, 64, 128, len(model.bank)]))
     chosen = torch.from_numpy(rng.permutation(len(model.bank))[: min(size, len(model.bank))])
     settings = _any_settings(min(model.bank.grid), len(chosen), rng)
-    method = SAMPLERS[sampler_of(settings)]
-    noise = noise_from_seeds(
-        rng.integers(1 << 40, size=_GROUP).tolist(), method.steps(model.bank.grid, settings, False, None)
-    )
-    index = method.sample(model.bank.keys[chosen], noise, settings)
+    sampler, context = SAMPLERS.of(settings), Context(model.bank.grid, len(chosen))
+    seeds = rng.integers(1 << 40, size=_GROUP).tolist()
+    index = sampler(model.bank.keys[chosen], noise_from_seeds(seeds, sampler.noise_dim(settings, context)), settings)
     return chosen[index], "blend" if rng.random() < 0.6 else "gather"
 
 
@@ -71,16 +65,16 @@ def _any_settings(side: int, sources: int, rng: np.random.Generator) -> Settings
             patch_size=patch,
             stride=int(rng.integers(1, min(2, patch) + 1)),
             max_share=None if rng.random() < 0.5 else 0.5,
-            keep_start=bool(rng.random() < 0.5),
-            subset=float(rng.choice([0.25, 0.5, 1.0])),
+            allow_start_as_donor=bool(rng.random() < 0.5),
+            donors=float(rng.choice([0.25, 0.5, 1.0])),
         )
-        most = min(3, settings.givers(sources, reference=False))
-        return replace(settings, neighbours=int(rng.integers(1, most + 1)))
+        most = min(3, settings.num_donors(sources, has_reference=False))
+        return replace(settings, neighbors=int(rng.integers(1, most + 1)))
     patch = int(rng.integers(max(1, side // 8), side * 10 // 16 + 1))
     return RasterSettings(
         patch_size=patch,
         stride=int(rng.integers(1, min(4, patch) + 1)),
-        neighbours=int(rng.integers(1, min(6, sources) + 1)),
+        neighbors=int(rng.integers(1, min(6, sources) + 1)),
         scales=int(rng.choice([1, 3, 5])),
     )
 

@@ -14,17 +14,11 @@ from latentpatch.bank.sharded import ShardedBank
 from latentpatch.cli.main import main
 from latentpatch.errors import FileError
 from latentpatch.io.images import write_image
-from latentpatch.methods.latent.samplers import (
-    DiffusionSettings,
-    RasterSettings,
-    ResynthesisSettings,
-    noise_from_seeds,
-    raster,
-    raster_steps,
-    resynthesis,
-    resynthesis_steps,
-)
+from latentpatch.methods.latent.raster import raster, raster_steps
+from latentpatch.methods.latent.resynthesis import resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search.prepared import Groups, PreparedSources
+from latentpatch.methods.latent.settings import DiffusionSettings, RasterSettings, ResynthesisSettings
+from latentpatch.ops.noise import noise_from_seeds
 from latentpatch.provenance.copying import copying, copying_of_sources
 from latentpatch.provenance.unlearning import unlearned, verify_unlearning
 from latentpatch.runs.processes import ALONE
@@ -79,7 +73,7 @@ def test_without_variants_nothing_changes(face_images):
 def test_a_moved_picture_is_put_together_from_moved_copies(face_images):
     """The reference is a source moved by a cell: without cost its copy is found, and with a high one no copy is."""
     moved = torch.roll(face_images[3], (4, -4), (1, 2))
-    settings = ResynthesisSettings(max_share=1.0, subset=1.0, neighbours=1)
+    settings = ResynthesisSettings(max_share=1.0, donors=1.0, neighbors=1)
     cheap, dear = (fitted(face_images, offsets=1, offset_cost=cost) for cost in (0, 10))
     index = cheap.generate(settings=settings, reference=moved).index
     wanted = cheap.bank.positions(["3~+1-1"])[0]
@@ -105,7 +99,7 @@ def test_no_picture_gives_more_than_its_share_by_its_variants(name):
     if name == "numba":
         pytest.importorskip("numba", reason="Numba is not installed")
     sources = a_varied_bank()
-    settings = ResynthesisSettings(max_share=0.25, neighbours=4, keep_start=False)
+    settings = ResynthesisSettings(max_share=0.25, neighbors=4, allow_start_as_donor=False)
     noise = noise_from_seeds(range(8), resynthesis_steps((10, 9), settings))
     index = resynthesis(sources, noise, settings, backend=name)
     pictures = torch.nn.functional.one_hot(index.flatten(1) // 9, 8).sum(1)
@@ -115,7 +109,7 @@ def test_no_picture_gives_more_than_its_share_by_its_variants(name):
     free = resynthesis(sources.keys, noise, settings, backend=name)
     assert int(torch.nn.functional.one_hot(free.flatten(1) // 9, 8).sum(1).max()) > 0.25 * 90
     start = (noise[:, :1] * 8).long()
-    one = ResynthesisSettings(draws=1, keep_start=False)
+    one = ResynthesisSettings(start_candidates=1, allow_start_as_donor=False)
     index = resynthesis(sources, noise[:, : resynthesis_steps((10, 9), one)], one, backend=name)
     assert not (index.flatten(1) // 9 == start).any()
 
@@ -125,7 +119,9 @@ def test_no_picture_gives_more_than_its_share_by_its_variants(name):
     "settings",
     [
         ResynthesisSettings(),
-        ResynthesisSettings(3, 2, max_share=0.6, switch_cost=0.5, use_cost=0.01, keep_start=True, best_of=2),
+        ResynthesisSettings(
+            3, 2, max_share=0.6, switch_cost=0.5, reuse_cost=0.01, allow_start_as_donor=True, best_of=2
+        ),
         RasterSettings(4),
         RasterSettings(4, 2, 3, 2),
     ],
@@ -145,7 +141,7 @@ def test_numba_finds_what_torch_finds(settings, longest):
 def test_groups_of_one_change_nothing():
     keys = a_varied_bank().keys
     alone = Groups(torch.arange(len(keys)), torch.zeros(len(keys), dtype=torch.int64), 1.0)
-    settings = ResynthesisSettings(max_share=0.1, use_cost=0.1)
+    settings = ResynthesisSettings(max_share=0.1, reuse_cost=0.1)
     noise = noise_from_seeds(range(4), resynthesis_steps((10, 9), settings))
     assert torch.equal(
         resynthesis(PreparedSources(keys, groups=alone), noise, settings), resynthesis(keys, noise, settings)

@@ -2,7 +2,7 @@ import importlib.util
 import json
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -13,7 +13,16 @@ from helpers.paths import PORTRAITS, ROOT
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentpatch import SAMPLERS, FileError, LatentPatch, LatentPatchError, load_autoencoder
+from latentpatch import (
+    SAMPLERS,
+    FileError,
+    LatentPatch,
+    LatentPatchError,
+    Settings,
+    load_autoencoder,
+    register,
+    setting,
+)
 from latentpatch.cli.main import main
 from latentpatch.evaluation import (
     Evaluation,
@@ -42,6 +51,7 @@ from latentpatch.evaluation.memorization import memorisation
 from latentpatch.evaluation.metrics import weighted_pair_mean
 from latentpatch.evaluation.protocol import with_copier
 from latentpatch.io.images import read_image
+from latentpatch.methods.latent.random_tiles import RandomCells
 
 
 def draw(count: int, dimensions: int, seed: int = 0, shift: float = 0.0, scale: float = 1.0) -> Tensor:
@@ -461,15 +471,22 @@ def test_rows_that_mean_nothing_are_refused(text: str, message: str) -> None:
 
 
 @dataclass(frozen=True)
-class SweepSettings:
-    windows: tuple[int, ...] = (16, 8)
-    temperature: float = 1.0
-    mode: str = "nearest"
+class SweepSettings(Settings):
+    windows: tuple[int, ...] = setting((16, 8), "sides")
+    temperature: float = setting(1.0, "temperature")
+    mode: str = setting("nearest", "way of choosing")
 
 
-def test_rows_work_for_any_sampler(model: LatentPatch, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = replace(SAMPLERS["random-cells"], settings=SweepSettings)
-    monkeypatch.setitem(SAMPLERS, "sweep", sweep)
+class Sweep(RandomCells):
+    """Draw cells, with settings of several types."""
+
+    name = "sweep"
+    Settings = SweepSettings
+
+
+def test_rows_work_for_any_sampler(model: LatentPatch, request: pytest.FixtureRequest) -> None:
+    register(Sweep)
+    request.addfinalizer(lambda: SAMPLERS.remove("sweep"))
     row = parse_row("sweep windows=16,11,9 temperature=0.5 mode=soft")
     assert row.settings_for(model) == SweepSettings((16, 11, 9), 0.5, "soft")
     hash(row.settings_for(model))
@@ -482,7 +499,7 @@ def test_identity_is_what_decides_the_pictures(model: LatentPatch) -> None:
     assert parse_row("the paper: raster patch_size=6 stride=2 bank=12").identity(model) == default
     assert parse_row("raster stride=1").identity(model) != default
     assert parse_row("raster bank=11").identity(model) != default
-    for text, message in (("raster patch_size=0", "patch_size 0"), ("raster neighbours=4 bank=3", "neighbours 4")):
+    for text, message in (("raster patch_size=0", "patch_size 0"), ("raster neighbors=4 bank=3", "neighbours 4")):
         with pytest.raises(ValueError, match=rf"row '{text}': {message}"):
             parse_row(text).identity(model)
 
@@ -534,7 +551,7 @@ def evaluated(portraits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFac
     """A folder with an evaluation of two rows, with the embedded autoencoder."""
     sources, held_out = map(str, portraits)
     output = tmp_path_factory.mktemp("evaluated") / "out"
-    rows = ["--row", "raster", "--row", "copier: raster neighbours=1"]
+    rows = ["--row", "raster", "--row", "copier: raster neighbors=1"]
     assert main(["evaluate", sources, "--held-out", held_out, *FEW, *rows, "-o", str(output)]) == 0
     return output
 
@@ -580,7 +597,7 @@ def test_rows_that_are_there_are_not_made_again(
     output = tmp_path / "out"
     command = ["evaluate", str(portraits[0]), "--held-out", str(portraits[1]), "-o", str(output)]
     command += ["--autoencoder", "pixels:4", "--size", "64", *FEW]
-    assert main([*command, "--row", "raster", "--row", "raster neighbours=1"]) == 0
+    assert main([*command, "--row", "raster", "--row", "raster neighbors=1"]) == 0
     before = (output / "evaluation.jsonl").read_text()
     made: list[str] = []
     make = Evaluation._set
@@ -590,7 +607,7 @@ def test_rows_that_are_there_are_not_made_again(
         return make(self, row, *rest)
 
     monkeypatch.setattr(Evaluation, "_set", noting)
-    renamed = ["--row", "another name: raster patch_size=6", "--row", "copier: raster neighbours=1"]
+    renamed = ["--row", "another name: raster patch_size=6", "--row", "copier: raster neighbors=1"]
     assert main([*command, *renamed]) == 0
     assert (output / "evaluation.jsonl").read_text() == before
     assert "| another name |" in (output / "evaluation.md").read_text()
@@ -737,7 +754,7 @@ def test_without_matplotlib_the_plot_is_left_out_loudly(
         (["--features", "BROKEN"], 1, "NaN"),
         (["--row", "painter"], 1, "row 'painter'"),
         (["--row", "raster patch_size=17"], 1, "patch_size 17"),
-        (["--row", "raster patch_size=2 neighbours=13"], 1, "neighbours 13: at most 12"),
+        (["--row", "raster patch_size=2 neighbors=13"], 1, "neighbours 13: at most 12"),
         (["--table", "none.json"], 1, "none.json"),
         ([], 2, "--held-out"),
     ],

@@ -20,7 +20,7 @@ from PIL import Image
 
 from latentpatch import LatentPatch
 from latentpatch.export.formats import export
-from latentpatch.methods.latent.samplers import ResynthesisSettings
+from latentpatch.methods.latent.settings import ResynthesisSettings
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "browser"
 

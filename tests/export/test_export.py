@@ -23,25 +23,20 @@ from latentpatch.cli.main import main
 from latentpatch.export.formats import export
 from latentpatch.export.raster import TraceableRaster
 from latentpatch.export.resynthesis import TraceableResynthesis
-from latentpatch.methods.latent.samplers import (
-    DEFAULT_PRESET,
-    PRESETS,
-    SAMPLERS,
-    ResynthesisSettings,
-    noise_from_seeds,
-    raster,
-    raster_steps,
-    resynthesis,
-    resynthesis_steps,
-)
+from latentpatch.methods.latent.presets import DEFAULT_PRESET, PRESETS
+from latentpatch.methods.latent.raster import raster, raster_steps
+from latentpatch.methods.latent.resynthesis import resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search.keys import KEY_NORM
+from latentpatch.methods.latent.settings import ResynthesisSettings
+from latentpatch.ops.noise import noise_from_seeds
+from latentpatch.registry import SAMPLERS
 from latentpatch.search_op import search
 
 SETTINGS = {
-    "raster": RasterSettings(patch_size=4, neighbours=2, scales=2),
-    "resynthesis": ResynthesisSettings(neighbours=2),
+    "raster": RasterSettings(patch_size=4, neighbors=2, scales=2),
+    "resynthesis": ResynthesisSettings(neighbors=2),
 }
-OTHER = ResynthesisSettings(3, 2, neighbours=4, sweeps=3, max_share=0.5, draws=3, keep_start=True)
+OTHER = ResynthesisSettings(3, 2, neighbors=4, sweeps=3, max_share=0.5, start_candidates=3, allow_start_as_donor=True)
 NEAR = 1 / 255
 
 
@@ -125,11 +120,11 @@ def test_resynthesis_equals_the_sampler(seed):
     settings = ResynthesisSettings(
         patch_size=side,
         stride=int(chance.integers(1, side + 1)),
-        neighbours=int(chance.integers(1, 4)),
+        neighbors=int(chance.integers(1, 4)),
         sweeps=int(chance.integers(1, 4)),
-        draws=int(chance.integers(1, 4)),
-        keep_start=bool(chance.integers(2)),
-        subset=int(chance.integers(3, 6)) if seed % 2 else 0.9,
+        start_candidates=int(chance.integers(1, 4)),
+        allow_start_as_donor=bool(chance.integers(2)),
+        donors=int(chance.integers(3, 6)) if seed % 2 else 0.9,
         symmetric=bool(chance.integers(2)),
         max_share=float(chance.choice([0.8, 1.0])),
     )
@@ -159,7 +154,9 @@ def test_onnx_generates_the_same(written, small, count):
     assert (images - expected.images).abs().max() <= NEAR
 
 
-@pytest.mark.parametrize("settings", [OTHER, ResynthesisSettings(4, 2, subset=3, keep_start=True)], ids=["", "subset"])
+@pytest.mark.parametrize(
+    "settings", [OTHER, ResynthesisSettings(4, 2, donors=3, allow_start_as_donor=True)], ids=["", "subset"]
+)
 def test_onnx_of_other_settings(settings, small, tmp_path):
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: ONNX was not tested")
     export(small, tmp_path, settings=settings, only=("generate",))

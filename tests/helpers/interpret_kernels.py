@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from latentpatch import RasterSettings
-from latentpatch.methods.latent.samplers import raster
+from latentpatch.methods.latent.raster import raster
 from latentpatch.methods.latent.search import triton_backend as gpu
 from latentpatch.methods.latent.search.prepared import PreparedSources
 

@@ -25,7 +25,10 @@ from torch import Tensor
 from latentpatch import FileError, Generation, LatentPatch, RandomCellsSettings, RasterSettings
 from latentpatch.bank.sharded import ShardedBank
 from latentpatch.cli.main import main
-from latentpatch.methods.latent.samplers import SAMPLERS, noise_from_seeds, raster
+from latentpatch.methods.base import Context
+from latentpatch.methods.latent.raster import raster
+from latentpatch.ops.noise import noise_from_seeds
+from latentpatch.registry import SAMPLERS
 from latentpatch.runs.processes import ALONE, Processes
 from latentpatch.runs.resume import Work
 
@@ -228,7 +231,7 @@ def test_a_sharded_bank_of_one_process_is_the_bank(model: LatentPatch, face_imag
     for settings in (RasterSettings(), RasterSettings(4, 3, 12, scales=1), RandomCellsSettings()):
         name = "raster" if isinstance(settings, RasterSettings) else "random-cells"
         method = SAMPLERS[name]
-        noise = noise_from_seeds(range(3), method.steps((16, 16), settings, False, None))
+        noise = noise_from_seeds(range(3), method.noise_dim(settings, Context((16, 16), len(bank))))
         for candidates in (None, torch.tensor([0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 3]).sort().values):
             expected = bank.sample(method, noise, settings, candidates)
             assert torch.equal(sharded.sample(method, noise, settings, candidates), expected)

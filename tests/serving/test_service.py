@@ -92,7 +92,7 @@ def test_generate_takes_what_the_model_takes(service: Service, face: bytes) -> N
         "answer": "json",
     }
     answer = json.loads(ask(service, body).body)
-    settings = service.model.with_settings(patch_size=4, neighbours=2)
+    settings = service.model.with_settings(patch_size=4, neighbors=2)
     wanted = service.model.generate(seeds=[3, 9], settings=settings, where="colour=red", reference=read_image(face))
     assert answer["settings"]["patch_size"] == 4
     for i, row in enumerate(answer["images"]):
@@ -193,7 +193,7 @@ def test_the_open_inference_protocol(service: Service) -> None:
     outputs = {output["name"]: output for output in answer["outputs"]}
     assert (answer["id"], answer["model_name"]) == ("abc", "latentpatch")
     wanted = service.model.generate(
-        seeds=[5, 6], where="colour=green", settings=service.model.with_settings(neighbours=2)
+        seeds=[5, 6], where="colour=green", settings=service.model.with_settings(neighbors=2)
     )
     assert outputs["seeds"]["data"] == [5, 6]
     assert outputs["index"]["shape"] == [2, 16, 16]

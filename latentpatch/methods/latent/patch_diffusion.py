@@ -20,95 +20,22 @@ the bank twice or so: time is linear in the sources, and a large bank takes seco
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil, inf, isfinite, sqrt
+from math import ceil, inf, sqrt
 
 import torch
 from torch import Tensor
 
-from ...validation import check_integer, check_noise, check_real, check_reference
-from .raster import MAX_MEMORY
-from .resynthesis import ResynthesisSettings, resynthesis, resynthesis_steps
-from .search.prepared import PreparedSources
+from ...errors import SettingError
+from ...validation import check_noise, check_reference
+from ..base import Context, Sampler
+from .resynthesis import resynthesis, resynthesis_steps
+from .search.prepared import MAX_MEMORY, PreparedSources
+from .settings import DiffusionSettings
 
-__all__ = ["DiffusionSettings", "diffusion", "diffusion_steps"]
+__all__ = ["DiffusionSettings", "PatchDiffusion", "diffusion", "diffusion_steps"]
 
 _SIXTEENTHS = 16  # of a grid's side: what windows are told in
-_STRENGTH = 0.5
-
-
-@dataclass(frozen=True)
-class DiffusionSettings:
-    """Settings of patch diffusion.
-
-    Attributes:
-        levels: noise levels, geometrically spaced.
-        start_noise: standard deviation at the first level, in each component of a key; the unit is the keys' own
-            standard deviation, as vectors (the root of their variances' sum).
-        end_noise: standard deviation at the last level, likewise.
-        windows: sides of the windows from the first level to the last, in sixteenths of the grid's sides; each
-            serves an equal part of the levels. Windows are centred at every cell and cut at the border: from 31 on they
-            cover all of the grid.
-        strength: with a reference, the part of the levels that is gone through, more than 0 and at most 1: how much
-            noise the reference gets. None for 0.5, or 1 where there is a mask.
-        sweeps: of resynthesis over the denoised grid; with none, each cell goes to its most likely source.
-        max_share: share of the cells one source gives at most. Denoising aims at it, by making sources that weigh
-            more less likely; sweeps keep it. None for 0.3, or 1.5 times an even share where there are few sources.
-        patch_size: side of the patches compared in the sweeps, in cells.
-        stride: side of the blocks copied in the sweeps.
-    """
-
-    levels: int = 24
-    start_noise: float = 5.0
-    end_noise: float = 0.0375
-    windows: tuple[int, ...] = (16, 11, 9, 7, 5, 5, 3, 3)
-    strength: float | None = None
-    sweeps: int = 2
-    max_share: float | None = None
-    patch_size: int = 4
-    stride: int = 1
-
-    def __post_init__(self) -> None:
-        if isinstance(self.windows, list):  # as JSON has it
-            object.__setattr__(self, "windows", tuple(self.windows))
-        if not isinstance(self.windows, tuple) or not self.windows:
-            raise TypeError(f"windows {self.windows!r}: one integer or several are expected")
-        for window in self.windows:
-            check_integer("windows", window, 1)
-        check_integer("levels", self.levels, 1)
-        check_integer("sweeps", self.sweeps, 0)
-        for name in ("start_noise", "end_noise"):
-            value = getattr(self, name)
-            if not (_is_number(name, value) and 0 < value < inf):
-                raise ValueError(f"{name} {value}: more than 0 is expected")
-        if self.end_noise > self.start_noise:
-            raise ValueError(f"end_noise {self.end_noise}: at most start_noise {self.start_noise} is expected")
-        if self.strength is not None and not (_is_number("strength", self.strength) and 0 < self.strength <= 1):
-            raise ValueError(f"strength {self.strength}: more than 0 and at most 1 is expected")
-        self.sweep_settings()
-
-    def resolved(self, count: int, reference: bool) -> DiffusionSettings:
-        """These settings with the share, and with a reference the strength, that are in force."""
-        share = self.sweep_settings().resolved(count, True).max_share
-        strength = _STRENGTH if reference and self.strength is None else self.strength
-        return replace(self, max_share=share, strength=strength)
-
-    def sweep_settings(self) -> ResynthesisSettings:
-        """Settings of the sweeps; of one, where there are none."""
-        return ResynthesisSettings(
-            self.patch_size,
-            self.stride,
-            neighbours=1,
-            sweeps=max(1, self.sweeps),
-            max_share=self.max_share,
-            subset=1.0,
-            symmetric=False,
-        )
-
-
-def _is_number(name: str, value: object) -> bool:
-    return isfinite(check_real(name, value))
 
 
 def diffusion_steps(grid: tuple[int, int], settings: DiffusionSettings | None = None) -> int:
@@ -157,9 +84,9 @@ def diffusion(
     steps = diffusion_steps((height, width), chosen)
     check_noise(noise, steps)
     if mask is not None and reference is None:
-        raise ValueError("mask: a reference is expected with it, to give the cells that are kept")
+        raise SettingError("reference", None, "there with a mask, to give the cells that are kept")
     if mask is not None and (mask.dtype != torch.bool or mask.shape != (height, width)):
-        raise ValueError(f"mask: bool of shape {(height, width)} is expected, got {mask.dtype} {tuple(mask.shape)}")
+        raise SettingError("mask", (mask.dtype, tuple(mask.shape)), f"bool of shape {(height, width)}")
     check_reference(reference, bank, len(noise))
     sweeps = chosen.sweep_settings() if chosen.sweeps and mask is None else None
     blank = noise.new_zeros((len(noise), 0))  # the nearest source is taken, so that sweeps need no chance
@@ -176,6 +103,38 @@ def diffusion(
     if sweeps is not None and len(noise):
         return resynthesis(sources, blank, sweeps, denoised, memory=memory)
     return index if mask is None else torch.where(mask.to(index.device), index, -1)
+
+
+class PatchDiffusion(Sampler):
+    """Denoise Gaussian noise, or a noised reference, in closed form by the patches of the sources."""
+
+    name = "diffusion"
+    Settings = DiffusionSettings
+    inputs = ("bank", "reference", "mask")
+    accepts_reference = accepts_mask = True
+    default_decoding = "blend"
+
+    def resolve(self, settings: DiffusionSettings, context: Context) -> DiffusionSettings:
+        return settings.resolved(context.num_sources, context.has_reference and context.mask is None)
+
+    def noise_dim(self, settings: DiffusionSettings, context: Context) -> int:
+        return diffusion_steps(context.grid, settings)
+
+    def work(self, settings: DiffusionSettings, context: Context) -> int:
+        area, (height, width) = self.noise_dim(settings, context), context.grid
+        sides = [(ceil(height * part / 16), ceil(width * part / 16)) for part in settings.windows]
+        windows = sum(min(down, height) * min(right, width) for down, right in sides) / len(sides)
+        return area * round(settings.levels * windows + settings.sweeps * settings.patch_size**2)
+
+    def sample(
+        self,
+        sources: PreparedSources,
+        noise: Tensor,
+        settings: DiffusionSettings,
+        reference: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        return diffusion(sources, noise, settings, reference, mask)
 
 
 class _Denoiser:

@@ -1,75 +1,78 @@
-"""The random baselines of LatentPatch, figure 1 (a) and (b): what search has to beat."""
+"""The random baselines of LatentPatch, figure 1 (a) and (b), which search has to beat."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...validation import check_integer, check_noise
-from .raster import draw
+from ...ops.noise import draw
+from ...validation import check_noise
+from ..base import Context, Sampler
+from .search.prepared import PreparedSources
+from .settings import RandomCellsSettings, RandomPatchesSettings
 
-__all__ = ["RandomCellsSettings", "RandomPatchesSettings", "random_cells", "random_patches"]
-
-
-@dataclass(frozen=True)
-class RandomCellsSettings:
-    """The sampler of random cells has no settings."""
+__all__ = ["RandomCells", "RandomCellsSettings", "RandomPatches", "RandomPatchesSettings", "random_tiles"]
 
 
-@dataclass(frozen=True)
-class RandomPatchesSettings:
-    """Settings of the sampler of random patches.
+class RandomCells(Sampler):
+    """Draw the source of every cell uniformly (figure 1 a)."""
 
-    Attributes:
-        patch_size: side of the copied patches in cells (omega).
-    """
+    name = "random-cells"
+    Settings = RandomCellsSettings
+    inputs = ("bank",)
+    is_shardable = True
 
-    patch_size: int = 6
+    def noise_dim(self, settings: RandomCellsSettings, context: Context) -> int:
+        return num_tiles(context.grid, 1)
 
-    def __post_init__(self) -> None:
-        check_integer("patch_size", self.patch_size, 1)
-
-
-@torch.no_grad()
-def random_cells(keys: Tensor, noise: Tensor, settings: RandomCellsSettings | None = None) -> Tensor:
-    """Each cell from a source drawn uniformly (figure 1 a).
-
-    Args:
-        keys: ``(B, h, w, r)`` sources; only the shape matters.
-        noise: ``(N, h * w)`` uniforms in [0, 1).
-        settings: there are none.
-
-    Returns:
-        ``(N, h, w)`` int64 sources.
-    """
-    return _tiles(keys, noise, 1)
+    def sample(
+        self,
+        sources: PreparedSources,
+        noise: Tensor,
+        settings: RandomCellsSettings,
+        reference: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        return random_tiles(sources, noise, 1)
 
 
-@torch.no_grad()
-def random_patches(keys: Tensor, noise: Tensor, settings: RandomPatchesSettings | None = None) -> Tensor:
-    """Side by side, patches from sources drawn uniformly (figure 1 b).
+class RandomPatches(Sampler):
+    """Draw the source of every patch uniformly, patches side by side (figure 1 b)."""
 
-    Args:
-        keys: ``(B, h, w, r)`` sources; only the shape matters.
-        noise: ``(N, patches)`` uniforms in [0, 1), one a patch in raster order.
-        settings: defaults where None.
+    name = "random-patches"
+    Settings = RandomPatchesSettings
+    inputs = ("bank",)
+    is_shardable = True
 
-    Returns:
-        ``(N, h, w)`` int64 sources.
-    """
-    return _tiles(keys, noise, (settings or RandomPatchesSettings()).patch_size)
+    def noise_dim(self, settings: RandomPatchesSettings, context: Context) -> int:
+        return num_tiles(context.grid, settings.patch_size)
+
+    def sample(
+        self,
+        sources: PreparedSources,
+        noise: Tensor,
+        settings: RandomPatchesSettings,
+        reference: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        return random_tiles(sources, noise, settings.patch_size)
 
 
-def tile_steps(grid: tuple[int, int], side: int) -> int:
-    """Tiles of ``side x side`` cells it takes to cover a grid."""
+def num_tiles(grid: tuple[int, int], side: int) -> int:
+    """Return how many tiles of ``side x side`` cells cover a grid."""
     return -(-grid[0] // side) * -(-grid[1] // side)
 
 
-def _tiles(keys: Tensor, noise: Tensor, side: int) -> Tensor:
-    count, height, width, _ = keys.shape
-    steps = tile_steps((height, width), side)
-    check_noise(noise, steps)
-    chosen = draw(noise, count).view(len(noise), -1, -(-width // side))
+@torch.no_grad()
+def random_tiles(sources: PreparedSources, noise: Tensor, side: int) -> Tensor:
+    """Return ``(N, h, w)`` int64 index maps of tiles whose sources are drawn uniformly.
+
+    Args:
+        sources: only their number and grid matter.
+        noise: ``(N, tiles)`` uniforms in [0, 1), one a tile in raster order.
+        side: of the tiles, in cells.
+    """
+    height, width = sources.keys.shape[1:3]
+    check_noise(noise, num_tiles((height, width), side))
+    chosen = draw(noise, sources.total).view(len(noise), -1, -(-width // side))
     return chosen.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, :height, :width].contiguous()

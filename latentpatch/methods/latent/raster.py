@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from math import isqrt
@@ -10,25 +11,29 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...errors import SettingError
+from ...ops.noise import draw
 from ...validation import check_noise, check_reference
+from ..base import Context, Sampler
 from .search import numba_backend as cpu
 from .search.keys import exact_dtype, resize_keys
 from .search.plan import Plan, make_plan
-from .search.prepared import PreparedSources, cut, longest, paste, score_bound
-from .search.schedule import BoolArray, RasterSettings, Scale, raster_schedule
+from .search.prepared import MAX_MEMORY, PreparedSources, cut, longest, paste, score_bound
+from .search.schedule import BoolArray, Scale, raster_schedule
 from .search.wavefront import Rings, WavePlan, WaveScores, make_waves
 from .search.window_scores import Scores, WindowScores, sum_dtype
+from .settings import RasterSettings
 
-__all__ = ["raster", "raster_steps"]
+__all__ = ["Raster", "RasterSettings", "raster", "raster_steps"]
 
 Plans = Sequence[Plan | WavePlan]
 
 BACKENDS = ("torch", "triton", "numba")
 
-#: Bound in bytes on the scores kept at a time.
-MAX_MEMORY = 1 << 29
+#: Grid sizes, coarse to fine, where a region is filled and the settings leave them open.
+INPAINTING_SCALES = 3
 
 #: Bound on the elements of the sources that a wave is compared with.
 MAX_READ = 1 << 18
@@ -97,7 +102,7 @@ def raster(
     _, height, width, depth = bank.shape
     settings.check_sources(keys.total if isinstance(keys, PreparedSources) else len(keys))
     if mask is not None and reference is None:
-        raise ValueError("mask: a reference is expected with it, to give the cells that are kept")
+        raise SettingError("reference", None, "there with a mask, to give the cells that are kept")
     scales = raster_schedule((height, width), settings, reference is not None, _on_host(mask))
     steps = sum(len(scale.places) for scale in scales)
     check_noise(noise, steps)
@@ -111,7 +116,7 @@ def raster(
 
         return gpu.grow(sources, noise, settings, reference, scales, memory=memory, keep=mask is None)
     search: Search
-    if cpu.chosen(backend, sources, settings.neighbours, {(scale.size, scale.unit) for scale in scales}):
+    if cpu.chosen(backend, sources, settings.neighbors, {(scale.size, scale.unit) for scale in scales}):
         kept = max(_units(scale) for scale in scales)
         search = _NumbaSearch(sources, settings, norm, kept, causal=mask is None)
     else:
@@ -129,6 +134,46 @@ def raster(
             given = reference if reference is None or len(reference) == 1 else reference[images]
             parts.append(_grow(sources, noise[images], given, scales, search))
     return torch.cat(parts)
+
+
+class Raster(Sampler):
+    """Grow an image block by block, coarse to fine, in raster order: the sampler of the LatentPatch paper."""
+
+    name = "raster"
+    Settings = RasterSettings
+    inputs = ("bank", "reference", "mask")
+    accepts_reference = accepts_mask = True
+    is_shardable = is_exportable = True
+
+    def resolve(self, settings: RasterSettings, context: Context) -> RasterSettings:
+        if context.mask is not None:  # so that large regions hold together
+            settings = replace(settings, scales=settings.scales or INPAINTING_SCALES)
+        return settings.resolved(context.has_reference)
+
+    def validate(self, settings: RasterSettings, context: Context) -> None:
+        super().validate(settings, context)
+        settings.check_sources(context.num_sources)
+
+    def noise_dim(self, settings: RasterSettings, context: Context) -> int:
+        return raster_steps(context.grid, settings, context.has_reference, context.mask)
+
+    def work(self, settings: RasterSettings, context: Context) -> int:
+        return self.noise_dim(settings, context) * settings.patch_size**2
+
+    def sample(
+        self,
+        sources: PreparedSources,
+        noise: Tensor,
+        settings: RasterSettings,
+        reference: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        return raster(sources, noise, settings, reference, mask)
+
+    def traceable(self, sources: PreparedSources, settings: RasterSettings, has_reference: bool) -> nn.Module:
+        from ...export.raster import TraceableRaster
+
+        return TraceableRaster(sources.keys, settings, has_reference)
 
 
 def _grow(
@@ -194,7 +239,7 @@ class _NumbaSearch:
         return cpu.resize(keys, size)
 
     def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Found:
-        neighbours = self.settings.neighbours
+        neighbours = self.settings.neighbors
         scores = len(grid) * self.units * len(self.sources.keys)
         if len(self.room) < scores:
             self.room = cpu.score_room(scores, self.sums)
@@ -222,7 +267,7 @@ class _TorchSearch:
     def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Found:
         plan = self.plans[level]
         scores = self._scores(plan, cut(grid, plan.side))
-        return _Scanned(scores, plan, _scan(scores, uniforms, self.settings.neighbours))
+        return _Scanned(scores, plan, _scan(scores, uniforms, self.settings.neighbors))
 
     def _scores(self, plan: Plan | WavePlan, queries: Tensor) -> Scores:
         if isinstance(plan, Plan):
@@ -281,11 +326,6 @@ def _plans(sources: PreparedSources, scales: Sequence[Scale], settings: RasterSe
     if width >= MIN_WAVE:
         return [make_waves(scale, settings.patch_size, settings.step, width) for scale in scales]
     return [make_plan(scale) for scale in scales]
-
-
-def draw(uniforms: Tensor, choices: int) -> Tensor:
-    """floor(u * choices), kept below ``choices`` where rounding or u = 1 would reach it."""
-    return (uniforms.double() * choices).long().clamp(0, choices - 1)
 
 
 def _in_triton(

@@ -13,139 +13,33 @@ side. So a block and the one where a mirror would show it are compared and copie
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from math import ceil, comb, floor, prod
+from math import floor, prod
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...errors import SettingError
 from ...ops.nearest import nearest
-from ...validation import check_integer, check_noise, check_number, check_real, check_reference
-from .raster import MAX_MEMORY, draw
+from ...ops.noise import draw
+from ...validation import check_noise, check_reference
+from ..base import Context, Sampler
 from .search import numba_backend as cpu
 from .search.assignment import CANDIDATES, ROUNDS, allot
 from .search.keys import exact_dtype
-from .search.prepared import PreparedSources, longest, score_bound
+from .search.prepared import MAX_MEMORY, PreparedSources, longest, score_bound
+from .settings import ResynthesisSettings
 
-__all__ = ["ResynthesisSettings", "resynthesis", "resynthesis_steps"]
+__all__ = ["Resynthesis", "ResynthesisSettings", "resynthesis", "resynthesis_steps"]
 
-_MAX_COST = 100  # so that sums of scores and costs stay within their integers
-_SHARE = 0.3  # of a picture that one source gives at most, where there are sources enough
-_START_SHARE = 0.25  # the same where the one that is started with gives, too
-_FEW = 1.5  # times an even share, where there are few
-_PICTURES = 1000  # that sources should make
-_NEIGHBOURS = 3  # where one would make too few
-_LEAST = 4  # sources of a subset that is a share of them
-_ENOUGH = 2  # times as many as fill a picture, likewise
 SUBSET_STEPS = 1  # uniforms that a picture's subset is drawn with
 _STREAMS = 1 << 24  # as many as floating point numbers of 32 bits tell apart
 _PRIME = (1 << 31) - 1
-
-
-@dataclass(frozen=True)
-class ResynthesisSettings:
-    """Settings of resynthesis; the paper's symbol in parentheses.
-
-    Attributes:
-        patch_size: side of the compared patches in cells (omega); odd, so that blocks of one cell lie in their middle.
-        stride: side of the copied blocks in cells (w).
-        neighbours: how many nearest sources a block is drawn from in the first sweep (k); later ones take the nearest.
-            More of them make more pictures, with more seams. None for 1; where sources are so few that starts and
-            subsets make fewer than a thousand pictures, for 3 or all.
-        sweeps: how often every block is visited.
-        max_share: share of the cells one source, with its variants, gives at most; None for 0.3, 0.25 where the source
-            that is started with gives, too, or 1.5 times an even share where there are few sources.
-        draws: sources drawn to start with, of which the one farthest from the mean of all is taken. With one, pictures
-            tend to the middle of the sources; two make up for it.
-        keep_start: whether the source that is started with may give patches, too.
-        subset: sources drawn for each picture that alone may give patches, the one it starts with among them where it
-            may: a number of them, or as a floating point number a share, 1.0 for all; but of those four, and twice as
-            many as fill a picture by ``max_share``. The fewer, the more do pictures of the same start differ.
-        symmetric: whether a block and its mirror image in the grid, left and right exchanged, are compared and copied
-            together. Each side is compared with, and copied from, the same side of the source, so that things need not
-            be symmetric for it.
-        switch_cost: what it costs to take a block from a source that none of the cells around it comes from, as part of
-            the mean squared distance of a cell of the sources to the mean of all.
-        use_cost: what each cell that a source gave already, before the blocks that are visited together, adds to the
-            cost of its next, likewise: the more, the more evenly the sources are used.
-        best_of: pictures that are made for one, of which the one with the least energy is kept: the distances of all
-            its patches to those they were copied from.
-    """
-
-    patch_size: int = 5
-    stride: int = 1
-    neighbours: int | None = None
-    sweeps: int = 2
-    max_share: float | None = None
-    draws: int = 2
-    keep_start: bool = False
-    subset: float = 0.5
-    symmetric: bool = True
-    switch_cost: float = 0.0
-    use_cost: float = 0.0
-    best_of: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("patch_size", "stride", "sweeps", "draws", "best_of"):
-            check_integer(name, getattr(self, name), 1)
-        if self.neighbours is not None:
-            check_integer("neighbours", self.neighbours, 1)
-        if self.stride > self.patch_size:
-            raise ValueError(f"stride {self.stride}: at most patch_size {self.patch_size} is expected")
-        for name in ("keep_start", "symmetric"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} {getattr(self, name)!r}: True or False is expected")
-        if self.max_share is not None and not 0 < check_real("max_share", self.max_share) <= 1:
-            raise ValueError(f"max_share {self.max_share}: more than 0 and at most 1 is expected")
-        if not isinstance(self.subset, float):
-            check_integer("subset", self.subset, 1)
-        elif not 0 < self.subset <= 1:
-            raise ValueError(
-                f"subset {self.subset}: a number of sources, or a share above 0 and at most 1.0 is expected"
-            )
-        for name in ("switch_cost", "use_cost"):
-            check_number(name, getattr(self, name), 0, _MAX_COST)
-
-    def givers(self, count: int, reference: bool) -> int:
-        """How many of the sources may give patches to a picture."""
-        able = count if reference or self.keep_start else count - 1
-        if not isinstance(self.subset, float):
-            return min(able, self.subset)
-        enough = 0 if self.max_share is None else ceil(_ENOUGH / self.max_share)
-        return min(able, max(ceil(self.subset * able), enough, _LEAST))
-
-    def resolved(self, count: int, reference: bool) -> ResynthesisSettings:
-        """These settings with the neighbours, the largest share and the subset in force for a number of sources."""
-        givers = max(1, self.givers(count, reference))
-        share = self.max_share
-        if share is None:
-            share = min(1.0, max(_START_SHARE if self.keep_start and not reference else _SHARE, _FEW / givers))
-        neighbours = self.neighbours or self._neighbours(count, givers, reference)
-        return replace(self, neighbours=neighbours, max_share=share, subset=givers)
-
-    def _neighbours(self, count: int, givers: int, reference: bool) -> int:
-        """As few as make pictures enough."""
-        starts, others = (1, count) if reference else (count, count - 1)
-        drawn = givers - 1 if self.keep_start and not reference else givers
-        return 1 if starts * comb(others, drawn) >= _PICTURES else min(_NEIGHBOURS, givers)
-
-    def check_sources(self, count: int, reference: bool = False) -> None:
-        """Refuse what takes more sources than there are.
-
-        Raises:
-            ValueError: where ``neighbours`` exceeds the sources that may give patches, or none may.
-        """
-        givers = self.givers(count, reference)
-        beside = "" if reference or self.keep_start else " beside the one it starts with"
-        if givers < 1:
-            raise ValueError(f"sources: at least 1{beside} is expected, got {count} in all")
-        if self.neighbours is not None and self.neighbours > givers:
-            raise ValueError(f"neighbours {self.neighbours}: at most {givers} (sources{beside}) is expected")
 
 
 @dataclass(frozen=True)
@@ -261,17 +155,15 @@ def resynthesis_steps(grid: tuple[int, int], settings: ResynthesisSettings, refe
     """
     most = 2 * min(grid) - 1
     if settings.patch_size > most:
-        raise ValueError(
-            f"patch_size {settings.patch_size}: at most {most} is expected: that covers the {grid[0]}x{grid[1]} grid "
-            "from any place"
-        )
+        shape = f"{grid[0]}x{grid[1]}"
+        raise SettingError("patch_size", settings.patch_size, f"at most {most}, which covers the {shape} grid")
     return settings.best_of * _steps(grid, settings, reference)
 
 
 def _steps(grid: tuple[int, int], settings: ResynthesisSettings, reference: bool) -> int:
     """Uniforms for one of the pictures that are made for one."""
     blocks = prod(_blocks(grid, settings.stride, settings.symmetric))
-    return blocks + SUBSET_STEPS + (0 if reference else settings.draws)
+    return blocks + SUBSET_STEPS + (0 if reference else settings.start_candidates)
 
 
 @torch.no_grad()
@@ -280,7 +172,6 @@ def resynthesis(
     noise: Tensor,
     settings: ResynthesisSettings | None = None,
     reference: Tensor | None = None,
-    mask: Tensor | None = None,
     *,
     memory: int = MAX_MEMORY,
     backend: str | None = None,
@@ -294,7 +185,6 @@ def resynthesis(
         noise: ``(N, steps)`` uniforms in [0, 1), ``steps`` from :func:`resynthesis_steps`.
         settings: defaults where None.
         reference: ``(N, h, w, r)`` or ``(1, h, w, r)`` int16 keys to start with instead of a source.
-        mask: none is taken.
         memory: bound in bytes on the scores kept at a time: images go in groups that keep it, of one at least.
         backend: ``torch`` or ``numba`` (:mod:`.cpu`); where None, Numba on CPUs where it is installed and can do what
             is asked.
@@ -307,8 +197,6 @@ def resynthesis(
             or cannot do it.
     """
     cpu.check_backend(backend, ("torch", "numba"))
-    if mask is not None:
-        raise ValueError("mask: resynthesis takes none; the raster sampler does")
     sources = keys if isinstance(keys, PreparedSources) else PreparedSources(keys)
     bank = sources.keys
     height, width = bank.shape[1:3]
@@ -321,8 +209,8 @@ def resynthesis(
     check_reference(reference, bank, len(noise))
     rules = _Rules(
         settings,
-        settings.neighbours or 1,
-        min(CANDIDATES, settings.givers(count, given)),
+        settings.neighbors or 1,
+        min(CANDIDATES, settings.num_donors(count, given)),
         _limit(settings, (height, width), count, given),
         *_costs(sources, settings),
     )
@@ -338,8 +226,8 @@ def resynthesis(
         for some in torch.arange(len(noise), device=noise.device).split(group) if len(noise) else ():
             uniforms = noise[some]
             if reference is None:
-                first = _start(sources, uniforms[:, : settings.draws])
-                start, uniforms = bank[first], uniforms[:, settings.draws :]
+                first = _start(sources, uniforms[:, : settings.start_candidates])
+                start, uniforms = bank[first], uniforms[:, settings.start_candidates :]
             else:
                 first, start = None, reference.expand(len(noise) // tried, -1, -1, -1)[some // tried]
             first = None if first is None else sources.groups[first]
@@ -350,6 +238,47 @@ def resynthesis(
             else:
                 maps.append(_Sweeps(sources, start, barred, norm, sums, rules).run(uniforms))
         return _least_energy(torch.cat(maps), bank, settings)
+
+
+class Resynthesis(Sampler):
+    """Rebuild a randomly drawn source, or a reference, from patches of the other sources."""
+
+    name = "resynthesis"
+    Settings = ResynthesisSettings
+    inputs = ("bank", "reference")
+    accepts_reference = True
+    is_exportable = True
+    default_decoding = "blend"
+
+    def resolve(self, settings: ResynthesisSettings, context: Context) -> ResynthesisSettings:
+        return settings.resolved(context.num_sources, context.has_reference)
+
+    def validate(self, settings: ResynthesisSettings, context: Context) -> None:
+        super().validate(settings, context)
+        settings.check_sources(context.num_sources, context.has_reference)
+
+    def noise_dim(self, settings: ResynthesisSettings, context: Context) -> int:
+        return resynthesis_steps(context.grid, settings, context.has_reference)
+
+    def work(self, settings: ResynthesisSettings, context: Context) -> int:
+        return self.noise_dim(settings, context) * settings.sweeps * settings.patch_size**2
+
+    def sample(
+        self,
+        sources: PreparedSources,
+        noise: Tensor,
+        settings: ResynthesisSettings,
+        reference: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        return resynthesis(sources, noise, settings, reference)
+
+    def traceable(self, sources: PreparedSources, settings: ResynthesisSettings, has_reference: bool) -> nn.Module:
+        from ...export.resynthesis import TraceableResynthesis
+
+        if sources.pictures < len(sources.keys):
+            raise SettingError("sources", "augmented copies", "neither mirrored nor moved, to export resynthesis")
+        return TraceableResynthesis(sources.keys, settings, has_reference)
 
 
 class _Rules(NamedTuple):
@@ -365,9 +294,9 @@ class _Rules(NamedTuple):
 
 def _costs(sources: PreparedSources, settings: ResynthesisSettings) -> tuple[int, int]:
     """Of a switch and of a use, as squared distances."""
-    if not settings.switch_cost and not settings.use_cost:
+    if not settings.switch_cost and not settings.reuse_cost:
         return 0, 0
-    return round(settings.switch_cost * sources.spread), round(settings.use_cost * sources.spread)
+    return round(settings.switch_cost * sources.spread), round(settings.reuse_cost * sources.spread)
 
 
 def window_bound(settings: ResynthesisSettings, norm: int) -> int:
@@ -455,7 +384,7 @@ def _limit(settings: ResynthesisSettings, grid: tuple[int, int], count: int, giv
         ValueError: where the sources could then not fill the grid.
     """
     assert settings.max_share is not None
-    area, givers = grid[0] * grid[1], settings.givers(count, given)
+    area, givers = grid[0] * grid[1], settings.num_donors(count, given)
     limit = floor(settings.max_share * area)
     most = max(wave.size for wave in plan_of(settings, grid))
     # Before a wave is written, all but its cells are taken, and each source's room must hold the whole wave.
@@ -495,13 +424,13 @@ def barred_pictures(
         settings: whether that which is started with gives, and how many do.
     """
     count = numbers.shape[0]
-    givers = settings.givers(count, first is None)
+    givers = settings.num_donors(count, first is None)
     if givers == count:
         return None
     images = uniforms.shape[0]  # len would be one number in a graph
     ranks = _shuffled(draw(uniforms[:, :1], _STREAMS), numbers) * count + numbers
     if first is not None:
-        ranks = ranks.scatter(1, first[:, None], -1 if settings.keep_start else _PRIME * count)
+        ranks = ranks.scatter(1, first[:, None], -1 if settings.allow_start_as_donor else _PRIME * count)
     giving = ranks.topk(givers, dim=1, largest=False).indices
     return uniforms.new_ones((images, count), dtype=torch.bool).scatter(1, giving, False)
 

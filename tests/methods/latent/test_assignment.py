@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from latentpatch.methods.latent.samplers import ResynthesisSettings, noise_from_seeds, resynthesis, resynthesis_steps
+from latentpatch.methods.latent.resynthesis import resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search.assignment import allot
+from latentpatch.methods.latent.settings import ResynthesisSettings
+from latentpatch.ops.noise import noise_from_seeds
 
 
 def test_those_who_lose_least_are_turned_away() -> None:
@@ -55,7 +57,9 @@ def test_a_source_gives_what_no_other_has(cpu_search: str, lower: bool) -> None:
     half = slice(6, None) if lower else slice(6)
     bank[1], own = bank[0], bank[0, half].copy()
     bank[1, half] = np.random.default_rng(1).integers(-400, 401, own.shape)
-    settings = ResynthesisSettings(3, max_share=0.5, draws=1, keep_start=True, subset=1.0, neighbours=1)
+    settings = ResynthesisSettings(
+        3, max_share=0.5, start_candidates=1, allow_start_as_donor=True, donors=1.0, neighbors=1
+    )
     noise = noise_from_seeds(range(2), resynthesis_steps((12, 12), settings))
     noise[:, 0] = 0.0
     index = resynthesis(torch.from_numpy(bank), noise, settings)

@@ -8,19 +8,14 @@ import threading
 import pytest
 import torch
 
-from latentpatch.methods.latent.samplers import (
-    RasterSettings,
-    ResynthesisSettings,
-    Settings,
-    noise_from_seeds,
-    raster,
-    raster_steps,
-    resynthesis,
-    resynthesis_steps,
-)
+from latentpatch.methods.latent.raster import raster, raster_steps
+from latentpatch.methods.latent.resynthesis import resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search.keys import KEY_NORM, resize_keys
 from latentpatch.methods.latent.search.numba_backend import resize
 from latentpatch.methods.latent.search.prepared import PreparedSources
+from latentpatch.methods.latent.settings import RasterSettings, ResynthesisSettings
+from latentpatch.ops.noise import noise_from_seeds
+from latentpatch.settings import Settings
 
 pytest.importorskip("numba", reason="Numba is not installed")
 
@@ -47,11 +42,11 @@ def both(keys: torch.Tensor, settings: Settings, reference: torch.Tensor | None 
     [
         RasterSettings(),
         RasterSettings(4, 3, 3, 2),
-        RasterSettings(3, neighbours=1),
+        RasterSettings(3, neighbors=1),
         ResynthesisSettings(max_share=0.9),
-        ResynthesisSettings(5, 2, max_share=0.6, keep_start=True, sweeps=3),
-        ResynthesisSettings(3, 2, max_share=0.9, switch_cost=1.5, use_cost=0.05),
-        ResynthesisSettings(5, 2, neighbours=1, max_share=0.9, subset=2),
+        ResynthesisSettings(5, 2, max_share=0.6, allow_start_as_donor=True, sweeps=3),
+        ResynthesisSettings(3, 2, max_share=0.9, switch_cost=1.5, reuse_cost=0.05),
+        ResynthesisSettings(5, 2, neighbors=1, max_share=0.9, donors=2),
     ],
     ids=["defaults", "blocks of three", "cells", "resynthesis", "resynthesis of blocks", "costs", "subset"],
 )
@@ -133,8 +128,8 @@ def test_what_it_cannot_do_is_refused():
     keys = keys_of(80, 4, 300)
     steps = raster_steps((12, 10), RasterSettings(4))
     with pytest.raises(ValueError, match="'numba': neighbours 65: at most 64 is expected"):
-        raster(keys, torch.rand(1, steps), RasterSettings(4, neighbours=65), backend="numba")
-    assert raster(keys, torch.rand(1, steps), RasterSettings(4, neighbours=65)).shape == (1, 12, 10)
+        raster(keys, torch.rand(1, steps), RasterSettings(4, neighbors=65), backend="numba")
+    assert raster(keys, torch.rand(1, steps), RasterSettings(4, neighbors=65)).shape == (1, 12, 10)
     with pytest.raises(ValueError, match="'numba': 80 sources are more than are kept in memory"):
         raster(PreparedSources(keys, keep=1000), torch.rand(1, steps), RasterSettings(4), backend="numba")
     for sample in (raster, resynthesis):

@@ -10,14 +10,9 @@ import torch
 from torch import Tensor
 
 from latentpatch import SAMPLERS, DiffusionSettings, LatentPatch
-from latentpatch.methods.latent.patch_diffusion import gaussian, spread
-from latentpatch.methods.latent.samplers import (
-    diffusion,
-    diffusion_steps,
-    noise_from_seeds,
-    settings_from_record,
-    settings_record,
-)
+from latentpatch.methods.latent.patch_diffusion import diffusion, diffusion_steps, gaussian, spread
+from latentpatch.ops.noise import noise_from_seeds
+from latentpatch.registry import settings_from_record, settings_record
 
 FEW = DiffusionSettings(levels=8)
 HARD = replace(FEW, sweeps=0, max_share=1.0)
@@ -240,7 +235,7 @@ def test_spread_is_the_standard_deviation() -> None:
 
 
 def test_a_model_makes_pictures_by_it(model: LatentPatch, face_images: Tensor) -> None:
-    assert SAMPLERS["diffusion"].guided
+    assert SAMPLERS["diffusion"].accepts_reference
     settings = DiffusionSettings(levels=6)
     several = model.generate(3, seed=5, settings=settings)
     assert several.sampler == "diffusion"

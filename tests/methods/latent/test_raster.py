@@ -14,13 +14,14 @@ from helpers.slow_raster import interpolate, slow_raster
 
 from latentpatch import RasterSettings
 from latentpatch.bank.bank import SourceBank
-from latentpatch.methods.latent.samplers import noise_from_seeds, raster, raster_steps
+from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.search import prepared as sources
 from latentpatch.methods.latent.search.keys import KEY_NORM, exact_dtype, resize_keys
 from latentpatch.methods.latent.search.plan import make_plan
 from latentpatch.methods.latent.search.prepared import PreparedSources, cut, longest, paste
 from latentpatch.methods.latent.search.schedule import raster_schedule
 from latentpatch.ops.nearest import nearest
+from latentpatch.ops.noise import noise_from_seeds
 
 pytestmark = pytest.mark.usefixtures("cpu_search")
 
@@ -69,7 +70,7 @@ def test_random_settings_equal_plain_loops(seed, monkeypatch):
 
 def test_result_does_not_depend_on_pieces_threads_or_precision(monkeypatch):
     keys = some_keys(2600, (8, 8), 4, 300, 0)
-    settings = RasterSettings(4, 2, scales=2, neighbours=10)
+    settings = RasterSettings(4, 2, scales=2, neighbors=10)
     noise = noise_from_seeds(range(3), raster_steps((8, 8), settings))
     expected = raster(keys, noise, settings)
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()

@@ -7,15 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentpatch.methods.latent.resynthesis import barred_pictures
-from latentpatch.methods.latent.samplers import (
-    PRESETS,
-    ResynthesisSettings,
-    noise_from_seeds,
-    resynthesis,
-    resynthesis_steps,
-)
+from latentpatch.methods.latent.presets import PRESETS
+from latentpatch.methods.latent.resynthesis import barred_pictures, resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search.prepared import PreparedSources
+from latentpatch.methods.latent.settings import ResynthesisSettings
+from latentpatch.ops.noise import noise_from_seeds
 
 pytestmark = pytest.mark.usefixtures("cpu_search")
 
@@ -38,16 +34,16 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
     for row, uniforms in enumerate(noise.double().numpy()):
         start = None
         if reference is None:
-            drawn = [min(int(number * count), count - 1) for number in uniforms[: known.draws]]
-            uniforms = uniforms[known.draws :]
+            drawn = [min(int(number * count), count - 1) for number in uniforms[: known.start_candidates]]
+            uniforms = uniforms[known.start_candidates :]
             start = max(drawn, key=lambda b: (((sources[b] - mean) ** 2).sum(), -drawn.index(b)))
             grid = sources[start].copy()
         else:
             grid = reference[row % len(reference)].numpy().astype(int)
         index = np.full((height, width), -1)
-        barred = set() if known.keep_start else {start}
+        barred = set() if known.allow_start_as_donor else {start}
         drawn = {b for b in range(count) if b not in barred}
-        if known.givers(count, reference is not None) < len(drawn):
+        if known.num_donors(count, reference is not None) < len(drawn):
             # Which are drawn is the sampler's own affair; tests below count how often each is.
             first = None if start is None else torch.tensor([start])
             given = barred_pictures(first, torch.from_numpy(uniforms[None]), torch.arange(count), known)
@@ -91,7 +87,7 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
                 found = costs(windows, grid)
                 dear = round(known.switch_cost * unit)
                 order = sorted((cost + dear * (b not in beside), b) for b, cost in found.items())
-                rank = min(int(uniforms[place] * known.neighbours), known.neighbours - 1) if sweep == 0 else 0
+                rank = min(int(uniforms[place] * known.neighbors), known.neighbors - 1) if sweep == 0 else 0
                 index[block] = order[rank][1]
                 grid[block] = sources[order[rank][1]][block]
         maps.append(index)
@@ -108,11 +104,11 @@ def test_equal_to_plain_loops(seed):
     settings = ResynthesisSettings(
         patch_size=side,
         stride=int(chance.integers(1, side + 1)),
-        neighbours=int(chance.integers(1, 3)),
+        neighbors=int(chance.integers(1, 3)),
         sweeps=int(chance.integers(1, 4)),
-        draws=int(chance.integers(1, 4)),
-        keep_start=bool(chance.integers(2)),
-        subset=int(chance.integers(3, 8)) if seed % 3 == 1 else float(chance.choice([0.75, 1.0])),
+        start_candidates=int(chance.integers(1, 4)),
+        allow_start_as_donor=bool(chance.integers(2)),
+        donors=int(chance.integers(3, 8)) if seed % 3 == 1 else float(chance.choice([0.75, 1.0])),
         symmetric=bool(chance.integers(2)),
         max_share=1.0,
         switch_cost=float(chance.choice([0, 0.3, 2])) if seed % 2 else 0.0,
@@ -126,14 +122,16 @@ def test_equal_to_plain_loops(seed):
 def test_no_source_gives_more_than_its_share_and_the_start_nothing():
     # All but one are alike, so that without a limit one would give nearly all.
     bank = a_bank(9, (12, 12), seed=1)
-    settings = ResynthesisSettings(max_share=0.2, draws=1, keep_start=False)
+    settings = ResynthesisSettings(max_share=0.2, start_candidates=1, allow_start_as_donor=False)
     noise = noise_from_seeds(range(20), resynthesis_steps((12, 12), settings))
     index = resynthesis(bank, noise, settings)
     starts = (noise[:, 0] * 9).long()
     counts = torch.nn.functional.one_hot(index.flatten(1), 9).sum(1)
     assert int(counts.max()) <= 0.2 * 144
     assert not (index.flatten(1) == starts[:, None]).any()
-    free = resynthesis(bank, noise, ResynthesisSettings(max_share=1.0, draws=1, keep_start=True, neighbours=1))
+    free = resynthesis(
+        bank, noise, ResynthesisSettings(max_share=1.0, start_candidates=1, allow_start_as_donor=True, neighbors=1)
+    )
     assert (free.flatten(1) == starts[:, None]).all()  # nothing is nearer than itself
 
 
@@ -142,7 +140,9 @@ def test_no_source_gives_more_than_its_share_and_the_start_nothing():
 def test_only_a_subset_gives_and_each_is_as_likely(keep_start, guided):
     # Windows see nothing but a cell, of which all sources have another: all of a subset are drawn in the end.
     bank = a_bank(8, (12, 12), seed=1)
-    settings = ResynthesisSettings(1, neighbours=3, sweeps=1, draws=1, keep_start=keep_start, subset=3, max_share=1.0)
+    settings = ResynthesisSettings(
+        1, neighbors=3, sweeps=1, start_candidates=1, allow_start_as_donor=keep_start, donors=3, max_share=1.0
+    )
     reference = bank[:1] if guided else None
     noise = noise_from_seeds(range(1500), resynthesis_steps((12, 12), settings, guided))
     index = resynthesis(bank, noise, settings, reference).flatten(1)
@@ -161,7 +161,9 @@ def test_the_start_gives_nothing_where_sums_need_64_bits():
     vectors = np.random.default_rng(0).standard_normal((6, 16, 16, 2))
     vectors *= 2046 / np.linalg.norm(vectors, axis=-1, keepdims=True)
     bank = torch.from_numpy(vectors.round().astype(np.int16))
-    settings = ResynthesisSettings(keep_start=False, patch_size=16, stride=5, neighbours=2, draws=1, max_share=0.4)
+    settings = ResynthesisSettings(
+        allow_start_as_donor=False, patch_size=16, stride=5, neighbors=2, start_candidates=1, max_share=0.4
+    )
     noise = noise_from_seeds(range(8), resynthesis_steps((16, 16), settings))
     index = resynthesis(bank, noise, settings)
     assert not (index.flatten(1) == (noise[:, :1] * 6).long()).any()
@@ -181,7 +183,7 @@ def test_an_image_is_the_same_in_any_batch_and_memory():
 
 def test_pictures_of_the_same_start_differ():
     bank = a_bank(6, (8, 8), seed=3)
-    settings = ResynthesisSettings(draws=1)
+    settings = ResynthesisSettings(start_candidates=1)
     noise = noise_from_seeds(range(12), resynthesis_steps((8, 8), settings))
     noise[:, 0] = 0.5
     assert len({str(picture.tolist()) for picture in resynthesis(bank, noise, settings)}) == 12
@@ -190,7 +192,7 @@ def test_pictures_of_the_same_start_differ():
 def test_the_farthest_drawn_starts():
     bank = a_bank(5, (4, 4), spread=3)
     bank[4] += 500
-    settings = ResynthesisSettings(draws=2, keep_start=True, neighbours=1, max_share=1.0)
+    settings = ResynthesisSettings(start_candidates=2, allow_start_as_donor=True, neighbors=1, max_share=1.0)
     noise = torch.full((2, resynthesis_steps((4, 4), settings)), 0.0)
     noise[0, 1] = noise[1, 0] = 0.99  # the fifth source among the two drawn
     assert (resynthesis(bank, noise, settings) == 4).all()
@@ -237,7 +239,7 @@ def test_what_does_not_go_together():
     with pytest.raises(ValueError, match=rf"noise: shape \(N, {steps}\) is expected, got \(2, 3\)"):
         resynthesis(bank, torch.rand(2, 3))
     with pytest.raises(ValueError, match=r"neighbours 5: at most 4 \(sources beside the one it starts with\)"):
-        resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(neighbours=5, subset=1.0))
+        resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(neighbors=5, donors=1.0))
     with pytest.raises(ValueError, match=r"max_share 0\.1: at least 0\.\d+ is expected, so that 4 sources can fill"):
         resynthesis(bank, torch.rand(1, steps), ResynthesisSettings(max_share=0.1))
     with pytest.raises(ValueError, match="patch_size 12: at most 11 is expected: that covers the 6x6 grid"):
@@ -271,7 +273,7 @@ def test_a_switch_costs_and_uses_add_up():
     plain = made()
     assert joints(made(switch_cost=5.0)) < 0.8 * joints(plain)
     used = [len(picture.unique()) for picture in plain]
-    assert sum(len(picture.unique()) for picture in made(use_cost=1.0)) > sum(used)
+    assert sum(len(picture.unique()) for picture in made(reuse_cost=1.0)) > sum(used)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -316,7 +318,7 @@ def test_both_sides_fit_each_other():
     bank[:12, :, 9:] += 20
 
     def of_two_kinds(symmetric: bool) -> int:
-        settings = ResynthesisSettings(patch_size=4, symmetric=symmetric, draws=1)
+        settings = ResynthesisSettings(patch_size=4, symmetric=symmetric, start_candidates=1)
         noise = noise_from_seeds(range(40), resynthesis_steps((12, 12), settings))
         first = (resynthesis(torch.from_numpy(bank.astype(np.int16)), noise, settings) < 12).float()
         return int(((first[:, :, :3].mean((1, 2)) > 0.5) != (first[:, :, 9:].mean((1, 2)) > 0.5)).sum())

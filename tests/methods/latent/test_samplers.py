@@ -8,9 +8,11 @@ from helpers.slow_raster import interpolate, slow_raster
 from torch import Tensor
 
 from latentpatch import SAMPLERS, RandomPatchesSettings, RasterSettings
-from latentpatch.methods.latent.samplers import noise_from_seeds, random_cells, random_patches, raster, raster_steps
+from latentpatch.methods.base import Context
+from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.search.keys import KEY_NORM, resize_keys, to_keys
 from latentpatch.methods.latent.search.schedule import scale_sizes
+from latentpatch.ops.noise import noise_from_seeds
 
 pytestmark = pytest.mark.usefixtures("cpu_search")
 
@@ -228,13 +230,13 @@ def test_devices_agree(guided):
 def test_sources_beyond_the_nearest_are_never_used():
     """With k = 1 and a reference that is a source, the result is that source."""
     keys = random_keys(20, (16, 16))
-    index = sample(keys, range(3), RasterSettings(neighbours=1), keys[7:8])
+    index = sample(keys, range(3), RasterSettings(neighbors=1), keys[7:8])
     assert (index == 7).all()
 
 
 def test_first_patch_comes_from_every_source():
     keys = random_keys(10, (8, 8))
-    index = sample(keys, range(300), RasterSettings(3, neighbours=1, scales=1))
+    index = sample(keys, range(300), RasterSettings(3, neighbors=1, scales=1))
     counts = index[:, 0, 0].bincount(minlength=10)
     assert counts.min() > 10
     assert counts.max() < 60
@@ -255,7 +257,7 @@ def test_noise_depends_on_the_seed_alone():
 
 def test_noise_of_one_is_taken_as_just_below():
     keys = random_keys(5, (8, 8))
-    settings = RasterSettings(3, neighbours=5, scales=1)
+    settings = RasterSettings(3, neighbors=5, scales=1)
     steps = raster_steps((8, 8), settings)
     assert torch.equal(
         raster(keys, torch.ones(1, steps), settings), raster(keys, torch.full((1, steps), 0.999), settings)
@@ -296,7 +298,7 @@ def test_settings_are_checked(changes, error, text):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        (RasterSettings(neighbours=11), "neighbours 11: at most 10"),
+        (RasterSettings(neighbors=11), "neighbours 11: at most 10"),
         (RasterSettings(patch_size=11), "patch_size 11: at most 10 .* 10x10"),
         (RasterSettings(start_size=17), "start_size 17: at most 16"),
     ],
@@ -330,7 +332,7 @@ def test_no_images_give_no_maps():
 
 def test_random_cells_are_uniform():
     keys = random_keys(4, (8, 8))
-    index = random_cells(keys, noise_from_seeds(range(200), 64))
+    index = SAMPLERS["random-cells"](keys, noise_from_seeds(range(200), 64))
     share = index.flatten().bincount(minlength=4) / index.numel()
     assert (share - 0.25).abs().max() < 0.02
 
@@ -338,9 +340,9 @@ def test_random_cells_are_uniform():
 def test_random_patches_are_whole():
     keys = random_keys(50, (16, 20))
     settings = RandomPatchesSettings(patch_size=6)
-    steps = SAMPLERS["random-patches"].steps((16, 20), settings, False, None)
+    steps = SAMPLERS["random-patches"].noise_dim(settings, Context((16, 20), 3))
     assert steps == 3 * 4
-    index = random_patches(keys, noise_from_seeds(range(3), steps), settings)
+    index = SAMPLERS["random-patches"](keys, noise_from_seeds(range(3), steps), settings)
     assert index.shape == (3, 16, 20)
     for top in range(0, 16, 6):
         for left in range(0, 20, 6):

@@ -17,11 +17,12 @@ from helpers.slow_raster import slow_raster
 from torch import Tensor
 
 from latentpatch import RasterSettings
-from latentpatch.methods.latent.samplers import noise_from_seeds, raster, raster_steps
+from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.search.keys import KEY_NORM, resize_keys
 from latentpatch.methods.latent.search.prepared import PreparedSources
 from latentpatch.methods.latent.search.schedule import raster_schedule
 from latentpatch.methods.latent.search.sharded import ShardedSources
+from latentpatch.ops.noise import noise_from_seeds
 from latentpatch.runs.processes import ALONE
 
 pytest.importorskip("triton", reason="Triton is not installed: the kernels were not tested")

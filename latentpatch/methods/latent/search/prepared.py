@@ -31,6 +31,10 @@ def score_bound(side: int, norm: int) -> int:
     return 3 * side * side * norm * norm
 
 
+#: Bytes that scores of a search may take at a time.
+MAX_MEMORY = 1 << 29
+
+
 def longest(keys: Tensor) -> int:
     """An upper bound on the norms of keys ``(..., r)``.
 

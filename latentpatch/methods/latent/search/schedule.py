@@ -6,69 +6,19 @@ is computed: a sampler walks the places of a schedule and takes one uniform of i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
 
 import numpy as np
 import numpy.typing as npt
 
-from ....validation import check_integer
+from ....errors import SettingError
+from ..settings import RasterSettings
 
-__all__ = ["Place", "RasterSettings", "Scale", "causal_places", "raster_schedule", "scale_sizes", "surrounded_places"]
+__all__ = ["Place", "Scale", "causal_places", "raster_schedule", "scale_sizes", "surrounded_places"]
 
 BoolArray = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class RasterSettings:
-    """Settings of the raster sampler; the paper's symbol in parentheses.
-
-    Attributes:
-        patch_size: side of the compared patches in cells (omega).
-        stride: side of the copied blocks in cells (w); None for floor(patch_size / 3 + 1/2), at least 1.
-        neighbours: how many nearest sources the copied one is drawn from (k).
-        scales: number of grid sizes, coarse to fine (S); None for 5, or 1 where there is a reference
-            (3 where :meth:`LatentPatch.inpaint` fills a region of one).
-        start_size: shorter side of the coarsest grid in cells (s_1); None for 10/16 of the grid's.
-    """
-
-    patch_size: int = 6
-    stride: int | None = None
-    neighbours: int = 3
-    scales: int | None = None
-    start_size: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("patch_size", "stride", "neighbours", "scales", "start_size"):
-            value = getattr(self, name)
-            if value is None and name not in ("patch_size", "neighbours"):
-                continue
-            check_integer(name, value, 1)
-        if self.stride is not None and self.stride > self.patch_size:
-            raise ValueError(f"stride {self.stride}: at most patch_size {self.patch_size} is expected")
-
-    @property
-    def step(self) -> int:
-        """The stride in force."""
-        return self.stride if self.stride is not None else max(1, (2 * self.patch_size + 3) // 6)
-
-    def check_sources(self, count: int) -> None:
-        """Refuse to draw from more neighbours than there are sources.
-
-        Raises:
-            ValueError: where ``neighbours`` exceeds ``count``.
-        """
-        if self.neighbours > count:
-            raise ValueError(f"neighbours {self.neighbours}: at most {count} (number of sources) is expected")
-
-    def resolved(self, reference: bool) -> RasterSettings:
-        """These settings with what they leave open filled in, but for the start size, which depends on the grid."""
-        return replace(self, stride=self.step, scales=self.scale_count(reference))
-
-    def scale_count(self, reference: bool) -> int:
-        """The number of scales in force, with a reference or without."""
-        return self.scales if self.scales is not None else (1 if reference else 5)
 
 
 @dataclass(frozen=True)
@@ -114,8 +64,8 @@ def scale_sizes(grid: tuple[int, int], scales: int, start_size: int | None = Non
     """
     shorter = min(grid)
     if start_size is not None and start_size > shorter:
-        raise ValueError(
-            f"start_size {start_size}: at most {shorter} (shorter side of the {grid[0]}x{grid[1]} grid) is expected"
+        raise SettingError(
+            "start_size", start_size, f"at most {shorter} (shorter side of the {grid[0]}x{grid[1]} grid)"
         )
     if scales == 1:
         return [grid]
@@ -224,9 +174,9 @@ def raster_schedule(
     if mask is None:
         return _schedule(grid, settings, reference)
     if mask.shape != grid:
-        raise ValueError(f"mask: {grid[0]}x{grid[1]} cells are expected, got {'x'.join(map(str, mask.shape))}")
+        raise SettingError("mask", tuple(mask.shape), f"of shape {grid}")
     if not mask.any():
-        raise ValueError("mask: it selects no cell of the latent grid; at least one is expected")
+        raise SettingError("mask", "one that selects none", "one that selects at least one cell of the latent grid")
     return _masked_schedule(grid, settings, reference, mask.tobytes())
 
 
@@ -266,11 +216,13 @@ def _schedule(grid: tuple[int, int], settings: RasterSettings, reference: bool) 
 
 
 def _sizes(grid: tuple[int, int], settings: RasterSettings, reference: bool) -> list[tuple[int, int]]:
-    sizes = scale_sizes(grid, settings.scale_count(reference), settings.start_size)
+    sizes = scale_sizes(grid, settings.num_scales(reference), settings.start_size)
     if settings.patch_size > min(sizes[0]):
-        raise ValueError(
-            f"patch_size {settings.patch_size}: at most {min(sizes[0])} (shorter side of the coarsest grid, "
-            f"{sizes[0][0]}x{sizes[0][1]}) is expected"
+        coarsest = f"{sizes[0][0]}x{sizes[0][1]}"
+        raise SettingError(
+            "patch_size",
+            settings.patch_size,
+            f"at most {min(sizes[0])} (shorter side of the coarsest grid, {coarsest})",
         )
     return sizes
 

@@ -26,12 +26,14 @@ import triton
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..raster import draw, raster, raster_steps
+from ....ops.noise import draw
+from ..raster import raster, raster_steps
+from ..settings import RasterSettings
 from . import triton_kernels as kernels
 from .keys import _weights
 from .plan import last_writers
 from .prepared import PreparedSources, cut, paste, score_bound
-from .schedule import RasterSettings, Scale
+from .schedule import Scale
 from .sharded import ShardedSources
 
 __all__ = ["agrees", "grow", "obstacle"]
@@ -67,8 +69,8 @@ def obstacle(sources: PreparedSources, scales: Sequence[Scale], settings: Raster
     if sources.costs is not None:
         return "sources with an offset cost: none is expected"
     count, depth, device = len(sources.keys), sources.keys.shape[3], sources.keys.device
-    if settings.neighbours > MAX_NEIGHBOURS:
-        return f"neighbours {settings.neighbours}: at most {MAX_NEIGHBOURS} is expected"
+    if settings.neighbors > MAX_NEIGHBOURS:
+        return f"neighbours {settings.neighbors}: at most {MAX_NEIGHBOURS} is expected"
     # Products of the lower planes are at most 2^12.
     if settings.patch_size**2 * depth >= 1 << 19 or score_bound(settings.patch_size, norm) >= (1 << 62) // _SPAN:
         return f"patch_size {settings.patch_size}: sums over such patches exceed what is held exactly"
@@ -102,14 +104,14 @@ def grow(
     with _LOCK:
         bank = _BANKS.setdefault(sources, _Bank())
     maps = [torch.zeros((0, *sources.keys.shape[1:3]), dtype=torch.int64, device=noise.device)]
-    group = _images_at_a_time(memory, len(sources.keys), settings.neighbours)
+    group = _images_at_a_time(memory, len(sources.keys), settings.neighbors)
     # Tensors made in inference mode could not be written to outside of it.
     with torch.inference_mode(False), torch.no_grad(), _on(sources.keys.device):
         for first in range(0, len(noise), group):
             some = noise[first : first + group]
             given = reference if reference is None or len(reference) == 1 else reference[first : first + group]
             images = max(IMAGES, triton.next_power_of_2(len(some)))
-            search = bank.search(sources.keys, scales, settings.neighbours, images, given is not None, keep)
+            search = bank.search(sources.keys, scales, settings.neighbors, images, given is not None, keep)
             maps.append(search(some, given))
     return torch.cat(maps)
 
@@ -120,7 +122,7 @@ def agrees(device: torch.device) -> bool:
     generator = torch.Generator().manual_seed(0)
     try:
         for count, depth, stride in ((20, 4, 1), (WALKED + SOURCES + 1, 16, 2)):  # all kernels, both lengths of slabs
-            settings = RasterSettings(patch_size=4, stride=stride, neighbours=3, scales=2, start_size=4)
+            settings = RasterSettings(patch_size=4, stride=stride, neighbors=3, scales=2, start_size=4)
             keys = torch.randint(-300, 300, (count, 6, 6, depth), dtype=torch.int16, generator=generator).to(device)
             noise = torch.rand(3, raster_steps((6, 6), settings), generator=generator).to(device)
             expected, prepared = raster(keys, noise, settings, backend="torch"), PreparedSources(keys)

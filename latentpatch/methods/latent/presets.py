@@ -1,0 +1,38 @@
+"""Presets: settings by the name of what they are good for; importing this module imports no torch."""
+
+from __future__ import annotations
+
+from ...settings import Settings
+from .settings import RasterSettings, ResynthesisSettings
+
+__all__ = ["DEFAULT_PRESET", "INPAINTING_SAMPLER", "PRESETS", "PRESET_HELP"]
+
+#: Settings by name: from nearest to one source to farthest, then for few sources, then the paper's.
+PRESETS: dict[str, Settings] = {
+    "faithful": ResynthesisSettings(allow_start_as_donor=True),
+    "balanced": ResynthesisSettings(),
+    "diverse": ResynthesisSettings(max_share=0.1),
+    "few": ResynthesisSettings(
+        patch_size=10,
+        stride=4,
+        neighbors=3,
+        max_share=0.375,
+        start_candidates=1,
+        allow_start_as_donor=True,
+        donors=4,
+    ),
+    "paper": RasterSettings(),
+}
+DEFAULT_PRESET = "balanced"
+
+#: Sampler that fills masks where none is named.
+INPAINTING_SAMPLER = "raster"
+
+#: One sentence a preset, for help and documentation.
+PRESET_HELP = {
+    "faithful": "like balanced, but the start source may give up to a quarter of an image; closest to one source",
+    "balanced": "rebuild a random source from patches of a random half of the others, at most 30 % from any one",
+    "diverse": "like balanced, but at most 10 % from any one source",
+    "few": "for some sixteen sources: each image is made of four of them, in large pieces",
+    "paper": "the multi-scale raster sampler of the paper",
+}

@@ -1,0 +1,269 @@
+"""Settings declared once: default, range, help and symbol stand on the dataclass field.
+
+:func:`setting` declares a field. From the declaration come the checks (:class:`Settings`), the options of the command
+line, the fields and ranges of HTTP requests, and the tables of the documentation
+(``python -m latentpatch.settings`` prints these). Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import cache
+from math import isfinite
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from .errors import SettingError, SettingTypeError
+
+__all__ = ["Setting", "Settings", "aliases_of", "declared", "setting", "settings_table"]
+
+S = TypeVar("S", bound="Settings")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The declaration of one setting.
+
+    Attributes:
+        name: of the field; :func:`declared` fills it in, as it does ``default``, ``types`` and ``is_optional``.
+        default: value where none is given.
+        types: accepted types: of ``int``, ``float``, ``bool``, ``str``, or ``tuple`` for a tuple of integers.
+        is_optional: whether None is accepted, which leaves the value to the sampler.
+        help: one sentence without a full stop, in the imperative or a noun phrase.
+        minimum, maximum: bounds, both included; None for no bound. They hold for each element of a tuple.
+        above: lower bound that is not included.
+        limit: largest value accepted from outside: in requests, in the metadata of pictures, in model files.
+        limited_by: ``grid`` or ``sources``, where no value above the grid's shorter side or their number is of use.
+        symbol: in the sampler's paper.
+        default_help: the default in words, where the sampler decides it.
+        metavar: placeholder on the command line.
+        is_advanced: whether the command line lists it under the advanced settings.
+        aliases: former names, which stay valid.
+    """
+
+    name: str = ""
+    default: Any = None
+    types: tuple[type, ...] = ()
+    is_optional: bool = False
+    help: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    limit: float | None = None
+    limited_by: str | None = None
+    symbol: str | None = None
+    default_help: str | None = None
+    metavar: str | None = None
+    is_advanced: bool = False
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def range_text(self) -> str:
+        """The accepted values in words, such as "from 1 to 16" or "above 0 and at most 1"."""
+        if self.types == (bool,):
+            return "True or False"
+        parts = []
+        if self.minimum is not None and self.maximum is not None:
+            parts.append(f"from {self.minimum:g} to {self.maximum:g}")
+        elif self.minimum is not None:
+            parts.append(f"at least {self.minimum:g}")
+        elif self.above is not None:
+            parts.append(f"above {self.above:g}" + ("" if self.maximum is None else f" and at most {self.maximum:g}"))
+        elif self.maximum is not None:
+            parts.append(f"at most {self.maximum:g}")
+        if float in self.types and int not in self.types and not parts:
+            parts.append("a finite number")
+        return " ".join(parts) or "a " + " or ".join(kind.__name__ for kind in self.types)
+
+    @property
+    def default_text(self) -> str:
+        """The default as documentation shows it."""
+        if self.default_help is not None:
+            return self.default_help
+        if isinstance(self.default, bool):
+            return "yes" if self.default else "no"
+        if isinstance(self.default, tuple):
+            return ",".join(map(str, self.default))
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    def check(self, value: Any, *, name: str | None = None) -> None:
+        """Refuse a value of another type or out of range.
+
+        Raises:
+            SettingTypeError, SettingError: with the setting's name and its range.
+        """
+        name = name or self.name
+        if value is None and self.is_optional:
+            return
+        if tuple in self.types:
+            if not isinstance(value, tuple) or not value:
+                raise SettingTypeError(name, value, "one integer or several")
+            for element in value:
+                replace(self, types=(int,)).check(element, name=name)
+            return
+        if isinstance(value, bool) != (self.types == (bool,)):
+            raise SettingTypeError(name, value, self._type_text)
+        # An integer is a number; a floating-point number is no integer.
+        accepted = (*self.types, int) if float in self.types else self.types
+        if not isinstance(value, accepted):
+            raise SettingTypeError(name, value, self._type_text)
+        if isinstance(value, (int, float)) and not self.has(value):
+            raise SettingError(name, value, self.range_text)
+
+    def has(self, value: float) -> bool:
+        """Return whether a number is finite and within the bounds."""
+        return (
+            (isinstance(value, int) or isfinite(value))
+            and (self.minimum is None or value >= self.minimum)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.above is None or value > self.above)
+        )
+
+    @property
+    def _type_text(self) -> str:
+        names = {bool: "True or False", int: "an integer", float: "a number", str: "text"}
+        return "a number" if float in self.types else " or ".join(names[kind] for kind in self.types)
+
+
+def setting(default: Any, help: str, **declaration: Any) -> Any:
+    """Declare a field of a :class:`Settings` class.
+
+    Args:
+        default: value where none is given; None leaves it to the sampler.
+        help: one sentence without a full stop.
+        declaration: further attributes of :class:`Setting`.
+    """
+    return field(default=default, metadata={"setting": Setting(help=help, **declaration)})
+
+
+@cache
+def declared(kind: type[Settings]) -> dict[str, Setting]:
+    """Return the declarations of a settings class by name, in order."""
+    hints = get_type_hints(kind)
+    found = {}
+    for each in fields(kind):  # type: ignore[arg-type]  # subclasses are dataclasses
+        if "setting" not in each.metadata:
+            continue
+        types = tuple(_plain_types(hints[each.name]))
+        default = None if each.default is MISSING else each.default
+        found[each.name] = replace(
+            each.metadata["setting"],
+            name=each.name,
+            default=default,
+            types=tuple(t for t in types if t is not NoneType),
+            is_optional=NoneType in types,
+        )
+    return found
+
+
+def _plain_types(hint: Any) -> list[type]:
+    """Return the members of a union, a tuple of integers as ``tuple``."""
+    if get_origin(hint) in (Union, UnionType):
+        return [kind for part in get_args(hint) for kind in _plain_types(part)]
+    return [get_origin(hint) or hint]
+
+
+@cache
+def aliases_of(kind: type[Settings]) -> dict[str, str]:
+    """Return the present name of each former name of a settings class."""
+    return {old: name for name, each in declared(kind).items() for old in each.aliases}
+
+
+class _AcceptsAliases(type):
+    """Metaclass of :class:`Settings`: the constructor takes former names of settings, too."""
+
+    if not TYPE_CHECKING:  # so that type checkers see the dataclass' own signature
+
+        def __call__(cls, *args, **kwargs):
+            return super().__call__(*args, **cls.renamed(kwargs))
+
+
+class Settings(metaclass=_AcceptsAliases):
+    """Base of the settings of methods; subclasses are frozen dataclasses whose fields :func:`setting` declares.
+
+    The constructor checks every declaration and then :meth:`check_together`. Former names of settings are accepted as
+    keyword arguments and can be read as attributes.
+    """
+
+    def __post_init__(self) -> None:
+        for name, each in declared(type(self)).items():
+            value = getattr(self, name)
+            if tuple in each.types and isinstance(value, list):  # as JSON has it
+                object.__setattr__(self, name, value := tuple(value))
+            each.check(value)
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Refuse values that do not go together.
+
+        Raises:
+            SettingError: naming one of them.
+        """
+
+    @classmethod
+    def renamed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return keyword arguments with former names replaced.
+
+        Raises:
+            SettingError: for a setting that is there under two names.
+        """
+        aliases, result = aliases_of(cls), {}
+        for key, value in values.items():
+            name = aliases.get(key, key)
+            if name in result:
+                raise SettingError(name, value, f"given once: {key} is its former name")
+            result[name] = value
+        return result
+
+    def changed(self: S, **changes: Any) -> S:
+        """Return these settings with some values changed, by present or former names.
+
+        Raises:
+            SettingError: for a name that is none of theirs.
+        """
+        changes = self.renamed(changes)
+        unknown = sorted(set(changes) - set(declared(type(self))))
+        if unknown:
+            raise SettingError("settings", unknown[0], f"of {', '.join(declared(type(self))) or 'none'}")
+        return replace(self, **changes)  # type: ignore[type-var]
+
+    def record(self) -> dict[str, Any]:
+        """Return the values by name, as JSON holds them."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        present = None if name.startswith("_") else aliases_of(type(self)).get(name)
+        if present is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self, present)
+
+
+def settings_table(kind: type[Settings]) -> str:
+    """Return a Markdown table of a settings class: option, symbol, default, range, meaning."""
+    rows = ["| setting | paper | default | values | meaning |", "|---|---|---|---|---|"]
+    for name, each in declared(kind).items():
+        option = f"`--{name.replace('_', '-')}`"
+        former = "".join(f", formerly `{old}`" for old in each.aliases)
+        rows.append(
+            f"| {option} | {each.symbol or ''} | {each.default_text} | {each.range_text} | {each.help}{former} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> int:
+    """Print the tables of all samplers' settings, as docs/settings.md holds them."""
+    from .registry import SAMPLERS
+
+    for name in SAMPLERS:
+        kind = SAMPLERS.settings_class(name)
+        text = settings_table(kind) if declared(kind) else "No settings."
+        print(f"## Sampler `{name}`\n\n{SAMPLERS.summary(name)}\n\n{text}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    from latentpatch.settings import main as print_tables
+
+    sys.exit(print_tables())
