@@ -15,6 +15,7 @@ import platform
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latentpatch import PRESETS, SAMPLERS, LatentPatch
+from latentpatch import PRESETS, SAMPLERS, Context, LatentPatch
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 SEEDS = range(3)
@@ -61,18 +62,16 @@ def search(
         where: predicate on attributes.
         backend: ``torch`` or ``numba``; None for the default.
     """
-    name, bank = sampler_name(settings), model.bank
-    method = SAMPLERS[name]
+    sampler, bank = SAMPLERS.of(settings), model.bank
     candidates = None if where is None else bank.select(where)
     num_sources = (len(bank) if candidates is None else len(candidates)) // bank.variants.count
-    chosen = method.resolved(settings, num_sources, reference is not None)
-    uniforms = noise(method.steps(bank.grid, chosen, reference is not None, mask))
-    options = {} if backend is None else {"backend": backend}
-    if method.guided:
-        index = method.sample(bank.prepared(candidates), uniforms, chosen, reference, mask, **options)
-    else:
-        index = method.sample(bank.keys if candidates is None else bank.keys[candidates], uniforms, chosen)
-    return index if candidates is None else torch.where(index < 0, index, candidates[index.clamp(min=0)])
+    context = Context(bank.grid, num_sources, reference is not None, mask)
+    # At the scales of a reference, as these digests were made: inpaint() has others.
+    chosen = sampler.resolve(settings, replace(context, mask=None))
+    uniforms = noise(sampler.noise_dim(chosen, context))
+    target = "latentpatch.methods.latent.search.numba_backend.installed"
+    with contextlib.nullcontext() if backend is None else mock.patch(target, lambda: backend == "numba"):
+        return bank.sample(sampler, uniforms, chosen, candidates, reference, mask)
 
 
 # --- Helpers that use the public interface alone ----------------------------------------------------------------------
@@ -80,14 +79,16 @@ def search(
 
 def sampler_name(settings: Any) -> str:
     """Return the name of the sampler that settings are of."""
-    return next(name for name, method in SAMPLERS.items() if type(settings) is method.settings)
+    return SAMPLERS.name_of(settings)
 
 
 def settings_of(record: str | dict[str, Any]) -> Any:
     """Return the settings of a preset's name, or of a record in the names of the time of the fixtures."""
     if isinstance(record, str):
         return PRESETS[record]
-    return SAMPLERS[record["sampler"]].settings(**{name: value for name, value in record.items() if name != "sampler"})
+    return SAMPLERS.settings_class(record["sampler"])(
+        **{name: value for name, value in record.items() if name != "sampler"}
+    )
 
 
 def run_command(arguments: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Make the fixtures and digests of the golden tests anew: ``python tests/golden/make_golden.py``, some minutes.
+"""Make the fixtures and digests of the golden tests anew: ``PYTHONPATH=tests python tests/golden/make_golden.py``, some minutes.
 
 The fixtures were made by version 0.1.0, before the package was reorganized, and say what must not change: index maps,
 picture bytes, model files, pictures with their metadata, and the names in them. So run this only where results are
@@ -16,19 +16,18 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-import golden_cases as golden
 import numpy as np
 import torch
-from golden_cases import FIXTURES
+from golden import golden_cases as golden
+from golden.golden_cases import FIXTURES
 from PIL import Image
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path.append(str(next(TESTS.rglob("draw_faces.py")).parent))
 
 
 def make_files() -> None:
     """Draw the sources, and write model files, settings and what the commands make."""
-    from draw_faces import draw_face
+    from helpers.draw_faces import draw_face
 
     from latentpatch import LatentPatch
 

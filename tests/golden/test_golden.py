@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import golden_cases as golden
 import numpy as np
 import pytest
 import torch
-from golden_cases import FIXTURES, SAMPLERS
+from golden import golden_cases as golden
+from golden.golden_cases import FIXTURES, SAMPLERS
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -122,7 +122,7 @@ def test_settings_are_read(name: str) -> None:
     record = SETTINGS[name]
     settings = golden.settings_of(record)
     values = [value for key, value in record.items() if key != "sampler"]
-    assert settings == SAMPLERS[name].settings(*values)
+    assert settings == SAMPLERS.settings_class(name)(*values)
     assert len(fields(settings)) == len(values)
     again = {"sampler": name, **asdict(settings)}
     assert golden.settings_of(json.loads(json.dumps(again))) == settings
