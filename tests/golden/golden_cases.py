@@ -70,7 +70,7 @@ def search(
     chosen = sampler.resolve(settings, replace(context, mask=None))
     uniforms = noise(sampler.noise_dim(chosen, context))
     target = "latentpatch.methods.latent.search.numba_backend.installed"
-    with contextlib.nullcontext() if backend is None else mock.patch(target, lambda: backend == "numba"):
+    with contextlib.nullcontext() if backend is None else mock.patch(target, return_value=backend == "numba"):
         return bank.sample(sampler, uniforms, chosen, candidates, reference, mask)
 
 

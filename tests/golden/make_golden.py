@@ -1,4 +1,6 @@
-"""Make the fixtures and digests of the golden tests anew: ``PYTHONPATH=tests python tests/golden/make_golden.py``, some minutes.
+"""Make the fixtures and digests of the golden tests anew, in some minutes.
+
+Run ``PYTHONPATH=tests python tests/golden/make_golden.py``.
 
 The fixtures were made by version 0.1.0, before the package was reorganized, and say what must not change: index maps,
 picture bytes, model files, pictures with their metadata, and the names in them. So run this only where results are
@@ -21,8 +23,6 @@ import torch
 from golden import golden_cases as golden
 from golden.golden_cases import FIXTURES
 from PIL import Image
-
-TESTS = Path(__file__).resolve().parent.parent
 
 
 def make_files() -> None:

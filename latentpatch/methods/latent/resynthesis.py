@@ -390,9 +390,8 @@ def _limit(settings: ResynthesisSettings, grid: tuple[int, int], count: int, giv
     # Before a wave is written, all but its cells are taken, and each source's room must hold the whole wave.
     if limit < area and givers * (limit - most + 1) <= area - most:
         least = min(1.0, (-(-(area - most + 1) // givers) + most) / area)
-        raise ValueError(
-            f"max_share {settings.max_share:g}: at least {least:.3g} is expected, so that {givers} sources can fill "
-            "a picture"
+        raise SettingError(
+            "max_share", settings.max_share, f"at least {least:.3g}, so that {givers} sources can fill an image"
         )
     return limit
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.errors import refuses
 from torch import Tensor
 
 from latentpatch import SAMPLERS, DiffusionSettings, LatentPatch
@@ -100,7 +101,7 @@ def test_denoising_aims_at_the_share() -> None:
 
 
 def test_a_share_too_small_for_the_sources_is_refused_before_denoising() -> None:
-    with pytest.raises(ValueError, match=r"max_share 0\.1: at least"):
+    with refuses("max_share"):
         diffusion(a_bank(3), noise_for(1), replace(FEW, max_share=0.1))
 
 
@@ -147,43 +148,43 @@ def test_what_lies_under_the_mask_does_not_matter() -> None:
 def test_arguments_that_do_not_go_together() -> None:
     bank, noise = a_bank(5), noise_for(2)
     mask = torch.ones((8, 8), dtype=torch.bool)
-    with pytest.raises(ValueError, match="mask: a reference is expected"):
+    with refuses("reference"):
         diffusion(bank, noise, FEW, None, mask)
-    with pytest.raises(ValueError, match=r"mask: bool of shape \(8, 8\)"):
+    with refuses("mask"):
         diffusion(bank, noise, FEW, bank[:1], mask[:4])
-    with pytest.raises(ValueError, match=r"mask: bool of shape \(8, 8\)"):
+    with refuses("mask"):
         diffusion(bank, noise, FEW, bank[:1], mask.float())
-    with pytest.raises(ValueError, match=r"noise: shape \(N, 64\)"):
+    with refuses("noise"):
         diffusion(bank, noise[:, 1:], FEW)
-    with pytest.raises(ValueError, match="reference: shape"):
+    with refuses("reference"):
         diffusion(bank, noise, FEW, bank[:3])
-    with pytest.raises(ValueError, match="patch_size 16: at most 15"):
+    with refuses("patch_size"):
         diffusion(bank, noise, replace(FEW, patch_size=16))
     assert diffusion(bank, noise[:0], FEW).shape == (0, 8, 8)
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "message"),
+    ("changes", "error", "name"),
     [
-        ({"levels": 0}, ValueError, "levels 0"),
-        ({"levels": 2.0}, TypeError, "levels 2.0"),
-        ({"sweeps": -1}, ValueError, "sweeps -1"),
-        ({"start_noise": 0}, ValueError, "start_noise 0"),
-        ({"end_noise": float("nan")}, ValueError, "end_noise nan"),
-        ({"end_noise": 41}, ValueError, "end_noise 41"),
-        ({"start_noise": "40"}, TypeError, "start_noise '40'"),
+        ({"levels": 0}, ValueError, "levels"),
+        ({"levels": 2.0}, TypeError, "levels"),
+        ({"sweeps": -1}, ValueError, "sweeps"),
+        ({"start_noise": 0}, ValueError, "start_noise"),
+        ({"end_noise": float("nan")}, ValueError, "end_noise"),
+        ({"end_noise": 41}, ValueError, "end_noise"),
+        ({"start_noise": "40"}, TypeError, "start_noise"),
         ({"windows": ()}, TypeError, "windows"),
-        ({"windows": 5}, TypeError, "windows 5"),
-        ({"windows": (5, 0)}, ValueError, "windows 0"),
-        ({"windows": (5, True)}, TypeError, "windows True"),
-        ({"strength": 0}, ValueError, "strength 0"),
-        ({"strength": 1.5}, ValueError, "strength 1.5"),
-        ({"max_share": 2}, ValueError, "max_share 2"),
-        ({"stride": 5}, ValueError, "stride 5"),
+        ({"windows": 5}, TypeError, "windows"),
+        ({"windows": (5, 0)}, ValueError, "windows"),
+        ({"windows": (5, True)}, TypeError, "windows"),
+        ({"strength": 0}, ValueError, "strength"),
+        ({"strength": 1.5}, ValueError, "strength"),
+        ({"max_share": 2}, ValueError, "max_share"),
+        ({"stride": 5}, ValueError, "stride"),
     ],
 )
-def test_settings_out_of_range(changes: dict[str, object], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+def test_settings_out_of_range(changes: dict[str, object], error: type[Exception], name: str) -> None:
+    with refuses(name, error):
         replace(DiffusionSettings(), **changes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.errors import refuses
 from helpers.slow_raster import interpolate, slow_raster
 from torch import Tensor
 
@@ -251,7 +252,7 @@ def test_noise_depends_on_the_seed_alone():
     assert not torch.equal(noise[0], noise[2])
     assert noise.min() >= 0
     assert noise.max() < 1
-    with pytest.raises(ValueError, match="seed -1"):
+    with refuses("seed"):
         noise_from_seeds([-1], 5)
 
 
@@ -281,44 +282,44 @@ def test_sizes_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "text"),
+    ("changes", "error", "name"),
     [
-        ({"patch_size": 0}, ValueError, "patch_size 0: at least 1"),
-        ({"patch_size": 2.5}, TypeError, "patch_size 2.5: an integer"),
-        ({"neighbours": True}, TypeError, "neighbours True: an integer"),
-        ({"stride": 7}, ValueError, "stride 7: at most patch_size 6"),
-        ({"scales": -1}, ValueError, "scales -1"),
+        ({"patch_size": 0}, ValueError, "patch_size"),
+        ({"patch_size": 2.5}, TypeError, "patch_size"),
+        ({"neighbours": True}, TypeError, "neighbors"),
+        ({"stride": 7}, ValueError, "stride"),
+        ({"scales": -1}, ValueError, "scales"),
     ],
 )
-def test_settings_are_checked(changes, error, text):
-    with pytest.raises(error, match=text):
+def test_settings_are_checked(changes, error, name):
+    with refuses(name, error):
         RasterSettings(**changes)
 
 
 @pytest.mark.parametrize(
-    ("settings", "text"),
+    ("settings", "name"),
     [
-        (RasterSettings(neighbors=11), "neighbours 11: at most 10"),
-        (RasterSettings(patch_size=11), "patch_size 11: at most 10 .* 10x10"),
-        (RasterSettings(start_size=17), "start_size 17: at most 16"),
+        (RasterSettings(neighbors=11), "neighbors"),
+        (RasterSettings(patch_size=11), "patch_size"),
+        (RasterSettings(start_size=17), "start_size"),
     ],
 )
-def test_settings_that_do_not_fit_the_bank(settings, text):
-    with pytest.raises(ValueError, match=text):
+def test_settings_that_do_not_fit_the_bank(settings, name):
+    with refuses(name):
         raster(random_keys(10, (16, 16)), torch.rand(1, 230), settings)
 
 
 def test_misshapen_input_is_refused():
     keys = random_keys(10, (16, 16))
     steps = raster_steps((16, 16))
-    with pytest.raises(ValueError, match=rf"noise: shape \(N, {steps}\) is expected, got \(1, 5\)"):
+    with refuses("noise"):
         raster(keys, torch.rand(1, 5))
     guided = raster_steps((16, 16), None, True)
-    with pytest.raises(ValueError, match="reference: shape"):
+    with refuses("reference"):
         raster(keys, torch.rand(2, guided), None, keys[:3])
-    with pytest.raises(ValueError, match="mask: a reference"):
+    with refuses("reference"):
         raster(keys, torch.rand(2, steps), None, None, torch.ones(16, 16, dtype=torch.bool))
-    with pytest.raises(ValueError, match="mask: 16x16 cells are expected, got 8x8"):
+    with refuses("mask"):
         raster(keys, torch.rand(2, guided), None, keys[:1], torch.ones(8, 8, dtype=torch.bool))
 
 

@@ -164,7 +164,7 @@ def test_banks_on_the_disk_blend_alike(tmp_path, model, face_images):
         ({"latents": torch.rand(1, 48, 8, 16)}, ValueError, r"latents: .*\(N, 48, 16, 16\) is expected, got float32"),
         ({"reference": torch.rand(3, 64, 64), "temperature": 0}, ValueError, "temperature 0: a positive number"),
         ({"reference": torch.rand(3, 64, 64), "temperature": float("nan")}, ValueError, "temperature nan"),
-        ({"reference": torch.rand(3, 64, 64), "temperature": "warm"}, TypeError, "temperature 'warm': a number"),
+        ({"reference": torch.rand(3, 64, 64), "temperature": "warm"}, TypeError, "temperature must be a number"),
         ({"reference": torch.rand(3, 64, 64), "patch_size": 17}, ValueError, "patch_size 17: at most 16"),
         ({"reference": torch.rand(3, 64, 64), "neighbours": 13}, ValueError, "neighbours 13: at most 12"),
     ],
