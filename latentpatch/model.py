@@ -463,7 +463,7 @@ class LatentPatch(nn.Module):
         guides = None
         if reference is not None:
             if not method.accepts_reference:
-                raise SettingError("reference", "one", f"absent: the sampler {method.name!r} takes none")
+                raise SettingError("reference", "a picture", f"None for the sampler {method.name!r}")
             pictures = self._pictures(reference, "reference", len(seeds), self.image_size)
             guides = self.bank.keys_of(self.autoencoder.quantize((yield Encode(pictures))), self.pca)
         context = self._context(candidates, guides is not None)

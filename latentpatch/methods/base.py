@@ -125,11 +125,11 @@ class Sampler(Method):
             SettingError, SettingTypeError: for inputs that do not go together.
         """
         for name, value, accepts in (
-            ("reference", reference, self.accepts_reference),
             ("mask", mask, self.accepts_mask),
+            ("reference", reference, self.accepts_reference),
         ):
             if value is not None and not accepts:
-                raise SettingError(name, "one", f"absent: the sampler {self.name!r} takes none")
+                raise SettingError(name, tuple(value.shape), f"None for the sampler {self.name!r}")
         if mask is not None and reference is None:
             raise SettingError("reference", None, "there with a mask, to give the cells that are kept")
         prepared = sources if isinstance(sources, PreparedSources) else PreparedSources(sources)

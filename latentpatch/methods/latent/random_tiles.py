@@ -74,5 +74,5 @@ def random_tiles(sources: PreparedSources, noise: Tensor, side: int) -> Tensor:
     """
     height, width = sources.keys.shape[1:3]
     check_noise(noise, num_tiles((height, width), side))
-    chosen = draw(noise, sources.total).view(len(noise), -1, -(-width // side))
+    chosen = draw(noise, sources.total).view(len(noise), -(-height // side), -(-width // side))
     return chosen.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, :height, :width].contiguous()
