@@ -13,7 +13,7 @@ from ..bank.residuals import LEVELS, fading, quarters, to_pixels
 from ..errors import SettingError
 from ..methods.latent.search.keys import KEY_NORM
 from ..model import LatentPatch
-from ..ops.blending import STIFFNESS, Solver, joined
+from ..ops.blending import STIFFNESS, Solver, blend_with
 from ..registry import SAMPLERS
 from ..settings import Settings
 
@@ -156,7 +156,7 @@ class Blended(nn.Module):
             self.register_buffer(name, part)
 
     def forward(self, index: Tensor) -> Tensor:
-        return joined(self.sources, index, Solver(self.down, self.right, self.eigenvalues))
+        return blend_with(self.sources, index, Solver(self.down, self.right, self.eigenvalues))
 
 
 class Detailed(nn.Module):

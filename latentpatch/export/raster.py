@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..methods.latent.search.keys import KEY_NORM, _weights, resize_keys
+from ..methods.latent.search.keys import KEY_NORM, interpolation_weights, resize_keys
 from ..methods.latent.search.prepared import cut, longest, score_bound
 from ..methods.latent.search.schedule import Scale, raster_schedule
 from ..methods.latent.settings import RasterSettings
@@ -123,8 +123,8 @@ class _ScaleSearch(nn.Module):
         self.scored = torch.int32 if bound < 1 << 31 else torch.int64
         units = cut(resize_keys(keys, scale.size), self.side).flatten(0, 1).transpose(1, 2)
         self.register_buffer("sources", torch.cat([units, torch.zeros_like(units[:1])]))  # (U + 1, B, K) int16
-        self.register_buffer("down", _weights(before[0], scale.size[0]).clone())
-        self.register_buffer("across", _weights(before[1], scale.size[1]).clone())
+        self.register_buffer("down", interpolation_weights(before[0], scale.size[0]).clone())
+        self.register_buffer("across", interpolation_weights(before[1], scale.size[1]).clone())
         places = _in_units(scale)
         # The patch that an empty grid begins with is larger than the blocks that follow.
         self.begun = bool(scale.known.all())

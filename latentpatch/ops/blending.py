@@ -1,8 +1,8 @@
-"""Latents joined without seams: what a source says of differences between neighbours, not of values, decides.
+"""Blending: latents of several sources joined without seams.
 
-Where two sources meet, their latents differ by more than the picture calls for: in tone, above all. Gradient-domain
-blending (Perez et al. 2003, "Poisson image editing"), here of latents, screened so that it stays near where they meet:
-the smallest change such that neighbouring cells differ as they do in their own sources.
+Where two sources meet, their latents differ by more than the image calls for, in tone above all. Gradient-domain
+blending (Perez et al. 2003, "Poisson image editing") finds the smallest change of latents such that neighboring cells
+differ as they do in their own sources. A screening term keeps the change near the seams.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "default_decoding", "joined"]
+__all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "blend_with", "default_decoding"]
 
-#: Ways from an index map to latents, see :meth:`LatentPatch.generate`.
+#: Decodings: ways from an index map to latents, see :meth:`LatentPatch.generate`.
 DECODINGS = ("detail", "blend", "gather", "unproject")
 
-#: How much a change of a latent weighs against one of a difference to a neighbour. A change of tone where sources meet
-#: spreads over some 1 / sqrt(0.03) = 6 cells.
+#: Weight of a latent's change against that of a difference between neighbors. A step of tone at a seam spreads over
+#: some 1 / sqrt(0.03) = 6 cells.
 STIFFNESS = 0.03
 
 
@@ -39,14 +39,14 @@ def default_decoding(wanted: str, has_codebook: bool, has_residuals: bool) -> st
 
 
 def blend(gather: Callable[[Tensor], Tensor], index: Tensor, stiffness: float = STIFFNESS) -> Tensor:
-    """Latents of index maps, blended where sources meet.
+    """Return the latents of index maps, blended where sources meet.
 
-    Minimises, for each image and channel, the squared differences between neighbours, u(j) - u(i), and what they are in
-    the two cells' own sources, on average; plus ``stiffness`` times the squared change. Cells of a picture that is all
-    of one source stay as they are.
+    For each image and channel, the result u minimises the squared deviations of differences u(j) - u(i) between
+    neighbors from their mean in the two cells' own sources, plus ``stiffness`` times the squared change. An image of
+    one source stays as it is.
 
     Args:
-        gather: ``(N, h, w)`` int64 -> ``(N, L, h, w)`` floating point, what sources hold there.
+        gather: function from index maps ``(N, h, w)`` int64 to the sources' latents ``(N, L, h, w)``.
         index: ``(N, h, w)`` int64.
         stiffness: more than 0.
 
@@ -55,15 +55,15 @@ def blend(gather: Callable[[Tensor], Tensor], index: Tensor, stiffness: float = 
     """
     # A compiler keeps no caches, and warns of them.
     make = Solver.of.__wrapped__ if torch.compiler.is_compiling() else Solver.of
-    return joined(gather, index, make(index.shape[1], index.shape[2], stiffness, index.device))
+    return blend_with(gather, index, make(index.shape[1], index.shape[2], stiffness, index.device))
 
 
 class Solver(NamedTuple):
-    """Solves (stiffness + Laplacian) x = b on a grid, by cosine transforms, which the Laplacian is diagonal in.
+    """Solver of (stiffness + Laplacian) x = b on a grid; cosine transforms make the Laplacian diagonal.
 
     Attributes:
-        down: ``(h, h)`` float32, of columns.
-        right: ``(w, w)`` float32, of rows.
+        down: ``(h, h)`` float32, the transform of columns.
+        right: ``(w, w)`` float32, the transform of rows.
         eigenvalues: ``(h, w, 1)`` float32.
     """
 
@@ -74,25 +74,25 @@ class Solver(NamedTuple):
     @staticmethod
     @lru_cache(maxsize=16)
     def of(height: int, width: int, stiffness: float, device: torch.device) -> Solver:
-        """For a grid."""
+        """Return the solver of a grid of ``height x width`` cells."""
         (down, high), (right, wide) = _cosines(height), _cosines(width)
         eigenvalues = (stiffness + high[:, None] + wide)[:, :, None]
         return Solver(*(part.to(device, torch.float32) for part in (down, right, eigenvalues)))
 
-    def solved(self, residual: Tensor) -> Tensor:
-        """``(N, h, w, L)`` -> x of that shape."""
+    def solve(self, residual: Tensor) -> Tensor:
+        """Return x of the shape of b, ``(N, h, w, L)``."""
         spectrum = _transformed(residual, self.down, self.right).div_(self.eigenvalues)
         return _transformed(spectrum, self.down.T, self.right.T)
 
 
-def joined(gather: Callable[[Tensor], Tensor], index: Tensor, solver: Solver) -> Tensor:
-    """:func:`blend` with a solver that was made beforehand."""
+def blend_with(gather: Callable[[Tensor], Tensor], index: Tensor, solver: Solver) -> Tensor:
+    """Return what :func:`blend` does, by a solver that was made beforehand."""
     with torch.autocast(index.device.type, enabled=False):
         own = gather(index).movedim(1, -1).float()  # as banks hold them
         residual = torch.zeros_like(own)
         for axis in (1, 2):
             count = index.shape[axis]
-            # What the source of the cell before, and of the one behind, has here.
+            # Each cell as the source of the cell before it has it, and as the source of the next cell has it.
             before = torch.cat([index.narrow(axis, 0, 1), index.narrow(axis, 0, count - 1)], axis)
             behind = torch.cat([index.narrow(axis, 1, count - 1), index.narrow(axis, count - 1, 1)], axis)
             wanted = gather(before).movedim(1, -1).narrow(axis, 1, count - 1).float()
@@ -101,11 +101,11 @@ def joined(gather: Callable[[Tensor], Tensor], index: Tensor, solver: Solver) ->
             wanted -= gather(behind).movedim(1, -1).narrow(axis, 0, count - 1)
             residual.narrow(axis, 1, count - 1).add_(wanted, alpha=0.5)
             residual.narrow(axis, 0, count - 1).sub_(wanted, alpha=0.5)
-        return solver.solved(residual).add_(own).movedim(-1, 1)
+        return solver.solve(residual).add_(own).movedim(-1, 1)
 
 
 def _transformed(cells: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Matrices applied to columns and rows of ``(N, h, w, L)``: products whose shapes do not depend on N."""
+    """Apply matrices to the columns and rows of ``(N, h, w, L)``, in products whose shapes do not depend on N."""
     images, height, width, channels = cells.shape
     along = torch.bmm(down.expand(images, -1, -1), cells.reshape(images, height, width * channels))
     rows = along.reshape(images * height, width, channels)
@@ -113,7 +113,7 @@ def _transformed(cells: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 def _cosines(count: int) -> tuple[Tensor, Tensor]:
-    """The orthonormal cosine transform (DCT-II) ``(count, count)``, and the Laplacian's eigenvalues ``(count,)``."""
+    """Return the orthonormal cosine transform (DCT-II) and the eigenvalues of the Laplacian along one axis."""
     frequencies = torch.arange(count, dtype=torch.float64)[:, None]
     waves = torch.cos(pi / count * (torch.arange(count, dtype=torch.float64) + 0.5) * frequencies)
     return waves / waves.norm(dim=1, keepdim=True), 2 - 2 * torch.cos(pi / count * frequencies[:, 0])

@@ -1,4 +1,4 @@
-"""Masks between pixels and latent cells, and seamless joins (LatentPatch, section 3, figure 1 e)."""
+"""Compositing: masks between pixels and latent cells, and seamless joins (LatentPatch, section 3, figure 1 e)."""
 
 from __future__ import annotations
 
@@ -10,27 +10,25 @@ __all__ = ["cell_mask", "fill_smoothly", "join"]
 
 
 def cell_mask(mask: Tensor, grid: tuple[int, int], least: float) -> Tensor:
-    """Latent cells a pixel mask selects.
+    """Return the latent cells that a pixel mask selects: ``(h, w)`` bool.
 
     Args:
         mask: ``(H, W)`` bool, True where selected.
         grid: cells ``(h, w)`` that divide H and W.
-        least: share of a cell's pixels from which on it is selected; 0 for any pixel at all.
-
-    Returns:
-        ``(h, w)`` bool.
+        least: share of a cell's pixels from which on the cell is selected; 0 for any pixel at all.
     """
     covered = F.avg_pool2d(mask[None].float(), (mask.shape[0] // grid[0], mask.shape[1] // grid[1]))[0]
     return covered >= least if least > 0 else covered > 0
 
 
 def fill_smoothly(image: Tensor, mask: Tensor) -> Tensor:
-    """Replace masked pixels by a smooth continuation of the others (pull-push interpolation: averages
-    of what is known at ever coarser sizes, interpolated back).
+    """Replace masked pixels by a smooth continuation of the others.
+
+    Pull-push interpolation: averages of the unmasked pixels at ever coarser sizes, interpolated back.
 
     Args:
         image: ``(N, C, H, W)`` floating point.
-        mask: ``(H, W)`` bool, True where pixels are replaced. Where it covers everything, so does zero.
+        mask: ``(H, W)`` bool, True where pixels are replaced. A mask of everything gives zeros.
 
     Returns:
         ``(N, C, H, W)``, equal to ``image`` outside the mask.
@@ -40,16 +38,16 @@ def fill_smoothly(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def _pull_push(total: Tensor, weight: Tensor) -> Tensor:
-    """Sums of known pixels and their number -> means, holes filled from the next coarser size."""
+    """Return means of sums and counts of pixels; holes are filled from the next coarser size."""
     mean = total / weight.clamp(min=1e-6)
     if bool((weight > 0).all()) or max(total.shape[2:]) == 1:
         return mean
-    # Known pixels count alike at the coarser size, however many fall into one of its pixels.
+    # Filled pixels count alike at the coarser size, however many fall into one of its pixels.
     pad = (0, total.shape[3] % 2, 0, total.shape[2] % 2)
     coarse_weight = F.avg_pool2d(F.pad(weight, pad), 2)
     coarse_total = F.avg_pool2d(F.pad(total, pad), 2)
-    known = coarse_weight > 0
-    coarse = _pull_push(coarse_total / coarse_weight.clamp(min=1e-6) * known, known.to(total))
+    filled = coarse_weight > 0
+    coarse = _pull_push(coarse_total / coarse_weight.clamp(min=1e-6) * filled, filled.to(total))
     smooth = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
     return torch.where(weight > 0, mean, smooth[:, :, : total.shape[2], : total.shape[3]])
 
@@ -57,10 +55,10 @@ def _pull_push(total: Tensor, weight: Tensor) -> Tensor:
 def join(inside: Tensor, outside: Tensor, mask: Tensor, reach: int = 16) -> Tensor:
     """Put one image into another without a visible border.
 
-    Outside the mask the result is ``outside`` to the last bit. Inside it is ``inside`` plus a smooth
-    continuation of the difference across the border, the membrane of Poisson image editing (Perez,
-    Gangnet and Blake 2003). It fades out away from the border: where the two differ there in content
-    and not only in tone, a full membrane would stain the whole region.
+    Outside the mask the result is ``outside`` to the last bit. Inside it is ``inside`` plus a smooth continuation of
+    the difference across the border, the membrane of Poisson image editing (Perez, Gangnet and Blake 2003). The
+    membrane fades out away from the border: where the two differ there in content and not only in tone, a full
+    membrane would stain the whole region.
 
     Args:
         inside: ``(N, 3, H, W)`` in [0, 1].
@@ -68,7 +66,7 @@ def join(inside: Tensor, outside: Tensor, mask: Tensor, reach: int = 16) -> Tens
         mask: ``(H, W)`` bool.
         reach: pixels over which the correction fades.
     """
-    # One beside the outside, whatever its shape, then falling with the distance from it; none beyond ``reach``.
+    # The fade is one beside the outside, falls with the distance from it, and is zero beyond ``reach``.
     near, fade = (~mask)[None, None].to(inside), torch.zeros_like(inside[:1, :1])
     for _ in range(reach):
         near = F.max_pool2d(near, 3, 1, 1)

@@ -1,4 +1,4 @@
-"""The k smallest of many integers, ties to the lower place."""
+"""Selection of the k smallest of many integers; ties go to the lower position."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 __all__ = ["nearest", "smallest_ranks"]
 
-_GROUP = 64  # sources a minimum is taken of, where there are many
+_GROUP_SIZE = 64  # sources whose minimum is compared first, where there are many
 
 
 def nearest(scores: Tensor, count: int) -> Tensor:
-    """The sources of the smallest scores, in order; the lower source first among equals.
+    """Return the sources of the smallest scores, in order; the lower source comes first among equals.
 
     Args:
         scores: ``(N, B)`` integers.
@@ -24,7 +24,7 @@ def nearest(scores: Tensor, count: int) -> Tensor:
 
 
 def smallest_ranks(scores: Tensor, count: int, total: int, first: int = 0) -> Tensor:
-    """Score and source in one number, ``score * total + source``: no two are equal, and ties go to the lower source.
+    """Return the smallest ranks ``score * total + source``; no two are equal, so ties go to the lower source.
 
     Args:
         scores: ``(N, B)`` integers.
@@ -35,22 +35,22 @@ def smallest_ranks(scores: Tensor, count: int, total: int, first: int = 0) -> Te
     Returns:
         ``(N, count)`` int64, the smallest in order.
     """
-    held, device = scores.shape[1], scores.device
-    groups = held // _GROUP
+    size, device = scores.shape[1], scores.device
+    groups = size // _GROUP_SIZE
     if groups < max(4 * count, 32):
-        return _smallest(scores, torch.arange(first, first + held, device=device), total, count)
-    # Take the `count` groups of neighbours with the smallest minima, the lower among equals. Each of them has a source
-    # that comes before all sources of the groups not taken: one of a smaller score, or of an equal one and a
-    # lower number. So the nearest are among theirs and those left over at the end.
-    end = groups * _GROUP
-    grouped = scores[:, :end].unflatten(1, (groups, _GROUP))
+        return _smallest(scores, torch.arange(first, first + size, device=device), total, count)
+    # Select the `count` groups with the smallest minima, the lower among equals. Each has a source that ranks before
+    # all sources of the groups left out: a smaller score, or an equal one and a lower number. So the nearest sources
+    # are in these groups, or among those left over at the end.
+    end = groups * _GROUP_SIZE
+    grouped = scores[:, :end].unflatten(1, (groups, _GROUP_SIZE))
     ranks = _smallest(grouped.amin(2), torch.arange(groups, device=device), groups, count)
-    taken = ranks.remainder_(groups)[:, :, None]
-    inside = torch.arange(first, first + _GROUP, device=device)
-    candidates = (taken * _GROUP + inside).flatten(1)
-    found = grouped.gather(1, taken.expand(-1, -1, _GROUP)).flatten(1)
-    if end < held:
-        rest = torch.arange(first + end, first + held, device=device).expand(len(scores), -1)
+    selected = ranks.remainder_(groups)[:, :, None]
+    inside = torch.arange(first, first + _GROUP_SIZE, device=device)
+    candidates = (selected * _GROUP_SIZE + inside).flatten(1)
+    found = grouped.gather(1, selected.expand(-1, -1, _GROUP_SIZE)).flatten(1)
+    if end < size:
+        rest = torch.arange(first + end, first + size, device=device).expand(len(scores), -1)
         candidates, found = torch.cat([candidates, rest], 1), torch.cat([found, scores[:, end:]], 1)
     return _smallest(found, candidates, total, count)
 

@@ -1,11 +1,11 @@
 """Search keys: reduced latents on an integer grid, so that distances are exact.
 
-The search compares sums of squared differences. In floating point such a sum depends on the order of
-its terms, so on the kernel, the batch, the device and the number of threads, and with it now and then
-the order of two near neighbours. Keys are therefore rounded to integers, with a Euclidean norm of at most
-:data:`KEY_NORM` a cell. Their products and sums are computed where every partial sum is an integer that is held
-exactly: see :mod:`.search`. Index maps are equal bit for bit however they are computed. Rounding moves a
-key by half a unit or less in each component, against norms of some hundred units.
+The search compares sums of squared differences. In floating point such a sum depends on the order of its terms, hence
+on the kernel, the batch, the device and the number of threads, and now and then so does the order of two near
+neighbors. Keys are therefore rounded to integers, with a Euclidean norm of at most :data:`KEY_NORM` a cell. Every
+partial sum of their products is an integer that its type represents exactly, so index maps are equal bit for bit
+however they are computed. Rounding moves a key by half a unit or less in each component, against norms of some hundred
+units.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["KEY_NORM", "exact_dtype", "interpolate", "resize_keys", "rows_behind", "to_keys"]
+__all__ = ["KEY_NORM", "exact_dtype", "interpolate", "interpolation_weights", "resize_keys", "rows_behind", "to_keys"]
 
 #: Largest Euclidean norm of a key. Squared distances stay below 2^25, also after interpolation.
 KEY_NORM = 2047
 
-#: Bound on what int16 holds.
+#: Bound on the magnitude of int16.
 MAX_NORM = 1 << 15
 
 
@@ -33,7 +33,7 @@ def to_keys(reduced: Tensor, step: Tensor) -> Tensor:
         step: scalar, size of a unit.
 
     Returns:
-        ``(N, r, ...)`` int16; vectors longer than :data:`KEY_NORM` units are shortened to it.
+        ``(N, r, ...)`` int16; longer vectors are scaled down to :data:`KEY_NORM` units.
     """
     units: Tensor = reduced.double() / step.double()
     norm = units.norm(dim=1, keepdim=True)
@@ -44,7 +44,7 @@ def to_keys(reduced: Tensor, step: Tensor) -> Tensor:
 
 
 def resize_keys(keys: Tensor, size: tuple[int, int], norm: int = MAX_NORM) -> Tensor:
-    """Bilinear interpolation (``align_corners=False``), in exact arithmetic, rounded half up.
+    """Resize keys by bilinear interpolation (``align_corners=False``), exactly, rounded half up.
 
     Args:
         keys: ``(N, h, w, r)`` int16.
@@ -64,13 +64,13 @@ def resize_keys(keys: Tensor, size: tuple[int, int], norm: int = MAX_NORM) -> Te
 
 
 def interpolate(cells: Tensor, old: tuple[int, int], new: tuple[int, int], rows: range, norm: int) -> Tensor:
-    """Some rows of what :func:`resize_keys` makes, of many numbers a cell.
+    """Interpolate some rows of a resized grid, as :func:`resize_keys` does, of m numbers a cell.
 
     Args:
-        cells: ``(rows behind, w, m)`` integers of any type, see :func:`rows_behind`.
-        old: cells ``(h, w)`` of the grid they are from.
-        new: cells ``(h', w')`` of the whole result.
-        rows: which of the h' are wanted.
+        cells: ``(old rows, w, m)`` integers of any type; the old rows are :func:`rows_behind`.
+        old: cells ``(h, w)`` of the old grid.
+        new: cells ``(h', w')`` of the resized grid.
+        rows: rows of the resized grid.
         norm: bound on the numbers' magnitude.
 
     Returns:
@@ -81,22 +81,22 @@ def interpolate(cells: Tensor, old: tuple[int, int], new: tuple[int, int], rows:
     # m / 2^24: it cannot reach m where 2 d m < 2^24.
     denominator = 4 * new[0] * new[1]
     dtype = exact_dtype(2 * denominator * (norm + 1))
-    down = _weights(old[0], new[0])[rows.start : rows.stop, rows_behind(old[0], new[0], rows)]
-    across = _weights(old[1], new[1]).to(cells.device, dtype)
+    down = interpolation_weights(old[0], new[0])[rows.start : rows.stop, rows_behind(old[0], new[0], rows)]
+    across = interpolation_weights(old[1], new[1]).to(cells.device, dtype)
     numerators = torch.mm(down.to(cells.device, dtype), cells.to(dtype).flatten(1))
     sums = torch.matmul(across, numerators.view(len(rows), old[1], -1))
     return sums.mul_(2).add_(denominator).div_(2 * denominator).floor_()
 
 
 def rows_behind(old: int, new: int, rows: range) -> slice:
-    """The rows of an old grid that rows of the new one are interpolated from."""
-    used = _weights(old, new)[rows.start : rows.stop].any(0).nonzero()[:, 0].tolist()
+    """Return the rows of the old grid that rows of the resized grid are interpolated from."""
+    used = interpolation_weights(old, new)[rows.start : rows.stop].any(0).nonzero()[:, 0].tolist()
     return slice(used[0], used[-1] + 1)
 
 
 @lru_cache(maxsize=64)
-def _weights(old: int, new: int) -> Tensor:
-    """(new, old) float64: interpolation weights times ``2 * new``. To be read only."""
+def interpolation_weights(old: int, new: int) -> Tensor:
+    """Return interpolation weights times ``2 * new``: ``(new, old)`` float64, cached, so read-only."""
     weights = torch.zeros(new, old, dtype=torch.float64)
     for i in range(new):
         # Sample i lies at ((2 i + 1) old - new) / (2 new) cells of the old grid.
@@ -109,15 +109,15 @@ def _weights(old: int, new: int) -> Tensor:
 
 
 def exact_dtype(bound: int) -> torch.dtype:
-    """The type whose matrix products are exact where no partial sum exceeds a bound."""
+    """Return the type whose matrix products are exact where no partial sum exceeds ``bound``."""
     return torch.float32 if bound <= 1 << 24 and _full_precision() else torch.float64
 
 
 def _full_precision() -> bool:
-    """Whether matrix products of float32 are computed from all digits of their factors."""
+    """Return whether float32 matrix products use all digits of their factors."""
     try:
         full = torch.get_float32_matmul_precision() == "highest"
-    except RuntimeError:  # newer settings, which differ between backends
+    except RuntimeError:  # newer precision settings are per backend
         return False
     for backend in (torch.backends.mkldnn, torch.backends.cuda):
         full &= getattr(getattr(backend, "matmul", None), "fp32_precision", "none") in ("none", "ieee")

@@ -30,7 +30,7 @@ from ....ops.noise import draw
 from ..raster import raster, raster_steps
 from ..settings import RasterSettings
 from . import triton_kernels as kernels
-from .keys import _weights
+from .keys import interpolation_weights
 from .plan import last_writers
 from .prepared import PreparedSources, cut, paste, score_bound
 from .schedule import Scale
@@ -372,7 +372,7 @@ class Resize:
         self.denominator = 4 * new[0] * new[1]
         self.taps = [
             # No sample lies between more than two.
-            tuple(table.T.long().to(device) for table in _weights(before, after).topk(min(2, before)))
+            tuple(table.T.long().to(device) for table in interpolation_weights(before, after).topk(min(2, before)))
             for before, after in zip(old, new, strict=True)
         ]
 
