@@ -1,20 +1,20 @@
-"""Patch diffusion without training: noise turned into a picture by the sources' own patches.
+"""Patch diffusion without training: the closed-form denoiser of the sources' patches.
 
-The sources are taken for all there is. A noisy grid x = y + sigma n is then denoised in closed form: a source y is
-as likely as exp(-|x - y|^2 / 2 sigma^2), and the mean over all of them is the best guess. Over whole grids that only
-gives sources back. Asked of windows at the same place, as in the equivariance-broken local score machine of Kamb and
-Ganguli ("An analytic theory of creativity in convolutional diffusion models", ICML 2025), each window has a mean of its
-own, and where they overlap they blend: the picture holds together, but no source need be like it. Noise falls
-geometrically in deterministic steps (DDIM, Song et al. 2021), and windows shrink with it, from the whole grid, which
-settles the layout, to a few cells.
+Let the data distribution be the sources themselves. A noisy grid x = y + sigma n then has a closed-form denoiser: the
+mean of the sources y, weighted by exp(-|x - y|^2 / 2 sigma^2). On whole grids this only returns sources. Applied to
+windows at the same place, as in the equivariance-broken local score machine of Kamb and Ganguli ("An analytic theory of
+creativity in convolutional diffusion models", ICML 2025), each window has a mean of its own, and overlapping windows
+are averaged: the image is coherent without being like one source. Noise levels fall geometrically in deterministic
+steps (DDIM, Song et al. 2021). Windows shrink along, from the whole grid, which decides the layout, to a few cells.
 
-A cell goes to the source that weighs most at the last level, or, by default, sweeps of :mod:`.resynthesis` over the
-denoised grid decide, which bound what one source gives. A reference is noised and denoised (SDEdit, Meng et al. 2022).
-With a mask the known cells are put back at every level (as in RePaint, Lugmayr et al. 2022, without its resampling).
+By default, sweeps of :mod:`.resynthesis` over the denoised grid choose the source of each cell and cap each source's
+share; without sweeps, a cell takes the source of largest weight at the last level. A reference is noised and denoised
+(SDEdit, Meng et al. 2022). With a mask, the unmasked cells of the reference are restored at every level (RePaint,
+Lugmayr et al. 2022, without its resampling).
 
 Weights are floating point, unlike the distances of the other samplers. Images are denoised one at a time, so that an
-image is the same in any batch; another device or number of threads may decide near-ties differently. A level reads
-the bank twice or so: time is linear in the sources, and a large bank takes seconds a level.
+image is the same in any batch; another device or number of threads may decide near-ties differently. Each level reads
+the bank about twice: time is linear in the sources, and a large bank takes seconds a level.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from .settings import DiffusionSettings
 
 __all__ = ["DiffusionSettings", "PatchDiffusion", "diffusion", "diffusion_steps"]
 
-_SIXTEENTHS = 16  # of a grid's side: what windows are told in
+_WINDOW_UNITS = 16  # units of a window's side in a grid's side
 
 
 def diffusion_steps(grid: tuple[int, int], settings: DiffusionSettings | None = None) -> int:
-    """Uniforms the sampler takes for one image: one a cell.
+    """Return the number of uniform variates of one image: one a cell.
 
     Raises:
-        ValueError: where the patch of the sweeps exceeds the grid.
+        SettingError: where the patch of the sweeps exceeds the grid.
     """
     settings = settings or DiffusionSettings()
     if settings.sweeps:
@@ -63,19 +63,19 @@ def diffusion(
     """Denoise Gaussian noise, or a noised reference, by the patches of the sources.
 
     Args:
-        keys: ``(B, h, w, r)`` int16 sources, or those with what earlier searches prepared.
+        keys: ``(B, h, w, r)`` int16 sources, or prepared ones.
         noise: ``(N, h * w)`` uniforms in [0, 1): each gives the Gaussian noise of a cell.
         settings: defaults where None.
         reference: ``(N, h, w, r)`` or ``(1, h, w, r)`` int16 keys to start from, noised.
-        mask: ``(h, w)`` bool, True where cells are to be sampled, the others being the reference's. It is filled
-            without sweeps, so that a share is aimed at only. Cells outside it get index -1.
-        memory: bound in bytes on what is held in floating point of the sources: more of them go in parts.
+        mask: ``(h, w)`` bool, True for cells to sample; the others keep the reference and get index -1. A mask is filled
+            without sweeps, so the cap on a share is aimed at only.
+        memory: bytes of sources in floating point at a time; more sources go in parts.
 
     Returns:
-        ``(N, h, w)`` int64: which source each cell comes from.
+        ``(N, h, w)`` int64 positions of sources.
 
     Raises:
-        ValueError: where shapes, settings and bank do not go together.
+        SettingError: where shapes, settings and bank do not go together.
     """
     sources = keys if isinstance(keys, PreparedSources) else PreparedSources(keys)
     bank = sources.keys
@@ -89,17 +89,17 @@ def diffusion(
         raise SettingError("mask", (mask.dtype, tuple(mask.shape)), f"bool of shape {(height, width)}")
     check_reference(reference, bank, len(noise))
     sweeps = chosen.sweep_settings() if chosen.sweeps and mask is None else None
-    blank = noise.new_zeros((len(noise), 0))  # the nearest source is taken, so that sweeps need no chance
+    blank = noise.new_zeros((len(noise), 0))  # sweeps take the nearest source, so they need no noise
     if sweeps is not None:
         blank = noise.new_zeros((len(noise), resynthesis_steps((height, width), sweeps, reference=True)))
-        resynthesis(sources, blank[:0], sweeps, bank[:1])  # what they refuse is refused before minutes of denoising
+        resynthesis(sources, blank[:0], sweeps, bank[:1])  # refuse before minutes of denoising
     index = torch.zeros((len(noise), height, width), dtype=torch.int64, device=noise.device)
     denoised = bank.new_zeros((len(noise), height, width, depth))
     with torch.autocast(noise.device.type, enabled=False):
         denoiser = _Denoiser(sources, chosen, None if mask is None else mask.to(bank.device), memory)
         for image, uniforms in enumerate(noise):
-            given = None if reference is None else reference[image if len(reference) > 1 else 0]
-            denoised[image], index[image] = denoiser.run(gaussian(uniforms, depth), given)
+            start = None if reference is None else reference[image if len(reference) > 1 else 0]
+            denoised[image], index[image] = denoiser.run(gaussian(uniforms, depth), start)
     if sweeps is not None and len(noise):
         return resynthesis(sources, blank, sweeps, denoised, memory=memory)
     return index if mask is None else torch.where(mask.to(index.device), index, -1)
@@ -122,7 +122,7 @@ class PatchDiffusion(Sampler):
 
     def work(self, settings: DiffusionSettings, context: Context) -> int:
         area, (height, width) = self.noise_dim(settings, context), context.grid
-        sides = [(ceil(height * part / 16), ceil(width * part / 16)) for part in settings.windows]
+        sides = [(ceil(height * part / _WINDOW_UNITS), ceil(width * part / _WINDOW_UNITS)) for part in settings.windows]
         windows = sum(min(down, height) * min(right, width) for down, right in sides) / len(sides)
         return area * round(settings.levels * windows + settings.sweeps * settings.patch_size**2)
 
@@ -138,11 +138,11 @@ class PatchDiffusion(Sampler):
 
 
 class _Denoiser:
-    """Images denoised one at a time.
+    """A denoiser of one image at a time.
 
     Args:
-        sources: B of them.
-        settings: resolved.
+        sources: the B sources.
+        settings: resolved settings.
         mask: ``(h, w)`` bool, the cells to fill; None for all.
         memory: bound in bytes.
     """
@@ -155,44 +155,44 @@ class _Denoiser:
         self.groups, self.pictures = sources.groups, sources.pictures
         self.unit = spread(sources.keys)
 
-    def run(self, normal: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
-        """An image of ``(h * w, r)`` Gaussian noise and ``(h, w, r)`` int16 keys.
+    def run(self, normal: Tensor, reference: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Denoise one image of ``(h * w, r)`` Gaussian noise, over a reference's ``(h, w, r)`` int16 keys.
 
         Returns:
             ``(h, w, r)`` int16 denoised keys and ``(h, w)`` int64 most likely sources.
         """
-        sigmas, sides, first = self._schedule(given is not None)
-        clean = torch.zeros_like(normal) if given is None else given.reshape(normal.shape).to(normal.dtype)
-        known = None if self.mask is None else ~self.mask.view(-1, 1)
+        sigmas, sides, first = self._schedule(reference is not None)
+        clean = torch.zeros_like(normal) if reference is None else reference.reshape(normal.shape).to(normal.dtype)
+        kept = None if self.mask is None else ~self.mask.view(-1, 1)
         penalty = normal.new_zeros(self.count)
         x = clean + sigmas[first] * normal
         mean, likeliest = x, torch.empty(0)
         for level in range(first, len(sigmas)):
             sigma = sigmas[level]
             mean, likeliest, shares = self._posterior(x, sigma, sides[level], penalty)
-            given_by = shares.new_zeros(self.pictures).index_add_(0, self.groups, shares)
-            penalty += (given_by / self.max_share).clamp(min=1).log()[self.groups]
+            group_shares = shares.new_zeros(self.pictures).index_add_(0, self.groups, shares)
+            penalty += (group_shares / self.max_share).clamp(min=1).log()[self.groups]
             if level + 1 < len(sigmas):
                 x = mean + (x - mean) * (sigmas[level + 1] / sigma)
-                if known is not None:
-                    x = torch.where(known, clean + sigmas[level + 1] * normal, x)
+                if kept is not None:
+                    x = torch.where(kept, clean + sigmas[level + 1] * normal, x)
         shape = self.height, self.width
         return mean.round().to(torch.int16).view(*shape, -1), likeliest.view(shape)
 
-    def _schedule(self, given: bool) -> tuple[list[float], list[int], int]:
-        """-> standard deviations, sides of windows, the level to start with"""
+    def _schedule(self, has_reference: bool) -> tuple[list[float], list[int], int]:
+        """Return each level's standard deviation and window side, and the first level."""
         settings = self.settings
         fall = (settings.end_noise / settings.start_noise) ** (1 / max(1, settings.levels - 1))
         sigmas = [self.unit * settings.start_noise * fall**level for level in range(settings.levels)]
         sides = [settings.windows[level * len(settings.windows) // settings.levels] for level in range(settings.levels)]
-        strength = settings.strength if given and settings.strength is not None else 1.0
+        strength = settings.strength if has_reference and settings.strength is not None else 1.0
         return sigmas, sides, settings.levels - ceil(strength * settings.levels)
 
     def _posterior(self, x: Tensor, sigma: float, side: int, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What windows of a side expect behind a noisy image ``(h * w, r)``.
+        """Return the posterior mean of a noisy image ``(h * w, r)`` over windows of a side.
 
         Returns:
-            ``(h * w, r)`` means, ``(h * w,)`` sources that weigh most, ``(B,)`` shares of all weight.
+            ``(h * w, r)`` means, ``(h * w,)`` sources of largest weight, ``(B,)`` shares of all weight.
         """
         windows = Windows.of((self.height, self.width), side, x.device)
         total = x.new_full((self.height, self.width), -inf)
@@ -204,7 +204,7 @@ class _Denoiser:
         likeliest = torch.zeros_like(most, dtype=torch.int64)
         shares = torch.zeros_like(penalty)
         for some, vectors, norms in self.sources:
-            if not self.sources.whole:  # else they are at hand
+            if not self.sources.whole:  # the only part's logits are still there
                 logits = self._logits(x, vectors, norms, sigma, windows) - penalty[some]
             weights = (logits - total[:, :, None]).exp_()
             shares[some] = weights.mean((0, 1))
@@ -216,30 +216,32 @@ class _Denoiser:
         return mean, likeliest, shares
 
     def _logits(self, x: Tensor, vectors: Tensor, norms: Tensor, sigma: float, windows: Windows) -> Tensor:
-        """-|x - y|^2 / 2 sigma^2 summed over windows, but for |x|^2, which all sources share. -> (h, w, sources)"""
+        """Return -|x - y|^2 / 2 sigma^2 summed over windows, less |x|^2, which all sources share: ``(h, w, b)``."""
         products = torch.bmm(vectors, x[:, :, None])[:, :, 0]
         scores = (products - norms / 2) / sigma**2
         return windows.sum(scores.view(self.height, self.width, -1))
 
 
 class _FloatSources:
-    """Sources in floating point, as many at a time as fit: all at once, and kept, where they do.
+    """Iterate over the sources in floating point, in parts that fit the memory; one part is kept.
 
     Yields:
-        Which, ``(h * w, sources, r)`` vectors, and ``(h * w, sources)`` their squared norms, costs added.
+        A part's positions, its vectors ``(h * w, b, r)``, and their squared norms with costs ``(h * w, b)``.
     """
 
     def __init__(self, sources: PreparedSources, memory: int) -> None:
         self.bank, self.costs = sources.keys, sources.costs
         count, height, width, depth = self.bank.shape
-        self.part = max(1, memory // (4 * height * width * (depth + 8)))  # 8: scores, weights and their temporaries
+        self.part = max(
+            1, memory // (4 * height * width * (depth + 8))
+        )  # 8 numbers a cell: scores, weights, temporaries
         self.whole = self.part >= count
-        self._kept = [self._laid_out(0)] if self.whole else []
+        self._cached = [self._load(0)] if self.whole else []
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        yield from self._kept or map(self._laid_out, range(0, len(self.bank), self.part))
+        yield from self._cached or map(self._load, range(0, len(self.bank), self.part))
 
-    def _laid_out(self, first: int) -> tuple[slice, Tensor, Tensor]:
+    def _load(self, first: int) -> tuple[slice, Tensor, Tensor]:
         some = slice(first, min(first + self.part, len(self.bank)))
         vectors = self.bank[some].flatten(1, 2).transpose(0, 1).contiguous().float()
         norms = vectors.square().sum(2)
@@ -250,8 +252,8 @@ class Windows:
     """Windows centred at every cell of a grid, cut at its border.
 
     Attributes:
-        down: ``(h, h)``, 1 where the window of a row's cells covers a row.
-        across: ``(w, w)`` likewise of columns.
+        down: ``(h, h)``, 1 in (i, j) where the windows of row i cover row j.
+        across: ``(w, w)``, the same of columns.
     """
 
     def __init__(self, down: Tensor, across: Tensor) -> None:
@@ -260,15 +262,15 @@ class Windows:
     @classmethod
     @lru_cache(maxsize=64)
     def of(cls, grid: tuple[int, int], side: int, device: torch.device) -> Windows:
-        """Windows of a side in sixteenths of the grid's sides."""
-        return cls(*(_band(length, max(1, round(side * length / _SIXTEENTHS))).to(device) for length in grid))
+        """Return the windows of a side in sixteenths of the grid's sides."""
+        return cls(*(_band(length, max(1, round(side * length / _WINDOW_UNITS))).to(device) for length in grid))
 
     def sum(self, cells: Tensor) -> Tensor:
-        """Sums over windows of ``(h, w, m)`` cells. -> (h, w, m)"""
+        """Return the sums of cells ``(h, w, m)`` over windows: ``(h, w, m)``."""
         return _separable(self.down, self.across, cells)
 
     def average(self, windows: Tensor) -> Tensor:
-        """At each cell the average of the windows ``(h, w, m)`` that cover it. -> (h, w, m)"""
+        """Return the average, at each cell, of the windows ``(h, w, m)`` that cover it: ``(h, w, m)``."""
         down, across = (each.T / each.T.sum(1, keepdim=True) for each in (self.down, self.across))
         return _separable(down, across, windows)
 
@@ -278,16 +280,15 @@ def _separable(down: Tensor, across: Tensor, cells: Tensor) -> Tensor:
 
 
 def _band(length: int, side: int) -> Tensor:
-    """(length, length): 1 in row i for the ``side`` places around i, of which as many are before it as after, or one
-    fewer.
-    """
+    """Return ``(length, length)``: 1 in row i for the ``side`` positions around i; the odd one lies after i."""
     offsets = torch.arange(length) - torch.arange(length)[:, None]
     return ((offsets >= -((side - 1) // 2)) & (offsets <= side // 2)).float()
 
 
 def spread(bank: Tensor) -> float:
-    """Standard deviation of keys as vectors, at least a unit: the root of the sum over components of their variance
-    about the mean of all numbers. Sums are exact.
+    """Return the standard deviation of keys as vectors, at least 1.
+
+    It is the root of the sum, over components, of the variance about the mean of all numbers. Sums are exact.
     """
     total = squares = 0
     for chunk in bank.split(1024):
@@ -298,10 +299,11 @@ def spread(bank: Tensor) -> float:
 
 
 def gaussian(uniforms: Tensor, depth: int) -> Tensor:
-    """Standard normal numbers of uniforms, ``depth`` of each: ``(m,)`` -> ``(m, depth)`` float32.
+    """Return ``depth`` standard normal variates of each uniform: ``(m,)`` to ``(m, depth)`` float32.
 
-    A uniform is told apart to 32 bits. With the place and the component it is a counter, which splitmix64 (Steele et
-    al. 2014) turns into another uniform, and the inverse normal distribution into a number.
+    Noise comes as uniforms, because graphs and callers pass it in. The first 32 bits of a uniform, its position and the
+    component form a counter; splitmix64 (Steele et al. 2014) hashes it, and the inverse normal distribution maps the
+    hash to a variate.
     """
     words = (uniforms.double() * 2**32).long().clamp(0, 2**32 - 1)[:, None]
     places = torch.arange(len(words) * depth, device=words.device).view(-1, depth)
@@ -314,5 +316,5 @@ def gaussian(uniforms: Tensor, depth: int) -> Tensor:
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
-    """To the right, zeros coming in."""
+    """Shift to the right, filling with zeros."""
     return (bits >> by) & ((1 << (64 - by)) - 1)

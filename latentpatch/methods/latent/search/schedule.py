@@ -1,7 +1,7 @@
-"""Where and in which order the raster sampler works (LatentPatch, section 2, step 3).
+"""The schedule of the raster sampler: its places and their order (LatentPatch, section 2, step 3).
 
-Everything here is decided by sizes, settings and masks alone, on the host, before the first distance
-is computed: a sampler walks the places of a schedule and takes one uniform of its noise at each.
+A schedule depends on sizes, settings and masks alone, and is made on the host before the first distance is computed. A
+sampler visits the places of a schedule and consumes one uniform of its noise at each.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Place:
     """One step of a scan.
 
     Attributes:
-        cells: flat indices (row * width + column) of the cells that are written.
-        window: ``(top, bottom, left, right)``, end-exclusive: the patch that is compared.
-        blind: nothing is known within the window, so any source may be drawn.
+        cells: flat indices (row * width + column) of the cells to write.
+        window: ``(top, bottom, left, right)``, end-exclusive: the patch to compare.
+        blind: whether no cell of the window has a value yet, so that any source may be drawn.
     """
 
     cells: tuple[int, ...]
@@ -38,15 +38,15 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """A grid size and the places visited at it, in order. Equal to itself only, so that plans may be kept by it.
+    """A grid size and its places, in order. Scales compare by identity, so that plans can be cached by them.
 
     Attributes:
         size: cells ``(h, w)`` of the grid.
         places: the steps of the scan.
-        known: ``(h, w)`` cells that hold values before the scan.
+        known: ``(h, w)`` cells that have values before the scan.
         fill: ``(h, w)`` cells the scan writes.
-        unit: side of the largest squares that every block, every patch and what is known beforehand are made of,
-            but for cuts at the border.
+        unit: side in cells of the largest squares that tile every block, every patch and the known cells, but for cuts
+            at the border.
     """
 
     size: tuple[int, int]
@@ -57,10 +57,10 @@ class Scale:
 
 
 def scale_sizes(grid: tuple[int, int], scales: int, start_size: int | None = None) -> list[tuple[int, int]]:
-    """Grid sizes, coarse to fine: s_i = floor(s_1 + (M - s_1)(i - 1)/(S - 1) + 1/2) on each side.
+    """Return grid sizes, coarse to fine: s_i = floor(s_1 + (M - s_1)(i - 1)/(S - 1) + 1/2) on each side.
 
     Raises:
-        ValueError: where the start size exceeds the grid.
+        SettingError: where the start size exceeds the grid.
     """
     shorter = min(grid)
     if start_size is not None and start_size > shorter:
@@ -79,13 +79,15 @@ def scale_sizes(grid: tuple[int, int], scales: int, start_size: int | None = Non
 
 
 def causal_places(size: tuple[int, int], patch_size: int, stride: int, known: BoolArray) -> list[Place]:
-    """Left to right, top to bottom: blocks of ``stride x stride`` cells that end at x are copied, by
-    comparing the patch whose bottom-right cell is x, clipped at the border.
+    """Return the places of a raster scan, left to right, top to bottom.
+
+    At a cell x, the block of ``stride x stride`` cells that ends at x is copied, by comparing the patch whose
+    bottom-right cell is x, clipped at the border.
 
     Args:
         size: cells of the grid.
-        known: ``(h, w)``: True everywhere where the grid is filled beforehand. All False for an empty
-            grid: a whole patch is then placed top left first, and blocks it covers are not visited.
+        known: ``(h, w)``, all True for a grid with values, all False for an empty one. In an empty grid a whole patch
+            is placed first, top left, and the blocks that it covers are not visited.
     """
     height, width = size
     filled = bool(known.all())
@@ -109,12 +111,11 @@ def causal_places(size: tuple[int, int], patch_size: int, stride: int, known: Bo
 def surrounded_places(
     size: tuple[int, int], patch_size: int, stride: int, known: BoolArray, fill: BoolArray
 ) -> list[Place]:
-    """Blocks of the cells to fill, each compared by a patch centred on it, the best-surrounded first.
+    """Return the places that fill a region, each compared by a patch centred on its block.
 
-    Where the patch cannot be centred, the odd row and column lie before the block.
-
-    Working inwards from what is known is the order of exemplar-based inpainting (Criminisi, Perez and
-    Toyama 2004); ties go in raster order.
+    The block with the largest share of known cells in its patch comes first, as in exemplar-based inpainting
+    (Criminisi, Perez and Toyama 2004); ties go in raster order. Where the patch cannot be centred, the odd row and
+    column lie before the block.
 
     Args:
         known: ``(h, w)`` cells with values beforehand.
@@ -160,16 +161,16 @@ def surrounded_places(
 def raster_schedule(
     grid: tuple[int, int], settings: RasterSettings, reference: bool = False, mask: BoolArray | None = None
 ) -> tuple[Scale, ...]:
-    """All places of all scales.
+    """Return all places of all scales.
 
     Args:
         grid: cells of the finest grid.
         settings: patch size, stride, scales and start size.
         reference: whether a reference fills the grid beforehand.
-        mask: ``(h, w)`` cells to fill, the others being given by the reference (inpainting); None for all.
+        mask: ``(h, w)`` cells to fill, the others being those of the reference (inpainting); None for all.
 
     Raises:
-        ValueError: where the patch exceeds the coarsest grid, or the mask is misshapen or empty.
+        SettingError: where the patch exceeds the coarsest grid, or the mask is misshapen or empty.
     """
     if mask is None:
         return _schedule(grid, settings, reference)
@@ -180,7 +181,7 @@ def raster_schedule(
     return _masked_schedule(grid, settings, reference, mask.tobytes())
 
 
-# A call asks twice, for the number of places and for the places.
+# Cached because a call needs it twice: for the number of uniforms and for the places.
 @lru_cache(maxsize=4)
 def _masked_schedule(
     grid: tuple[int, int], settings: RasterSettings, reference: bool, selected: bytes
@@ -196,7 +197,7 @@ def _masked_schedule(
 
 
 def shrink_mask(mask: BoolArray, size: tuple[int, int]) -> BoolArray:
-    """Cells of a coarser (or equal) grid that overlap a selected cell."""
+    """Return the cells of a coarser (or equal) grid that overlap a selected cell."""
     for axis, (old, new) in enumerate(zip(mask.shape, size, strict=True)):
         edges = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
         mask = np.stack([np.take(mask, range(a, b), axis=axis).any(axis=axis) for a, b in edges], axis=axis)
@@ -209,7 +210,7 @@ def _schedule(grid: tuple[int, int], settings: RasterSettings, reference: bool) 
     for level, size in enumerate(_sizes(grid, settings, reference)):
         known = np.full(size, reference or level > 0)
         places = causal_places(size, settings.patch_size, settings.step, known)
-        # Patches begin and end where blocks do, or a patch's side before that.
+        # Patches begin and end where blocks do, or a patch's side before.
         unit = gcd(settings.patch_size, settings.step)
         scales.append(Scale(size, tuple(places), known, np.ones(size, dtype=bool), unit))
     return tuple(scales)
@@ -235,7 +236,7 @@ def _box(size: tuple[int, int], top: int, left: int, side: int) -> tuple[npt.NDA
 
 
 def _place(block: tuple[npt.NDArray[np.intp], ...], window: tuple[int, int, int, int], written: BoolArray) -> Place:
-    """Record a step and mark its cells as written."""
+    """Return the place of a block and mark its cells as written."""
     top, bottom, left, right = (int(edge) for edge in window)
     blind = not written[top:bottom, left:right].any()
     written[block] = True
