@@ -67,8 +67,8 @@ def diffusion(
         noise: ``(N, h * w)`` uniforms in [0, 1): each gives the Gaussian noise of a cell.
         settings: defaults where None.
         reference: ``(N, h, w, r)`` or ``(1, h, w, r)`` int16 keys to start from, noised.
-        mask: ``(h, w)`` bool, True for cells to sample; the others keep the reference and get index -1. A mask is filled
-            without sweeps, so the cap on a share is aimed at only.
+        mask: ``(h, w)`` bool, True for cells to sample; the others keep the reference and get index -1. A mask is
+            filled without sweeps, so the cap on a share is aimed at only.
         memory: bytes of sources in floating point at a time; more sources go in parts.
 
     Returns:
