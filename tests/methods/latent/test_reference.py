@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import fields
 from itertools import count, islice
 from math import gcd
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,49 +15,29 @@ import pytest
 import torch
 from torch import Tensor
 
+from latentpatch import (
+    PRESETS,
+    SAMPLERS,
+    Context,
+    DiffusionSettings,
+    RandomPatchesSettings,
+    RasterSettings,
+    ResynthesisSettings,
+)
+from latentpatch.export.raster import TraceableRaster
+from latentpatch.export.resynthesis import TraceableResynthesis
 from latentpatch.methods.latent import reference as slow
+from latentpatch.methods.latent.patch_diffusion import diffusion
+from latentpatch.methods.latent.raster import raster, raster_steps
+from latentpatch.methods.latent.resynthesis import resynthesis, resynthesis_steps
+from latentpatch.methods.latent.search import numba_backend
+from latentpatch.methods.latent.search.assignment import allot
+from latentpatch.methods.latent.search.prepared import Groups, PreparedSources
+from latentpatch.ops.noise import noise_from_seeds
 
-
-def _package() -> SimpleNamespace:
-    """Import all that is compared with references."""
-    from latentpatch import sampling
-    from latentpatch.export.raster import TraceableRaster
-    from latentpatch.export.resynthesis import TraceableResynthesis
-    from latentpatch.sampling import cpu
-    from latentpatch.sampling.allotment import allot
-    from latentpatch.sampling.sources import Groups, PreparedSources
-
-    return SimpleNamespace(
-        **{name: getattr(sampling, name) for name in sampling.__all__},
-        **{each.__name__: each for each in (TraceableRaster, TraceableResynthesis, allot, Groups, PreparedSources)},
-        has_numba=cpu.installed(),
-    )
-
-
-PACKAGE = _package()
-
-#: Former names of settings, which a dataclass may still have.
-FORMER = {
-    "neighbors": "neighbours",
-    "start_candidates": "draws",
-    "allow_start_as_donor": "keep_start",
-    "donors": "subset",
-    "reuse_cost": "use_cost",
-}
-BACKENDS = ["torch", "numba"] if PACKAGE.has_numba else ["torch"]
+BACKENDS = ["torch", "numba"] if numba_backend.installed() else ["torch"]
 #: Images of a case.
 IMAGES = 2
-
-
-def settings_of(kind: type, values: dict[str, Any]) -> Any:
-    """Make a sampler's settings from values by their new names."""
-    names = {field.name for field in fields(kind)}
-    return kind(**{name if name in names else FORMER[name]: value for name, value in values.items()})
-
-
-def new_name(name: str) -> str:
-    """Return the new name of a setting."""
-    return {old: new for new, old in FORMER.items()}.get(name, name)
 
 
 class Bank(NamedTuple):
@@ -89,7 +68,7 @@ class Bank(NamedTuple):
         if not self.has_augmentations:
             return self.keys
         numbers, offsets = torch.from_numpy(self.pictures), torch.from_numpy(self.squared_offsets)
-        return PACKAGE.PreparedSources(self.keys, groups=PACKAGE.Groups(numbers, offsets, self.offset_cost))
+        return PreparedSources(self.keys, groups=Groups(numbers, offsets, self.offset_cost))
 
     def arrays(self) -> dict[str, Any]:
         """Return the sources as references take them."""
@@ -180,10 +159,10 @@ def resynthesis_case(seed: int, exportable: bool) -> Case:
         values["switch_cost"] = float(rng.choice([0.0, 0.1, rng.uniform(0, 3), 100.0]))
         values["reuse_cost"] = float(rng.choice([0.0, 0.02, rng.uniform(0, 0.5), 100.0]))
         values["best_of"] = int(rng.integers(1, 4))
-    settings = settings_of(PACKAGE.ResynthesisSettings, values)
+    settings = ResynthesisSettings(**values)
     reference = random_reference(rng, bank)
-    steps = PACKAGE.resynthesis_steps(bank.grid, settings, reference is not None)
-    noise = PACKAGE.noise_from_seeds(range(seed, seed + IMAGES), steps)
+    steps = resynthesis_steps(bank.grid, settings, reference is not None)
+    noise = noise_from_seeds(range(seed, seed + IMAGES), steps)
     expected = None
     with suppress(ValueError):
         images = each_image(noise, reference)
@@ -198,9 +177,9 @@ def test_resynthesis(backend: str, part: int) -> None:
         arguments = case.bank.prepared(), case.noise, case.settings, case.reference
         if case.expected is None:
             with pytest.raises(ValueError):  # noqa: PT011
-                PACKAGE.resynthesis(*arguments, backend=backend)
+                resynthesis(*arguments, backend=backend)
         else:
-            assert PACKAGE.resynthesis(*arguments, backend=backend).tolist() == case.expected, case
+            assert resynthesis(*arguments, backend=backend).tolist() == case.expected, case
 
 
 @pytest.mark.parametrize("part", range(2))
@@ -209,9 +188,9 @@ def test_resynthesis_as_a_graph(part: int) -> None:
         has_reference = case.reference is not None
         if case.expected is None:
             with pytest.raises(ValueError):  # noqa: PT011
-                PACKAGE.TraceableResynthesis(case.bank.keys, case.settings, has_reference)
+                TraceableResynthesis(case.bank.keys, case.settings, has_reference)
         else:
-            graph = PACKAGE.TraceableResynthesis(case.bank.keys, case.settings, has_reference)
+            graph = TraceableResynthesis(case.bank.keys, case.settings, has_reference)
             assert graph(case.noise, for_each(case.reference)).tolist() == case.expected, case
 
 
@@ -230,12 +209,12 @@ def test_presets(preset: str) -> None:
     rng = np.random.default_rng(5)
     keys = random_keys(rng, 24, (16, 16), 3, 200)
     keys[::3] = keys[:1] + random_keys(rng, 8, (16, 16), 3, 20)
-    settings = PACKAGE.PRESETS[preset]
-    noise = PACKAGE.noise_from_seeds(range(IMAGES), PACKAGE.resynthesis_steps((16, 16), settings))
-    values = {new_name(field.name): getattr(settings, field.name) for field in fields(settings)}
+    settings = PRESETS[preset]
+    noise = noise_from_seeds(range(IMAGES), resynthesis_steps((16, 16), settings))
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     expected = [slow.resynthesis(integers(keys), **image, **values) for image in each_image(noise, None)]
     for backend in BACKENDS:
-        assert PACKAGE.resynthesis(keys, noise, settings, backend=backend).tolist() == np.stack(expected).tolist()
+        assert resynthesis(keys, noise, settings, backend=backend).tolist() == np.stack(expected).tolist()
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "graph"])
@@ -248,13 +227,13 @@ def test_places_that_want_the_same_donors(symmetric: bool, backend: str) -> None
     reference = torch.full((IMAGES, 7, 6, 2), -300, dtype=torch.int16)
     values = {"patch_size": 3, "sweeps": 1, "donors": 14, "neighbors": 1, "symmetric": symmetric}
     values["max_share"] = 0.17 if symmetric else 0.12
-    settings = settings_of(PACKAGE.ResynthesisSettings, values)
-    noise = PACKAGE.noise_from_seeds(range(IMAGES), PACKAGE.resynthesis_steps((7, 6), settings, True))
+    settings = ResynthesisSettings(**values)
+    noise = noise_from_seeds(range(IMAGES), resynthesis_steps((7, 6), settings, True))
     expected = [slow.resynthesis(integers(keys), **image, **values) for image in each_image(noise, reference)]
     if backend == "graph":
-        found = PACKAGE.TraceableResynthesis(keys, settings, True)(noise, reference)
+        found = TraceableResynthesis(keys, settings, True)(noise, reference)
     else:
-        found = PACKAGE.resynthesis(keys, noise, settings, reference, backend=backend)
+        found = resynthesis(keys, noise, settings, reference, backend=backend)
     assert found.tolist() == np.stack(expected).tolist()
 
 
@@ -270,7 +249,7 @@ def test_assignment(seed: int) -> None:
     ]
     sizes = rng.integers(1, 5, places)
     capacity = int(rng.integers(0, 2 * sizes.sum() // donors + 2))
-    chosen = PACKAGE.allot(
+    chosen = allot(
         torch.from_numpy(costs), torch.from_numpy(np.array(order)), torch.from_numpy(sizes), capacity, donors
     )
     for image, found in enumerate(chosen.tolist()):
@@ -293,7 +272,7 @@ def raster_case(seed: int) -> Case | None:
         "scales": maybe(rng, int(rng.integers(1, 5))),
         "start_size": maybe(rng, int(rng.integers(1, min(bank.grid) + 1))),
     }
-    settings = settings_of(PACKAGE.RasterSettings, values)
+    settings = RasterSettings(**values)
     reference = random_reference(rng, bank)
     mask = None
     if reference is not None and rng.random() < 0.5:
@@ -301,10 +280,10 @@ def raster_case(seed: int) -> Case | None:
     if mask is None and gcd(patch_size, settings.step) > 1:
         bank = bank._replace(offset_cost=0.0)  # see test_raster_costs_of_cut_units
     try:
-        steps = PACKAGE.raster_steps(bank.grid, settings, reference is not None, mask)
+        steps = raster_steps(bank.grid, settings, reference is not None, mask)
     except ValueError:
         return None
-    noise = PACKAGE.noise_from_seeds(range(seed, seed + IMAGES), steps)
+    noise = noise_from_seeds(range(seed, seed + IMAGES), steps)
     hole = None if mask is None else mask.numpy()
     images = each_image(noise, reference)
     arrays = {name: array for name, array in bank.arrays().items() if name != "pictures"}  # it knows no shares
@@ -320,18 +299,18 @@ def rasters() -> list[Case]:
 @pytest.mark.parametrize("backend", [*BACKENDS, "torch place by place"])
 def test_raster(rasters: list[Case], backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if backend == "torch place by place":  # what larger banks get
-        monkeypatch.setattr(sys.modules[PACKAGE.raster.__module__], "MIN_WAVE", sys.maxsize)
+        monkeypatch.setattr(sys.modules[raster.__module__], "MIN_WAVE", sys.maxsize)
         backend = "torch"
     for case in rasters:
         arguments = case.bank.prepared(), case.noise, case.settings, case.reference, case.mask
-        assert PACKAGE.raster(*arguments, backend=backend).tolist() == case.expected, case
+        assert raster(*arguments, backend=backend).tolist() == case.expected, case
 
 
 def test_raster_as_a_graph(rasters: list[Case]) -> None:
     exportable = [case for case in rasters if case.mask is None and not case.bank.has_augmentations]
     assert len(exportable) >= 12
     for case in exportable:
-        graph = PACKAGE.TraceableRaster(case.bank.keys, case.settings, case.reference is not None)
+        graph = TraceableRaster(case.bank.keys, case.settings, case.reference is not None)
         assert graph(case.noise, for_each(case.reference)).tolist() == case.expected, case
 
 
@@ -345,13 +324,13 @@ def test_raster_costs_of_cut_units(backend: str) -> None:
     keys[0], keys[1] = 10, -10
     reference = torch.full((1, 2, 3, 1), -4, dtype=torch.int16)
     bank = Bank(keys, np.array([0, 0]), np.array([0, 1]), 1.0)  # a cell of the copy costs 100
-    settings = settings_of(PACKAGE.RasterSettings, {"patch_size": 2, "stride": 2, "neighbors": 1})
-    noise = torch.zeros(1, PACKAGE.raster_steps((2, 3), settings, True))
+    settings = RasterSettings(**{"patch_size": 2, "stride": 2, "neighbors": 1})
+    noise = torch.zeros(1, raster_steps((2, 3), settings, True))
     arrays = {name: array for name, array in bank.arrays().items() if name != "pictures"}
     start = integers(reference[0])
     expected = slow.raster(uniforms=noise[0].tolist(), reference=start, patch_size=2, stride=2, neighbors=1, **arrays)
     assert expected.tolist() == [[1, 1, 1], [1, 1, 1]]
-    assert PACKAGE.raster(bank.prepared(), noise, settings, reference, backend=backend)[0].tolist() == expected.tolist()
+    assert raster(bank.prepared(), noise, settings, reference, backend=backend)[0].tolist() == expected.tolist()
 
 
 # --- patch diffusion -----------------------------------------------------------------------------------
@@ -375,12 +354,12 @@ def test_patch_diffusion(cpu_search: str) -> None:
             "patch_size": patch_size,
             "stride": int(rng.integers(1, patch_size + 1)),
         }
-        settings = settings_of(PACKAGE.DiffusionSettings, values)
+        settings = DiffusionSettings(**values)
         reference = random_reference(rng, bank)
         mask = None
         if reference is not None and rng.random() < 0.4:
             mask = torch.from_numpy(rng.random(bank.grid) < rng.choice([0.1, 0.5, 0.9, 1.0]))
-        noise = PACKAGE.noise_from_seeds(range(seed, seed + IMAGES), bank.grid[0] * bank.grid[1])
+        noise = noise_from_seeds(range(seed, seed + IMAGES), bank.grid[0] * bank.grid[1])
         hole = None if mask is None else mask.numpy()
         arguments = bank.prepared(), noise, settings, reference, mask
         try:
@@ -390,9 +369,9 @@ def test_patch_diffusion(cpu_search: str) -> None:
             )
         except ValueError:
             with pytest.raises(ValueError):  # noqa: PT011
-                PACKAGE.diffusion(*arguments)
+                diffusion(*arguments)
             continue
-        agreement.append(float((PACKAGE.diffusion(*arguments).numpy() == expected).mean()))
+        agreement.append(float((diffusion(*arguments).numpy() == expected).mean()))
     assert len(agreement) > 150
     assert np.mean(agreement) > 0.998
     assert np.mean(np.array(agreement) == 1) > 0.98
@@ -406,11 +385,11 @@ def test_random_tiles(seed: int) -> None:
     rng = np.random.default_rng(seed)
     bank = random_bank(rng)
     side = int(rng.integers(1, 9))
-    settings = PACKAGE.RandomPatchesSettings(side)
-    steps = PACKAGE.SAMPLERS["random-patches"].steps(bank.grid, settings, False, None)
-    noise = PACKAGE.noise_from_seeds(range(IMAGES), steps)
+    settings = RandomPatchesSettings(side)
+    steps = SAMPLERS["random-patches"].noise_dim(settings, Context(bank.grid, len(bank.keys)))
+    noise = noise_from_seeds(range(IMAGES), steps)
     expected = [slow.random_tiles(len(bank.keys), bank.grid, row, side).tolist() for row in noise.tolist()]
-    assert PACKAGE.random_patches(bank.keys, noise, settings).tolist() == expected
-    cells = PACKAGE.noise_from_seeds(range(IMAGES), bank.grid[0] * bank.grid[1])
+    assert SAMPLERS["random-patches"](bank.keys, noise, settings).tolist() == expected
+    cells = noise_from_seeds(range(IMAGES), bank.grid[0] * bank.grid[1])
     expected = [slow.random_tiles(len(bank.keys), bank.grid, row).tolist() for row in cells.tolist()]
-    assert PACKAGE.random_cells(bank.keys, cells).tolist() == expected
+    assert SAMPLERS["random-cells"](bank.keys, cells).tolist() == expected
