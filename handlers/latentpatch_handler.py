@@ -46,10 +46,7 @@ class LatentPatchHandler:
         if device == "auto":
             gpu = properties.get("gpu_id")
             device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
-        precision = str(options.get("precision", "float32"))
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"handler: precision {precision!r}: float32 or bfloat16 is expected")
-        model.autoencoder.decode_dtype = getattr(torch, precision)
+        model.precision = str(options.get("precision", "float32"))
         self.service = Service(model.to(device), limits)
         _log.info("%d sources, %s on %s, process %d", len(model.bank), model.autoencoder.spec.name, device, os.getpid())
 

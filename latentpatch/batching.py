@@ -74,12 +74,18 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Decode:
-    """Pictures of latents ``(N, L, h, w)`` are wanted: ``(N, 3, H, W)``."""
+    """A request for the pictures ``(N, 3, H, W)`` of latents ``(N, L, h, w)``.
+
+    Attributes:
+        latents: of the pictures.
+        dtype: type to compute in; None for the model's precision.
+    """
 
     latents: Tensor
+    dtype: torch.dtype | None = None
 
     def key(self) -> Hashable:
-        return self.latents.shape[1:]
+        return self.latents.shape[1:], self.dtype
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -200,7 +206,7 @@ def _merged(steps: Sequence[Step]) -> Step:
     if isinstance(first, Encode):
         return Encode(torch.cat([step.pictures for step in steps if isinstance(step, Encode)]))
     if isinstance(first, Decode):
-        return Decode(torch.cat([step.latents for step in steps if isinstance(step, Decode)]))
+        return Decode(torch.cat([step.latents for step in steps if isinstance(step, Decode)]), first.dtype)
     searches = [step for step in steps if isinstance(step, Search)]
     references = [step.reference.expand(len(step), -1, -1, -1) for step in searches if step.reference is not None]
     return Search(

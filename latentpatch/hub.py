@@ -8,9 +8,10 @@ from typing import Any
 
 from .autoencoders.pixels import PixelAutoencoder
 from .autoencoders.registry import AUTOENCODERS, DEFAULT, Autoencoder, load_autoencoder
+from .bank.format import model_file
 from .methods.latent.presets import DEFAULT_PRESET, PRESETS
 from .model import LatentPatch
-from .settings import Settings
+from .validation import check_choice
 
 __all__ = [
     "diffusers_autoencoder",
@@ -57,24 +58,16 @@ def latentpatch(
     """
     named = autoencoder is not None or weights is not None or not pretrained
     network = load_autoencoder(autoencoder or DEFAULT, weights, pretrained=pretrained) if named else None
-    if isinstance(sources, (str, Path)) and Path(sources).suffix == ".safetensors":
-        if components is not None:
-            raise ValueError(f"components {components}: {sources} is fitted already")
-        model = LatentPatch.load(sources, network)
-        if preset is not None:
-            model.settings = _preset(preset)
+    chosen = None if preset is None else PRESETS[check_choice("preset", preset, PRESETS)]
+    is_fitted = sources is not None and model_file(sources) is not None
+    if not is_fitted:  # refused before anything is encoded
+        chosen = (chosen or PRESETS[DEFAULT_PRESET]).changed(**settings)
+    if sources is None:
+        return LatentPatch(network or DEFAULT, 16 if components is None else components, chosen)
+    model = LatentPatch.open(sources, autoencoder=network, components=components, settings=chosen, device="cpu")
+    if is_fitted:
         model.settings = model.with_settings(**settings)
-        return model
-    chosen = _preset(DEFAULT_PRESET if preset is None else preset)
-    model = LatentPatch(network or DEFAULT, 16 if components is None else components, chosen)
-    model.settings = model.with_settings(**settings)
-    return model if sources is None else model.fit(sources)
-
-
-def _preset(name: str) -> Settings:
-    if name not in PRESETS:
-        raise ValueError(f"preset {name!r}: one of {', '.join(PRESETS)} is expected")
-    return PRESETS[name]
+    return model
 
 
 def embedded_autoencoder(name: str = "embedded", weights: str | None = None, pretrained: bool = True) -> Autoencoder:
@@ -108,7 +101,7 @@ def tiny_autoencoder(name: str = "taef2", weights: str | None = None, pretrained
         >>> net.decode(net.encode(torch.rand(1, 3, 64, 64))).shape
         torch.Size([1, 3, 64, 64])
     """
-    return _member("tiny", name, weights, pretrained)
+    return _member("taesd", name, weights, pretrained)
 
 
 def taming_autoencoder(name: str = "vqgan-faceshq", weights: str | None = None, pretrained: bool = True) -> Autoencoder:
@@ -120,7 +113,7 @@ def taming_autoencoder(name: str = "vqgan-faceshq", weights: str | None = None, 
         weights: checkpoint file, of the VQGAN or of a transformer that contains it.
         pretrained: False for random weights, without files or network.
     """
-    return _member("taming", name, weights, pretrained)
+    return _member("vqgan", name, weights, pretrained)
 
 
 def diffusers_autoencoder(weights: str) -> Autoencoder:
@@ -129,7 +122,7 @@ def diffusers_autoencoder(weights: str) -> Autoencoder:
     Args:
         weights: local folder or Hugging Face repository, ``PATH_OR_REPO[@SUBFOLDER]``.
     """
-    return _member("diffusers", "diffusers", weights, True)
+    return _member("hf_diffusers", "diffusers", weights, True)
 
 
 def pixel_autoencoder(downsampling: int = 16) -> Autoencoder:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .autoencoders.base import PRECISIONS
 from .autoencoders.registry import DEFAULT, Autoencoder, load_autoencoder
 from .bank.attributes import Predicate as ParsedPredicate
 from .bank.attributes import parse_predicate, read_attributes
 from .bank.augmentation import DEFAULT_OFFSET_COST, Variants
 from .bank.bank import SourceBank, chunks, look_up
 from .bank.fitted_module import pack, unpack
-from .bank.format import ModelFile
+from .bank.format import ModelFile, model_file
 from .bank.pca import PCA
 from .bank.residuals import add_details, details_of, has_details
 from .batching import Costs, Decode, Encode, Operation, Search, Step, run_together
@@ -35,9 +36,10 @@ from .pretrained import find_model, upload, write_folder
 from .registry import SAMPLERS, settings_from_record, settings_record
 from .results import Blend, Generation
 from .runs.processes import ALONE, Processes
+from .runs.system import choose_device
 from .search_op import register, search
 from .settings import Settings
-from .validation import check_integer
+from .validation import check_choice, check_integer
 
 __all__ = ["LatentPatch"]
 
@@ -81,6 +83,7 @@ class LatentPatch(nn.Module):
                 f"components {components!r}: an integer from 1 to {channels} (latent channels) is expected"
             )
         self.components = components
+        self.precision = "float32"
         self.settings: Settings = settings or PRESETS[DEFAULT_PRESET]
         self.pca = PCA()
         self.bank = SourceBank()
@@ -94,6 +97,51 @@ class LatentPatch(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._number = register(self)  # a copy searches its own sources
+
+    @classmethod
+    def open(
+        cls,
+        sources: Tensor | str | Path | Sequence[str | Path],
+        *,
+        autoencoder: Autoencoder | str | None = None,
+        components: int | None = None,
+        settings: Settings | None = None,
+        device: str | torch.device = "auto",
+        precision: str = "float32",
+        processes: Processes = ALONE,
+        **options: Any,
+    ) -> LatentPatch:
+        """Load a fitted model file, or fit a model on sources.
+
+        Args:
+            sources: one ``.safetensors`` file that :meth:`save` wrote, else the sources of :meth:`fit`.
+            autoencoder: an autoencoder or its name; by default the one that the file names, else the package's.
+            components, settings: see the class; of a file those that it holds.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:NUMBER``.
+            precision: see :attr:`precision`.
+            processes: see :meth:`fit`.
+            options: of :meth:`fit`; None leaves one at its default.
+
+        Raises:
+            SettingError: for a fitted file with options that only fitting has, and arguments out of range.
+            ImageError, FileError, WeightsError: for files that cannot be used.
+        """
+        target = choose_device(device)
+        check_choice("precision", precision, PRECISIONS)
+        chosen = {name: value for name, value in options.items() if value is not None}
+        path = model_file(sources)
+        if path is not None:
+            for name, value in {"components": components, **chosen}.items():
+                if value is not None and name not in ("skip_bad", "progress", "scratch"):
+                    raise SettingError(name, value, f"left out: {path} is fitted already")
+            model = cls.load(path, autoencoder)
+            model.settings = settings or model.settings
+            model.to(target)
+        else:
+            model = cls(autoencoder or DEFAULT, 16 if components is None else components, settings).to(target)
+            model.fit(sources, processes=processes, **chosen)
+        model.precision = precision
+        return model
 
     # --- sources -----------------------------------------------------------------------------------
 
@@ -207,6 +255,31 @@ class LatentPatch(nn.Module):
                 variants=bank.variants,
                 details=bank.details,
             )
+
+    def subset(self, where: str | Predicate | Tensor) -> LatentPatch:
+        """Return a model of some sources, which shares this one's autoencoder and PCA.
+
+        Args:
+            where: see :meth:`generate`.
+        """
+        candidates = self._candidates(where)
+        assert candidates is not None
+        part = LatentPatch(self.autoencoder, self.components, self.settings)
+        part.pca, part.bank = self.pca, self.bank.subset(candidates)
+        part.precision, part._encoder = self.precision, self._encoder
+        return part
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the decoder, ``float32`` or ``bfloat16``: several times faster where the processor has it."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision: str) -> None:
+        self._precision = check_choice("precision", precision, PRECISIONS)
+
+    def _decode(self, latents: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return self.autoencoder.decode(latents, dtype or PRECISIONS[self.precision])
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -330,12 +403,8 @@ class LatentPatch(nn.Module):
     def _lost(self, batch: Tensor, stored: Tensor) -> Tensor:
         """Details of images that are stored so: ``(N, h, w, d)`` int8."""
         network = self.autoencoder
-        precision = network.decode_dtype
-        network.decode_dtype = network.encode_dtype  # a bank does not depend on how its pictures are decoded later
-        try:
-            decoded = network.decode(self._looked_up(stored.movedim(-1, 1)))
-        finally:
-            network.decode_dtype = precision
+        # In float32: a bank does not depend on the precision of later decoding.
+        decoded = network.decode(self._looked_up(stored.movedim(-1, 1)))
         return details_of(batch.to(decoded.device), decoded, network.spec.downsampling)
 
     def _stored(self, batch: Tensor) -> Tensor:
@@ -380,8 +449,9 @@ class LatentPatch(nn.Module):
         settings: Settings | None = None,
         sampler: str | None = None,
         reference: Picture | None = None,
-        where: str | Predicate | None = None,
+        where: str | Predicate | Tensor | None = None,
         decoding: str | None = None,
+        precision: str | None = None,
         part: slice = _ALL,
     ) -> Generation:
         """New images.
@@ -398,12 +468,14 @@ class LatentPatch(nn.Module):
                 for.
             reference: picture(s) to be guided by: a file, or ``(3, H, W)`` or ``(1 or n, 3, H, W)`` in [0, 1]
                 of the bank's image size.
-            where: predicate on attributes that sources must satisfy, as text (``gender=female``) or callable.
+            where: predicate on attributes that sources must satisfy, as text (``gender=female``) or callable; or
+                ascending positions of sources in the bank, ``(C,)`` int64.
             decoding: ``gather`` decodes the full latents of the chosen sources, ``blend`` those without the steps
                 where sources meet (:mod:`~latentpatch.ops.blending`; not of codes), ``detail`` these too, and puts back
                 what the autoencoder loses of the sources (:mod:`~latentpatch.bank.residuals`); ``unproject`` the
                 reduced ones, through the nearest codes where there is a codebook (the paper's way). By default that of
                 :meth:`default_decoding`.
+            precision: see :attr:`precision`; by default this model's.
             part: of the images, those to decode and return: the processes of a sharded bank search together.
 
         Returns:
@@ -420,6 +492,7 @@ class LatentPatch(nn.Module):
                 reference=reference,
                 where=where,
                 decoding=decoding,
+                precision=precision,
                 part=part,
             )
         )
@@ -431,8 +504,9 @@ class LatentPatch(nn.Module):
         settings: Settings | None = None,
         sampler: str | None = None,
         reference: Picture | None = None,
-        where: str | Predicate | None = None,
+        where: str | Predicate | Tensor | None = None,
         decoding: str | None = None,
+        precision: str | None = None,
         part: slice = _ALL,
     ) -> Operation[Generation]:
         """:meth:`generate` as an operation for :meth:`run_together`."""
@@ -440,7 +514,8 @@ class LatentPatch(nn.Module):
             seeds, settings=settings, sampler=sampler, reference=reference, where=where
         )
         sampler, decoding = SAMPLERS.name_of(settings), decoding or self.default_decoding(settings)
-        pictures = yield Decode(self.latents_at(index, decoding)[part])
+        dtype = None if precision is None else PRECISIONS[check_choice("precision", precision, PRECISIONS)]
+        pictures = yield Decode(self.latents_at(index, decoding)[part], dtype)
         if decoding == "detail":
             pictures = self._with_details(pictures, index, part)
         chosen = tuple(int(seed) for seed in seeds[part])
@@ -454,7 +529,7 @@ class LatentPatch(nn.Module):
         settings: Settings | None = None,
         sampler: str | None = None,
         reference: Picture | None = None,
-        where: str | Predicate | None = None,
+        where: str | Predicate | Tensor | None = None,
     ) -> Operation[tuple[Tensor, Settings]]:
         """The first half of :meth:`generating`: index map ``(N, h, w)`` and the settings in force."""
         method, settings = self._sampler(sampler, settings)
@@ -503,7 +578,7 @@ class LatentPatch(nn.Module):
         if isinstance(step, Encode):
             return self._encode(step.pictures)
         if isinstance(step, Decode):
-            return self.autoencoder.decode(step.latents)
+            return self._decode(step.latents, step.dtype)
         return self.bank.sample(step.method, step.noise, step.settings, step.candidates, step.reference, step.mask)
 
     @property
@@ -556,7 +631,7 @@ class LatentPatch(nn.Module):
         Returns:
             ``(N, 3, H, W)`` float32 in [0, 1].
         """
-        images = self.autoencoder.decode(self.latents_at(index, decoding))
+        images = self._decode(self.latents_at(index, decoding))
         return self._with_details(images, index) if decoding == "detail" else images
 
     def default_decoding(self, settings: Settings) -> str:
@@ -610,9 +685,11 @@ class LatentPatch(nn.Module):
             raise SettingTypeError("settings", settings, f"{method.Settings.__name__} for the sampler {method.name!r}")
         return method, settings
 
-    def _candidates(self, where: str | Predicate | None) -> Tensor | None:
+    def _candidates(self, where: str | Predicate | Tensor | None) -> Tensor | None:
         if where is None:
             return None
+        if isinstance(where, Tensor):
+            return where.to(self.bank.keys.device)
         predicate: Predicate = where if callable(where) else parse_predicate(where)
         if isinstance(predicate, ParsedPredicate):
             known = {name for row in self.bank.attributes for name in row}
@@ -634,7 +711,7 @@ class LatentPatch(nn.Module):
         patch_size: int = 4,
         neighbours: int | None = None,
         hard: bool = False,
-        where: str | Predicate | None = None,
+        where: str | Predicate | Tensor | None = None,
     ) -> Blend:
         """Pictures, or latents that are learned, made again from weighted means of all sources, with gradients.
 
@@ -665,7 +742,7 @@ class LatentPatch(nn.Module):
             latents = self.autoencoder.encode(self._pictures(reference, "reference", count, self.image_size))
         assert latents is not None
         weights = self._soft_weights(latents, self._candidates(where), temperature, patch_size, neighbours, hard)
-        pictures = self.autoencoder.decode(self.bank.blend(weights, self.autoencoder.codebook))
+        pictures = self._decode(self.bank.blend(weights, self.autoencoder.codebook))
         return Blend(pictures, weights, tuple(self.bank.ids))
 
     def _soft_weights(
@@ -747,7 +824,7 @@ class LatentPatch(nn.Module):
         seeds: Sequence[int] | None = None,
         settings: Settings | None = None,
         sampler: str | None = None,
-        where: str | Predicate | None = None,
+        where: str | Predicate | Tensor | None = None,
         composite: bool = True,
     ) -> Generation:
         """Fill a region with patches of the sources that fit its surroundings, in several ways.
@@ -788,7 +865,7 @@ class LatentPatch(nn.Module):
         *,
         settings: Settings | None = None,
         sampler: str | None = None,
-        where: str | Predicate | None = None,
+        where: str | Predicate | Tensor | None = None,
         composite: bool = True,
     ) -> Operation[Generation]:
         """:meth:`inpaint` as an operation for :meth:`run_together`."""

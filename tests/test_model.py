@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 from helpers.coded_pixels import CodedPixels
+from helpers.errors import refuses
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -234,6 +235,66 @@ def test_fitting_in_pieces_is_fitting_at_once(monkeypatch, face_images):
     pieces = LatentPatch("pixels:4", 8).fit(face_images)
     for name, value in whole.state_dict().items():
         assert torch.equal(pieces.state_dict()[name], value), name
+
+
+# --- opening, subsets, precision -----------------------------------------------------------------------
+
+
+def test_open_loads_a_file_or_fits(tmp_path, faces, face_images):
+    known = {f"face{i:02d}": {"mood": "glad" if i < 6 else "calm"} for i in range(12)}
+    fitted = LatentPatch.open(
+        faces, autoencoder="pixels:4", components=8, device="cpu", size=64, attributes=known, mirrored=None
+    )
+    assert torch.equal(fitted.bank.latents, LatentPatch("pixels:4", 8).fit(face_images).bank.latents)
+    assert fitted.bank.attributes[0] == {"mood": "glad"}
+    path = tmp_path / "model.safetensors"
+    fitted.save(path)
+    settings = RasterSettings(neighbors=1)
+    for sources in (path, [str(path)]):
+        loaded = LatentPatch.open(sources, settings=settings, device="cpu", precision="bfloat16", size=None)
+        assert (loaded.settings, loaded.precision, loaded.components) == (settings, "bfloat16", 8)
+        assert loaded.bank.digest() == fitted.bank.digest()
+    for name, value in {"components": 8, "size": 64, "attributes": known, "mirrored": False}.items():
+        with refuses(name):
+            LatentPatch.open(path, device="cpu", **{name: value})
+    with refuses("device"):
+        LatentPatch.open(path, device="abacus")
+    with refuses("precision"):
+        LatentPatch.open(path, device="cpu", precision="double")
+
+
+def test_a_subset_makes_what_a_predicate_makes(face_images):
+    known = {str(i): {"mood": "glad" if i % 2 else "calm"} for i in range(12)}
+    model = LatentPatch("embedded", 8).fit(face_images, attributes=known, mirrored=True)
+    part = model.subset("mood=glad")
+    assert part.bank.sources == ["1", "3", "5", "7", "9", "11"]
+    assert part.autoencoder is model.autoencoder
+    whole, alone = model.generate(3, where="mood=glad"), part.generate(3)
+    assert torch.equal(whole.images, alone.images)
+    assert whole.shares() == alone.shares()
+    assert torch.equal(model.generate(3, where=model.bank.select(lambda row: row["mood"] == "glad")).index, whole.index)
+    assert part.bank.digest() != model.bank.digest()
+    with refuses("positions"):
+        model.bank.subset([1, 2])
+    with refuses("positions"):
+        model.bank.subset([])
+
+
+def test_precision_is_of_the_call_or_of_the_model(face_images):
+    model = LatentPatch("embedded", 8).fit(face_images)
+    exact, quick = model.generate(2), model.generate(2, precision="bfloat16")
+    assert not torch.equal(exact.images, quick.images)
+    assert (exact.images - quick.images).abs().max() < 0.1
+    model.precision = "bfloat16"
+    assert torch.equal(model.generate(2).images, quick.images)
+    assert torch.equal(model.generate(2, precision="float32").images, exact.images)
+    operations = [model.generating([seed], precision=precision) for seed in (0, 1) for precision in ("float32", None)]
+    for result, images in zip(model.run_together(operations), (exact.images, quick.images) * 2, strict=True):
+        assert torch.equal(result.images[0], images[result.seeds[0]])
+    with refuses("precision"):
+        model.precision = "half"
+    with refuses("precision"):
+        model.generate(1, precision="half")
 
 
 # --- codebooks -----------------------------------------------------------------------------------------

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 
-__all__ = ["Autoencoder", "AutoencoderSpec"]
+__all__ = ["PRECISIONS", "Autoencoder", "AutoencoderSpec"]
+
+#: Types that encoders and decoders compute in, by the name users give them.
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,6 @@ class Autoencoder(nn.Module, ABC):
         super().__init__()
         self.spec = spec
         self.fold = fold
-        #: arithmetic of encoder and decoder: bfloat16 is several times faster where the processor has it;
-        #: pictures stay within about 1/255, latents within some 2 %.
-        self.encode_dtype = torch.float32
-        self.decode_dtype = torch.float32
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
 
     @abstractmethod
@@ -148,11 +147,12 @@ class Autoencoder(nn.Module, ABC):
             )
         return height // step, width // step
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Latents of images.
+    def encode(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the latents of images.
 
         Args:
             images: ``(N, 3, H, W)`` floating point in [0, 1]; H and W multiples of the downsampling.
+            dtype: type to compute in, float32 by default; bfloat16 moves latents by some 2 %.
 
         Returns:
             ``(N, L, h, w)`` float32, before quantisation where there is a codebook.
@@ -171,16 +171,18 @@ class Autoencoder(nn.Module, ABC):
             return images.new_zeros((0, self.spec.latent_channels, h, w), dtype=torch.float32)
 
         def encode_chunk(chunk: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, self.encode_dtype, enabled=self.encode_dtype != torch.float32):
+            with self._arithmetic(dtype):
                 return F.pixel_unshuffle(self._encode(chunk).float(), self.fold)
 
         return self._in_chunks(encode_chunk, images.to(self._reference))
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images of latents.
+    def decode(self, latents: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the images of latents.
 
         Args:
             latents: ``(N, L, h, w)`` floating point.
+            dtype: type to compute in, float32 by default; bfloat16 is several times faster where the processor has
+                it, and moves pixels by about 1/255.
 
         Returns:
             ``(N, 3, H, W)`` float32 in [0, 1].
@@ -195,7 +197,7 @@ class Autoencoder(nn.Module, ABC):
             return latents.new_zeros((0, 3, latents.shape[2] * step, latents.shape[3] * step), dtype=torch.float32)
 
         def decode_chunk(chunk: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, self.decode_dtype, enabled=self.decode_dtype != torch.float32):
+            with self._arithmetic(dtype):
                 return self._decode(F.pixel_shuffle(chunk, self.fold)).float().clamp(0, 1)
 
         return self._in_chunks(decode_chunk, latents.to(self._reference))
@@ -248,6 +250,11 @@ class Autoencoder(nn.Module, ABC):
             self.load_state_dict(weights, strict=True)
         except RuntimeError as error:
             raise WeightsError(f"{origin} does not fit {self.spec.name}: {error}") from error
+
+    def _arithmetic(self, dtype: torch.dtype | None) -> torch.autocast:
+        """Return autocast to a type; to float32 it is off, within a caller's autocast too."""
+        dtype = dtype or torch.float32
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
     def _in_chunks(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         size = self.chunk_size

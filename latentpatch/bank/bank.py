@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import FileError
+from ..errors import FileError, SettingError
 from ..io.mmap import Rows
 from ..methods.base import Sampler
 from ..methods.latent.search.keys import KEY_NORM, to_keys
@@ -208,6 +208,44 @@ class SourceBank(FittedModule):
         self.ids = [self.ids[b] for b in keep]
         self.attributes = [self.attributes[b] for b in keep]
         self._forget()
+
+    def subset(self, positions: Sequence[int] | Tensor) -> SourceBank:
+        """Return a bank of some sources, whose keys keep their values and unit.
+
+        Args:
+            positions: ascending; variants of a source are there together, or none is.
+
+        Raises:
+            SettingError: for no positions, or only some of a source's variants.
+            FileError: where this bank is mapped, and its file holds something else there.
+        """
+        rows = torch.as_tensor(positions, dtype=torch.int64)
+        part = SourceBank()
+        part._copy_rows(self, rows)
+        part.ids, part.attributes = ([every[b] for b in rows.tolist()] for every in (self.ids, self.attributes))
+        if not part.ids or part.ids != part.variants.ids(part.sources):
+            raise SettingError("positions", rows.tolist(), "those of sources with all of their variants, at least one")
+        if self.mapped:
+            try:
+                part.check()
+            except ValueError as error:
+                raise FileError(f"malformed model file: {error}") from error
+        return part
+
+    def _copy_rows(self, bank: SourceBank, rows: slice | Tensor) -> None:
+        """Take over some rows of a bank's tensors; a slice of a mapped bank stays mapped."""
+        self.variants, self.key_step = bank.variants, bank.key_step
+        self.mapped = bank.mapped and isinstance(rows, slice)
+        self._keys_unchecked = self.mapped and bank._keys_unchecked
+        for name in ("keys", "latents", "details"):
+            stored = getattr(bank, name)
+            if name == "details" and not bank.detailed:
+                part = stored
+            elif isinstance(rows, Tensor):
+                part = stored[rows.to(stored.device)]
+            else:  # a view would keep all of what is in memory
+                part = stored[rows] if bank.mapped else stored[rows].clone()
+            setattr(self, name, part.to(bank.keys.device) if not self.mapped else part)
 
     def positions(self, ids: Sequence[str]) -> list[int]:
         """Index of each id in the bank.

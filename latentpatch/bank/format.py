@@ -20,12 +20,18 @@ from ..settings import Settings
 from .bank import SourceBank
 from .pca import PCA
 
-__all__ = ["MAPPED_FROM", "ModelFile"]
+__all__ = ["MAPPED_FROM", "ModelFile", "model_file"]
 
 #: Bytes from which a file is mapped instead of read. What is read is safe from whatever becomes of the file.
 MAPPED_FROM = 1 << 28
 
 _FORMAT = "latentpatch-model/1"
+
+
+def model_file(sources: Any) -> Path | None:
+    """Return the path of a fitted model file where sources are one such file, alone or in a list; else None."""
+    files = [sources] if isinstance(sources, (str, Path)) else [] if isinstance(sources, Tensor) else list(sources)
+    return Path(files[0]) if len(files) == 1 and Path(files[0]).suffix == ".safetensors" else None
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,8 @@ class ShardedBank(SourceBank):
             raise ValueError("a sharded bank: sources without variants (mirrored, offsets) are expected")
         part = processes.share(len(bank))
         self.processes, self.first = processes, part.start
-        self.key_step = bank.key_step
-        # Of what is in memory a view would keep all.
-        self.keys, self.latents, self.details = (
-            each[part] if bank.mapped else each[part].clone() for each in (bank.keys, bank.latents, bank.details)
-        )
-        self.ids, self.attributes, self.mapped = bank.ids, bank.attributes, bank.mapped
-        self._keys_unchecked, self._claimed_digest = bank._keys_unchecked, bank.digest()
+        self._copy_rows(bank, part)
+        self.ids, self.attributes, self._claimed_digest = bank.ids, bank.attributes, bank.digest()
 
     def sample(
         self,

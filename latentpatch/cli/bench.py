@@ -34,6 +34,7 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
         n=options.n,
         components=16 if options.components is None else options.components,
         settings=chosen_settings(options, model),
+        precision=options.precision,
     )
     if not options.json:
         print(table(report))

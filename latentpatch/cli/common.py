@@ -168,7 +168,7 @@ def placed(model: LatentPatch, options: argparse.Namespace) -> LatentPatch:
         model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: not usable here: {str(error).splitlines()[0]}") from error
-    model.autoencoder.decode_dtype = getattr(torch, options.precision)
+    model.precision = options.precision
     return model
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import FileError
 from ..methods.base import Context
@@ -19,7 +19,7 @@ from ..ops.blending import DECODINGS
 from ..registry import SAMPLERS
 from ..settings import Settings, aliases_of, declared
 
-__all__ = ["CONTROLS", "COPIER", "Row", "parse_row", "read_tables", "restricted", "standard_rows"]
+__all__ = ["CONTROLS", "COPIER", "Row", "drawn_positions", "parse_row", "read_tables", "standard_rows"]
 
 #: What is no sampler: sources as they are or decoded, and held-out pictures through the autoencoder.
 CONTROLS = ("sources", "sources-decoded", "held-out", "held-out-reduced")
@@ -196,17 +196,10 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
-@contextmanager
-def restricted(model: LatentPatch, count: int | None, seed: int) -> Iterator[str | None]:
-    """So many sources drawn by a seed, as a predicate for ``where``; None where all are wanted."""
+def drawn_positions(model: LatentPatch, count: int | None, seed: int) -> Tensor | None:
+    """Return the positions of randomly drawn sources, with their variants, ascending; None for all."""
     total, variants = len(model.bank.sources), model.bank.variants.count
     if count is None or count >= total:
-        yield None
-        return
-    kept = set(torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist())
-    before = model.bank.attributes
-    model.bank.attributes = [{"kept": "yes" if b // variants in kept else "no"} for b in range(len(model.bank))]
-    try:
-        yield "kept=yes"
-    finally:
-        model.bank.attributes = before
+        return None
+    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    return (drawn[:, None] * variants + torch.arange(variants)).flatten()

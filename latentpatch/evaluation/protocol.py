@@ -23,7 +23,7 @@ from ..io import images
 from ..model import LatentPatch
 from . import metrics
 from .bootstrap import bootstrap
-from .experiments import COPIER, Row, restricted
+from .experiments import COPIER, Row, drawn_positions
 from .features import Extractor, read_features
 from .memorization import memorisation
 from .sample_set import ON_SHEET, PictureSet, copying_values, nearest_distances
@@ -130,7 +130,7 @@ class Evaluation:
             "revision": REVISION,
             "autoencoder": model.autoencoder.spec.name,
             "autoencoder_sha256": model.autoencoder.fingerprint(),
-            "precision": str(model.autoencoder.decode_dtype).removeprefix("torch."),
+            "precision": model.precision,
             "sources": count,
             "sources_sha256": model.bank.digest(),
             "components": model.components,
@@ -248,16 +248,16 @@ class Evaluation:
                 yield pictures, copying_values(self.model.bank, index, self.usual)
         else:
             settings, samples = row.settings_for(self.model), self.protocol.samples
-            with restricted(self.model, row.bank, seed) as where:
-                for first in range(0, samples, _BATCH):
-                    generated = self.model.generate(
-                        seeds=range(seed * samples + first, seed * samples + min(first + _BATCH, samples)),
-                        settings=settings,
-                        sampler=row.sampler,
-                        where=where,
-                        decoding=row.decoding,
-                    )
-                    yield generated.images.cpu(), copying_values(self.model.bank, generated.index.cpu(), self.usual)
+            positions = drawn_positions(self.model, row.bank, seed)
+            for first in range(0, samples, _BATCH):
+                generated = self.model.generate(
+                    seeds=range(seed * samples + first, seed * samples + min(first + _BATCH, samples)),
+                    settings=settings,
+                    sampler=row.sampler,
+                    where=positions,
+                    decoding=row.decoding,
+                )
+                yield generated.images.cpu(), copying_values(self.model.bank, generated.index.cpu(), self.usual)
 
     @torch.no_grad()
     def _source_pictures(self, chosen: Tensor, decoded: bool) -> Iterator[tuple[Tensor, Tensor]]:

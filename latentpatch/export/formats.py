@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -142,19 +143,8 @@ def _write_onnx(
 
 def _subset(model: LatentPatch, where: str | None) -> LatentPatch:
     """A model on the CPU of the sources that satisfy a predicate alone; the PCA is that of all."""
-    chosen = model._candidates(where)
-    if chosen is None and model.bank.keys.device.type == "cpu":
-        return model
-    copied = LatentPatch(model.autoencoder, model.components, model.settings)
-    bank, keep = model.bank, range(len(model.bank)) if chosen is None else chosen.tolist()
-    copied.pca.load_state_dict(model.pca.state_dict())
-    copied.bank.key_step = bank.key_step
-    copied.bank.keys, copied.bank.latents = bank.keys[keep], bank.latents[keep]
-    copied.bank.details = bank.details[keep] if bank.detailed else bank.details
-    copied.bank.variants = bank.variants
-    copied.bank.ids, copied.bank.attributes = [bank.ids[b] for b in keep], [bank.attributes[b] for b in keep]
-    copied._encoder = model._encoder
-    return copied.cpu()
+    part = model if where is None else model.subset(where)
+    return part if part.bank.keys.device.type == "cpu" else copy.deepcopy(part).cpu()
 
 
 def _facts(model: LatentPatch, sampler: str, free: Any, guided: Any, format: str) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
     if not method.is_exportable:
         names = ", ".join(name for name, each in SAMPLERS.items() if each.is_exportable)
         raise SettingError("sampler", sampler, f"one of {names} to be exported")
-    if model.autoencoder.decode_dtype != torch.float32 or model.autoencoder.encode_dtype != torch.float32:
-        raise ValueError("precision bfloat16: cannot be exported; float32 is expected")
+    if model.precision != "float32":
+        raise SettingError("precision", model.precision, "float32 to be exported")
     bank, sources = model.bank, model.bank.prepared()
     decoder, encoder = Decoder(model.autoencoder), Encoder(model.autoencoder)
     free, like = method.traceable(sources, settings, False), method.traceable(sources, guided, True)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autoencoders.base import PRECISIONS
 from ..errors import LatentPatchError
 from ..io import images
 from ..model import LatentPatch, Picture
@@ -279,20 +280,15 @@ def _sampled(model: LatentPatch, facts: dict[str, Any], reference: Picture | Non
     where = facts.get("where")
     if not isinstance(where, str | None):
         raise ValueError(f"where {where!r}: text is expected")
-    precision = model.autoencoder.decode_dtype
-    if facts.get("precision") in ("float32", "bfloat16"):
-        model.autoencoder.decode_dtype = getattr(torch, facts["precision"])
-    try:
-        return model.generate(
-            seeds=[seed],
-            settings=SAMPLERS.settings_class(name)(**settings),
-            sampler=name,
-            reference=reference if facts.get("reference") is not None else None,
-            where=where,
-            decoding=facts.get("decoding", "gather"),
-        )
-    finally:
-        model.autoencoder.decode_dtype = precision
+    return model.generate(
+        seeds=[seed],
+        settings=SAMPLERS.settings_class(name)(**settings),
+        sampler=name,
+        reference=reference if facts.get("reference") is not None else None,
+        where=where,
+        decoding=facts.get("decoding", "gather"),
+        precision=facts["precision"] if facts.get("precision") in PRECISIONS else None,
+    )
 
 
 def _usual_distance(model: LatentPatch) -> float:

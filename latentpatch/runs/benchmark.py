@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..autoencoders.registry import Autoencoder
+from ..autoencoders.base import PRECISIONS, Autoencoder
 from ..bank.pca import PCA
 from ..io import images
 from ..methods.latent.raster import raster, raster_steps
@@ -26,6 +26,7 @@ from ..methods.latent.search.prepared import PreparedSources
 from ..methods.latent.search.schedule import raster_schedule
 from ..methods.latent.settings import RasterSettings, ResynthesisSettings
 from ..ops.noise import noise_from_seeds
+from ..validation import check_choice
 
 __all__ = ["SIZES", "bench", "measure_search", "synthetic_keys", "table"]
 
@@ -44,6 +45,7 @@ def bench(
     components: int = 16,
     settings: RasterSettings | None = None,
     side: int | None = None,
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """Time every stage for n images, and the search for banks of several sizes.
 
@@ -57,6 +59,7 @@ def bench(
         components: principal components, r.
         settings: of the raster sampler; with fewer neighbours where there are fewer sources.
         side: of the images in pixels; by default what the autoencoder was trained on.
+        precision: of the decoder, ``float32`` or ``bfloat16``.
 
     Returns:
         A record of plain values: ``hardware``, ``versions``, ``settings``, ``stages`` and ``search``, for
@@ -76,19 +79,20 @@ def bench(
     pictures = torch.rand(n, 3, side, side, generator=chance)
     with torch.no_grad():
         latents = autoencoder.encode(pictures)
-        decoded = autoencoder.decode(latents).cpu()
+        dtype = PRECISIONS[check_choice("precision", precision, PRECISIONS)]
+        decoded = autoencoder.decode(latents, dtype).cpu()
         vectors = latents.movedim(1, -1).half()
         stages = {
             "encode": best(lambda: autoencoder.encode(pictures), device),
             "fit PCA": best(lambda: PCA().to(device).fit([vectors], min(components, vectors.shape[-1])), device),
-            "decode": best(lambda: autoencoder.decode(latents), device),
+            "decode": best(lambda: autoencoder.decode(latents, dtype), device),
             "write PNG": best(lambda: [images.encode_png(picture) for picture in decoded], device),
         }
     return {
         "hardware": _hardware(device),
         "versions": _versions(),
         "autoencoder": autoencoder.spec.name,
-        "precision": str(autoencoder.decode_dtype).removeprefix("torch."),
+        "precision": precision,
         "images": n,
         "image_size": [side, side],
         "grid": list(grid),

@@ -4,16 +4,43 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["keep_freed_memory", "machine_memory"]
+from ..errors import SettingError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["choose_device", "keep_freed_memory", "machine_memory"]
 
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 # Parameters of glibc's mallopt, from malloc.h.
 _TRIM_THRESHOLD, _MAP_THRESHOLD = -1, -3
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:NUMBER``; ``auto`` is a GPU where there is one.
+
+    Raises:
+        SettingError: for another name, or a device that cannot be used on this machine.
+    """
+    import torch
+
+    text = str(name)
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", text) is None:
+        raise SettingError("device", text, "auto, cpu, cuda or cuda:NUMBER")
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if text == "auto" else text)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError("device", text, f"usable on this machine ({reason})") from error
+    return device
 
 
 @lru_cache(maxsize=1)

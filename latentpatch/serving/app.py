@@ -438,7 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.threads is not None:
             torch.set_num_threads(options.threads)  # here too: the service measures how fast it is
         model = _model([Path(source) for source in given.sources], given.autoencoder, given.device)
-        model.autoencoder.decode_dtype = getattr(torch, given.precision)
+        model.precision = given.precision
         service = Service(model)
     except (LatentPatchError, ValueError, TypeError) as error:
         print(f"latentpatch: {error}", file=sys.stderr)

@@ -128,7 +128,7 @@ class Service:
         self.facts: dict[str, Any] = {
             "version": __version__,
             "autoencoder": {key: identity[key] for key in ("name", "downsampling", "sha256", "license")},
-            "precision": str(model.autoencoder.decode_dtype).removeprefix("torch."),
+            "precision": model.precision,
             "components": model.components,
             "sources": len(model.bank.sources),
             "sources_sha256": model.bank.digest(),

@@ -123,7 +123,7 @@ def make_pool(
                     ]
                 )
                 images[first:end] = _to_bytes(batch)
-                encoded = teacher.encode(batch)
+                encoded = teacher.encode(batch, torch.bfloat16)
                 if own is not None and student is not None:
                     own[first:end] = student.encode(batch).half().numpy()
             else:
@@ -132,7 +132,7 @@ def make_pool(
                 if own is not None and followers is not None:
                     own[first:end] = followers.latents_at(index[: end - first], decoding).half().numpy()
             latents[first:end] = encoded.half().numpy()
-            targets[first:end] = _to_bytes(teacher.decode(encoded))
+            targets[first:end] = _to_bytes(teacher.decode(encoded, torch.bfloat16))
             bar.update(end - first)
     for name in ("own", "images", "targets", "latents"):  # the last says that all are there
         if name != "own" or own is not None:

@@ -127,7 +127,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError("--student embedded: --wide FOLDER is expected, where embedded-wide was trained")
         if not (options.output / "latents.npy").exists():
             teacher = load_autoencoder(options.teacher)
-            teacher.encode_dtype = teacher.decode_dtype = torch.bfloat16
             paths = list_images(*options.images)
             student = wide_student(options.wide) if narrow else None
             make_pool(options.output, paths, teacher, options.mosaics, options.real, options.seed, student)
