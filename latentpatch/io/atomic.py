@@ -1,8 +1,8 @@
-"""Writing files so that a reader, or a crash, never meets half of one.
+"""Write files atomically: readers see a whole file or none.
 
-Everything is written under a temporary name in the folder where it belongs and then renamed, which
-file systems do in one step. Nothing is flushed to the disk by force: this guards against errors and
-interruptions of the program, not against power cuts.
+Every file is written under a temporary name in its folder and then renamed, which file systems do in one step. No
+file is flushed to the disk by force: this guards against errors and interruptions of the program, not against power
+cuts.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from .mmap import DTYPES
 
 __all__ = ["move_into", "replacing", "staged", "write_bytes", "write_tensors"]
 
-_PART = 1 << 22  # elements written at a time
+_ELEMENTS_PER_WRITE = 1 << 22  # bounds the memory of a copy from the GPU or of a strided tensor
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Make ``data`` the contents of ``path``: all of it, or nothing changes.
+    """Write ``data`` to ``path``, atomically.
 
     Raises:
-        FileError: where that cannot be written.
+        FileError: where the file cannot be written.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file: all of it, or nothing changes.
+    """Write a safetensors file, atomically.
 
-    The bytes are those of ``safetensors.torch.save_file``, which would hold all of them in memory.
+    The bytes equal those of ``safetensors.torch.save_file``, which needs memory for all of them.
 
     Raises:
-        FileError: where that cannot be written.
+        FileError: where the file cannot be written.
     """
     order = list(DTYPES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
@@ -58,23 +58,23 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            for part in tensors[name].detach().reshape(-1).split(_PART):
+            for part in tensors[name].detach().reshape(-1).split(_ELEMENTS_PER_WRITE):
                 file.write(part.cpu().contiguous().view(torch.uint8).numpy())
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` (same suffix, hidden) that takes its place when the block ends.
+    """Yield a temporary path beside ``path`` (same suffix, hidden) that replaces ``path`` when the block ends.
 
-    Where the block raises, the temporary file is removed and ``path`` is as it was.
+    Where the block raises, the temporary file is removed and ``path`` stays unchanged.
 
     Raises:
-        FileError: for any ``OSError``, in the block too, and where ``path`` is there already and is
-            not a regular file. Other errors of the block pass unchanged.
+        FileError: for any ``OSError``, in the block too, and where ``path`` exists and is not a regular file. Other
+            errors of the block pass unchanged.
     """
     path = Path(path)
     temporary = path.with_name(_temporary_name() + path.suffix)
-    with _naming(path):
+    with _file_errors(path):
         _check_replaceable(path)
         try:
             yield temporary
@@ -86,11 +86,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def staged(folder: str | Path) -> Iterator[Path]:
-    """A staging folder inside ``folder`` whose files move into ``folder`` when the block ends.
+    """Yield a staging folder inside ``folder`` whose files move into ``folder`` when the block ends.
 
-    ``folder`` and its parents are created where missing. Files of the same names are replaced,
-    others stay; sub-folders of the staging folder are kept as such. Where the block or a move
-    raises, the staging folder, every new file and every folder created here are removed again.
+    Missing parents are created. Files of the same names are replaced, others stay; sub-folders of the staging folder
+    stay sub-folders. Where the block or a move raises, the staging folder, new files and created folders are removed.
 
     Raises:
         FileError: for any ``OSError``, in the block too. Other errors of the block pass unchanged.
@@ -99,7 +98,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
     staging = folder / _temporary_name()
     folders: list[Path] = []
     files: list[Path] = []
-    with _naming(folder):
+    with _file_errors(folder):
         try:
             _create(staging, folders)
             yield staging
@@ -110,18 +109,18 @@ def staged(folder: str | Path) -> Iterator[Path]:
             for file in files:
                 _remove(file)
             for created in reversed(folders):
-                with suppress(OSError):  # someone else may have put something there meanwhile
+                with suppress(OSError):  # another process may have put a file there meanwhile
                     created.rmdir()
             raise
 
 
 def move_into(staging: Path, folder: Path) -> None:
-    """Move what is in one folder into another, each file in one step; files of the same names are replaced.
+    """Move the contents of one folder into another, each file in one step, replacing files of the same names.
 
     Raises:
-        FileError: where that is not possible, mostly before the first file moves.
+        FileError: where a file cannot move; most reasons are found before the first one moves.
     """
-    with _naming(folder):
+    with _file_errors(folder):
         _move_all(staging, folder, [], [])
 
 
@@ -130,18 +129,18 @@ def _temporary_name() -> str:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """OSErrors become FileErrors that name ``path`` and the reason."""
+def _file_errors(path: Path) -> Iterator[None]:
+    """Turn OSErrors of the block into FileErrors of ``path``."""
     try:
         yield
     except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+        raise FileError(path, f"cannot be written: {error.strerror or error}") from error
 
 
 def _check_replaceable(path: Path) -> None:
     # Renaming onto a device such as /dev/null would put a file in its place for everyone.
     if path.exists() and not path.is_file():
-        raise FileError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'not a regular file'}")
+        raise FileError(path, f"cannot be written: {'it is a folder' if path.is_dir() else 'not a regular file'}")
 
 
 def _remove(file: Path) -> None:
@@ -150,7 +149,7 @@ def _remove(file: Path) -> None:
 
 
 def _create(folder: Path, created: list[Path]) -> None:
-    """Create a folder and its missing parents, noting in ``created`` each one made here."""
+    """Create a folder and its missing parents; append each created one to ``created``."""
     missing = [folder]
     while not missing[-1].parent.exists():
         missing.append(missing[-1].parent)
@@ -158,21 +157,21 @@ def _create(folder: Path, created: list[Path]) -> None:
         try:
             path.mkdir()
         except FileExistsError:
-            if not path.is_dir():  # else someone else was quicker
+            if not path.is_dir():  # a folder: another process was quicker
                 raise
         else:
             created.append(path)
 
 
 def _move_all(staging: Path, folder: Path, folders: list[Path], files: list[Path]) -> None:
-    """Move what is in ``staging`` into ``folder``, noting in the lists what was not there before."""
+    """Move the contents of ``staging`` into ``folder``; append new folders and files to the lists."""
     sources = sorted(staging.rglob("*"))
     targets = [folder / source.relative_to(staging) for source in sources]
     for source, target in zip(sources, targets, strict=True):  # before the first move, so that none need be undone
         if not source.is_dir():
             _check_replaceable(target)
         elif target.exists() and not target.is_dir():
-            raise FileError(f"cannot write {target}: it is not a folder")
+            raise FileError(target, "cannot be written: it is not a folder")
     for source, target in zip(sources, targets, strict=True):
         if source.is_dir():
             if not target.is_dir():

@@ -1,7 +1,7 @@
-"""Tensors that live in files: mapped, so that their size is one of the disk and not of the memory.
+"""Memory-map tensors in files, so that they may be larger than memory.
 
-A mapping is private: what is written to such a tensor stays in this process. It reserves no memory either, which
-the readers of PyTorch and safetensors do: Linux refuses them a file larger than the machine's memory.
+A mapping is private: writes to a mapped tensor stay in this process. It reserves no memory; the readers of PyTorch
+and safetensors do, and Linux refuses them a file larger than the machine's memory.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import FileError
+from ..errors import FileError, SettingError
 
 __all__ = ["DTYPES", "Rows", "map_tensors"]
 
-#: Names of types in safetensors files, in the order in which these lay out their tensors.
+#: Names of dtypes in safetensors files, in the order in which safetensors lays out the tensors.
 DTYPES = {
     torch.int64: "I64",
     torch.float64: "F64",
@@ -42,17 +42,17 @@ _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0  # Python names it fro
 
 
 def map_tensors(path: str | Path, scattered: Collection[str] = ()) -> dict[str, Tensor]:
-    """Tensors of a safetensors file over its mapping; only what is looked at is read.
+    """Map the tensors of a safetensors file; pages are read when elements are used.
 
     The file may be replaced meanwhile, by renaming, but not be shortened.
 
     Args:
         path: the file.
-        scattered: tensors of which little is looked at, here and there. Otherwise systems read megabytes
-            ahead of every byte.
+        scattered: names of tensors with scattered accesses, for which the system's reading ahead, megabytes at a
+            time, is turned off.
 
     Raises:
-        OSError, SafetensorError, ValueError: where it cannot be read, or is malformed.
+        OSError, SafetensorError, ValueError: where the file cannot be read, or is malformed.
     """
     with safe_open(path, framework="np"):  # checks the header against the file's size, and reads no tensor
         pass
@@ -64,22 +64,22 @@ def map_tensors(path: str | Path, scattered: Collection[str] = ()) -> dict[str, 
         tensors = {}
         for name, entry in header.items():
             if entry["dtype"] not in types:
-                raise ValueError(f"tensor {name!r} is of type {entry['dtype']}; one of {', '.join(types)} is expected")
+                raise SettingError(f"dtype of tensor {name!r}", entry["dtype"], f"one of {', '.join(types)}")
             offset = start + entry["data_offsets"][0]
-            tensors[name] = _mapped(file, types[entry["dtype"]], entry["shape"], offset, name in scattered)
+            tensors[name] = _map(file, types[entry["dtype"]], entry["shape"], offset, name in scattered)
     return tensors
 
 
 class Rows:
-    """A tensor whose rows come in batches, in memory or in a file; to be used in a ``with`` block.
+    """Collect rows in batches into one tensor, in memory or in a file; for use in a ``with`` block.
 
     Args:
-        count: rows there are at most.
-        shape: of one row.
-        dtype: of the elements.
-        device: where the tensor is, in memory.
-        folder: where to keep it in a file instead: one without a name, which is gone when nobody uses the
-            tensor any more, whatever ends the process.
+        count: largest number of rows.
+        shape: shape of one row.
+        dtype: dtype of the elements.
+        device: device of a tensor in memory.
+        folder: folder of a temporary file for the rows; None collects them in memory. The file has no name and
+            vanishes with the tensor, whatever ends the process.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Rows:
         device: torch.device | str = "cpu",
         folder: str | Path | None = None,
     ) -> None:
-        self._shape, self._dtype, self._folder, self._done = tuple(shape), dtype, folder, 0
+        self._shape, self._dtype, self._folder, self._length = tuple(shape), dtype, folder, 0
         if folder is None:
             self._rows = torch.empty((count, *shape), dtype=dtype, device=device)
         else:
@@ -101,46 +101,46 @@ class Rows:
 
     def __exit__(self, *_: object) -> None:
         if self._folder is not None:
-            with suppress(OSError):  # of what no longer matters, or was said already
+            with suppress(OSError):  # append and tensor report what matters
                 self._file.close()
 
     def __len__(self) -> int:
-        return self._done
+        return self._length
 
     def append(self, batch: Tensor) -> None:
-        """Put rows after those that are there.
+        """Append rows.
 
         Raises:
             FileError: where the file cannot be written.
         """
         if self._folder is None:
-            self._rows[self._done : self._done + len(batch)] = batch
+            self._rows[self._length : self._length + len(batch)] = batch
         else:
             data: Any = batch.to("cpu", self._dtype).contiguous().reshape(-1).view(torch.uint8).numpy()
             try:
                 self._file.write(data)
             except OSError as error:
-                raise FileError(f"cannot write to {self._folder}: {error.strerror or error}") from error
-        self._done += len(batch)
+                raise FileError(self._folder, f"cannot be written: {error.strerror or error}") from error
+        self._length += len(batch)
 
     def tensor(self) -> Tensor:
-        """The rows that came: ``(len(self), *shape)``; none can be added any more."""
+        """Return the rows, ``(len(self), *shape)``; no rows can be appended afterwards."""
         if self._folder is None:
-            # A view would keep, and save, the memory of rows that did not come.
-            return self._rows if self._done == len(self._rows) else self._rows[: self._done].clone()
+            # A view would keep, and save, the memory of unused rows.
+            return self._rows if self._length == len(self._rows) else self._rows[: self._length].clone()
         try:
             self._file.flush()
-            return _mapped(self._file, self._dtype, (self._done, *self._shape), 0)
+            return _map(self._file, self._dtype, (self._length, *self._shape), 0)
         except OSError as error:
-            raise FileError(f"cannot write to {self._folder}: {error.strerror or error}") from error
+            raise FileError(self._folder, f"cannot be written: {error.strerror or error}") from error
 
 
-def _mapped(file: BinaryIO, dtype: torch.dtype, shape: Sequence[int], offset: int, scattered: bool = False) -> Tensor:
+def _map(file: BinaryIO, dtype: torch.dtype, shape: Sequence[int], offset: int, scattered: bool = False) -> Tensor:
     count = math.prod(shape)
     if not count:
         return torch.empty(tuple(shape), dtype=dtype)
     if offset % dtype.itemsize:
-        raise ValueError(f"elements of {dtype.itemsize} bytes at byte {offset}: a multiple is expected")
+        raise SettingError("offset of a tensor", offset, f"a multiple of its elements' {dtype.itemsize} bytes")
     # Mappings begin at whole pages.
     begin = offset - offset % mmap.ALLOCATIONGRANULARITY
     length = offset - begin + count * dtype.itemsize

@@ -561,7 +561,7 @@ def test_inspect_a_folder(some: Path, capsys: pytest.CaptureFixture[str]) -> Non
     report = json.loads(capsys.readouterr().out)
     assert report["pictures"] == 6
     assert report["unusable"].keys() == {str(some / "text.png"), str(some / "small.png")}
-    assert "1x1 pixels; sides of at least 16 are expected" in report["unusable"][str(some / "small.png")]
+    assert "1x1 pixels; sides must be at least 16" in report["unusable"][str(some / "small.png")]
 
 
 # --- Bad input ---------------------------------------------------------------------------------
@@ -615,11 +615,14 @@ def enormous_png(path: Path) -> None:
 
 BAD = {
     "cut.jpg": (truncated_jpeg, "damaged, truncated or unsupported"),
-    "text.png": (lambda path: path.write_text("This is a text.\n" * 9), "a still JPEG, PNG, WebP, BMP, TIFF or GIF"),
-    "moves.gif": (animated_gif, "holds several frames or pages; a still picture is expected"),
-    "dot.png": (lambda path: path.write_bytes(encode_png(torch.ones(3, 1, 1))), "1x1 pixels; sides of at least 16"),
-    "huge.png": (enormous_png, "more than 67108864 pixels; a smaller picture is expected"),
-    "empty.jpg": (lambda path: path.write_bytes(b""), "a still JPEG, PNG, WebP, BMP, TIFF or GIF"),
+    "text.png": (lambda path: path.write_text("This is a text.\n" * 9), "still JPEG, PNG, WebP, BMP, TIFF and GIF"),
+    "moves.gif": (animated_gif, "holds several frames or pages"),
+    "dot.png": (
+        lambda path: path.write_bytes(encode_png(torch.ones(3, 1, 1))),
+        "1x1 pixels; sides must be at least 16",
+    ),
+    "huge.png": (enormous_png, "more than 67108864 pixels"),
+    "empty.jpg": (lambda path: path.write_bytes(b""), "still JPEG, PNG, WebP, BMP, TIFF and GIF"),
 }
 
 
@@ -731,7 +734,7 @@ CASES: dict[str, tuple[list[object], str]] = {
     "missing folder": (["generate", "none"], "none: no such file or folder"),
     "empty folder": (["generate", "hollow"], "hollow: holds no images; accepted: .jpg"),
     "text without pictures": (["generate", "hollow/empty.txt"], "empty.txt: lists no images"),
-    "wrong list": (["generate", "hollow/wrong.txt"], "wrong.txt, line 2: gone.png: no such file"),
+    "wrong list": (["generate", "hollow/wrong.txt"], "wrong.txt: line 2: gone.png: no such file"),
     "one source": (["generate", "FACES/face00.png"], "sources: at least 1 beside the one it starts with is expected"),
     "one for the raster": (["generate", "FACES/face00.png", *RASTER], "neighbours 3: at most 1 (number of sources)"),
     "a source twice": (["generate", "FACES", "FACES/face00.png"], "face00.png: given twice"),
@@ -787,12 +790,12 @@ CASES: dict[str, tuple[list[object], str]] = {
     ),
     "not a model": (["generate", "hollow/wrong.safetensors"], "wrong.safetensors: not a readable model file"),
     "missing model": (["generate", "none.safetensors"], "none.safetensors: not a readable model file"),
-    "short box": (["inpaint", "FACES", "--image", "FACES/face00.png", "--box", "1,2,3"], "box '1,2,3': LEFT,TOP,RIGHT"),
+    "short box": (["inpaint", "FACES", "--image", "FACES/face00.png", "--box", "1,2,3"], "box must be LEFT,TOP,RIGHT"),
     "box outside": (
         ["inpaint", "FACES", "--image", "FACES/face00.png", "--box", "0,0,65,9"],
-        "box '0,0,65,9': reaches outside the picture, which is 64 wide and 64 high",
+        "box must be inside the picture, which is 64 wide and 64 high, got '0,0,65,9'",
     ),
-    "empty box": (["edit", "FACES/face00.png", "--donor", "FACES/face01.png", "--box", "9,9,9,20"], "9,9,9,20': empty"),
+    "empty box": (["edit", "FACES/face00.png", "--donor", "FACES/face01.png", "--box", "9,9,9,20"], "box must be not empty"),
     "tiny box": (
         ["edit", "FACES/face00.png", "--donor", "FACES/face01.png", "--box", "0,0,2,3"],
         "mask: it selects no cell of the latent grid; at least one is expected",
@@ -905,7 +908,7 @@ def test_unwritable_places_are_named(
     for output in (tmp_path / "file" / "below.safetensors", tmp_path / "file" / "a" / "b.safetensors"):
         assert main([*given, "-o", str(output)]) == 1
         named = output.parent if arguments[0] == "fit" else output
-        assert capsys.readouterr().err == f"latentpatch: error: cannot write {named}: Not a directory\n"
+        assert capsys.readouterr().err == f"latentpatch: error: {named}: cannot be written: Not a directory\n"
         assert contents(tmp_path) == {"file": b"mine"}
 
 
@@ -935,8 +938,8 @@ def test_a_full_disk_leaves_nothing(
                 assert main([str(argument) for argument in [*command, *PIXELS, "-o", folder]]) == 1
             out, err = capsys.readouterr()
             assert out == ""
-            assert err.startswith("latentpatch: error: cannot write ")
-            assert err.endswith("0002.png: No space left on device\n")
+            assert err.startswith("latentpatch: error: ")
+            assert err.endswith("0002.png: cannot be written: No space left on device\n")
             assert contents(place) == before
     assert len(calls) == 12
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.coded_pixels import CodedPixels
+from helpers.errors import refuses, refuses_file
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -87,12 +88,13 @@ def test_malformed_files_are_not_mapped(tmp_path: Path, tensors: dict[str, Tenso
     with pytest.raises(SafetensorError):
         map_tensors(path)
     save_file({"x": torch.zeros(1).to(torch.float8_e5m2)}, path)
-    with pytest.raises(ValueError, match="'x' is of type F8_E5M2"):
+    with refuses("dtype of tensor 'x'") as caught:
         map_tensors(path)
+    assert caught.value.value == "F8_E5M2"
     header = b'{"x":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}'
     header += b" " * (1 - len(header) % 2)
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
-    with pytest.raises(ValueError, match="a multiple is expected"):
+    with refuses("offset of a tensor"):
         map_tensors(path)
 
 
@@ -124,7 +126,7 @@ def test_rows_come_in_batches(tmp_path: Path, in_file: bool) -> None:
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: Path("/dev/full").open("w+b"))  # noqa: SIM115
     with (
-        pytest.raises(FileError, match=rf"cannot write to {tmp_path}: No space left"),
+        refuses_file(tmp_path, "cannot be written: No space left"),
         Rows(10, (2,), torch.int16, folder=tmp_path) as rows,
     ):
         rows.append(torch.zeros(1 << 20, 2))
@@ -219,7 +221,7 @@ def test_mapped_layouts_are_checked_at_once(mapped: None, path: Path, model: Lat
     with pytest.raises(FileError, match="malformed model file: latents of shape"):
         LatentPatch.load(path)
     rewritten(path, latents=model.bank.latents.float())
-    with pytest.raises(FileError, match="float16 or int16 is expected"):
+    with pytest.raises(FileError, match="float16 or int16"):
         LatentPatch.load(path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(FileError, match="not a readable model file"):

@@ -134,8 +134,8 @@ def test_an_error_of_one_ends_all(faces: Path, tmp_path: Path) -> None:
     status, out, err = finished(start("generate", folder, *PIXELS, "-o", tmp_path / "out"))
     assert status == 1
     assert [line for line in err.splitlines() if line.startswith("latentpatch:")] == [
-        f"latentpatch: error: {folder / 'face09.png'}: not recognised as a picture; a still JPEG, PNG, WebP, BMP, "
-        "TIFF or GIF picture is expected"
+        f"latentpatch: error: {folder / 'face09.png'}: not recognised as a picture; accepted: still JPEG, PNG, WebP, "
+        "BMP, TIFF and GIF pictures"
     ]
     assert out == ""
     assert not (tmp_path / "out").exists()

@@ -232,7 +232,7 @@ def test_output_that_cannot_be_written(model: LatentPatch, handler: Path, tmp_pa
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.mar").mkdir()
     for output in (tmp_path / "file" / "faces.mar", tmp_path / "folder.mar"):
-        with pytest.raises(FileError, match="cannot write"):
+        with pytest.raises(FileError, match="cannot be written"):
             archive.build_archive(model, output, handler=handler)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.mar", "some_handler.py"]
 

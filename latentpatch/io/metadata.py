@@ -1,0 +1,55 @@
+"""Records in PNG files: a text chunk ``latentpatch`` of JSON states what it takes to make the picture again.
+
+Readers believe nothing: anyone may have written the chunk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import PngImagePlugin
+
+from .opening import open_image
+
+__all__ = ["parse_record", "read_metadata", "read_record", "record_metadata"]
+
+_KEYWORD = "latentpatch"
+
+
+def record_metadata(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the text chunks of a record, for ``write_image`` and ``encode_png``; equal records give equal text."""
+    return {_KEYWORD: json.dumps(dict(record), sort_keys=True)}
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Read the text chunks of a PNG by keyword, at most some 64 MiB; other formats have none.
+
+    Raises:
+        ImageError: as :func:`~latentpatch.io.images.read_image`.
+    """
+    with open_image(path, None) as image:
+        image.load()  # chunks may follow the pixels
+        if not isinstance(image, PngImagePlugin.PngImageFile):
+            return {}
+        return {str(key): str(value) for key, value in image.text.items()}
+
+
+def parse_record(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return text chunks with the package's record parsed; the record stays text where it is not JSON."""
+    try:
+        return {**metadata, _KEYWORD: json.loads(metadata[_KEYWORD], parse_constant=str)}
+    except (KeyError, ValueError, RecursionError):
+        return dict(metadata)
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Read the package's record from a picture; empty where there is none, or it is no JSON object.
+
+    Raises:
+        ImageError: as :func:`~latentpatch.io.images.read_image`.
+    """
+    record = parse_record(read_metadata(path)).get(_KEYWORD)
+    return record if isinstance(record, dict) else {}
