@@ -1,0 +1,249 @@
+"""Run the blocks of the README and the guides, check their links, and build the site."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from latentpatch.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+PORTRAITS = ROOT / "examples" / "portraits"
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+
+#: Languages of blocks that are run, and of those that are no programs.
+RUN = {"sh", "python"}
+SHOWN = {"json", "text", "bibtex"}
+MAX_README_WORDS = 900
+
+_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+_MARKER = re.compile(r"\*Not run by the tests: (?P<reason>\S[^*]*)\*\Z")
+_LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+_COMMAND = re.compile(r"^(?: {4}|\t)(?:\$ )?(?:latentpatch|python|pip|curl|make|torchrun|npm|import|from) ", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page.
+
+    Attributes:
+        line: number of its first line of code.
+        language: word after the fence.
+        code: text between the fences, without the indentation of the fence.
+        reason: why it is not run; None where it is.
+    """
+
+    line: int
+    language: str
+    code: str
+    reason: str | None
+
+
+def blocks_of(text: str) -> list[Block]:
+    """Return the fenced blocks of a page in order."""
+    blocks = []
+    for match in _FENCE.finditer(text):
+        before = text[: match.start()]
+        marker = _MARKER.search(before.rstrip().rpartition("\n\n")[2])
+        reason = " ".join(marker["reason"].split()) if marker else None
+        blocks.append(Block(before.count("\n") + 2, match["language"], textwrap.dedent(match["code"]), reason))
+    return blocks
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def runnable(page: Path) -> list[Block]:
+    return [block for block in blocks_of(page.read_text()) if block.language in RUN and block.reason is None]
+
+
+# --- the folder that blocks are run in -----------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working folder with the files that pages name: pictures, a mask, tables, the checkout."""
+    names = sorted(path.name for path in PORTRAITS.glob("*.jpg"))
+    for target, chosen in {
+        "portraits": names[:16],
+        "sixteen": names[:16],
+        "pictures": names[:12],
+        "held-out": names[16:32],
+        "new": names[16:18],
+    }.items():
+        (tmp_path / target).mkdir()
+        for name in chosen:
+            shutil.copy(PORTRAITS / name, tmp_path / target)
+    shutil.copy(PORTRAITS / "1113.jpg", tmp_path / "face.jpg")
+    shutil.copy(PORTRAITS / "1044.jpg", tmp_path / "other.jpg")
+    mask = Image.new("L", (256, 256))
+    ImageDraw.Draw(mask).rectangle((80, 128, 175, 223), fill=255)
+    mask.save(tmp_path / "hole.png")
+    people = "".join(f"{Path(name).stem},male,{1955 + 5 * (i % 3)}\n" for i, name in enumerate(names[:16]))
+    people = people.replace("1960", "1972")
+    (tmp_path / "people.csv").write_text("id,gender,birth_year\n" + people)
+    points = "".join(f"{name},98,118,158,118\n" for name in names[:12])
+    (tmp_path / "points.csv").write_text("file,left_x,left_y,right_x,right_y\n" + points)
+    (tmp_path / "latentpatch").symlink_to(ROOT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    return tmp_path
+
+
+def commands_of(code: str) -> list[list[str]] | None:
+    """Return the words of each line where all are plain calls of latentpatch, or None for the shell."""
+    lines = [line for line in code.replace("\\\n", " ").splitlines() if shlex.split(line, comments=True)]
+    words = [shlex.split(line, comments=True) for line in lines]
+    plain = all(line[0] == "latentpatch" and not any(set(word) & set("|<$`*") for word in line) for line in words)
+    return words if plain else None
+
+
+def run(block: Block, page: Path, names: dict[str, object]) -> None:
+    """Run one block in the current folder."""
+    if block.language == "python":
+        exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), names)
+        return
+    commands = commands_of(block.code)
+    if commands is None:
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.code], capture_output=True, text=True)
+        assert done.returncode == 0, f"{name_of(page)}:{block.line}\n{done.stdout}{done.stderr}"
+        return
+    for words in commands:  # in this process: importing torch takes longer than most of them
+        assert main(words[1:]) == 0, f"{name_of(page)}:{block.line}: {shlex.join(words)}"
+
+
+def check(page: Path) -> None:
+    """Run all blocks of a page in order; those of Python share their names, as in one session."""
+    names: dict[str, object] = {"__name__": "page"}
+    for block in runnable(page):
+        run(block, page, names)
+
+
+#: Pages that take more than a few seconds.
+SLOW = {
+    "README.md",
+    "docs/alignment.md",
+    "docs/edit.md",
+    "docs/embedding.md",
+    "docs/evaluation.md",
+    "docs/export.md",
+    "docs/pictures.md",
+    "docs/provenance.md",
+    "docs/python.md",
+    "docs/reproduce.md",
+    "docs/scale.md",
+    "docs/start.md",
+}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] * (name_of(page) in SLOW))
+        for page in PAGES
+        if runnable(page)
+    ],
+)
+def test_blocks_run(page: Path, folder: Path) -> None:
+    if page.name == "export.md":
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            pytest.importorskip(package, reason=f"{package} is not installed")
+    if page.name == "serving.md":
+        pytest.importorskip("starlette", reason="Starlette is not installed")
+    check(page)
+
+
+# --- form ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_blocks_are_run_or_say_why_not(page: Path) -> None:
+    text = page.read_text()
+    for block in blocks_of(text):
+        where = f"{name_of(page)}:{block.line}"
+        assert block.language in RUN | SHOWN, f"{where}: language {block.language!r}"
+        assert block.language in RUN or block.reason is None, f"{where}: a marker before what is never run"
+    assert text.count("Not run by the tests") == sum(block.reason is not None for block in blocks_of(text))
+    assert not _COMMAND.search(_FENCE.sub("", text)), "commands belong into fenced blocks"
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        ("Text.", None),
+        ("*Not run by the tests: needs a GPU.*", "needs a GPU."),
+        ("*Not run by the tests: needs\na GPU.*", "needs a GPU."),
+        ("*Not run by the tests:*", None),
+        ("*Not run by the tests: needs a GPU.*\n\nMore text.", None),
+    ],
+)
+def test_markers(before: str, reason: str | None) -> None:
+    assert blocks_of(f"{before}\n\n```sh\nexit 1\n```\n") == [
+        Block(f"{before}\n\n```sh".count("\n") + 2, "sh", "exit 1\n", reason)
+    ]
+
+
+def test_a_block_that_fails_is_found(tmp_path: Path) -> None:
+    page = ROOT / "page.md"
+    with pytest.raises(AssertionError, match=r"page\.md:3"):
+        run(Block(3, "sh", "false\ntrue\n", None), page, {})
+    with pytest.raises(ZeroDivisionError):
+        run(Block(3, "python", "1 / 0\n", None), page, {})
+
+
+def test_the_readme_is_one_page() -> None:
+    assert len(README.read_text().split()) <= MAX_README_WORDS
+
+
+# --- links ---------------------------------------------------------------------------------------------
+
+
+def anchors_of(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and MkDocs make them."""
+    titles = re.findall(r"^#+ (.*)$", _FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[ -]+", "-", re.sub(r"[^\w\s-]", "", title.lower()).strip()) for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for match in _LINK.finditer(_FENCE.sub("", page.read_text())):
+        target, _, anchor = match["target"].partition("#")
+        if "://" in target:
+            continue
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{name_of(page)}: {match['target']}"
+        if anchor:
+            assert anchor in anchors_of(path.read_text()), f"{name_of(page)}: {match['target']}"
+
+
+def test_every_picture_is_shown() -> None:
+    shown = {match["target"].rpartition("/")[2] for page in PAGES for match in _LINK.finditer(page.read_text())}
+    assert {path.name for path in (ROOT / "docs" / "images").iterdir()} <= shown
+
+
+# --- the site ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_site_is_built_strictly(tmp_path: Path) -> None:
+    for module, package in (("mkdocs", "mkdocs"), ("material", "mkdocs-material"), ("mkdocstrings", "mkdocstrings")):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{package} is not installed: pip install '.[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "LatentPatch" in (tmp_path / "site" / "api" / "model" / "index.html").read_text()
