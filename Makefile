@@ -1,4 +1,5 @@
-# make demo   pictures in out/        make test   lint, types and tests        make serve   TorchServe
+# make demo   pictures in out/        make test   lint, types and tests
+# make docs   the site in site/       make serve  TorchServe
 # All set up .venv first. SOURCES=FOLDER, N=COUNT, AUTOENCODER=NAME[:PATH] and PYTHON=python3 may be given, to
 # serve also CONFIG=config.local.properties (no tokens), to test JOBS=PROCESSES, of one thread each. Only serve needs
 # Java; the tests of it are skipped without.
@@ -11,10 +12,10 @@ PYTHON ?= python3
 JOBS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,diffusers,serve,http,onnx
+EXTRAS := dev,diffusers,docs,serve,http,onnx
 ARCHIVE := model_store/latentpatch.mar
 
-.PHONY: demo test serve archive java venv clean FORCE
+.PHONY: demo test docs serve archive java venv clean FORCE
 
 demo: $(VENV)/.installed
 	$(BIN)/latentpatch generate $(SOURCES) -n $(N) --autoencoder $(AUTOENCODER) -o out
@@ -25,6 +26,11 @@ test: $(VENV)/.tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# Warnings, such as a link that leads nowhere, are errors. Material's notice of its successor is left out.
+docs: $(VENV)/.documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html, or: $(BIN)/python -m http.server -d site"
 
 # Until Ctrl-C. TorchServe unpacks archives and keeps its pid and sockets in TEMP and TMPDIR, so they are its own.
 serve: archive java
@@ -61,9 +67,13 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps taming-transformers
 	touch $@
 
+$(VENV)/.documented: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 $(VENV)/.serving: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ARCHIVE) model_store/.made-of key_file.json logs out build dist *.egg-info
+	rm -rf $(VENV) $(ARCHIVE) model_store/.made-of key_file.json logs out site build dist *.egg-info

@@ -31,7 +31,9 @@ MAX_README_WORDS = 900
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 _MARKER = re.compile(r"\*Not run by the tests: (?P<reason>\S[^*]*)\*\Z")
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
-_COMMAND = re.compile(r"^(?: {4}|\t)(?:\$ )?(?:latentpatch|python|pip|curl|make|torchrun|npm|import|from) ", re.MULTILINE)
+_COMMAND = re.compile(
+    r"^(?: {4}|\t)(?:\$ )?(?:latentpatch|python|pip|curl|make|torchrun|npm|import|from) ", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,38 @@ def test_every_picture_is_shown() -> None:
     assert {path.name for path in (ROOT / "docs" / "images").iterdir()} <= shown
 
 
+# --- the architecture ----------------------------------------------------------------------------------
+
+
+def test_the_tree_of_rooms_is_that_of_the_package() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    tree = next(block.code for block in blocks_of(text) if block.code.startswith("latentpatch/\n"))
+    named: set[str] = set()
+    folders: list[str] = []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        name, _, phrase = line.strip().partition(" ")
+        folders[depth:] = [name]
+        assert phrase.strip() or depth == 0, f"{name}: a phrase says what it is"
+        named.add("".join(folders))
+    missing = {name for name in named if not (ROOT / name).exists()}
+    assert not missing, "rooms that do not exist"
+    package = ROOT / "latentpatch"
+    files = {f"latentpatch/{path.name}" for path in package.glob("*.py") if path.name != "__main__.py"}
+    rooms = {f"latentpatch/{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert files | rooms <= named, "rooms that the tree leaves out"
+
+
 # --- the site ------------------------------------------------------------------------------------------
+
+
+def test_roles_become_code() -> None:
+    specification = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
+    assert specification is not None
+    assert specification.loader is not None
+    hooks = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(hooks)
+    assert hooks.without_roles("see :class:`~a.b.C`, :meth:`fit` and :mod:`.raster`") == "see `C`, `fit` and `raster`"
 
 
 @pytest.mark.slow
@@ -244,6 +277,7 @@ def test_the_site_is_built_strictly(tmp_path: Path) -> None:
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{package} is not installed: pip install '.[docs]'")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # Material's notice of its successor
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "LatentPatch" in (tmp_path / "site" / "api" / "model" / "index.html").read_text()
