@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -10,16 +11,19 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
-from latentpatch.cli import main
+from latentpatch.cli.main import main
+from latentpatch.settings import main as print_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTRAITS = ROOT / "examples" / "portraits"
+PACKAGE = ROOT / "latentpatch"
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -253,10 +257,59 @@ def test_the_tree_of_rooms_is_that_of_the_package() -> None:
         named.add("".join(folders))
     missing = {name for name in named if not (ROOT / name).exists()}
     assert not missing, "rooms that do not exist"
-    package = ROOT / "latentpatch"
-    files = {f"latentpatch/{path.name}" for path in package.glob("*.py") if path.name != "__main__.py"}
-    rooms = {f"latentpatch/{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    files = {f"latentpatch/{path.name}" for path in PACKAGE.glob("*.py") if path.name != "__main__.py"}
+    rooms = {f"latentpatch/{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
     assert files | rooms <= named, "rooms that the tree leaves out"
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield what a module imports of the package when it is imported itself, such as ``io/images``."""
+    folder = path.relative_to(PACKAGE).parent.parts
+
+    def statements(nodes: list[ast.stmt]) -> Iterator[ast.ImportFrom]:
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and node.level:
+                yield node
+            elif isinstance(node, ast.Try) or (isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node.test)):
+                yield from statements(node.body)
+
+    for node in statements(ast.parse(path.read_text()).body):
+        start = [*folder[: len(folder) - node.level + 1], *(node.module or "").split(".")]
+        for name in node.names:
+            target = Path(*start, name.name)
+            is_module = (PACKAGE / target).is_dir() or (PACKAGE / target).with_suffix(".py").exists()
+            yield (target if is_module else Path(*start)).as_posix()
+
+
+def test_imports_follow_the_order_that_is_documented() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text().partition("## Order of imports")[2]
+    lines = [line.split(", ") for line in blocks_of(text)[0].code.splitlines()]
+    levels = {name: len(lines) - i for i, line in enumerate(lines) for name in line}
+
+    def level(module: str) -> int:
+        names = ["/".join(module.split("/")[:n]) for n in range(module.count("/") + 1, 0, -1)]
+        return next(levels[name] for name in names if name in levels)
+
+    upward = [
+        f"{module} imports {target}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name not in ("__init__.py", "__main__.py")
+        for module in [path.relative_to(PACKAGE).with_suffix("").as_posix()]
+        for target in imports_of(path)
+        if target != "." and level(target) > level(module)
+    ]
+    assert not upward
+
+
+# --- the settings --------------------------------------------------------------------------------------
+
+
+def test_the_tables_of_settings_are_those_of_the_declarations(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    print_settings()
+    generated = re.search(r"<!-- settings: generated .*? -->\n(.*)<!-- end -->", page, re.DOTALL)
+    assert generated
+    assert generated[1].strip() == capsys.readouterr().out.strip(), "run python -m latentpatch.settings"
 
 
 # --- the site ------------------------------------------------------------------------------------------
