@@ -86,7 +86,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for target, chosen in {
         "portraits": names[:16],
         "sixteen": names[:16],
-        "pictures": names[:12],
+        "pictures": names[:8],
         "held-out": names[16:32],
         "new": names[16:18],
     }.items():
@@ -101,7 +101,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     people = "".join(f"{Path(name).stem},male,{1955 + 5 * (i % 3)}\n" for i, name in enumerate(names[:16]))
     people = people.replace("1960", "1972")
     (tmp_path / "people.csv").write_text("id,gender,birth_year\n" + people)
-    points = "".join(f"{name},98,118,158,118\n" for name in names[:12])
+    points = "".join(f"{name},98,118,158,118\n" for name in names[:8])
     (tmp_path / "points.csv").write_text("file,left_x,left_y,right_x,right_y\n" + points)
     (tmp_path / "latentpatch").symlink_to(ROOT)
     monkeypatch.chdir(tmp_path)
