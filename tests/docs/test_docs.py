@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib.util
 import os
@@ -171,6 +172,29 @@ def test_blocks_run(page: Path, folder: Path) -> None:
     if page.name == "serving.md":
         pytest.importorskip("starlette", reason="Starlette is not installed")
     check(page)
+
+
+class _ParsedError(Exception):
+    """Ends a command once its arguments are parsed."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_that_are_not_run_have_the_options_they_name(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+        parse(parser, arguments)
+        raise _ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    for block in blocks_of(page.read_text()):
+        if block.language != "sh" or block.reason is None:
+            continue
+        for line in block.code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words and words[0] == "latentpatch":
+                with pytest.raises(_ParsedError):
+                    main(words[1:])
 
 
 # --- form ----------------------------------------------------------------------------------------------
