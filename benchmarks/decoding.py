@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from latentpatch import Autoencoder, LatentPatch, load_autoencoder
-from latentpatch.bank.bank import look_up
+from latentpatch.bank.latents import dequantize
 from latentpatch.runs.benchmark import best
 from latentpatch.runs.system import keep_freed_memory
 
@@ -29,7 +29,7 @@ IMAGES = 16
 def decode(network: Autoencoder, latents: Tensor, dtype: torch.dtype, chunk: int) -> None:
     with torch.inference_mode(), torch.autocast(latents.device.type, dtype, enabled=dtype != torch.float32):
         for part in latents.split(chunk):
-            network._decode(torch.nn.functional.pixel_shuffle(part, network.fold))
+            network.decode_raw(torch.nn.functional.pixel_shuffle(part, network.fold))
 
 
 def wait_for(device: torch.device) -> None:
@@ -59,7 +59,7 @@ def sixteen(network: Autoencoder, pictures: list[Path], rounds: int) -> dict[str
     """Seconds a model of sixteen sources takes for sixteen pictures, and the ratio to decoding them alone, in turns."""
     model = LatentPatch(network).fit(pictures)
     latents = model.bank.latents[model.generate(16).index[:, 0, 0]]
-    latents = look_up(latents, network.codebook).movedim(-1, 1).float()
+    latents = dequantize(latents, network.codebook).movedim(-1, 1).float()
     times: dict[str, list[float]] = {"generate": [], "decode": []}
     for _ in range(rounds):
         start = time.perf_counter()

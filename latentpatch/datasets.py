@@ -1,7 +1,7 @@
-"""New labelled samples for a training loop, from few labelled ones.
+"""Datasets of new labelled samples for a training loop, from few labelled images.
 
-Each sample is put together from sources of one label, so that the label is right by construction: its index map says
-which sources it has.
+Each sample is made of patches of sources with one label, so that its label is right by construction; its index map
+names the sources.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .autoencoders.registry import DEFAULT, Autoencoder
+from .errors import SettingError
 from .methods.base import Context
 from .model import LatentPatch
 from .registry import SAMPLERS
 from .results import Generation
 from .settings import Settings
-from .validation import check_integer, check_real
+from .validation import check_choice, check_integer, check_number
 
 __all__ = ["Recombine", "RecombinedSamples", "fit_labelled"]
 
@@ -36,44 +37,45 @@ def fit_labelled(
     components: int = 16,
     settings: Settings | None = None,
 ) -> LatentPatch:
-    """A model of labelled examples, for :class:`RecombinedSamples` and :class:`Recombine`.
+    """Return a model fitted on labelled images, for :class:`RecombinedSamples` and :class:`Recombine`.
 
     Args:
         images: ``(B, 3, H, W)`` in [0, 1]; sides are multiples of the autoencoder's downsampling.
-        labels: one an image, kept as text in the attribute ``label``.
-        autoencoder, components, settings: as of :class:`~latentpatch.LatentPatch`.
+        labels: one for each image, stored as text in the attribute ``label``.
+        autoencoder, components, settings: see :class:`~latentpatch.LatentPatch`.
 
     Raises:
-        TypeError, ValueError: for arguments out of range.
+        SettingError: for arguments out of range.
     """
     values = [str(label) for label in (labels.tolist() if isinstance(labels, Tensor) else labels)]
     if len(values) != len(images):
-        raise ValueError(f"labels: {len(images)} are expected, one an image, got {len(values)}")
-    known = {str(i): {LABEL: value} for i, value in enumerate(values)}
-    return LatentPatch(autoencoder, components, settings).fit(images, attributes=known)
+        raise SettingError("labels", len(values), f"one for each of {len(images)} images")
+    attributes = {str(i): {LABEL: value} for i, value in enumerate(values)}
+    return LatentPatch(autoencoder, components, settings).fit(images, attributes=attributes)
 
 
 class _Classes:
-    """A model whose sources have labels, and new samples of them.
+    """The labels of a model's sources, and new samples of each.
 
     Args:
         model: fitted, with attributes.
-        attribute: the one that holds the label. Sources where it is empty are not used.
+        attribute: the attribute with the label. Sources where it is empty are not used.
         settings: of a sampler; by default the model's.
 
     Raises:
-        ValueError: where no source has the attribute, or a label has too few sources for the settings.
+        SettingError: where no source has the attribute.
+        ValueError: where a label has too few sources for the settings.
     """
 
     def __init__(self, model: LatentPatch, attribute: str, settings: Settings | None) -> None:
         self.model, self.attribute, self.settings = model, attribute, settings or model.settings
         counts: dict[str, int] = defaultdict(int)
-        for known in model.bank.attributes:
-            counts[known.get(attribute, "")] += 1
+        for row in model.bank.attributes:
+            counts[row.get(attribute, "")] += 1
         counts.pop("", None)
         if not counts:
-            raise ValueError(f"attribute {attribute!r}: none of the {len(model.bank)} sources has it")
-        self.labels = tuple(sorted(counts, key=_as_number))
+            raise SettingError("attribute", attribute, f"one that some of the {len(model.bank)} sources have")
+        self.labels = tuple(sorted(counts, key=_by_number))
         sampler = SAMPLERS.of(self.settings)
         for label in self.labels:
             try:
@@ -83,53 +85,54 @@ class _Classes:
                 raise ValueError(f"{attribute}={label}, {counts[label]} examples: {error}") from error
 
     def make(self, classes: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """New samples of given classes -> images (N, 3, H, W), index maps (N, h, w)"""
+        """Return new samples of classes, one for each seed: images ``(N, 3, H, W)`` and index maps ``(N, h, w)``."""
         places: dict[int, list[int]] = defaultdict(list)
         for place, number in enumerate(classes):
             places[number].append(place)
         operations = [
             self.model.generating(
-                [seeds[place] for place in of],
+                [seeds[place] for place in members],
                 settings=self.settings,
                 where=_HasLabel(self.attribute, self.labels[number]),
             )
-            for number, of in places.items()
+            for number, members in places.items()
         ]
         made: list[Generation] = []
         for result in self.model.run_together(operations):
             if isinstance(result, Exception):
                 raise result
             made.append(result)
-        order = torch.tensor([place for of in places.values() for place in of]).argsort()
+        order = torch.tensor([place for members in places.values() for place in members]).argsort()
         images, index = (torch.cat(parts) for parts in ([m.images for m in made], [m.index for m in made]))
         return images[order.to(images.device)], index[order.to(index.device)]
 
 
 class RecombinedSamples(IterableDataset[tuple[Any, ...]]):
-    """New samples ``(image, class)``, as many of each class, without end to their number.
+    """An iterable dataset of new samples ``(image, class)``, equally many of each class.
 
     Sample i of an epoch depends on the seed, the epoch and i alone, and its class is ``i % len(classes)``: samples are
     the same with any number of workers, each of which makes its share of them, ``batch_size`` at a time. Where the
-    loader's batches have that size, too, their order is the same. Call :meth:`set_epoch` before every epoch, or it
-    will be the last one again; persistent workers hear it, too.
+    loader's batches have that size, too, their order is the same. Call :meth:`set_epoch` before every epoch, or the
+    last epoch's samples come again; persistent workers notice it, too.
 
     Args:
         model: fitted, with attributes; on the CPU where there are workers.
-        attribute: the one that holds the label. Sources where it is empty are not used.
-        length: samples an epoch, of each process.
+        attribute: the attribute with the label. Sources where it is empty are not used.
+        length: samples an epoch, in each process.
         seed: at least 0.
         batch_size: samples made together; faster where there are many of each label among them.
         settings: of a sampler; by default the model's.
         transform: applied to every image ``(3, H, W)``.
         provenance: yield the index map ``(h, w)`` of each sample, too: positions in ``model.bank``.
-        rank: of this process among several, whose samples are others; by default that of ``torch.distributed``.
+        rank: number of this process among several, each with samples of its own; by default that of
+            ``torch.distributed``.
 
     Attributes:
         classes: the labels; a sample's class is the position of its label. Numbers come in order, then text.
 
     Raises:
-        TypeError, ValueError: for arguments out of range; where no source has the attribute, or a label has too few
-            sources for the settings.
+        SettingError: for arguments out of range, or where no source has the attribute.
+        ValueError: where a label has too few sources for the settings.
 
     Example:
         >>> model = fit_labelled(torch.rand(8, 3, 64, 64), [0, 1] * 4, "pixels")
@@ -165,21 +168,21 @@ class RecombinedSamples(IterableDataset[tuple[Any, ...]]):
         self.classes = self._classes.labels
         self.length, self.seed, self.batch_size, self.rank = length, seed, batch_size, rank
         self.transform, self.provenance = transform, provenance
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it change
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
 
     def __len__(self) -> int:
         return self.length
 
     @property
     def epoch(self) -> int:
-        """See :meth:`set_epoch`."""
+        """The epoch whose samples come, see :meth:`set_epoch`."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the samples of an epoch from the next iteration on.
+        """Choose the epoch whose samples come from the next iteration on.
 
         Raises:
-            TypeError, ValueError: where it is no integer from 0 on.
+            SettingError: where it is no integer of at least 0.
         """
         check_integer("epoch", epoch, 0)
         self._epoch.fill_(epoch)
@@ -200,21 +203,21 @@ class RecombinedSamples(IterableDataset[tuple[Any, ...]]):
 
 
 class Recombine:
-    """A transform of labelled samples: some give way to new ones of their label.
+    """A transform that replaces some labelled samples by new ones of their label.
 
     It draws from PyTorch's global generator, which a ``DataLoader`` seeds for each worker and epoch: the same seed and
-    number of workers give the same samples. New ones are made ``batch_size`` at a time, those of a label together.
+    number of workers give the same samples. New samples of a label are made ``batch_size`` at a time.
 
     Args:
         model: fitted, with attributes; on the CPU where there are workers.
-        attribute: the one that holds the label.
-        probability: that a sample gives way.
+        attribute: the attribute with the label.
+        probability: of replacing a sample.
         batch_size: samples of a label made together.
         settings: of a sampler; by default the model's.
 
     Raises:
-        TypeError, ValueError: for arguments out of range; where no source has the attribute, or a label has too few
-            sources for the settings.
+        SettingError: for arguments out of range, or where no source has the attribute.
+        ValueError: where a label has too few sources for the settings.
 
     Example:
         >>> images = torch.rand(8, 3, 64, 64)
@@ -232,34 +235,32 @@ class Recombine:
         batch_size: int = 16,
         settings: Settings | None = None,
     ) -> None:
-        if not 0 <= check_real("probability", probability) <= 1:
-            raise ValueError(f"probability {probability}: a number from 0 to 1 is expected")
+        check_number("probability", probability, 0, 1)
         check_integer("batch_size", batch_size, 1)
         self._classes = _Classes(model, attribute, settings)
         self.probability, self.batch_size = probability, batch_size
         self._ready: dict[int, list[Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ready": {}}  # every worker makes its own
+        return {**self.__dict__, "_ready": {}}  # each worker makes samples of its own
 
     def __call__(self, image: Tensor, label: Any) -> Tensor:
-        """The image, or a new one of its label.
+        """Return the image, or a new one of its label.
 
         Args:
             image: ``(3, H, W)`` of the model's image size.
-            label: as in the attribute; numbers and text are the same.
+            label: a value of the attribute; numbers and their text are the same.
 
         Raises:
-            ValueError: for a label that no source has, or an image of another size.
+            SettingError: for a label that no source has, or an image of another size.
         """
-        known, size = self._classes.labels, self._classes.model.image_size
-        if str(label) not in known:
-            raise ValueError(f"label {label!r}: one of {', '.join(known)} is expected")
-        if tuple(image.shape) != (3, *size):
-            raise ValueError(f"image: shape (3, {size[0]}, {size[1]}) is expected, got {tuple(image.shape)}")
+        labels, shape = self._classes.labels, (3, *self._classes.model.image_size)
+        check_choice("label", str(label), labels)
+        if tuple(image.shape) != shape:
+            raise SettingError("image", tuple(image.shape), f"of shape {shape}")
         if float(torch.rand(())) >= self.probability:
             return image
-        number = known.index(str(label))
+        number = labels.index(str(label))
         if not self._ready.get(number):
             seeds = torch.randint(1 << 62, (self.batch_size,)).tolist()
             self._ready[number] = list(self._classes.make([number] * len(seeds), seeds)[0])
@@ -268,19 +269,19 @@ class Recombine:
 
 @dataclass(frozen=True)
 class _HasLabel:
-    """A predicate on attributes."""
+    """A predicate on attributes that can be pickled."""
 
     attribute: str
     label: str
 
-    def __call__(self, known: Mapping[str, str]) -> bool:
-        return known.get(self.attribute, "") == self.label
+    def __call__(self, attributes: Mapping[str, str]) -> bool:
+        return attributes.get(self.attribute, "") == self.label
 
 
 def _hashed(*numbers: int) -> int:
-    """One seed of several numbers."""
+    """Return one seed for several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _as_number(label: str) -> tuple[bool, int, str]:
+def _by_number(label: str) -> tuple[bool, int, str]:
     return not label.isdecimal(), int(label) if label.isdecimal() else 0, label

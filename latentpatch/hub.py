@@ -1,26 +1,246 @@
-"""Entry points of PyTorch Hub; :mod:`hubconf` re-exports them."""
+"""Models from hubs: the entry points of PyTorch Hub, and folders or repositories of the Hugging Face Hub.
+
+:mod:`hubconf` re-exports the entry points. :class:`PretrainedMixin` gives models ``from_pretrained``,
+``save_pretrained`` and ``push_to_hub``. It is no ``huggingface_hub.ModelHubMixin``: that would have to be a base class
+when the package is imported, where huggingface_hub is optional, and folders need none of it.
+"""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from .autoencoders.pixels import PixelAutoencoder
-from .autoencoders.registry import AUTOENCODERS, DEFAULT, Autoencoder, load_autoencoder
-from .bank.format import model_file
-from .methods.latent.presets import DEFAULT_PRESET, PRESETS
-from .model import LatentPatch
+from .errors import FileError, MissingDependencyError
+from .io.atomic import staged, write_bytes
+from .registry import settings_record
 from .validation import check_choice
 
+if TYPE_CHECKING:
+    from .autoencoders.base import Autoencoder
+    from .model import LatentPatch
+
 __all__ = [
+    "MODEL_FILE",
+    "PretrainedMixin",
     "diffusers_autoencoder",
     "embedded_autoencoder",
+    "find_model",
     "latentpatch",
+    "model_card",
     "pixel_autoencoder",
     "taming_autoencoder",
     "tiny_autoencoder",
 ]
+
+MODEL_FILE = "model.safetensors"
+
+_CARD = """\
+---
+library_name: latentpatch
+pipeline_tag: unconditional-image-generation
+tags:
+- latentpatch
+- patch-based-synthesis
+---
+
+# {title}
+
+New images, {height}x{width} pixels, pieced together from {count} registered examples, after LatentPatch
+([ICIP 2023](https://doi.org/10.1109/ICIP49359.2023.10222005)). Nothing was trained on the examples.
+
+```python
+from latentpatch import LatentPatch
+
+model = LatentPatch.from_pretrained({name})
+result = model.generate(16, seed=0)
+result.images      # (16, 3, {height}, {width}) in [0, 1]
+result.shares()    # which sources each picture is made of
+```
+
+| | |
+|---|---|
+| sources | {count} |
+| attributes | {attributes} |
+| grid | {rows}x{columns} cells |
+| principal components | {components} |
+| autoencoder | {autoencoder} (not in this repository), licence of its weights: {license} |
+| SHA-256 of its weights | `{weights}` |
+| SHA-256 of the sources | `{sources}` |
+| settings | `{settings}` |
+
+## Sources and consent
+
+**This file holds the sources.** Each can be decoded from it nearly as it was, and what is generated is pieced
+together from them. If they show people, publish it only with the consent of everyone in it, for this use and for
+whoever may download it; do not pass results off as photographs, or as anyone in particular. The rights to the sources
+are their owners': no licence for them is stated here.
+
+A source is removed with `model.remove(id)` and `model.save_pretrained(folder)`; copies that were downloaded before keep
+it.
+"""
+
+
+class PretrainedMixin:
+    """Models as folders of a model file and a model card, here or on the Hugging Face Hub."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        autoencoder: Autoencoder | str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> LatentPatch:
+        """Load a model that :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
+
+        Folders need neither a network nor huggingface_hub.
+
+        Args:
+            pretrained_model_name_or_path: a folder, a model file, or ``OWNER/NAME`` on the Hugging Face Hub.
+            autoencoder: see :meth:`~latentpatch.LatentPatch.load`.
+            revision, token, cache_dir, force_download, local_files_only: of ``huggingface_hub.hf_hub_download``.
+
+        Raises:
+            FileError: where there is no such model, or it cannot be downloaded.
+            MissingDependencyError: for a repository, without huggingface_hub.
+            WeightsError: where the autoencoder's weights are not those it was fitted with.
+        """
+        path = find_model(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        return cast("type[LatentPatch]", cls).load(path, autoencoder)
+
+    def save_pretrained(self, save_directory: str | Path, *, repo_id: str | None = None) -> None:
+        """Write the model file and a model card, ``README.md``, into a folder: both, or nothing changes.
+
+        Args:
+            save_directory: the folder, made where it is missing.
+            repo_id: ``OWNER/NAME`` of the repository it is for, as the card has it.
+
+        Raises:
+            FileError: where they cannot be written.
+        """
+        model = cast("LatentPatch", self)
+        model.require_fit()
+        with staged(save_directory) as staging:
+            model.save(staging / MODEL_FILE)
+            write_bytes(staging / "README.md", model_card(model, repo_id).encode())
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Push model using latentpatch",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Publish the model, **and with it its sources**, on the Hugging Face Hub. Returns the commit's address.
+
+        Args:
+            repo_id: ``OWNER/NAME``; made where it is missing.
+            commit_message, private, token, revision, create_pr: of ``huggingface_hub.HfApi``.
+
+        Raises:
+            FileError: where it cannot be published.
+            MissingDependencyError: without huggingface_hub.
+        """
+        cast("LatentPatch", self).require_fit()
+        hub = _huggingface_hub("push_to_hub")
+        try:
+            api = hub.HfApi(token=token, library_name="latentpatch")
+            name = str(api.create_repo(repo_id, private=private, exist_ok=True).repo_id)
+            with tempfile.TemporaryDirectory() as folder:
+                self.save_pretrained(folder, repo_id=name)
+                return str(
+                    api.upload_folder(
+                        repo_id=name,
+                        folder_path=folder,
+                        commit_message=commit_message,
+                        revision=revision,
+                        create_pr=create_pr,
+                    )
+                )
+        except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
+            raise FileError(repo_id, f"cannot be published: {' '.join(str(error).split())}") from error
+
+
+def model_card(model: LatentPatch, repo_id: str | None = None) -> str:
+    """Return a model card in Markdown, with the metadata of the Hugging Face Hub.
+
+    Args:
+        model: fitted.
+        repo_id: ``OWNER/NAME`` of the repository it is for.
+    """
+    facts, bank = model.origin(), model.bank
+    height, width = (cells * facts["downsampling"] for cells in bank.grid)
+    return _CARD.format(
+        title=repo_id or "A LatentPatch model",
+        name=f'"{repo_id}"' if repo_id else '"path/to/this/folder"',
+        height=height,
+        width=width,
+        count=len(bank),
+        attributes=", ".join(sorted({name for row in bank.attributes for name in row})) or "none",
+        rows=bank.grid[0],
+        columns=bank.grid[1],
+        components=model.pca.components,
+        autoencoder=facts["name"] + (f":{facts['argument']}" if facts["name"] == "pixels" else ""),
+        license=facts["license"],
+        weights=facts["sha256"],
+        sources=bank.digest(),
+        settings=json.dumps(settings_record(model.settings)),
+    )
+
+
+def find_model(name: str | Path, **options: Any) -> Path:
+    """Return the model file of a folder, or of a repository, downloaded where it is not in the cache.
+
+    Args:
+        name: a folder, a model file, or ``OWNER/NAME`` on the Hugging Face Hub.
+        options: of ``huggingface_hub.hf_hub_download``.
+
+    Raises:
+        FileError: where there is none, or it cannot be downloaded.
+        MissingDependencyError: for a repository, without huggingface_hub.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if not (path / MODEL_FILE).is_file():
+            raise FileError(path, f"no {MODEL_FILE} in it, as save_pretrained writes one")
+        return path / MODEL_FILE
+    hub = _huggingface_hub(f"{name}: no such folder or file, and the Hugging Face Hub")
+    try:
+        return Path(hub.hf_hub_download(str(name), MODEL_FILE, library_name="latentpatch", **options))
+    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
+        reason = " ".join(str(error).split())
+        raise FileError(name, f"no such folder or file, nor on the Hugging Face Hub: {reason}") from error
+
+
+def _huggingface_hub(feature: str) -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError as error:
+        raise MissingDependencyError("huggingface_hub", "huggingface", feature) from error
+    return huggingface_hub
+
+
+# --- entry points of PyTorch Hub -------------------------------------------------------------------------
 
 
 def latentpatch(
@@ -56,6 +276,11 @@ def latentpatch(
         >>> model.generate(4, seed=0).images.shape
         torch.Size([4, 3, 256, 256])
     """
+    from .autoencoders.registry import DEFAULT, load_autoencoder
+    from .bank.format import model_file
+    from .methods.latent.presets import DEFAULT_PRESET, PRESETS
+    from .model import LatentPatch
+
     named = autoencoder is not None or weights is not None or not pretrained
     network = load_autoencoder(autoencoder or DEFAULT, weights, pretrained=pretrained) if named else None
     chosen = None if preset is None else PRESETS[check_choice("preset", preset, PRESETS)]
@@ -137,11 +362,13 @@ def pixel_autoencoder(downsampling: int = 16) -> Autoencoder:
         >>> net.encode(torch.rand(1, 3, 64, 64)).shape
         torch.Size([1, 768, 4, 4])
     """
+    from .autoencoders.pixels import PixelAutoencoder
+
     return PixelAutoencoder(downsampling)
 
 
 def _member(family: str, name: str, weights: str | None, pretrained: bool) -> Autoencoder:
-    members = [member for member, of in AUTOENCODERS.items() if of == family]
-    if name not in members:
-        raise ValueError(f"name {name!r}: one of {', '.join(members)} is expected")
+    from .autoencoders.registry import AUTOENCODERS, load_autoencoder
+
+    check_choice("name", name, [member for member, of in AUTOENCODERS.items() if of == family])
     return load_autoencoder(name, weights, pretrained=pretrained)

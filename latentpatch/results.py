@@ -1,4 +1,4 @@
-"""The result of an operation: pictures, where they come from, and what it takes to repeat them."""
+"""Results of tasks: images, their provenance, and the settings that repeat them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Generation:
     Attributes:
         images: ``(N, 3, H, W)`` float32 in [0, 1].
         index: ``(N, h, w)`` int64, for each latent cell the position of its source in :attr:`ids`, or -1
-            for the picture that was given.
-        ids: names of the sources the index points to.
-        seeds: the seed of each image; empty where nothing was drawn.
-        sampler: name of the sampler; None where none was used.
-        settings: its settings; None where none was used.
-        variants: of the sources. :attr:`index` and :attr:`ids` say which one a cell is from; whatever counts sources
-            counts all variants of a picture as that one source.
+            for the caller's own image.
+        ids: names of the sources that the index points to.
+        seeds: the seed of each image; empty without randomness.
+        sampler: name of the sampler; None without one.
+        settings: of the sampler; None without one.
+        variants: the augmentation of the sources. :attr:`index` and :attr:`ids` tell copies apart; whatever counts
+            sources counts all copies of an image as one source.
     """
 
     images: Tensor = field(repr=False)
@@ -42,24 +42,20 @@ class Generation:
         return len(self.images)
 
     def shares(self) -> list[dict[str, float]]:
-        """For each image, the share of its cells each of its sources gave, by all its variants, largest first."""
+        """Return, for each image, the share of its cells from each source, largest first; copies count together."""
         names = self.ids[:: self.variants.count]
         return [_largest_first(row, names) for row in source_shares(self._sources(), len(names)).cpu()]
 
     def largest_regions(self) -> Tensor:
-        """For each image, the share of its cells in the largest connected region from one source, whatever its
-        variants: ``(N,)``.
-        """
+        """Return the share of each image's cells in the largest connected region from one source: ``(N,)``."""
         return largest_regions(self._sources())
 
     def provenance(self) -> Tensor:
-        """Index maps as pictures of the images' size, one hue a source, variants in hues next to each other:
-        ``(N, 3, H, W)``.
-        """
+        """Return the index maps as pictures ``(N, 3, H, W)``, one hue a source, its copies in neighbouring hues."""
         return provenance_images(self.index, len(self.ids), self.images.shape[2] // self.index.shape[1])
 
     def records(self) -> list[dict[str, Any]]:
-        """For each image what a JSON file should say: seed, index map, shares, largest region."""
+        """Return a JSON record of each image: seed, index map, shares, largest region."""
         regions = self.largest_regions().tolist()
         return [
             {
@@ -72,22 +68,22 @@ class Generation:
         ]
 
     def settings_record(self) -> dict[str, Any]:
-        """Sampler and settings, for a JSON file."""
+        """Return sampler and settings as a JSON record."""
         return {"sampler": self.sampler, "settings": None if self.settings is None else self.settings.record()}
 
     def _sources(self) -> Tensor:
-        """Index maps of sources, whatever their variants."""
+        """Return index maps of images, whichever copy of them."""
         return self.variants.sources_of(self.index)
 
 
 @dataclass(frozen=True)
 class Blend:
-    """Images whose cells are weighted means of all sources'.
+    """Images whose cells are weighted means of the cells of all sources.
 
     Attributes:
         images: ``(N, 3, H, W)`` float32 in [0, 1].
-        weights: ``(N, B, h, w)`` float32, how much of each latent cell comes from each source; they add up to 1 over
-            the sources.
+        weights: ``(N, B, h, w)`` float32, the weight of each source in each latent cell; they add up to 1 over the
+            sources.
         ids: names of the B sources.
     """
 
@@ -100,11 +96,11 @@ class Blend:
 
     @property
     def index(self) -> Tensor:
-        """For each cell the source of the largest weight: ``(N, h, w)`` int64."""
+        """The source of the largest weight in each cell: ``(N, h, w)`` int64."""
         return self.weights.argmax(1)
 
     def shares(self) -> list[dict[str, float]]:
-        """For each image, the share of it each of its sources gave, largest first."""
+        """Return, for each image, the mean weight of each source, largest first."""
         means = self.weights.detach().double().mean((2, 3)).cpu()
         return [_largest_first(row, self.ids) for row in means]
 

@@ -1,7 +1,7 @@
-"""The search as one operator, so that ``torch.compile`` has a graph of a model without breaks.
+"""The search as one custom operator, so that ``torch.compile`` gets a graph of a model without breaks.
 
-What a search does next depends on tables and caches, not on tensors: traced, it would be thousands of operations.
-Within a compiled model it stays what it is, and the decoder is compiled.
+The control flow of a search depends on tables and caches, not on tensors: traced, it would be thousands of operations.
+Within a compiled model the search runs as it is, and the decoder is compiled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MODELS: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 
 def register(model: Any) -> int:
-    """A number for a model with a method ``search``, by which the operator finds it for as long as it lives."""
+    """Return a number by which the operator finds a model with a method ``search``, for as long as it lives."""
     number = next(_NUMBERS)
     _MODELS[number] = model
     return number
@@ -36,7 +36,7 @@ def _shape(noise: Tensor, keys: Tensor, model: int) -> Tensor:
     return noise.new_empty((noise.shape[0], keys.shape[1], keys.shape[2]), dtype=torch.int64, device=keys.device)
 
 
-#: ``(noise (N, steps), keys (B, h, w, r), number) -> index map (N, h, w)``; the keys say what it depends on.
+#: ``(noise (N, noise_dim), keys (B, h, w, r), number) -> index map (N, h, w)``; the keys declare its dependency.
 search: Callable[[Tensor, Tensor, int], Tensor] = torch.library.custom_op(
     "latentpatch::search", _search, mutates_args=()
 )

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from helpers.errors import refuses
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -101,31 +102,39 @@ def test_tensors_of_labelled_examples(face_images):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "text"),
+    ("arguments", "name"),
     [
-        ({"attribute": "hat"}, ValueError, "attribute 'hat': none of the 12 sources has it"),
-        ({"length": 0}, ValueError, "length 0: at least 1"),
-        ({"seed": -1}, ValueError, "seed -1: at least 0"),
-        ({"batch_size": 2.0}, TypeError, "batch_size 2.0: an integer"),
-        ({"settings": ResynthesisSettings(neighbors=3)}, ValueError, r"mood=sad, 3 examples: neighbours 3: at most 2"),
-        ({"settings": RasterSettings(patch_size=20)}, ValueError, r"mood=calm, 4 examples: patch_size 20"),
+        ({"attribute": "hat"}, "attribute"),
+        ({"length": 0}, "length"),
+        ({"seed": -1}, "seed"),
+        ({"batch_size": 2.0}, "batch_size"),
     ],
 )
-def test_bad_arguments_are_named(moods, arguments, error, text):
-    with pytest.raises(error, match=text):
+def test_bad_arguments_are_named(moods, arguments, name):
+    with refuses(name):
         RecombinedSamples(moods, **{"attribute": "mood", "length": 8, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (ResynthesisSettings(neighbors=3), r"mood=sad, 3 examples: neighbors"),
+        (RasterSettings(patch_size=20), r"mood=calm, 4 examples: patch_size"),
+    ],
+)
+def test_settings_that_do_not_fit_a_class_are_named(moods, settings, text):
+    with pytest.raises(ValueError, match=text):
+        RecombinedSamples(moods, "mood", length=8, settings=settings)
 
 
 def test_classes_of_too_few_examples_are_named(face_images):
     model = fit_labelled(face_images[:5], ["cat", "cat", "cat", "dog", "cat"], "pixels:4")
     for make in (lambda: RecombinedSamples(model, length=8), lambda: Recombine(model)):
-        with pytest.raises(
-            ValueError, match="label=dog, 1 examples: sources: at least 1 beside the one it starts with"
-        ):
+        with pytest.raises(ValueError, match="label=dog, 1 examples: sources"):
             make()
-    with pytest.raises(ValueError, match="labels: 5 are expected, one an image, got 3"):
+    with refuses("labels"):
         fit_labelled(face_images[:5], "abc", "pixels:4")
-    with pytest.raises(ValueError, match="epoch -1: at least 0"):
+    with refuses("epoch"):
         RecombinedSamples(fit_labelled(face_images, "ab" * 6, "pixels:4"), length=1).set_epoch(-1)
 
 
@@ -185,9 +194,9 @@ def test_recombination_follows_the_loaders_seed(moods, face_images):
 
 def test_recombination_refuses_what_it_does_not_know(moods, face_images):
     recombine = Recombine(moods, "mood")
-    with pytest.raises(ValueError, match="label 'angry': one of calm, glad, sad is expected"):
+    with refuses("label"):
         recombine(face_images[0], "angry")
-    with pytest.raises(ValueError, match=r"image: shape \(3, 64, 64\) is expected, got \(3, 32, 64\)"):
+    with refuses("image"):
         recombine(face_images[0, :, :32], "calm")
-    with pytest.raises(ValueError, match=r"probability 1\.5: a number from 0 to 1"):
+    with refuses("probability"):
         Recombine(moods, "mood", probability=1.5)

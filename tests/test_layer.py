@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from helpers.errors import refuses
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -47,7 +48,7 @@ def test_converted_networks_run_and_pick_the_same_sources(layer, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
 def test_coarse_noise_is_refused(model, dtype):
-    with pytest.raises(TypeError, match=f"noise: float32 or float64 is expected, .* got {str(dtype)[6:]}"):
+    with refuses("noise", TypeError):
         model(noise_for(model).to(dtype))
 
 

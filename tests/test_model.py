@@ -85,22 +85,23 @@ def test_attributes_constrain(face_images):
         2,
         5,
     }
-    with pytest.raises(ValueError, match="no source has the attribute 'hat'; known: age, mood"):
+    with refuses("where") as caught:
         model.generate(1, where="hat=yes")
-    with pytest.raises(ValueError, match="none of the 12 sources"):
+    assert "age, mood" in str(caught.value)
+    with refuses("where"):
         model.generate(1, where="age>90")
-    with pytest.raises(ValueError, match="neighbours 3: at most 2 "):
+    with refuses("neighbors"):
         model.generate(1, where="age>=29", sampler="raster")
 
 
 def test_baselines_through_the_model(model):
     assert model.generate(2, sampler="random-cells").sampler == "random-cells"
     assert model.generate(2, settings=RandomCellsSettings()).sampler == "random-cells"
-    with pytest.raises(TypeError, match="RasterSettings is expected by the sampler 'raster', got RandomCellsSettings"):
+    with refuses("settings", TypeError):
         model.generate(2, settings=RandomCellsSettings(), sampler="raster")
-    with pytest.raises(ValueError, match="reference: the sampler 'random-cells' takes none"):
+    with refuses("reference"):
         model.generate(2, sampler="random-cells", reference=torch.rand(3, 64, 64))
-    with pytest.raises(ValueError, match="sampler 'magic': one of resynthesis, diffusion, raster"):
+    with refuses("sampler"):
         model.generate(2, sampler="magic")
 
 
@@ -122,22 +123,22 @@ def test_unprojected_decoding_is_exact_at_full_rank(face_images):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "text"),
+    ("arguments", "error", "name"),
     [
-        ({"n": 0}, ValueError, "n 0: at least 1"),
-        ({"n": 1.5}, TypeError, "n 1.5: an integer"),
-        ({"seed": -3}, ValueError, "seed -3: at least 0"),
-        ({"seeds": [4, -1]}, ValueError, "seed -1"),
-        ({"decoding": "magic"}, ValueError, "decoding 'magic': one of detail, blend, gather, unproject"),
-        ({"reference": torch.rand(3, 32, 64)}, ValueError, r"reference: .*\(1, 3, 64, 64\) is expected, got float32"),
-        ({"n": 3, "reference": torch.rand(2, 3, 64, 64)}, ValueError, r"\(1 or 3, 3, 64, 64\)"),
-        ({"reference": torch.ones(3, 64, 64, dtype=torch.uint8)}, ValueError, "got uint8"),
-        ({"reference": torch.full((3, 64, 64), 255.0)}, ValueError, "values from 0 to 1 are expected, got 255.0"),
-        ({"reference": torch.full((3, 64, 64), float("nan"))}, ValueError, "values from 0 to 1"),
+        ({"n": 0}, ValueError, "n"),
+        ({"n": 1.5}, TypeError, "n"),
+        ({"seed": -3}, ValueError, "seed"),
+        ({"seeds": [4, -1]}, ValueError, "seed"),
+        ({"decoding": "magic"}, ValueError, "decoding"),
+        ({"reference": torch.rand(3, 32, 64)}, ValueError, "reference"),
+        ({"n": 3, "reference": torch.rand(2, 3, 64, 64)}, ValueError, "reference"),
+        ({"reference": torch.ones(3, 64, 64, dtype=torch.uint8)}, ValueError, "reference"),
+        ({"reference": torch.full((3, 64, 64), 255.0)}, ValueError, "reference"),
+        ({"reference": torch.full((3, 64, 64), float("nan"))}, ValueError, "reference"),
     ],
 )
-def test_bad_arguments_are_named(model, arguments, error, text):
-    with pytest.raises(error, match=text):
+def test_bad_arguments_are_named(model, arguments, error, name):
+    with refuses(name, error):
         model.generate(**arguments)
 
 
@@ -148,9 +149,9 @@ def test_unfitted_model_says_so():
 
 def test_one_source_can_only_be_copied(face_images):
     model = LatentPatch("pixels:4").fit(face_images[:1])
-    with pytest.raises(ValueError, match="sources: at least 1 beside the one it starts with is expected"):
+    with refuses("sources"):
         model.generate(1)
-    with pytest.raises(ValueError, match=r"neighbours 3: at most 1 \(number of sources\)"):
+    with refuses("neighbors"):
         model.generate(1, sampler="raster")
     result = model.generate(1, settings=RasterSettings(neighbors=1))
     torch.testing.assert_close(result.images[0], face_images[0], atol=1e-3, rtol=0)
@@ -208,30 +209,31 @@ def test_adding_and_removing_leaves_the_others_alone(model, face_images):
 
 
 def test_ids_are_checked(model, face_images):
-    with pytest.raises(ValueError, match="source id '3' occurs twice"):
+    with refuses("ids"):
         model.add(face_images[:1], ids=["3"])
-    with pytest.raises(ValueError, match="source 'x' is not in the bank of 12"):
-        model.remove("x")
-    with pytest.raises(ValueError, match="would leave none"):
+    for ids in ("x", ["x", *model.bank.ids]):
+        with refuses("source") as caught:
+            model.remove(ids)
+        assert "'x'" in str(caught.value)
+    with refuses("ids"):
         model.remove(list(model.bank.ids))
-    with pytest.raises(ValueError, match="source 'x' is not in the bank"):
-        model.remove(["x", *model.bank.ids])
-    with pytest.raises(TypeError, match="a sequence of names is expected"):
+    with refuses("ids", TypeError):
         LatentPatch("pixels:4").fit(face_images[:3], ids="abc")
-    with pytest.raises(ValueError, match="ids: 2 unique names are expected, got 1"):
-        LatentPatch("pixels:4").fit(face_images[:2], ids=["a"])
-    with pytest.raises(ValueError, match="unique"):
-        LatentPatch("pixels:4").fit(face_images[:2], ids=["a", "a"])
-    with pytest.raises(ValueError, match=r"sources: values from 0 to 1 are expected, got 0.0 to 255.0"):
+    for ids in (["a"], ["a", "a"], ["a", 1]):
+        with refuses("ids"):
+            LatentPatch("pixels:4").fit(face_images[:2], ids=ids)
+    with refuses("sources"):
         LatentPatch("pixels:4").fit((face_images > 0.5).float() * 255)
-    with pytest.raises(TypeError, match="sources: a floating-point tensor is expected"):
+    with refuses("sources", TypeError):
         LatentPatch("pixels:4").fit((face_images * 255).byte())
+    with refuses("sources"):
+        LatentPatch("pixels:4").fit(face_images[0])
     assert len(model.bank) == 12
 
 
 def test_fitting_in_pieces_is_fitting_at_once(monkeypatch, face_images):
     whole = LatentPatch("pixels:4", 8).fit(face_images)
-    monkeypatch.setattr("latentpatch.model._ENCODE_BATCH", 5)
+    monkeypatch.setattr("latentpatch.bank.encode._BATCH", 5)
     pieces = LatentPatch("pixels:4", 8).fit(face_images)
     for name, value in whole.state_dict().items():
         assert torch.equal(pieces.state_dict()[name], value), name
@@ -361,23 +363,23 @@ def test_inpainting_a_source_finds_it_again(model, face_images):
 
 
 def test_masks_are_checked(model, face_images):
-    with pytest.raises(ValueError, match="selects no cell"):
+    with refuses("mask"):
         model.edit(face_images[0], face_images[1], torch.zeros(64, 64, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"mask: bool of shape \(64, 64\) is expected, got float32 \(64, 64\)"):
-        model.inpaint(face_images[0], torch.ones(64, 64))
-    with pytest.raises(ValueError, match=r"got bool \(32, 32\)"):
-        model.inpaint(face_images[0], torch.ones(32, 32, dtype=torch.bool))
+    for mask in (torch.ones(64, 64), torch.ones(32, 32, dtype=torch.bool)):
+        with refuses("mask"):
+            model.inpaint(face_images[0], mask)
 
 
 def test_reconstruction_checks_its_range(model, face_images):
-    with pytest.raises(ValueError, match="image: values from 0 to 1 are expected, got"):
+    with refuses("image"):
         model.reconstruct(face_images * 255)
 
 
 def test_attributes_are_read_before_encoding(tmp_path, face_images, monkeypatch):
-    monkeypatch.setattr(LatentPatch, "_encode", lambda *_: pytest.fail("encoding began"))
-    with pytest.raises(FileError, match=r"none\.csv"):
+    monkeypatch.setattr("latentpatch.fitting.encode_sources", lambda *_, **__: pytest.fail("encoding began"))
+    with pytest.raises(FileError) as caught:
         LatentPatch("pixels:4").fit(face_images, attributes=tmp_path / "none.csv")
+    assert caught.value.path == tmp_path / "none.csv"
 
 
 def test_reconstruction(model, face_images):
@@ -398,7 +400,7 @@ def test_forward_inside_a_larger_model(model):
     assert images.shape == (3, 3, 16, 16)
     assert torch.equal(network(noise[1:2])[0], images[1])
     assert torch.equal(model(torch.ones(1, model.steps)), model(torch.full((1, model.steps), 1 - 2**-24)))
-    with pytest.raises(ValueError, match="noise: shape"):
+    with refuses("noise"):
         model(torch.rand(3, 7))
 
 
@@ -420,7 +422,7 @@ def test_state_dict_carries_settings_and_components(face_images):
     assert torch.equal(fresh.generate(2).index, model.generate(2).index)
     state = model.state_dict()
     state["bank.keys"] = state["bank.keys"][:3]
-    with pytest.raises(ValueError, match="12 ids for 3 sources"):
+    with refuses("ids"):
         LatentPatch("pixels:4", 8).load_state_dict(state)
 
 
@@ -478,7 +480,7 @@ def test_codes_beyond_the_codebook_are_refused(tmp_path, face_images):
     path = tmp_path / "model.safetensors"
     model.bank.latents[0, 0, 0] = 64
     model.save(path)
-    with pytest.raises(FileError, match="codes beyond the 64 of coded"):
+    with pytest.raises(FileError, match="codes must be below the 64 of coded"):
         LatentPatch.load(path, model.autoencoder)
 
 
@@ -489,8 +491,9 @@ def test_memory_beside_a_large_bank_is_small():
     script = """
 import resource, torch
 from latentpatch import PCA, SourceBank, RasterSettings
-from latentpatch.bank import chunks
-from latentpatch.sampling import noise_from_seeds, raster, raster_steps
+from latentpatch.bank.latents import chunks
+from latentpatch.methods.latent.raster import raster, raster_steps
+from latentpatch.ops.noise import noise_from_seeds
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 torch.set_num_threads(1)
 small = torch.rand(50, 16, 16, 48).half()
@@ -551,8 +554,9 @@ def test_load_refuses_other_weights(tmp_path, face_images):
 
 def test_load_refuses_other_files(tmp_path, model):
     path = tmp_path / "model.safetensors"
-    with pytest.raises(FileError, match=r"model.safetensors: not a readable model file"):
+    with pytest.raises(FileError, match="not a readable model file") as caught:
         LatentPatch.load(path)
+    assert caught.value.path == path
     path.write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
     with pytest.raises(FileError, match="not a readable model file"):
         LatentPatch.load(path)
@@ -569,27 +573,30 @@ def test_load_refuses_other_files(tmp_path, model):
         metadata = stored.metadata()
         tensors = {name: stored.get_tensor(name) for name in stored.keys() if name != "bank.keys"}  # noqa: SIM118
     save_file(tensors, path, metadata)
-    with pytest.raises(FileError, match="malformed model file: 12 ids for 0 sources"):
+    with pytest.raises(FileError, match="malformed model file: ids"):
         LatentPatch.load(path)
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda header, tensors: header["autoencoder"].update(name=5), "name is 5, text is expected"),
-        (lambda header, tensors: header["autoencoder"].update(argument=[1]), "argument is"),
-        (lambda header, tensors: header["autoencoder"].update(name="magic"), "autoencoder 'magic'"),
+        (lambda header, tensors: header["autoencoder"].update(name=5), "name must be text, got 5"),
+        (lambda header, tensors: header["autoencoder"].update(argument=[1]), "argument must be text"),
+        (lambda header, tensors: header["autoencoder"].update(name="magic"), "autoencoder must be one of"),
         (lambda header, tensors: header.update(components=5), "with 5 components"),
-        (lambda header, tensors: header["settings"].update(neighbors="3"), "neighbours '3'"),
+        (lambda header, tensors: header["settings"].update(neighbors="3"), "neighbors must be"),
         (lambda header, tensors: header.pop("autoencoder"), "autoencoder"),
-        (lambda header, tensors: tensors.update({"bank.keys": tensors["bank.keys"].float()}), "keys are torch.float32"),
-        (lambda header, tensors: tensors.update({"bank.keys": tensors["bank.keys"][:5]}), "12 ids for 5 sources"),
-        (lambda header, tensors: tensors["bank.keys"].fill_(9000), "keys are longer than 2047"),
-        (lambda header, tensors: tensors["bank.latents"].fill_(float("nan")), "latents hold NaN"),
+        (lambda header, tensors: tensors.update({"bank.keys": tensors["bank.keys"].float()}), "keys must be int16"),
+        (
+            lambda header, tensors: tensors.update({"bank.keys": tensors["bank.keys"][:5]}),
+            "ids must be one for",
+        ),
+        (lambda header, tensors: tensors["bank.keys"].fill_(9000), "keys must not be longer than 2047"),
+        (lambda header, tensors: tensors["bank.latents"].fill_(float("nan")), "latents must be finite"),
         (lambda header, tensors: tensors.update({"bank.latents": tensors["bank.latents"][:, :8]}), "latents of shape"),
         (lambda header, tensors: tensors["bank.key_step"].fill_(float("nan")), "key_step"),
         (lambda header, tensors: tensors.update({"pca.basis": tensors["pca.basis"][:, :9]}), "PCA of shapes"),
-        (lambda header, tensors: tensors["pca.mean"].fill_(float("inf")), "pca.mean is not finite"),
+        (lambda header, tensors: tensors["pca.mean"].fill_(float("inf")), "pca.mean must be finite"),
         (lambda header, tensors: tensors.update(extra=torch.zeros(1)), "unexpected tensor 'extra'"),
     ],
 )
@@ -625,8 +632,9 @@ def test_load_refuses_other_pixels(tmp_path, model):
 
 
 def test_components_are_checked():
-    with pytest.raises(ValueError, match="components 49: an integer from 1 to 48"):
-        LatentPatch("pixels:4", 49)
+    for components in (0, 49, True, 8.0):
+        with refuses("components"):
+            LatentPatch("pixels:4", components)
 
 
 def test_empty_bank_has_no_sources():

@@ -1,17 +1,19 @@
-"""The contract every autoencoder family keeps."""
+"""The contract of autoencoder families."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import WeightsError
+from ..errors import SettingError, SettingTypeError, WeightsError
+from ..ops.hashing import tensor_bytes
 
 __all__ = ["PRECISIONS", "Autoencoder", "AutoencoderSpec"]
 
@@ -21,19 +23,19 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class AutoencoderSpec:
-    """What there is to know about an autoencoder before it sees a picture.
+    """Facts about an autoencoder.
 
     Attributes:
-        name: what ``--autoencoder`` and :func:`~latentpatch.autoencoders.load_autoencoder` call it.
-        family: the module of :mod:`latentpatch.autoencoders` that builds it.
+        name: its name for ``--autoencoder`` and :func:`~latentpatch.autoencoders.load_autoencoder`.
+        family: name of its family, as model files have it.
         latent_channels: channels L of the latents, after folding.
         downsampling: pixels a latent cell covers along each side, after folding.
         image_size: side in pixels of the images it was trained on.
         license: licence of the weights, as an SPDX identifier where there is one.
         codebook_size: number of codes, or None where latents are continuous.
-        argument: what followed the name's colon, where it decides what is built.
-        latent_space: name of the autoencoder whose latents these are, where they are not its own: a bank
-            made with one can be decoded by the other.
+        argument: the text after the name's colon, where it decides which autoencoder is built.
+        latent_space: name of the autoencoder whose latent space this one shares: a bank made with one of them can be
+            decoded by the other. None where it is its own.
     """
 
     name: str
@@ -50,13 +52,13 @@ class AutoencoderSpec:
 class Autoencoder(nn.Module, ABC):
     """Images ``(N, 3, H, W)`` in [0, 1] to latents ``(N, L, h, w)`` and back.
 
-    A family implements :meth:`_encode` and :meth:`_decode`, one batch each, with its own scaling
-    inside; those with a codebook override :attr:`codebook`. Latents of a family finer than the wanted
-    grid are folded: ``fold x fold`` neighbouring cells become channels of one cell.
+    A family implements :meth:`encode_raw` and :meth:`decode_raw`, with its own scaling
+    inside; one with a codebook overrides :attr:`codebook`. Latents of a grid that is too fine
+    are folded: ``fold x fold`` neighbouring cells become channels of one cell.
 
     Weights are frozen and in evaluation mode. :meth:`encode` and :meth:`decode` work through chunks of
     one fixed shape (padded where the batch does not fill it), because convolution libraries choose
-    kernels by shape: so what an image becomes does not depend on the batch it came in.
+    kernels by shape: so a result does not depend on the batch an image is in.
 
     Args:
         spec: facts about this autoencoder.
@@ -72,21 +74,29 @@ class Autoencoder(nn.Module, ABC):
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
 
     @abstractmethod
-    def _encode(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] -> (N, L / fold^2, h * fold, w * fold)."""
+    def encode_raw(self, images: Tensor) -> Tensor:
+        """Return latents before folding of one batch, with gradients: ``(N, L / fold^2, h * fold, w * fold)``.
+
+        Args:
+            images: ``(N, 3, H, W)`` in [0, 1].
+        """
 
     @abstractmethod
-    def _decode(self, latents: Tensor) -> Tensor:
-        """(N, L / fold^2, h * fold, w * fold) -> (N, 3, H, W), about [0, 1]."""
+    def decode_raw(self, latents: Tensor) -> Tensor:
+        """Return images ``(N, 3, H, W)`` of one batch, with gradients; values may lie beyond [0, 1].
+
+        Args:
+            latents: ``(N, L / fold^2, h * fold, w * fold)``, unfolded.
+        """
 
     @property
     def lossless(self) -> bool:
-        """Whether decoding gives back what was encoded, but for the precision of numbers."""
+        """True if decoding restores encoded images, but for the precision of numbers."""
         return False
 
     @property
-    def soft(self) -> bool:
-        """Whether so much fine detail is lost that banks keep that of their sources, unless they are told otherwise."""
+    def stores_residuals_by_default(self) -> bool:
+        """True if banks store residuals by default, because the decoder loses much fine detail."""
         return False
 
     @property
@@ -95,7 +105,7 @@ class Autoencoder(nn.Module, ABC):
         return None
 
     def freeze(self) -> Autoencoder:
-        """Evaluation mode, no gradients for weights, convolutions in channels-last. Returns itself."""
+        """Set evaluation mode, no gradients for weights, and convolutions in channels-last. Returns itself."""
         super().train(False)
         self.requires_grad_(False)
         for module in self.modules():
@@ -105,7 +115,7 @@ class Autoencoder(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self._reference.device
 
     @property
@@ -113,38 +123,35 @@ class Autoencoder(nn.Module, ABC):
         """Type of the weights."""
         return self._reference.dtype
 
-    def settle(self, device: torch.device) -> None:
-        """Leave the meta device, where weights were assigned or there are none."""
+    def materialize_buffers(self, device: torch.device) -> None:
+        """Move the placeholder buffer off the meta device, after ``load_state_dict(assign=True)``."""
         if self._anchor.is_meta:
             self._anchor = torch.zeros((), dtype=self._anchor.dtype, device=device)
 
     @property
     def _reference(self) -> Tensor:
-        """A tensor with the type and device of the weights; a buffer where there are none."""
+        """A tensor of the weights' type and device; a buffer where there are no weights."""
         return next(self.parameters(), self._anchor)
 
     def train(self, mode: bool = True) -> Autoencoder:
-        """Change nothing: pretrained weights stay in evaluation mode within a model that is trained."""
+        """Change nothing: weights stay in evaluation mode within a model that is trained."""
         return self
 
     @property
     def chunk_size(self) -> int:
-        """Images that go through the network together: one on a CPU, where larger batches leave the
-        caches and are slower, sixteen elsewhere.
-        """
+        """Images in a chunk: one on a CPU, where larger ones leave the caches and are slower, elsewhere sixteen."""
         return 1 if self.device.type == "cpu" else 16
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Cells ``(h, w)`` of the latents of an image of ``height x width`` pixels.
+        """Return the cells ``(h, w)`` of the latents of an image of ``height x width`` pixels.
 
         Raises:
-            ValueError: where a side is not a positive multiple of the downsampling.
+            SettingError: where a side is not a positive multiple of the downsampling.
         """
         step = self.spec.downsampling
         if height < step or width < step or height % step or width % step:
-            raise ValueError(
-                f"image size {height}x{width}: {self.spec.name} takes sides that are positive multiples of {step}"
-            )
+            constraint = f"of sides that are positive multiples of {step} for {self.spec.name}"
+            raise SettingError("size", f"{height}x{width}", constraint)
         return height // step, width // step
 
     def encode(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -158,21 +165,20 @@ class Autoencoder(nn.Module, ABC):
             ``(N, L, h, w)`` float32, before quantisation where there is a codebook.
 
         Raises:
-            TypeError, ValueError: where the images are not that.
+            SettingTypeError, SettingError: for other images.
         """
         if not isinstance(images, Tensor) or not images.is_floating_point():
-            raise TypeError(
-                f"images: a floating-point tensor is expected, got {getattr(images, 'dtype', type(images).__name__)}"
-            )
+            kind = getattr(images, "dtype", type(images).__name__)
+            raise SettingTypeError("images", str(kind), "a floating-point tensor")
         if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images: shape (N, 3, H, W) is expected, got {tuple(images.shape)}")
+            raise SettingError("images", tuple(images.shape), "of shape (N, 3, H, W)")
         h, w = self.grid(images.shape[2], images.shape[3])
         if not len(images):
             return images.new_zeros((0, self.spec.latent_channels, h, w), dtype=torch.float32)
 
         def encode_chunk(chunk: Tensor) -> Tensor:
             with self._arithmetic(dtype):
-                return F.pixel_unshuffle(self._encode(chunk).float(), self.fold)
+                return F.pixel_unshuffle(self.encode_raw(chunk).float(), self.fold)
 
         return self._in_chunks(encode_chunk, images.to(self._reference))
 
@@ -188,22 +194,22 @@ class Autoencoder(nn.Module, ABC):
             ``(N, 3, H, W)`` float32 in [0, 1].
 
         Raises:
-            ValueError: where the latents have another shape.
+            SettingError: where the latents have another shape.
         """
         channels, step = self.spec.latent_channels, self.spec.downsampling
         if latents.ndim != 4 or latents.shape[1] != channels:
-            raise ValueError(f"latents: shape (N, {channels}, h, w) is expected, got {tuple(latents.shape)}")
+            raise SettingError("latents", tuple(latents.shape), f"of shape (N, {channels}, h, w)")
         if not len(latents):
             return latents.new_zeros((0, 3, latents.shape[2] * step, latents.shape[3] * step), dtype=torch.float32)
 
         def decode_chunk(chunk: Tensor) -> Tensor:
             with self._arithmetic(dtype):
-                return self._decode(F.pixel_shuffle(chunk, self.fold)).float().clamp(0, 1)
+                return self.decode_raw(F.pixel_shuffle(chunk, self.fold)).float().clamp(0, 1)
 
         return self._in_chunks(decode_chunk, latents.to(self._reference))
 
     def codes(self, latents: Tensor) -> Tensor:
-        """Index of the nearest code of each latent: ``(N, L, h, w)`` -> ``(N, fold^2, h, w)`` int64.
+        """Return the index of the nearest code of each latent ``(N, L, h, w)``: ``(N, fold^2, h, w)`` int64.
 
         Raises:
             ValueError: where this autoencoder has no codebook.
@@ -218,34 +224,42 @@ class Autoencoder(nn.Module, ABC):
         return F.pixel_unshuffle(torch.stack(nearest)[:, None], self.fold)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Latents of code indices: ``(N, fold^2, h, w)`` integers -> ``(N, L, h, w)``."""
+        """Return the latents ``(N, L, h, w)`` of code indices ``(N, fold^2, h, w)``."""
         if self.codebook is None:
             raise ValueError(f"{self.spec.name} has no codebook")
         unfolded = F.pixel_shuffle(codes.long(), self.fold)[:, 0]
         return F.pixel_unshuffle(F.embedding(unfolded, self.codebook).movedim(-1, 1), self.fold)
 
     def quantize(self, latents: Tensor) -> Tensor:
-        """Latents replaced by their nearest codes; unchanged where there is no codebook."""
+        """Return the nearest codes of latents; the latents themselves where there is no codebook."""
         return latents if self.codebook is None else self.lookup(self.codes(latents))
 
+    def dequantize(self, stored: Tensor) -> Tensor:
+        """Return the latents ``(N, L, h, w)`` float32 of stored ones: of code indices, or in half precision."""
+        return stored.float() if self.codebook is None else self.lookup(stored)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the facts and the :meth:`fingerprint` as a record, for files that must be repeatable."""
+        return {**asdict(self.spec), "fold": self.fold, "sha256": self.fingerprint()}
+
     def fingerprint(self) -> str:
-        """SHA-256 over the family, the fold, and the names, types, shapes and bytes of the weights: lower-case hex."""
+        """Return the SHA-256, in lower-case hex, of family, fold, and names, types, shapes and bytes of the weights."""
         spec = self.spec
         digest = hashlib.sha256(f"{spec.family} {spec.latent_channels} {spec.downsampling} {self.fold}".encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(tensor_bytes(value))
         return digest.hexdigest()
 
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:
-        """Strictly load a state dict, refusing missing, unknown, misshapen or non-finite tensors.
+        """Load a state dict strictly, refusing missing, unknown, misshapen or non-finite tensors.
 
         Raises:
-            WeightsError: naming ``origin`` and the first offending tensors.
+            WeightsError: with ``origin`` and the first offending tensors.
         """
         for name, value in weights.items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise WeightsError(f"{origin}: tensor {name!r} holds NaN or infinite values; finite ones are expected")
+                raise WeightsError(f"{origin}: tensor {name!r} must be finite, got NaN or infinite values")
         try:
             self.load_state_dict(weights, strict=True)
         except RuntimeError as error:

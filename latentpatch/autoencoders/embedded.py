@@ -1,10 +1,10 @@
-"""The autoencoders the package carries: small, fast, and taught to blend.
+"""The autoencoders in the package: small, fast, and trained to blend.
 
 ``embedded`` is a student of taef2 (https://github.com/madebyollin/taesd, MIT) and shares its latent space,
 folded to f16: a bank made with one can be decoded by the other. ``embedded-vq`` has a codebook of 1024 codes
 with 256 channels, the shape of LatentPatch's own VQGAN. Nearly all work is done at 1/16 of the resolution, where
 a wide network sees the surroundings of each cell, so that a mosaic of latents from many sources becomes one
-picture. :mod:`latentpatch.training` is the recipe.
+image. :mod:`latentpatch.training` is the recipe.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SHA256 = {
 
 
 class _Residual(nn.Module):
-    """Two 3x3 convolutions beside the identity, with channels of their own between them."""
+    """Two 3x3 convolutions beside the identity, with their own number of channels between them."""
 
     def __init__(self, width: int, between: int | None = None) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _Residual(nn.Module):
 
 
 class _PackedResidual(nn.Module):
-    """The same for inference on a CPU."""
+    """A residual block for inference on a CPU."""
 
     def __init__(self, plain: _Residual, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _PackedResidual(nn.Module):
 
 
 def _packed(network: nn.Sequential, example: Tensor) -> nn.Sequential:
-    """A network that computes the same faster, on a CPU; itself where there is none.
+    """Return a network that computes the same faster on a CPU; the network itself where that does not work.
 
     Args:
         network: with weights of the type it is to compute in.
@@ -107,7 +107,7 @@ def _decoder(
 
 
 def _encoder(channels: int, fine: int = 48, middle: int = 128, coarse: int = 192) -> nn.Sequential:
-    """(N, 3, 16 h, 16 w) -> (N, channels, h, w): the decoder's mirror image."""
+    """Return a network of images ``(N, 3, 16 h, 16 w)`` to latents ``(N, channels, h, w)``."""
     return nn.Sequential(
         nn.PixelUnshuffle(4),
         nn.Conv2d(48, fine, 3, padding=1),
@@ -125,23 +125,23 @@ def _encoder(channels: int, fine: int = 48, middle: int = 128, coarse: int = 192
 
 
 class _Small(Autoencoder):
-    """What both have in common."""
+    """Base of both autoencoders: f16 encoder and decoder, and a decoder in lower precision."""
 
     encoder: nn.Sequential
     decoder: nn.Sequential
 
     def __init__(self, spec: AutoencoderSpec) -> None:
         super().__init__(spec)
-        self._lowered: list[Any] = []  # what the decoder was when it was cast, and the cast one; no part of the state
+        self._lowered: list[Any] = []  # versions of the weights that were cast, and the cast decoder; not in the state
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lowered": []}  # it is neither copied nor saved
+        return {**self.__dict__, "_lowered": []}  # the cast decoder is neither copied nor saved
 
-    def _decoded(self, latents: Tensor) -> Tensor:
-        """By the decoder: ``(N, C, h, w)`` -> ``(N, 3, 16 h, 16 w)`` float32.
+    def _run_decoder(self, latents: Tensor) -> Tensor:
+        """Return the decoder's output ``(N, 3, 16 h, 16 w)`` float32 for latents ``(N, C, h, w)``.
 
-        In autocast by one with weights of its type, and on a CPU laid out for it: to do that at each call takes as long
-        as a tenth to a third of the network.
+        In autocast a decoder with weights of that type does it, on a CPU with weights laid out for it: casting and
+        laying out at each call would take a tenth to a third of the network's time.
         """
         images: Tensor
         kind = self.device.type
@@ -150,30 +150,30 @@ class _Small(Autoencoder):
             return images.float()
         dtype = torch.get_autocast_dtype(kind)
         latents = latents.to(dtype)
-        made_of = [dtype, *((weight.data_ptr(), _version(weight)) for weight in self.decoder.parameters())]
-        if not self._lowered or self._lowered[0] != made_of:
+        versions = [dtype, *((weight.data_ptr(), _version(weight)) for weight in self.decoder.parameters())]
+        if not self._lowered or self._lowered[0] != versions:
             quick = copy.deepcopy(self.decoder).to(dtype)
             with torch.autocast(kind, enabled=False):
-                self._lowered = [made_of, _packed(quick, latents) if kind == "cpu" else quick]
+                self._lowered = [versions, _packed(quick, latents) if kind == "cpu" else quick]
         *layers, shuffle = self._lowered[1]
         for layer in layers:
             latents = layer(latents)
-        # Before anything is added: bfloat16 has too few digits for shades near white. And before pixels are moved
-        # about, which is quicker than after.
+        # To float32 before the 0.5 is added: bfloat16 has too few digits for shades near white. And before pixels are
+        # shuffled, which is quicker than after.
         images = shuffle(latents.float())
         return images
 
     @property
-    def soft(self) -> bool:
-        """True: they are small."""
+    def stores_residuals_by_default(self) -> bool:
+        """True: the decoders are small."""
         return True
 
     @property
     def chunk_size(self) -> int:
-        """Images that go through the network together: it is so small that one alone would not fill a CPU."""
+        """Images in a chunk: the network is so small that one image would not fill a CPU."""
         return 4 if self.device.type == "cpu" else 16
 
-    def _encode(self, images: Tensor) -> Tensor:
+    def encode_raw(self, images: Tensor) -> Tensor:
         latents: Tensor = self.encoder(images - 0.5)
         return latents
 
@@ -183,7 +183,7 @@ class EmbeddedAutoencoder(_Small):
 
     Args:
         between: channels within the decoder's residual blocks at 1/16, 1/8 and 1/4 of the resolution; None for as many
-            as outside them, which is what it learns with first.
+            as outside them, with which training begins.
     """
 
     def __init__(self, between: tuple[int, int, int] | None = (96, 64, 32)) -> None:
@@ -193,11 +193,11 @@ class EmbeddedAutoencoder(_Small):
         self.freeze()
 
     @torch.no_grad()
-    def take(self, wide: EmbeddedAutoencoder, latents: Tensor) -> EmbeddedAutoencoder:
-        """Become a copy of a wider one, of whose channels within residual blocks those that matter least are left out.
+    def prune_from(self, wide: EmbeddedAutoencoder, latents: Tensor) -> EmbeddedAutoencoder:
+        """Copy a wider autoencoder without the least important channels within residual blocks. Returns itself.
 
-        What a channel adds to its block's output, on average, is what it matters (Li et al. 2017, "Pruning filters for
-        efficient ConvNets", with activations counted in). Returns itself.
+        A channel's importance is its mean contribution to its block's output (Li et al. 2017, "Pruning filters for
+        efficient ConvNets", with activations counted in).
 
         Args:
             wide: with weights.
@@ -207,20 +207,20 @@ class EmbeddedAutoencoder(_Small):
         x = torch.tanh(latents / 3) * 3
         for mine, theirs in zip(self.decoder, wide.decoder, strict=True):
             if isinstance(mine, _Residual) and isinstance(theirs, _Residual):
-                usual = torch.relu(theirs.first(x)).mean((0, 2, 3))
-                matter = usual * theirs.second.weight.flatten(2).norm(dim=2).norm(dim=0)
-                kept = matter.topk(mine.first.out_channels).indices.sort().values
+                activations = torch.relu(theirs.first(x)).mean((0, 2, 3))
+                importance = activations * theirs.second.weight.flatten(2).norm(dim=2).norm(dim=0)
+                channels = importance.topk(mine.first.out_channels).indices.sort().values
                 first, second = (layer.state_dict() for layer in (theirs.first, theirs.second))
-                mine.first.load_state_dict({name: value[kept] for name, value in first.items()})
-                mine.second.load_state_dict({**second, "weight": second["weight"][:, kept]})
+                mine.first.load_state_dict({name: value[channels] for name, value in first.items()})
+                mine.second.load_state_dict({**second, "weight": second["weight"][:, channels]})
             else:
                 mine.load_state_dict(theirs.state_dict())
             x = theirs(x)
         return self
 
-    def _decode(self, latents: Tensor) -> Tensor:
+    def decode_raw(self, latents: Tensor) -> Tensor:
         # taef2 bounds its latents the same way.
-        return self._decoded(torch.tanh(latents / 3) * 3) + 0.5
+        return self._run_decoder(torch.tanh(latents / 3) * 3) + 0.5
 
 
 class QuantizedAutoencoder(_Small):
@@ -238,12 +238,12 @@ class QuantizedAutoencoder(_Small):
         """``(1024, 256)`` float32."""
         return self.codes_table
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        return self._decoded(latents) + 0.5
+    def decode_raw(self, latents: Tensor) -> Tensor:
+        return self._run_decoder(latents) + 0.5
 
 
 def _version(weight: Tensor) -> int:
-    """How often it was written to; tensors made for inference do not count."""
+    """Return the count of writes to a tensor; 0 for tensors of inference mode, which do not count."""
     return 0 if weight.is_inference() else weight._version
 
 
@@ -251,12 +251,12 @@ _CLASSES: dict[str, Callable[[], Autoencoder]] = {"embedded": EmbeddedAutoencode
 
 
 def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> Autoencoder:
-    """Build one of them.
+    """Build one of the two.
 
     Args:
         name: ``embedded`` or ``embedded-vq``.
-        argument: folder with ``NAME_encoder.safetensors`` and ``NAME_decoder.safetensors`` of one's own
-            training; None for those the package carries.
+        argument: folder with ``NAME_encoder.safetensors`` and ``NAME_decoder.safetensors`` of your own
+            training; None for those in the package.
         pretrained: False for random weights.
 
     Raises:
@@ -270,7 +270,7 @@ def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> 
 
 
 def read_halves(folder: Path, name: str) -> dict[str, Tensor]:
-    """Weights of encoder and decoder, which are in a file each; of those the package carries, checked.
+    """Read the weights of encoder and decoder from a file each; those in the package are checked.
 
     Raises:
         WeightsError: for files that are missing, altered or malformed.
@@ -280,7 +280,7 @@ def read_halves(folder: Path, name: str) -> dict[str, Tensor]:
         path = folder / f"{name}_{half}.safetensors"
         try:
             if folder == _FOLDER and sha256_of(path) != _SHA256[path.name]:
-                raise WeightsError(f"{path}: not the file this version of the package carries; install it again")
+                raise WeightsError(f"{path}: not the file of this version of the package; install it again")
             weights |= {key: value.float() for key, value in load_file(path).items()}
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error

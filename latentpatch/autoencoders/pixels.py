@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..errors import SettingError
+from ..validation import check_integer
 from .base import Autoencoder, AutoencoderSpec
 
 __all__ = ["PixelAutoencoder", "load"]
 
+_MAX_DOWNSAMPLING = 64  # pixels
+
 
 class PixelAutoencoder(Autoencoder):
-    """Pixel-unshuffled RGB: a cell holds the ``f x f x 3`` values it covers, so nothing is lost and
-    nothing is blended. For tests, comparisons and single-image methods.
+    """Pixel-unshuffled RGB: the latents of a cell are its ``f x f x 3`` values, without loss and without blending.
+
+    For tests, comparisons and single-image methods.
 
     Args:
         downsampling: pixels a cell covers along each side, f.
     """
 
     def __init__(self, downsampling: int = 16) -> None:
-        if isinstance(downsampling, bool) or not isinstance(downsampling, int) or not 1 <= downsampling <= 64:
-            raise ValueError(f"downsampling {downsampling!r}: an integer from 1 to 64 is expected")
+        check_integer("downsampling", downsampling, 1, _MAX_DOWNSAMPLING)
         spec = AutoencoderSpec(
             "pixels", "pixels", 3 * downsampling**2, downsampling, 256, "none", argument=str(downsampling)
         )
@@ -30,21 +34,21 @@ class PixelAutoencoder(Autoencoder):
         """True: latents are pixels."""
         return True
 
-    def _encode(self, images: Tensor) -> Tensor:
+    def encode_raw(self, images: Tensor) -> Tensor:
         return images - 0.5  # centred, so that half-precision storage is finest around mid-grey
 
-    def _decode(self, latents: Tensor) -> Tensor:
+    def decode_raw(self, latents: Tensor) -> Tensor:
         return latents + 0.5
 
 
 def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> PixelAutoencoder:
-    """Build it; ``argument`` is the downsampling (16 where not given), ``pretrained`` has no meaning.
+    """Build the autoencoder; ``argument`` is the downsampling (16 by default), ``pretrained`` has no meaning.
 
     Raises:
-        ValueError: where the argument is no integer from 1 to 64.
+        SettingError: where the argument is no integer from 1 to 64.
     """
     if argument is None:
         return PixelAutoencoder()
     if not argument.isdecimal():
-        raise ValueError(f"{name}:{argument}: an integer from 1 to 64 is expected after the colon")
+        raise SettingError("autoencoder", f"{name}:{argument}", f"{name}:N with N from 1 to {_MAX_DOWNSAMPLING}")
     return PixelAutoencoder(int(argument))

@@ -1,4 +1,4 @@
-"""Pretrained autoencoders behind one contract, one file a family."""
+"""The registry of autoencoders, by the name users give them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import importlib
 
 import torch
 
+from ..errors import SettingError
+from ..validation import check_choice
 from .base import Autoencoder, AutoencoderSpec
 
 __all__ = ["AUTOENCODERS", "DEFAULT", "Autoencoder", "AutoencoderSpec", "load_autoencoder", "parse_autoencoder"]
 
-#: Family of each autoencoder; a family's module is imported when one of its members is asked for.
+#: Module of each autoencoder's family, which is imported when one of its members is built.
 AUTOENCODERS = {
     "embedded": "embedded",
     "embedded-vq": "embedded",
@@ -29,7 +31,7 @@ AUTOENCODERS = {
 }
 
 
-#: The one that is taken where none is named: it needs no download.
+#: Name of the default autoencoder, which needs no download.
 DEFAULT = "embedded"
 
 
@@ -37,13 +39,12 @@ def parse_autoencoder(text: str) -> tuple[str, str | None]:
     """Split ``NAME[:ARGUMENT]``, e.g. ``taef2:weights/`` or ``pixels:8``.
 
     Raises:
-        ValueError: for an unknown name or nothing after the colon.
+        SettingError: for an unknown name or nothing after the colon.
     """
     name, colon, argument = text.partition(":")
-    if name not in AUTOENCODERS:
-        raise ValueError(f"autoencoder {name!r}: one of {', '.join(AUTOENCODERS)} is expected")
+    check_choice("autoencoder", name, AUTOENCODERS)
     if colon and not argument:
-        raise ValueError(f"autoencoder {text!r}: a file or folder is expected after the colon")
+        raise SettingError("autoencoder", text, "a name, or a name with a file or folder after the colon")
     return name, argument or None
 
 
@@ -52,11 +53,12 @@ def load_autoencoder(name: str, argument: str | None = None, *, pretrained: bool
 
     Args:
         name: a key of :data:`AUTOENCODERS`, or ``NAME:ARGUMENT``.
-        argument: what the family makes of it, mostly a local file or folder of weights.
+        argument: mostly a local file or folder of weights, see the families' modules.
         pretrained: False builds random weights without touching files or the network.
 
     Raises:
-        ValueError: for an unknown name.
+        SettingError: for an unknown name.
+        MissingDependencyError: without the family's packages.
         WeightsError: for weights that are missing, altered or malformed.
     """
     if argument is None:

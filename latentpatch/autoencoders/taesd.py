@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WeightsError
+from ..validation import check_choice, check_integer
 from .base import Autoencoder, AutoencoderSpec
 from .weights import WeightFile, located, read_checkpoint
 
@@ -28,8 +29,9 @@ _SHA256 = {
 
 
 class _Block(nn.Module):
-    """Residual block of three convolutions; a pooled one first adds a wide group-normed branch, which
-    lets distant cells see each other's statistics.
+    """A residual block of three convolutions.
+
+    A pooled block first adds a wide group-normed branch, by which distant cells see each other's statistics.
     """
 
     def __init__(self, pooled: bool = False) -> None:
@@ -59,7 +61,7 @@ class _Block(nn.Module):
 
 
 class _SoftClamp(nn.Module):
-    """3 tanh(x / 3): keeps stray latents within the range the decoder was trained on."""
+    """3 tanh(x / 3), which keeps stray latents within the range that the decoder was trained on."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x / 3) * 3
@@ -90,10 +92,8 @@ class TinyAutoencoder(Autoencoder):
     """
 
     def __init__(self, name: str = "taef2", fold: int = 2) -> None:
-        if name not in _CHANNELS:
-            raise ValueError(f"name {name!r}: one of {', '.join(_CHANNELS)} is expected")
-        if fold not in (1, 2):
-            raise ValueError(f"fold {fold!r}: 1 or 2 is expected")
+        check_choice("name", name, _CHANNELS)
+        check_integer("fold", fold, 1, 2)
         channels, pooled = _CHANNELS[name], name == "taef2"
         spec = AutoencoderSpec(name, "tiny", channels * fold**2, 8 * fold, 256, "MIT")
         super().__init__(spec, fold)
@@ -101,11 +101,11 @@ class TinyAutoencoder(Autoencoder):
         self.decoder = _decoder(channels, pooled)
         self.freeze()
 
-    def _encode(self, images: Tensor) -> Tensor:
+    def encode_raw(self, images: Tensor) -> Tensor:
         latents: Tensor = self.encoder(images)
         return latents
 
-    def _decode(self, latents: Tensor) -> Tensor:
+    def decode_raw(self, latents: Tensor) -> Tensor:
         images: Tensor = self.decoder(latents)
         return images
 
@@ -127,16 +127,16 @@ def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> 
         weights: dict[str, Tensor] = {}
         folder = None if argument is None else Path(argument).expanduser()
         if folder is not None and folder.is_file():
-            folder = folder.parent  # one of the two files: the other lies beside it
+            folder = folder.parent  # the other one of the two files lies beside it
         elif folder is not None and not folder.is_dir():
-            raise WeightsError(f"{folder}: a folder with {name}_encoder.pth and {name}_decoder.pth is expected")
+            raise WeightsError(f"{folder} must be a folder with {name}_encoder.pth and {name}_decoder.pth")
         with ExitStack() as files:
             for half in ("encoder", "decoder"):
                 file = WeightFile(f"{name}_{half}.pth", f"{_URL}{name}_{half}.pth", _SHA256.get(f"{name}_{half}.pth"))
                 path = files.enter_context(located(file, folder))
                 state = read_checkpoint(path)
                 if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-                    raise WeightsError(f"{path}: a flat state dict of tensors is expected")
+                    raise WeightsError(f"{path} must hold a flat state dict of tensors")
                 weights |= {f"{half}.{key}": value.float() for key, value in state.items()}
             model.load_weights(weights, str(folder or name))
     return model

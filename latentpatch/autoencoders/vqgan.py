@@ -1,8 +1,8 @@
 """VQGAN: a convolutional autoencoder with a learned codebook (Esser et al., 2021, arXiv:2012.09841).
 
-The networks are those of the package ``taming-transformers``, whose modules used here need neither
-Lightning nor torchvision. The published checkpoints were not at hand when this was written: what is
-tested is that files of their layout load, and that the result equals the package's own modules.
+The networks come from the package ``taming-transformers``, whose modules used here need neither
+Lightning nor torchvision. The published checkpoints were not at hand when this was written: tests
+show that files of their layout load, and that the result equals the package's own modules.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import WeightsError
+from ..errors import MissingDependencyError, WeightsError
+from ..validation import check_choice
 from .base import Autoencoder, AutoencoderSpec
 from .weights import WeightFile, located, read_checkpoint
 
@@ -62,7 +63,7 @@ _FILES = {
 
 
 class _Inert:
-    """Stands in for classes whose contents do not matter: takes anything, keeps nothing."""
+    """A stand-in for classes whose contents do not matter: it accepts any arguments and stores none."""
 
     def __new__(cls, *args: object, **kwargs: object) -> _Inert:
         return super().__new__(cls)
@@ -74,7 +75,7 @@ class _Inert:
         pass
 
 
-#: What Lightning leaves in a checkpoint besides tensors and containers.
+#: Globals that Lightning writes into checkpoints besides tensors and containers.
 _INERT = dict.fromkeys(
     [
         *(
@@ -88,7 +89,7 @@ _INERT = dict.fromkeys(
             )
         ),
         "argparse.Namespace",
-        # learning rates and scores kept as NumPy scalars
+        # Learning rates and scores are NumPy scalars.
         "numpy.core.multiarray.scalar",
         "numpy._core.multiarray.scalar",
         "numpy.dtype",
@@ -119,11 +120,11 @@ class VQGAN(Autoencoder):
         """``(codes, L)`` float32."""
         return self.network.get_parameter("quantize.embedding.weight")
 
-    def _encode(self, images: Tensor) -> Tensor:
+    def encode_raw(self, images: Tensor) -> Tensor:
         latents: Tensor = self.network["quant_conv"](self.network["encoder"](2 * images - 1))
         return latents
 
-    def _decode(self, latents: Tensor) -> Tensor:
+    def decode_raw(self, latents: Tensor) -> Tensor:
         images: Tensor = self.network["decoder"](self.network["post_quant_conv"](latents))
         return (images + 1) / 2
 
@@ -133,9 +134,7 @@ def _build(*, name: str, config: VQGANConfig) -> VQGAN:
         from taming.modules.diffusionmodules.model import Decoder, Encoder
         from taming.modules.vqvae.quantize import VectorQuantizer
     except ImportError as error:
-        raise WeightsError(
-            f"{name} needs the package taming-transformers ({error}): pip install latentpatch[taming]"
-        ) from error
+        raise MissingDependencyError("taming-transformers", "taming", f"the autoencoder {name}") from error
     spec = AutoencoderSpec(
         name,
         family="taming",
@@ -145,7 +144,7 @@ def _build(*, name: str, config: VQGANConfig) -> VQGAN:
         license="MIT",
         codebook_size=config.n_embed,
     )
-    sizes = asdict(config) | {"in_channels": 3, "out_ch": 3, "double_z": False}  # each ignores what it does not use
+    sizes = asdict(config) | {"in_channels": 3, "out_ch": 3, "double_z": False}  # each class ignores other sizes
     with contextlib.redirect_stdout(io.StringIO()):  # the decoder prints its latents' shape
         network = nn.ModuleDict(
             {
@@ -160,19 +159,19 @@ def _build(*, name: str, config: VQGANConfig) -> VQGAN:
 
 
 def _first_stage(checkpoint: Any, path: Path) -> dict[str, Tensor]:
-    """State dict of the VQGAN alone, whether the file is its own or a transformer's that holds it."""
+    """Return the state dict of the VQGAN in its own checkpoint, or in a transformer's that contains it."""
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise WeightsError(f"{path}: a state dict, or a checkpoint that holds one as 'state_dict', is expected")
+        raise WeightsError(f"{path} must hold a state dict, or a checkpoint with one as 'state_dict'")
     prefix = "first_stage_model."
     nested = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     # The loss (a perceptual network and a discriminator) is of use in training only.
     weights = {key: value for key, value in (nested or state).items() if not key.startswith("loss.")}
     if "quantize.embed.weight" in weights:
-        raise WeightsError(f"{path}: a VQGAN with Gumbel quantisation; one with nearest-code quantisation is expected")
+        raise WeightsError(f"{path} must hold a VQGAN with nearest-code quantisation, got Gumbel quantisation")
     for key, value in weights.items():
         if not isinstance(value, Tensor):
-            raise WeightsError(f"{path}: {key!r} is {type(value).__name__}, a tensor is expected")
+            raise WeightsError(f"{path}: {key!r} must be a tensor, got {type(value).__name__}")
     return {key: value.float() for key, value in weights.items()}
 
 
@@ -182,16 +181,16 @@ def load(name: str, argument: str | None = None, *, pretrained: bool = True) -> 
     Args:
         name: ``vqgan-ffhq``, ``vqgan-celebahq``, ``vqgan-faceshq``, ``vqgan-imagenet-1024`` or
             ``vqgan-imagenet-16384``.
-        argument: checkpoint file of the VQGAN or of a transformer that holds it, or the folder with
+        argument: checkpoint file of the VQGAN or of a transformer that contains it, or the folder with
             ``NAME.ckpt``; None to use the cache, then to download where there is an address.
         pretrained: False for random weights and no access to files or network.
 
     Raises:
-        ValueError: for an unknown name.
-        WeightsError: for files that are missing, altered or malformed, and without taming-transformers.
+        SettingError: for an unknown name.
+        MissingDependencyError: without taming-transformers.
+        WeightsError: for files that are missing, altered or malformed.
     """
-    if name not in _CONFIGS:
-        raise ValueError(f"name {name!r}: one of {', '.join(_CONFIGS)} is expected")
+    check_choice("name", name, _CONFIGS)
     model = _build(name=name, config=_CONFIGS[name])
     if pretrained:
         with located(_FILES[name], argument) as path:

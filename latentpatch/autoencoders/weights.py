@@ -1,6 +1,6 @@
-"""Weight files: where they are, whether they are what they were, and reading them safely.
+"""Weight files: download and cache them, check their digests, and read them safely.
 
-Nothing here executes what a file says: PyTorch files go through the weights-only unpickler.
+Nothing here executes the contents of a file: PyTorch files go through the weights-only unpickler.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class WeightFile:
 
     Attributes:
         name: file name, unique among all our files (it names the file in the cache).
-        url: where to download it, or None where it can only be fetched by hand.
-        sha256: lower-case hex digest, or None where the file has not been seen by us: then the
+        url: its address, or None where it can only be fetched by hand.
+        sha256: lower-case hex digest, or None where it is not published: then the
             digest is recorded when a file is first used and checked from then on.
         hint: how to get the file by hand.
     """
@@ -43,12 +43,12 @@ class WeightFile:
 
 
 def cache_folder() -> Path:
-    """Folder of downloaded weights, inside PyTorch Hub's (``TORCH_HOME`` moves it)."""
+    """Return the folder of downloaded weights, inside PyTorch Hub's (``TORCH_HOME`` moves it)."""
     return Path(torch.hub.get_dir()) / "checkpoints" / "latentpatch"
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as lower-case hex."""
+    """Return the SHA-256 of a file's bytes, in lower-case hex."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -58,7 +58,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def located(file: WeightFile, path: str | Path | None = None) -> Iterator[Path]:
-    """The file on this machine, downloaded if need be, its digest checked; to be loaded within the block.
+    """Yield the path of a file on this machine, downloaded if need be, with its digest checked.
 
     Where the digest is not published, it is recorded once the block has succeeded, so that a file that
     could not be loaded may be replaced.
@@ -69,14 +69,14 @@ def located(file: WeightFile, path: str | Path | None = None) -> Iterator[Path]:
 
     Raises:
         WeightsError: where it is neither there nor downloadable (the message says what to fetch and
-            where to put it), or is not the file it was.
+            where to put it), or its digest differs.
     """
     if path is not None:
         local = Path(path).expanduser()
         if local.is_dir():
             local = local / file.name
         if not local.is_file():
-            raise WeightsError(f"{local}: no such file; {file.name} is expected there. {_how_to_get(file)}")
+            raise WeightsError(f"{local}: no such file. {_how_to_get(file)}")
     else:
         local = cache_folder() / file.name
         if not local.is_file():
@@ -86,13 +86,13 @@ def located(file: WeightFile, path: str | Path | None = None) -> Iterator[Path]:
     except OSError as error:
         raise WeightsError(f"{local}: cannot be read: {error.strerror or error}") from error
     key = str(local.resolve())
-    known = {} if file.sha256 else _read_record()
+    recorded = {} if file.sha256 else _read_record()
     if file.sha256 not in (None, seen):
-        raise WeightsError(f"{local}: SHA-256 is {seen}, expected {file.sha256}: not the published {file.name}")
-    if known.get(key, seen) != seen:
+        raise WeightsError(f"{local}: SHA-256 must be {file.sha256}, got {seen}: not the published {file.name}")
+    if recorded.get(key, seen) != seen:
         raise WeightsError(
-            f"{local}: SHA-256 is {seen}, but was {known[key]} when first used: the file has changed. "
-            f"If that is intended, remove its line from {_record()}"
+            f"{local}: SHA-256 must be {recorded[key]}, as when first used, got {seen}: the file has changed. "
+            f"If that is intended, remove its line from {_record_path()}"
         )
     try:
         yield local
@@ -100,8 +100,8 @@ def located(file: WeightFile, path: str | Path | None = None) -> Iterator[Path]:
         if path is None:
             raise WeightsError(f"{error}. Remove {local} to have it downloaded again") from error
         raise
-    if file.sha256 is None and key not in known:
-        _remember(key, seen)
+    if file.sha256 is None and key not in recorded:
+        _add_record(key, seen)
 
 
 def _how_to_get(file: WeightFile) -> str:
@@ -118,34 +118,34 @@ def _download(file: WeightFile, target: Path) -> None:
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         raise WeightsError(
             f"could not download {file.name}: {error}. Fetch {file.url} by hand and put it at {target}, "
-            f"or give its path after the autoencoder's name and a colon"
+            f"or name its path after the autoencoder's name and a colon"
         ) from error
 
 
-def _record() -> Path:
+def _record_path() -> Path:
     return cache_folder() / "sha256.json"
 
 
 def _read_record() -> dict[str, str]:
     try:
-        known = json.loads(_record().read_text())
+        record = json.loads(_record_path().read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{_record()}: not a readable record of SHA-256 digests ({error}); repair or remove it"
+            f"{_record_path()}: not a readable record of SHA-256 digests ({error}); repair or remove it"
         ) from error
-    if not isinstance(known, dict):
-        raise WeightsError(f"{_record()}: not a record of SHA-256 digests; remove it")
-    return known
+    if not isinstance(record, dict):
+        raise WeightsError(f"{_record_path()}: not a record of SHA-256 digests; remove it")
+    return record
 
 
-def _remember(key: str, digest: str) -> None:
+def _add_record(key: str, digest: str) -> None:
     try:
-        _record().parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(_record(), json.dumps({**_read_record(), key: digest}, indent=1, sort_keys=True).encode())
+        _record_path().parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(_record_path(), json.dumps({**_read_record(), key: digest}, indent=1, sort_keys=True).encode())
     except (OSError, FileError) as error:
-        warnings.warn(f"the SHA-256 of {key} could not be recorded in {_record()}: {error}", stacklevel=3)
+        warnings.warn(f"the SHA-256 of {key} could not be recorded in {_record_path()}: {error}", stacklevel=3)
 
 
 def read_checkpoint(path: Path, inert: Mapping[str, type] | None = None) -> Any:
@@ -153,7 +153,7 @@ def read_checkpoint(path: Path, inert: Mapping[str, type] | None = None) -> Any:
 
     Args:
         path: the file.
-        inert: stand-in classes by dotted name for harmless globals such files are known to mention;
+        inert: stand-in classes by dotted name for harmless globals in such files;
             the stand-ins are built in place of the real classes, which are never imported.
 
     Raises:
@@ -162,7 +162,7 @@ def read_checkpoint(path: Path, inert: Mapping[str, type] | None = None) -> Any:
     stand_ins: list[Any] = [(stub, name) for name, stub in (inert or {}).items()]
     try:
         with torch.serialization.safe_globals(stand_ins):
-            # Mapped rather than read where the format allows it: large files hold more than what is kept.
+            # Mapped rather than read where the format allows it: large files hold more than their weights.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # the unpickler raises many types on malformed bytes
         refused = _unknown_globals(path, set(inert or ()), str(error))
@@ -177,11 +177,11 @@ def read_checkpoint(path: Path, inert: Mapping[str, type] | None = None) -> Any:
 def _unknown_globals(path: Path, allowed: set[str], message: str) -> list[str]:
     try:
         return sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - allowed)
-    except Exception:  # not a zip checkpoint: only the global it stopped at is known, from the error
+    except Exception:  # not a zip checkpoint: the error names only the first global
         return re.findall(r"GLOBAL (\S+) (?:was not an allowed|whose module)", message)
 
 
 def _cause(error: Exception) -> str:
-    """First line of what went wrong, less the unpickler's preamble: that recommends the unsafe loader."""
+    """Return the first line of an error without the unpickler's preamble, which recommends the unsafe loader."""
     lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

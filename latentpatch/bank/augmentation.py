@@ -1,7 +1,7 @@
-"""Variants of a source: its mirror image, and copies moved by a few cells for sources that are not registered.
+"""Augmentation of sources: mirror images, and copies moved by a few cells for sources that are not registered.
 
-Every variant is a source of its own in the bank, right after the picture it is of, so that samplers, files and index
-maps hold it as they hold any. What a picture took from a source is what it took from all of its variants.
+Every copy is a source of its own in the bank, right after the image it is of, so that samplers, files and index
+maps treat it like any other. Shares of a source add up over all of its copies.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..validation import check_integer, check_number
+from ..validation import check_flag, check_integer, check_number
 
 __all__ = ["DEFAULT_OFFSET_COST", "Variants"]
 
 DEFAULT_OFFSET_COST = 0.05
-_MOST_OFFSETS = 4  # 81 copies of a source
-_MOST_COST = 10
+_MAX_OFFSETS = 4  # cells; 81 copies of a source
+_MAX_OFFSET_COST = 10
 
 
 @dataclass(frozen=True)
 class Variants:
-    """How a source enters a bank.
+    """The copies of each image that enter a bank.
 
     Attributes:
-        mirrored: whether it does as its mirror image, too: the picture is flipped and encoded.
-        offsets: by how many cells it is moved, down or up and right or left, to enter as copies, too; 0 to 4. The
+        mirrored: also the mirror image: the image is flipped and encoded.
+        offsets: also copies moved by up to this many cells, down or up and right or left; 0 to 4. The
             latent grid is moved, and its edge repeated.
-        offset_cost: what every cell that is compared with a copy costs, for a copy moved by one cell, as part of the
-            mean squared distance of a cell of the sources to the mean of all; it grows with the square of the way.
+        offset_cost: cost of each cell compared with a copy moved by one cell, in units of the
+            mean squared distance of a cell of the sources to the mean of all; it grows with the squared offset.
     """
 
     mirrored: bool = False
@@ -41,47 +41,44 @@ class Variants:
     offset_cost: float = DEFAULT_OFFSET_COST
 
     def __post_init__(self) -> None:
-        if not isinstance(self.mirrored, bool):
-            raise TypeError(f"mirrored {self.mirrored!r}: True or False is expected")
-        check_integer("offsets", self.offsets, 0)
-        if self.offsets > _MOST_OFFSETS:
-            raise ValueError(f"offsets {self.offsets}: at most {_MOST_OFFSETS} is expected")
-        check_number("offset_cost", self.offset_cost, 0, _MOST_COST)
+        check_flag("mirrored", self.mirrored)
+        check_integer("offsets", self.offsets, 0, _MAX_OFFSETS)
+        check_number("offset_cost", self.offset_cost, 0, _MAX_OFFSET_COST)
 
     @property
     def count(self) -> int:
-        """Variants of one source, itself among them: it is the first."""
+        """Number of copies of one image; the image itself is the first."""
         return (2 if self.mirrored else 1) * len(self.moves)
 
     @cached_property
     def moves(self) -> tuple[tuple[int, int], ...]:
-        """Cells down and right that the copies are moved by, the shortest way first, so that ties go to it."""
+        """Offsets of the copies, in cells down and right, the shortest first, so that ties go to it."""
         steps = range(-self.offsets, self.offsets + 1)
-        return tuple(sorted(product(steps, steps), key=lambda way: (way[0] ** 2 + way[1] ** 2, way)))
+        return tuple(sorted(product(steps, steps), key=lambda move: (move[0] ** 2 + move[1] ** 2, move)))
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """What the ids of a source's variants end in, in order."""
-        moved = ["" if way == (0, 0) else f"{way[0]:+d}{way[1]:+d}" for way in self.moves]
-        turned = ["", "mirrored"] if self.mirrored else [""]
-        return tuple(f"~{kind}{move}" if kind or move else "" for kind in turned for move in moved)
+        """Suffixes of the ids of an image's copies, in order."""
+        moves = ["" if move == (0, 0) else f"{move[0]:+d}{move[1]:+d}" for move in self.moves]
+        flips = ["", "mirrored"] if self.mirrored else [""]
+        return tuple(f"~{flip}{move}" if flip or move else "" for flip in flips for move in moves)
 
     def ids(self, names: Sequence[str]) -> list[str]:
-        """Ids of all variants of sources: ``NAME``, ``NAME~+1-1``, ``NAME~mirrored``, ``NAME~mirrored+1-1``."""
+        """Return the ids of all copies: ``NAME``, ``NAME~+1-1``, ``NAME~mirrored``, ``NAME~mirrored+1-1``."""
         suffixes = self.suffixes
         return [name + suffix for name in names for suffix in suffixes]
 
     def sources_of(self, index: Tensor) -> Tensor:
-        """Numbers of the sources that positions in the bank are variants of; -1 stays."""
+        """Return the numbers of the images that positions in the bank are copies of; -1 stays."""
         return index if self.count == 1 else index.div(self.count, rounding_mode="floor")
 
     def squared_offsets(self) -> Tensor:
-        """Squared ways, in cells, that a source's variants are moved by: ``(count,)`` int64."""
-        ways = [down**2 + right**2 for down, right in self.moves]
-        return torch.tensor(ways * (2 if self.mirrored else 1))
+        """Return the squared offsets, in cells, of an image's copies: ``(count,)`` int64."""
+        squares = [down**2 + right**2 for down, right in self.moves]
+        return torch.tensor(squares * (2 if self.mirrored else 1))
 
     def moved(self, grids: Tensor) -> Tensor:
-        """Copies of latent grids: ``(N, h, w, q)`` -> ``(N, moves, h, w, q)``."""
+        """Return the moved copies ``(N, moves, h, w, q)`` of latent grids ``(N, h, w, q)``."""
         if not self.offsets:
             return grids[:, None]
         height, width = grids.shape[1:3]
@@ -95,5 +92,5 @@ class Variants:
         )
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds them."""
+        """Return the fields as a JSON record."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Fitted state that travels in ``state_dict``."""
+"""A module whose tensors take their shapes by fitting, and travel in ``state_dict``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["FittedModule", "pack", "unpack"]
 
 
 class FittedModule(nn.Module):
-    """A module whose tensors get their shapes by fitting.
+    """A module whose tensors take their shapes by fitting.
 
-    They move with the module and are in its ``state_dict``, but are no buffers: DistributedDataParallel broadcasts
-    those of the whole model before every step, sources by the megabyte, and fails at 16-bit integers, which gloo and
-    NCCL do not send.
+    The tensors move with the module and are in its ``state_dict``, but are no buffers: DistributedDataParallel
+    broadcasts the buffers of a whole model before every step, sources by the megabyte, and fails at 16-bit integers,
+    which gloo and NCCL do not send.
 
     ``load_state_dict`` gives each tensor the shape and type of what is loaded, on the device where the module is, so
     that a fresh module takes the state of a fitted one. ``half``, ``float`` and the like move nothing but networks:
@@ -26,20 +26,26 @@ class FittedModule(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._fitted: list[str] = []
+        self._fitted: dict[str, str] = {}
         self._optional: set[str] = set()
 
-    def register_fitted(self, name: str, tensor: Tensor, *, optional: bool = False) -> None:
-        """Add a tensor, as attribute ``name``; an optional one is in no state while it has no elements, and has
-        none where the state that is loaded lacks it.
+    def register_fitted(self, name: str, tensor: Tensor, *, key: str | None = None, optional: bool = False) -> None:
+        """Add a tensor as an attribute.
+
+        Args:
+            name: of the attribute.
+            tensor: before fitting.
+            key: in state dicts; the name where None.
+            optional: leave the tensor out of state dicts while it has no elements, and empty it where a state dict
+                that is loaded lacks it.
         """
-        self._fitted.append(name)
+        self._fitted[name] = key or name
         if optional:
             self._optional.add(name)
         setattr(self, name, tensor)
 
     def fitted(self) -> dict[str, Tensor]:
-        """The tensors by name."""
+        """Return the tensors by name."""
         return {name: getattr(self, name) for name in self._fitted}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FittedModule:
@@ -53,7 +59,7 @@ class FittedModule(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination.update(
             {
-                prefix + name: tensor
+                prefix + self._fitted[name]: tensor
                 for name, tensor in self.fitted().items()
                 if name not in self._optional or tensor.numel()
             }
@@ -73,18 +79,19 @@ class FittedModule(nn.Module):
         assign = local_metadata.get("assign_to_params_buffers", False)
         rest = dict(state_dict)
         for name, current in self.fitted().items():
-            loaded = rest.pop(prefix + name, None)
+            key = prefix + self._fitted[name]
+            loaded = rest.pop(key, None)
             if loaded is None and name in self._optional:
                 device = next(iter(state_dict.values())).device if assign else current.device
                 setattr(self, name, torch.zeros((0,) * current.ndim, dtype=current.dtype, device=device))
             elif loaded is None:
-                missing_keys.append(prefix + name)
+                missing_keys.append(key)
             elif not isinstance(loaded, Tensor):
-                error_msgs.append(f"{prefix + name}: a tensor is expected, got {type(loaded).__name__}")
+                error_msgs.append(f"{key} must be a tensor, got {type(loaded).__name__}")
             elif assign:
                 setattr(self, name, loaded.detach())
             elif current.is_meta and not loaded.is_meta:
-                raise RuntimeError(f"{prefix + name}: a module on the meta device takes load_state_dict(assign=True)")
+                raise RuntimeError(f"{key}: a module on the meta device takes load_state_dict(assign=True)")
             else:
                 copy = torch.empty(loaded.shape, dtype=loaded.dtype, device=current.device)
                 setattr(self, name, copy.copy_(loaded.detach()))
@@ -92,12 +99,12 @@ class FittedModule(nn.Module):
 
 
 def pack(fields: dict[str, Any]) -> Tensor:
-    """JSON as bytes in a tensor, so that a state dict holds nothing but tensors."""
+    """Return a record as JSON in a tensor of bytes, so that a state dict holds nothing but tensors."""
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     return torch.frombuffer(bytearray(text.encode(errors="surrogateescape")), dtype=torch.uint8)
 
 
 def unpack(state: Tensor) -> dict[str, Any]:
-    """What :func:`pack` packed."""
+    """Return the record that :func:`pack` packed."""
     fields: dict[str, Any] = json.loads(state.cpu().numpy().tobytes().decode(errors="surrogateescape"))
     return fields

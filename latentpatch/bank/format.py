@@ -1,4 +1,4 @@
-"""Fitted models as files: one safetensors file with a JSON header, checked when read."""
+"""Model files: one safetensors file with a JSON header, checked when read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import FileError
+from ..autoencoders.registry import Autoencoder, load_autoencoder
+from ..errors import FileError, SettingTypeError, WeightsError
 from ..io.atomic import write_tensors
 from ..io.mmap import map_tensors
 from ..registry import settings_from_record, settings_record
 from ..settings import Settings
+from ..validation import check_integer
 from .bank import SourceBank
 from .pca import PCA
 
@@ -36,15 +38,15 @@ def model_file(sources: Any) -> Path | None:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What is in a file: everything but the autoencoder's weights.
+    """The contents of a model file: everything but the autoencoder's weights.
 
     Attributes:
         autoencoder: the autoencoder's facts, with ``name``, ``argument`` and the ``sha256`` of its weights.
-        components: principal components, r.
-        settings: of the sampler it generates with.
+        components: number of principal components, r.
+        settings: of a sampler.
         pca: fitted.
         bank: the sources; mapped where the file is larger than :data:`MAPPED_FROM`.
-        sources_sha256: what the file that was read says the bank's digest is; None where it does not.
+        sources_sha256: the bank's digest according to the file; None where it has none, or was not read.
     """
 
     autoencoder: dict[str, Any]
@@ -58,7 +60,7 @@ class ModelFile:
         """Write the file, whole or not at all.
 
         Raises:
-            FileError: where that is not possible.
+            FileError: where it cannot be written.
         """
         header = {
             "format": _FORMAT,
@@ -78,15 +80,15 @@ class ModelFile:
     def read(cls, path: str | Path, *, whole: bool = False) -> ModelFile:
         """Read a file and check that its parts fit together.
 
-        Files larger than :data:`MAPPED_FROM` are mapped: of these the sources' values are checked when they
+        A file larger than :data:`MAPPED_FROM` is mapped: the sources' values are then checked when they
         are used, or by :meth:`verify`.
 
         Args:
             path: the file.
-            whole: all of it will be looked at, not only the latents of chosen sources.
+            whole: whether all of it will be read, not only the latents of chosen sources.
 
         Raises:
-            FileError: where it is not such a file; the message says what is wrong with it.
+            FileError: where it is not such a file, with the reason.
         """
         try:
             with safe_open(path, framework="np") as stored:
@@ -96,63 +98,107 @@ class ModelFile:
                 map_tensors(path, () if whole else ("bank.latents", "bank.details")) if mapped else load_file(path)
             )
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
-            raise FileError(f"{path}: not a readable model file: {error}") from error
+            raise FileError(path, f"not a readable model file: {error}") from error
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
-            raise FileError(f"{path}: not a latentpatch model file (format {_FORMAT} is expected)")
+            raise FileError(path, f"not a latentpatch model file (of format {_FORMAT})")
         try:
             facts, pca, bank = header["autoencoder"], PCA(), SourceBank()
             pca.load_state_dict(_part(tensors, "pca."))
-            digest = header.get("sources_sha256")  # files of before have none
+            digest = header.get("sources_sha256")  # older files have none
             if not isinstance(digest, str | None):
-                raise TypeError(f"sources_sha256 is {digest!r}, text is expected")
+                raise TypeError(f"sources_sha256 must be text, got {digest!r}")
             if mapped:
-                bank = SourceBank.over(_part(tensors, "bank."), digest)
+                bank = SourceBank.from_mapped(_part(tensors, "bank."), path, digest)
             else:
                 bank.load_state_dict(_part(tensors, "bank."))
             model = cls(facts, header["components"], settings_from_record(header["settings"]), pca, bank, digest)
             model._check()
         except (AttributeError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
-            raise FileError(f"{path}: malformed model file: {' '.join(str(error).split())}") from error
+            raise FileError(path, f"malformed model file: {' '.join(str(error).split())}") from error
         return model
+
+    def autoencoder_for(
+        self, path: str | Path, autoencoder: Autoencoder | str | None = None
+    ) -> tuple[Autoencoder, bool]:
+        """Return the autoencoder of this file's latents, and whether it is another one of the same latent space.
+
+        Args:
+            path: the file, for messages.
+            autoencoder: an autoencoder, or ``NAME[:FILE OR FOLDER]``; by default the one that the file names.
+
+        Raises:
+            FileError: where the autoencoder cannot be built, or the file's latents are not of its kind.
+            WeightsError: where its weights are not those that the file names.
+        """
+        facts, bank = self.autoencoder, self.bank
+        try:
+            if autoencoder is None:
+                autoencoder = load_autoencoder(facts["name"], facts["argument"])
+            elif isinstance(autoencoder, str):
+                autoencoder = load_autoencoder(autoencoder)
+        except ValueError as error:
+            raise FileError(path, f"the autoencoder cannot be built: {error}") from error
+        spec, codebook = autoencoder.spec, autoencoder.codebook
+        latent_space = facts["latent_space"] or facts["name"]
+        is_other = spec.name != facts["name"] and (spec.latent_space or spec.name) == latent_space
+        if not is_other and autoencoder.fingerprint() != facts["sha256"]:
+            raise WeightsError(
+                f"{path} was fitted with {facts['name']} of SHA-256 {facts['sha256'][:16]}…, "
+                f"got {spec.name} of {autoencoder.fingerprint()[:16]}…"
+            )
+        depth = autoencoder.fold**2 if bank.has_codes else spec.latent_channels
+        if (
+            bank.has_codes != (codebook is not None)
+            or bank.latents.shape[3] != depth
+            or len(self.pca.mean) != spec.latent_channels
+        ):
+            raise FileError(path, f"malformed model file: the latents are not of {spec.name}")
+        if bank.has_residuals and bank.residuals.shape[3] != 3 * spec.downsampling**2:
+            raise FileError(path, f"malformed model file: the details are not of cells of {spec.name}")
+        if codebook is not None and not bank.mapped and int(bank.latents.max()) >= len(codebook):
+            raise FileError(path, f"malformed model file: codes must be below the {len(codebook)} of {spec.name}")
+        return autoencoder, is_other
 
     def verify(self, path: str | Path) -> None:
         """Read and check all of the sources.
 
         Raises:
-            FileError: where they are malformed, or not those the file was written with.
+            FileError: where the sources are malformed, or not those that the file was written with.
         """
         try:
             self.bank.check()
         except ValueError as error:
-            raise FileError(f"{path}: malformed model file: {error}") from error
+            raise FileError(path, f"malformed model file: {error}") from error
         found = self.bank.computed_digest()
         if self.sources_sha256 not in (None, found):
-            raise FileError(f"{path}: altered: sources of SHA-256 {self.sources_sha256} are expected, got {found}")
+            raise FileError(path, f"altered: the sources' SHA-256 must be {self.sources_sha256}, got {found}")
 
     def _check(self) -> None:
-        """Refuse what would fail, or worse, not fail, when the model is used."""
+        """Refuse contents that would fail, or worse, not fail, when the model is used."""
         facts, pca, bank = self.autoencoder, self.pca, self.bank
-        for name in ("name", "sha256"):
-            if not isinstance(facts[name], str):
-                raise TypeError(f"the autoencoder's {name} is {facts[name]!r}, text is expected")
-        for name in ("argument", "latent_space"):
-            if not isinstance(facts[name], str | None):
-                raise TypeError(f"the autoencoder's {name} is {facts[name]!r}, text is expected")
-        if not isinstance(facts["downsampling"], int):
-            raise TypeError(f"the autoencoder's downsampling is {facts['downsampling']!r}, an integer is expected")
+        for name, kind, constraint in (
+            ("name", str, "text"),
+            ("sha256", str, "text"),
+            ("argument", str | None, "text"),
+            ("latent_space", str | None, "text"),
+            ("downsampling", int, "an integer"),
+        ):
+            if not isinstance(facts[name], kind):
+                raise SettingTypeError(f"the autoencoder's {name}", facts[name], constraint)
         if not len(bank):  # loading its state has checked the rest
             raise ValueError("no sources")
         shapes = [tuple(pca.basis.shape), tuple(pca.mean.shape), tuple(pca.explained_variance.shape)]
         depth, channels = pca.basis.shape
+        check_integer("components", self.components, 1, channels)
         if shapes[1:] != [(channels,), (depth,)] or depth != self.components or bank.keys.shape[3] != depth:
             raise ValueError(
                 f"PCA of shapes {shapes} with {self.components} components for keys of {bank.keys.shape[3]}"
             )
-        if not bank.coded and bank.latents.shape[3] != channels:
-            raise ValueError(f"latents have {bank.latents.shape[3]} channels, the PCA {channels}")
+        if not bank.has_codes and bank.latents.shape[3] != channels:
+            raise ValueError(f"latents have {bank.latents.shape[3]} channels, the PCA has {channels}")
         for name, value in pca.fitted().items():
             if value.dtype != torch.float32 or not bool(torch.isfinite(value).all()):
-                raise ValueError(f"pca.{name} is not finite float32")
+                raise ValueError(f"pca.{name} must be finite float32")
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

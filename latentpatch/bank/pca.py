@@ -7,13 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ..validation import check_integer
 from .fitted_module import FittedModule
 
 __all__ = ["PCA"]
 
 
 class PCA(FittedModule):
-    """Linear map of L-dimensional latents to their r leading principal components and back.
+    """A linear map of L-dimensional latents to their r leading principal components and back.
 
     Tensors, which move with the module and are in its state dict:
         mean: ``(L,)`` float32, mean latent.
@@ -42,14 +43,15 @@ class PCA(FittedModule):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor], components: int) -> PCA:
-        """Fit in one pass, holding one batch and an L x L matrix in memory. Returns itself.
+        """Fit in one pass, with one batch and an L x L matrix in memory. Returns itself.
 
         Args:
             batches: tensors ``(..., L)`` of latent vectors, floating point.
             components: r, from 1 to L.
 
         Raises:
-            ValueError: where there are no vectors, they are not finite, or r is out of range.
+            SettingError: where r is out of range.
+            ValueError: where there are no vectors, or they are not finite.
         """
         count, shift, total, outer = 0, torch.zeros(0), torch.zeros(0), torch.zeros(0)
         for batch in batches:
@@ -65,16 +67,13 @@ class PCA(FittedModule):
             outer += vectors.T @ vectors
             count += len(vectors)
         if not count:
-            raise ValueError("no latent vectors to fit the PCA on")
+            raise ValueError("a PCA needs at least one latent vector")
         dimensions = len(shift)
-        if isinstance(components, bool) or not isinstance(components, int) or not 1 <= components <= dimensions:
-            raise ValueError(
-                f"components {components!r}: an integer from 1 to {dimensions} (latent channels) is expected"
-            )
+        check_integer("components", components, 1, dimensions)
         offset = total / count
         covariance = (outer - count * offset.outer(offset)) / max(1, count - 1)
         if not bool(torch.isfinite(covariance).all()):
-            raise ValueError("latents hold NaN or infinite values; finite ones are expected")
+            raise ValueError("latents must be finite, got NaN or infinite values")
         # On the CPU, where the decomposition is the same whatever the module's device.
         variances, vectors = torch.linalg.eigh(covariance.cpu())
         basis = vectors.flip(1)[:, :components].T
@@ -87,14 +86,14 @@ class PCA(FittedModule):
         return self
 
     def project(self, latents: Tensor) -> Tensor:
-        """Coordinates of latents: ``(N, L, h, w)`` -> ``(N, r, h, w)`` float64.
+        """Return the coordinates ``(N, r, h, w)`` float64 of latents ``(N, L, h, w)``.
 
         In double precision, so that rounding does not depend on the batch in any digit that matters.
         """
         return torch.einsum("rl,nlhw->nrhw", self.basis.double(), latents.double() - self.mean.double()[:, None, None])
 
     def unproject(self, reduced: Tensor) -> Tensor:
-        """Latents of coordinates: ``(N, r, h, w)`` -> ``(N, L, h, w)`` float64.
+        """Return the latents ``(N, L, h, w)`` float64 of coordinates ``(N, r, h, w)``.
 
         The inverse of :meth:`project` where r = L, otherwise the closest latents the components can express.
         """

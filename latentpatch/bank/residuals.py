@@ -1,12 +1,12 @@
-"""Fine detail that an autoencoder loses, put back from the sources.
+"""Residuals: the fine detail of sources that an autoencoder loses, added back to decoded images.
 
-A small decoder makes soft pictures. But here every latent has a known source, and of a source the picture is known
-when it is encoded: so a bank can keep, beside the latents, what decoding them misses, and add it where they are used.
-Example-based super-resolution (Freeman et al. 2002) adds such patches where they seem to fit; here it is known where
-they belong.
+A small decoder makes soft images. But every latent here has a known source, and the source's image is at hand
+when it is encoded. So a bank can store, beside the latents, the residual of decoding them, and add it where they are
+used. Example-based super-resolution (Freeman et al. 2002) adds such patches where they seem to fit; here their place is
+known.
 
-Kept is the fine part alone, without local means: tone is the decoder's, which joins that of different sources. Where
-cells of different sources meet, their details fade into each other over a cell's width.
+A residual is the fine part alone, without local means: tone is left to the decoder, which blends that of different
+sources. Where cells of different sources meet, their residuals fade into each other over a cell's width.
 """
 
 from __future__ import annotations
@@ -20,29 +20,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["LEVELS", "add_details", "details_of", "fading", "has_details", "quarters", "to_pixels"]
+__all__ = ["LEVELS", "add_residuals", "can_have_residuals", "encode_residuals", "fading", "quarters", "to_pixels"]
 
-#: Units of a detail in the range of a pixel, 0 to 1.
+#: Steps of a residual in the range of a pixel, 0 to 1.
 LEVELS = 255.0
 
 
-def has_details(side: int) -> bool:
-    """Whether cells of so many pixels a side can have any: they are halved, and the halves have more than a mean."""
+def can_have_residuals(side: int) -> bool:
+    """Return whether cells of ``side`` pixels can have residuals: each quarter must have more than a mean."""
     return side >= 4 and side % 2 == 0
 
 
-def details_of(pictures: Tensor, decoded: Tensor, side: int) -> Tensor:
-    """The fine part of what decoding lost.
+def encode_residuals(pictures: Tensor, decoded: Tensor, side: int) -> Tensor:
+    """Return the residuals of decoded images: ``(N, h, w, 3 side^2)`` int8, in 1/255.
+
+    A cell has four quarters in reading order, each of 3 colours of ``side / 2`` rows. Values are differences from local
+    means, taken over quarters and interpolated between them; they are clamped to +-127.
 
     Args:
         pictures: ``(N, 3, h side, w side)`` in [0, 1].
         decoded: the same pictures, encoded and decoded.
-        side: of a cell in pixels, see :func:`has_details`.
-
-    Returns:
-        ``(N, h, w, 3 side^2)`` int8, in 1/255: of each cell the four quarters in reading order, each of 3 colours of
-        ``side / 2`` rows. Differences from their local means, taken over quarters and interpolated between them; beyond
-        +-127 they are cut.
+        side: of a cell in pixels, see :func:`can_have_residuals`.
     """
     half = side // 2
     lost = pictures.float() - decoded.float()
@@ -53,25 +51,23 @@ def details_of(pictures: Tensor, decoded: Tensor, side: int) -> Tensor:
     return cells.reshape(images, height, width, 3 * side**2)
 
 
-def add_details(images: Tensor, index: Tensor, gather: Callable[[Tensor], Tensor], part: slice = slice(None)) -> Tensor:
-    """Decoded pictures with the details of their cells' sources.
+def add_residuals(
+    images: Tensor, index: Tensor, gather: Callable[[Tensor], Tensor], part: slice = slice(None)
+) -> Tensor:
+    """Return decoded images ``(N, 3, H, W)`` in [0, 1] with the residuals of their cells' sources.
 
     Args:
         images: ``(N, 3, H, W)`` in [0, 1].
-        index: ``(N, h, w)`` int64, the source of each cell; cells of -1 have no details.
-        gather: ``(N, h, w, 4)`` int64 sources of the quarters of cells -> ``(N, h, w, 4, d)`` int8 their details.
-        part: of the index maps, those the images are of. The others are gathered, too: processes that share sources do
-            that together.
-
-    Returns:
-        ``(N, 3, H, W)`` in [0, 1], of the type of ``images``.
+        index: ``(N, h, w)`` int64, the source of each cell; cells of -1 have no residual.
+        gather: ``(N, h, w, 4)`` int64 sources of the quarters of cells -> ``(N, h, w, 4, d)`` int8 residuals.
+        part: the index maps of the images. The others are gathered, too: processes that share sources gather together.
     """
     height, width = index.shape[1:]
     half = images.shape[2] // height // 2
     weights = fading(half, images.device) / LEVELS
     if images.device.type != "cpu" or images.requires_grad or torch.compiler.is_compiling():
         return (images + to_pixels(_mixed(index, gather, weights)[part], half)).clamp(0, 1)
-    # One by one they stay in the caches, and quarter by quarter their pixels are moved twice as fast as all at once.
+    # One image at a time stays in the caches, and moving pixels by quarters is twice as fast as all at once.
     detailed = images.clone(memory_format=torch.contiguous_format)
     of_images = (
         _mixed(index, gather, weights)[part]
@@ -86,7 +82,7 @@ def add_details(images: Tensor, index: Tensor, gather: Callable[[Tensor], Tensor
 
 
 def _mixed(index: Tensor, gather: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
-    """-> (N, h, w, 4, d) float32"""
+    """Return residuals faded into those of neighbouring cells: ``(N, h, w, 4, d)`` float32."""
     own, *beside = quarters(index)
     total = gather(own).float() * weights[0]
     for sources, weight in zip(beside, weights[1:], strict=True):
@@ -95,8 +91,13 @@ def _mixed(index: Tensor, gather: Callable[[Tensor], Tensor], weights: Tensor) -
 
 
 def quarters(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sources whose details meet in the quarters of cells: of the cell itself, of its neighbour above or below, left or
-    right, and across; at the border of the grid the cell's own. ``(N, h, w)`` -> four ``(N, h, w, 4)``.
+    """Return the four sources whose residuals meet in each quarter of a cell: ``(N, h, w, 4)`` each.
+
+    They are those of the cell itself, of the neighbour above or below, of the one left or right, and of the one across
+    the corner; beyond the border of the grid the cell's own.
+
+    Args:
+        index: ``(N, h, w)`` int64.
     """
     above, below = (_beside(index, 1, last) for last in (False, True))
     own = torch.stack([index] * 4, -1)
@@ -107,7 +108,7 @@ def quarters(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _beside(index: Tensor, axis: int, after: bool) -> Tensor:
-    """Of each cell the one before or after it along an axis; at the border itself."""
+    """Return the cell before or after each cell along an axis; at the border the cell itself."""
     count = index.shape[axis]
     if after:
         return torch.cat([index.narrow(axis, 1, count - 1), index.narrow(axis, count - 1, 1)], axis)
@@ -117,7 +118,7 @@ def _beside(index: Tensor, axis: int, after: bool) -> Tensor:
 @lru_cache(maxsize=16)
 def _fading(half: int) -> Tensor:
     ramp = 0.5 - 0.5 * torch.cos(pi * (torch.arange(half, dtype=torch.float64) + half + 0.5) / (2 * half))
-    near = torch.stack([ramp, ramp.flip(0)])  # of pixels in the first and in the second half of a cell
+    near = torch.stack([ramp, ramp.flip(0)])  # for pixels in the first and in the second half of a cell
     parts = []
     for rows, columns in ((near, near), (1 - near, near), (near, 1 - near), (1 - near, 1 - near)):
         window = rows[:, None, :, None] * columns[None, :, None, :]
@@ -126,15 +127,13 @@ def _fading(half: int) -> Tensor:
 
 
 def fading(half: int, device: torch.device) -> Tensor:
-    """How much each of :func:`quarters` counts in a cell's pixels, raised cosines that add up to 1: ``(4, 4, d)``
-    float32.
-    """
+    """Return the weights of :func:`quarters` in a cell's pixels, ``(4, 4, d)`` float32: raised cosines of sum 1."""
     make = _fading.__wrapped__ if torch.compiler.is_compiling() else _fading  # a compiler keeps no caches
     return make(half).to(device)
 
 
 def to_pixels(mixed: Tensor, half: int) -> Tensor:
-    """``(N, h, w, 4, d)`` -> ``(N, 3, H, W)``."""
+    """Return residuals ``(N, h, w, 4, d)`` as pixels ``(N, 3, H, W)``."""
     images, height, width = mixed.shape[:3]
     blocks = mixed.reshape(images, height, width, 2, 2, 3, half, half).permute(0, 5, 1, 3, 6, 2, 4, 7)
     return blocks.reshape(images, 3, height * 2 * half, width * 2 * half)

@@ -1,4 +1,4 @@
-"""A bank whose sources lie with several processes, each of which searches its own."""
+"""A bank whose sources are split over several processes, each of which searches its own part."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ __all__ = ["ShardedBank"]
 
 
 class ShardedBank(SourceBank):
-    """This process' share of a bank. Ids and attributes are those of all sources, and so are positions.
+    """One process' part of a bank. Ids, attributes and positions are those of all sources.
 
-    What reads sources (:meth:`sample`, :meth:`gather`, :meth:`gather_reduced`) must be called by all processes
-    together, with the same arguments, and gives all of them the result. It cannot be changed.
+    Methods that read sources (:meth:`sample`, :meth:`gather`, :meth:`gather_reduced`) must be called by all processes
+    together, with the same arguments, and return the result to all of them. The bank cannot be changed.
 
     Raises:
-        ValueError: for a bank with variants of sources.
+        SettingError: for a bank of augmented sources.
     """
 
     def __init__(self, bank: SourceBank, processes: Processes) -> None:
         super().__init__()
         if bank.variants.count > 1:
-            raise ValueError("a sharded bank: sources without variants (mirrored, offsets) are expected")
+            raise SettingError("bank", bank.variants, "of sources without mirrored or moved copies to be sharded")
         part = processes.share(len(bank))
         self.processes, self.first = processes, part.start
-        self._copy_rows(bank, part)
+        self._take_rows(bank, part)
         self.ids, self.attributes, self._claimed_digest = bank.ids, bank.attributes, bank.digest()
 
     def sample(
@@ -59,36 +59,36 @@ class ShardedBank(SourceBank):
         own = candidates - self.first
         return ShardedSources(keys[own[(own >= 0) & (own < len(keys))]], self.processes, of=keys)
 
-    def gather(self, index: Tensor, codes: int | None = None) -> Tensor:
+    def gather(self, index: Tensor, num_codes: int | None = None) -> Tensor:
         """See :meth:`SourceBank.gather`."""
-        own, held = self._own(index, self.latents)
-        self._check_gathered(held, codes)
-        return self._together(own, held, self.latents, index).movedim(-1, 1)
+        own, found = self._own(index, self.latents)
+        self._check_gathered(found, num_codes)
+        return self._together(own, found, self.latents, index).movedim(-1, 1)
 
     def gather_reduced(self, index: Tensor) -> Tensor:
         """See :meth:`SourceBank.gather_reduced`."""
-        own, held = self._own(index, self.keys)
-        return self._together(own, held, self.keys, index).movedim(-1, 1).double() * self.key_step.double()
+        own, found = self._own(index, self.keys)
+        return self._together(own, found, self.keys, index).movedim(-1, 1).double() * self.key_step.double()
 
-    def gather_details(self, index: Tensor) -> Tensor:
-        """See :meth:`SourceBank.gather_details`."""
-        stored = self.details.unflatten(3, (4, -1))
-        own, held = self._own(index, stored)
-        return self._together(own, held, stored, index)
+    def gather_residuals(self, index: Tensor) -> Tensor:
+        """See :meth:`SourceBank.gather_residuals`."""
+        stored = self.residuals.unflatten(3, (4, -1))
+        own, found = self._own(index, stored)
+        return self._together(own, found, stored, index)
 
     def _own(self, index: Tensor, stored: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """-> cells (image, row, column, ...) that point to this process' sources, (cells, channels) what is there"""
+        """Return the cells (image, row, column, ...) whose source is in this part, and what is stored there."""
         local = index.to(stored.device) - self.first
         own = ((local >= 0) & (local < len(stored))).nonzero(as_tuple=True)
         places = (local[own], *own[1:])
         return own, stored[places]
 
-    def _together(self, own: tuple[Tensor, ...], held: Tensor, stored: Tensor, index: Tensor) -> Tensor:
+    def _together(self, own: tuple[Tensor, ...], found: Tensor, stored: Tensor, index: Tensor) -> Tensor:
         # Bits as integers, zero where another process has the source: their sum is exact.
         integers = torch.int8 if stored.dtype == torch.int8 else torch.int16
-        bits = torch.zeros((*index.shape, held.shape[-1]), dtype=torch.int32, device=stored.device)
-        bits[own] = held.view(integers).int()
+        bits = torch.zeros((*index.shape, found.shape[-1]), dtype=torch.int32, device=stored.device)
+        bits[own] = found.view(integers).int()
         return self.processes.added(bits).to(integers).view(stored.dtype).to(index.device)
 
-    def _hold(self) -> NoReturn:
+    def _materialize(self) -> NoReturn:
         raise RuntimeError("a sharded bank cannot be changed")

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.registry import DEFAULT
-from ..bank.attributes import parse_predicate, read_attributes
+from ..bank.attributes import read_attributes
 from ..bank.augmentation import Variants
+from ..bank.predicate import parse_predicate
 from ..bank.sharded import ShardedBank
 from ..io import atomic as files
 from ..io import images

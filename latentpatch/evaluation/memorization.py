@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bank.bank import chunks, look_up
+from ..bank.latents import chunks, dequantize
 from ..model import LatentPatch
 from .metrics import kolmogorov_smirnov
 
@@ -78,7 +78,7 @@ def recovery_errors(model: LatentPatch, latents: Tensor, side: int, own: Tensor 
     first = 0
     codebook = model.autoencoder.codebook
     for chunk in chunks(model.bank.latents, codebook):
-        vectors = look_up(chunk.to(model.autoencoder.device), codebook)
+        vectors = dequantize(chunk.to(model.autoencoder.device), codebook)
         sources = _blocks(vectors.movedim(-1, 1).float().cpu(), side)
         for block, (some, others) in enumerate(zip(queries, sources, strict=True)):
             errors = torch.cdist(some, others).square()
@@ -103,7 +103,7 @@ def memorisation(model: LatentPatch, held_out: Tensor, side: int) -> Recovery:
         raise ValueError(f"memorisation: at least 2 sources are expected, got {count}")
     asked = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_ASKED]
     codebook, stored = model.autoencoder.codebook, model.bank.latents[:: model.bank.variants.count]
-    latents = look_up(stored[asked.to(stored.device)].to(model.autoencoder.device), codebook).movedim(-1, 1)
+    latents = dequantize(stored[asked.to(stored.device)].to(model.autoencoder.device), codebook).movedim(-1, 1)
     known, others = recovery_errors(model, latents, side), recovery_errors(model, latents, side, asked)
     unseen = recovery_errors(model, held_out, side)
     middle = float(unseen.median())

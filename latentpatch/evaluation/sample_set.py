@@ -102,4 +102,4 @@ def copying_values(bank: SourceBank, index: Tensor, usual: float | None) -> dict
 
 def nearest_distances(bank: SourceBank, keys: Tensor) -> Tensor:
     """Distance of pictures' keys ``(N, h, w, r)`` to the nearest source, in units of the keys. -> (N,) float64"""
-    return source_distances(keys, bank.searchable()).amin(1).cpu()
+    return source_distances(keys, bank.validated_keys()).amin(1).cpu()

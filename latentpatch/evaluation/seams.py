@@ -25,7 +25,7 @@ def seam_energies(bank: SourceBank, index: Tensor) -> Tensor:
         ``(N,)`` float64: seam costs a cell, over the sources' mean squared deviation from their mean: 0 for a whole
         source, of order 1 where most cells are joined at random.
     """
-    keys = bank.searchable()
+    keys = bank.validated_keys()
     rows, columns = (torch.arange(side, device=keys.device) for side in bank.grid)
     total = torch.zeros(len(index), dtype=torch.float64, device=keys.device)
     index = index.to(keys.device)

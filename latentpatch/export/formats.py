@@ -76,9 +76,9 @@ def export(
     if model.bank.variants.offsets and model.bank.variants.offset_cost:
         raise ValueError(f"offset_cost {model.bank.variants.offset_cost}: 0 is expected of sources with offsets")
     _check_tools(format)
-    method, chosen = model._sampler(sampler, settings)
+    method, chosen = model.sampler_and_settings(sampler, settings)
     model, sampler = _subset(model, where), SAMPLERS.name_of(chosen)
-    free, guided = (method.resolve(chosen, model._context(has_reference=has)) for has in (False, True))
+    free, guided = (method.resolve(chosen, model.context(has_reference=has)) for has in (False, True))
     made = graphs(model, sampler, free, guided)
     names = [graph.name for graph in made]
     unknown = [name for name in only or () if name not in names]

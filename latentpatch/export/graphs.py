@@ -65,7 +65,7 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
 
     def pictures_of(chosen: Settings) -> nn.Module:
         decoding = model.default_decoding(chosen)
-        latents = Blended(gathered, model) if decoding in ("blend", "detail") and not bank.coded else gathered
+        latents = Blended(gathered, model) if decoding in ("blend", "detail") and not bank.has_codes else gathered
         return Detailed(latents, decoder, model) if decoding == "detail" else nn.Sequential(latents, decoder)
 
     return [
@@ -95,7 +95,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         network = self.autoencoder
-        latents = F.pixel_unshuffle(network._encode(images).float(), network.fold)
+        latents = F.pixel_unshuffle(network.encode_raw(images).float(), network.fold)
         if network.codebook is None:
             return latents
         # |v - c|^2 less |v|^2, in float64: autoencoder.codes() without what graphs have no operation for.
@@ -114,7 +114,7 @@ class Decoder(nn.Module):
         self.autoencoder = autoencoder
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.autoencoder._decode(F.pixel_shuffle(latents, self.autoencoder.fold)).float().clamp(0, 1)
+        return self.autoencoder.decode_raw(F.pixel_shuffle(latents, self.autoencoder.fold)).float().clamp(0, 1)
 
 
 class Sources(nn.Module):
@@ -169,7 +169,7 @@ class Detailed(nn.Module):
     def __init__(self, sources: nn.Module, decoder: Decoder, model: LatentPatch) -> None:
         super().__init__()
         self.sources, self.decoder = sources, decoder
-        stored, (rows, columns) = model.bank.details, model.bank.grid
+        stored, (rows, columns) = model.bank.residuals, model.bank.grid
         self.area, self.quarter = 4 * rows * columns, model.autoencoder.spec.downsampling // 2
         self.register_buffer("details", stored.reshape(-1, stored.shape[3] // 4))
         self.register_buffer("places", torch.arange(self.area).view(rows, columns, 4))

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bank.bank import SourceBank, chunks
+from ..bank.bank import SourceBank
+from ..bank.latents import chunks
 from ..model import LatentPatch
 from ..results import Generation
 from .maps import largest_regions, region_counts
@@ -255,7 +256,7 @@ def copying_of_sources(model: LatentPatch, count: int = 200, neighbours: int = N
     if total < 3:
         raise ValueError(f"{total} sources: at least 3 are expected, to compare each with two others")
     chosen = torch.arange(min(count, total), device=bank.keys.device) * total // min(count, total)
-    distances = _distances(bank, bank.searchable()[chosen * variants])
+    distances = _distances(bank, bank.validated_keys()[chosen * variants])
     distances.scatter_(1, chosen[:, None], float("inf"))
     near = nearest_sources(distances, neighbours)
     latents = model.latents_at((chosen * variants)[:, None, None].expand(-1, *bank.grid))
@@ -265,7 +266,7 @@ def copying_of_sources(model: LatentPatch, count: int = 200, neighbours: int = N
 
 def _distances(bank: SourceBank, keys: Tensor) -> Tensor:
     """Distances of pictures' keys ``(N, h, w, r)`` to each source, to the nearest of its variants. -> (N, sources)"""
-    distances = source_distances(keys, bank.searchable())
+    distances = source_distances(keys, bank.validated_keys())
     return distances.view(len(keys), -1, bank.variants.count).amin(2)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..bank.bank import chunks, look_up
+from ..bank.latents import chunks, dequantize
 
 __all__ = ["nearest_fields"]
 
@@ -56,7 +56,7 @@ def _nearest_fields(
     found, distance = torch.full(shape, -1, device=cells.device), best.clone()
     first = 0
     for chunk in chunks(stored, codebook):
-        sources = look_up(chunk.to(cells.device), codebook).float().flatten(1, 2).movedim(1, 0)  # cells x b x L
+        sources = dequantize(chunk.to(cells.device), codebook).float().flatten(1, 2).movedim(1, 0)  # cells x b x L
         squared = torch.cdist(cells, sources, compute_mode="donot_use_mm_for_euclid_dist").square()
         cost = squared + _WHOLE * squared.mean(0)
         if excluded is not None:

@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bank.bank import SourceBank, chunks, look_up
+from ..bank.bank import SourceBank
+from ..bank.latents import fit_pca
 from ..bank.pca import PCA
 from ..errors import LatentPatchError
 from ..methods.base import Context
 from ..model import LatentPatch
+from ..ops.hashing import tensor_bytes
 from ..ops.noise import noise_from_seeds
 from ..registry import SAMPLERS
 from ..settings import Settings
@@ -126,13 +128,13 @@ def _refit(before: LatentPatch, after: LatentPatch, ids: Sequence[str]) -> Check
     gone = set(before.bank.members(ids))
     kept = [b for b in range(len(before.bank)) if b not in gone]
     latents, codebook = before.bank.latents[kept], before.autoencoder.codebook
-    details = before.bank.details[kept] if before.bank.detailed else None
+    residuals = before.bank.residuals[kept] if before.bank.has_residuals else None
     pca = PCA().to(before.bank.keys.device)
-    pca.fit((look_up(chunk, codebook) for chunk in chunks(latents, codebook)), before.components)
+    fit_pca(pca, latents, codebook, before.components)
     bank = SourceBank().to(before.bank.keys.device)
     known = {before.bank.ids[b]: before.bank.attributes[b] for b in kept}
     names = [name for name in before.bank.sources if name in known]
-    bank.fill(latents, names, pca, known, codebook, variants=before.bank.variants, details=details)
+    bank.fill(latents, names, pca, known, codebook, variants=before.bank.variants, residuals=residuals)
     return _equal("equal, bit for bit, to a model fitted on the remaining latents", pca, bank, after)
 
 
@@ -141,7 +143,12 @@ def _encoded_again(before: LatentPatch, after: LatentPatch, pictures: Sequence[P
     bank, variants = after.bank, after.bank.variants
     known = dict(zip(bank.ids, bank.attributes, strict=True))
     model.fit(
-        pictures, ids=bank.sources, attributes=known, size=after.image_size, details=bank.detailed, **variants.record()
+        pictures,
+        ids=bank.sources,
+        attributes=known,
+        size=after.image_size,
+        residuals=bank.has_residuals,
+        **variants.record(),
     )
     check = _equal("equal, bit for bit, to a model fitted on the remaining pictures", model.pca, model.bank, after)
     return Check(check.name, check.passed, {**check.facts, "pictures": len(pictures)})
@@ -171,7 +178,7 @@ def _bytes(before: LatentPatch, path: str | Path, ids: Sequence[str]) -> Check:
     gone = before.bank.members(ids)
     kept = [b for b in range(len(before.bank)) if b not in set(gone)]
     bank = before.bank
-    parts = [bank.latents, bank.details] if bank.detailed else [bank.latents]
+    parts = [bank.latents, bank.residuals] if bank.has_residuals else [bank.latents]
     wanted = {row for b in gone for stored in parts for row in _rows(stored[b])}
     shared: set[bytes] = set()
     for first in range(0, len(kept), _BATCH):
@@ -186,7 +193,7 @@ def _bytes(before: LatentPatch, path: str | Path, ids: Sequence[str]) -> Check:
 
 def _rows(latents: Tensor) -> list[bytes]:
     """Rows of cells ``(rows, w, L)`` as the file holds them."""
-    return [row.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for row in latents]
+    return [tensor_bytes(row) for row in latents]
 
 
 def _seeds(

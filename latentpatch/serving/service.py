@@ -268,7 +268,7 @@ class Service:
                 "image_size": list(model.image_size),
                 "attributes": attributes,
                 "samplers": sorted(SAMPLERS),
-                "settings": method.resolve(model.settings, model._context()).record(),
+                "settings": method.resolve(model.settings, model.context()).record(),
                 "sampler": SAMPLERS.name_of(model.settings),
                 "presets": {name: settings_record(settings) for name, settings in PRESETS.items()},
                 "ranges": {
@@ -351,7 +351,7 @@ class Service:
 
     def _work(self, settings: Settings, has_reference: bool, mask: Tensor | None = None) -> int:
         """Return the search's cost for one image, in compared window cells."""
-        sampler, context = SAMPLERS.of(settings), self.model._context(None, has_reference, mask)
+        sampler, context = SAMPLERS.of(settings), self.model.context(None, has_reference, mask)
         return sampler.work(sampler.resolve(settings, context), context)
 
     def _measured(self) -> tuple[float, float]:

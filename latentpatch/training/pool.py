@@ -97,8 +97,8 @@ def make_pool(
     side = teacher.spec.image_size
     rng = np.random.default_rng(seed)
     originals = [read_image(path, (side, side)) for path in tqdm(paths, desc="reading", leave=False)]
-    model = LatentPatch(teacher).fit(torch.stack(originals), details=False, progress=True)
-    followers = None if student is None else LatentPatch(student).fit(torch.stack(originals), details=False)
+    model = LatentPatch(teacher).fit(torch.stack(originals), residuals=False, progress=True)
+    followers = None if student is None else LatentPatch(student).fit(torch.stack(originals), residuals=False)
     grid = model.bank.grid
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "making"

@@ -46,8 +46,8 @@ class Distillation:
         generator = torch.Generator(options.device).manual_seed(options.seed * options.steps + step)
         noise = 0.05 * torch.randn(latents.shape, generator=generator, device=options.device)
         with torch.autocast(options.device, torch.bfloat16):
-            made = self.model._decode(_channels_last(latents + noise))
-            encoded = self.model._encode(_pictures(self.images[real], options.device))
+            made = self.model.decode_raw(_channels_last(latents + noise))
+            encoded = self.model.encode_raw(_pictures(self.images[real], options.device))
         picture = picture_loss(made.float(), _pictures(self.targets[batch], options.device))
         return picture, 0.1 * F.l1_loss(encoded.float(), _tensor(self.latents[real], options.device))
 
@@ -63,7 +63,7 @@ class Narrowing:
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("latents", "own", "targets")
         )
         examples = torch.from_numpy(np.array(self.latents[:: max(1, len(self.latents) // 64)][:64])).float()
-        self.model = EmbeddedAutoencoder().take(wide_student(options.wide), examples)
+        self.model = EmbeddedAutoencoder().prune_from(wide_student(options.wide), examples)
 
     def losses(self, step: int) -> tuple[Tensor, Tensor]:
         """Of pictures; and nothing."""
@@ -73,7 +73,7 @@ class Narrowing:
         mine = rng.random(options.batch) < 0.5
         latents = _tensor(np.where(mine[:, None, None, None], self.own[batch], self.latents[batch]), options.device)
         with torch.autocast(options.device, torch.bfloat16):
-            made = self.model._decode(_channels_last(latents))
+            made = self.model.decode_raw(_channels_last(latents))
         loss = picture_loss(made.float(), _pictures(self.targets[batch], options.device))
         return loss, loss.new_zeros(())
 
@@ -98,7 +98,7 @@ class Quantisation:
         batch = np.stack([self.pictures[0][i] if i < counts[0] else self.pictures[1][i - counts[0]] for i in chosen])
         wanted = _pictures(batch, options.device)
         with torch.autocast(options.device, torch.bfloat16):
-            latents = self.model._encode(wanted)
+            latents = self.model.encode_raw(wanted)
         latents = latents.float()
         gap = latents.new_zeros(())
         # First a plain autoencoder, so that there is something to quantise.
@@ -112,7 +112,7 @@ class Quantisation:
             gap = F.mse_loss(codes, latents.detach()) + 0.25 * F.mse_loss(latents, codes.detach())
             latents = latents + (codes - latents).detach()  # gradients pass straight through
         with torch.autocast(options.device, torch.bfloat16):
-            made = self.model._decode(_channels_last(latents))
+            made = self.model.decode_raw(_channels_last(latents))
         return picture_loss(made.float(), wanted), gap
 
     def _revive(self, step: int, vectors: Tensor, rng: np.random.Generator) -> None:

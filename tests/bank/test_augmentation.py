@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from helpers.errors import refuses
 from torch import Tensor
 
 from latentpatch import LatentPatch, explain
@@ -195,9 +196,10 @@ def test_adding_and_removing_take_all_variants(face_images):
     model.add(face_images[10:], ids=names[10:])
     assert model.bank.sources == names
     assert len(model.bank) == 12 * 18
-    with pytest.raises(ValueError, match=r"source 'f3~mirrored\+1-1': a variant of 'f3', whose id is expected"):
+    with refuses("source") as caught:
         model.remove("f3~mirrored+1-1")
-    with pytest.raises(ValueError, match="removing 12 of 12 sources would leave none"):
+    assert "'f3'" in str(caught.value)
+    with refuses("ids"):
         model.remove(names)
     model.remove(["f3", "f11"])
     kept = [i for i in range(12) if i not in (3, 11)]
@@ -246,34 +248,34 @@ def test_files_with_other_variants_than_they_say_are_refused(varied, tmp_path):
     model = fitted(torch.rand(3, 3, 64, 64), mirrored=True)
     model.bank.ids[3] = "another"
     model.save(path)
-    with pytest.raises(FileError, match="ids are not those of sources with 2 variants each"):
+    with pytest.raises(FileError, match="ids must be those of sources with 2 variants each"):
         LatentPatch.load(path)
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "message"),
+    ("options", "error", "name"),
     [
-        ({"mirrored": 1}, TypeError, "mirrored 1: True or False is expected"),
-        ({"offsets": -1}, ValueError, "offsets -1: at least 0 is expected"),
-        ({"offsets": 1.5}, TypeError, r"offsets 1\.5: an integer is expected"),
-        ({"offsets": 5}, ValueError, "offsets 5: at most 4 is expected"),
-        ({"offsets": 1, "offset_cost": -0.1}, ValueError, r"offset_cost -0\.1: 0 to 10 is expected"),
-        ({"offsets": 1, "offset_cost": float("nan")}, ValueError, "offset_cost nan: 0 to 10 is expected"),
-        ({"mirrored": True, "ids": ["a", "a~mirrored"]}, ValueError, "'a~mirrored' occurs twice"),
+        ({"mirrored": 1}, TypeError, "mirrored"),
+        ({"offsets": -1}, ValueError, "offsets"),
+        ({"offsets": 1.5}, TypeError, "offsets"),
+        ({"offsets": 5}, ValueError, "offsets"),
+        ({"offsets": 1, "offset_cost": -0.1}, ValueError, "offset_cost"),
+        ({"offsets": 1, "offset_cost": float("nan")}, ValueError, "offset_cost"),
+        ({"mirrored": True, "ids": ["a", "a~mirrored"]}, ValueError, "ids"),
     ],
 )
-def test_bad_values_are_named(options, error, message):
-    with pytest.raises(error, match=message):
+def test_bad_values_are_named(options, error, name):
+    with refuses(name, error):
         fitted(torch.rand(2, 3, 64, 64), **options)
 
 
 def test_offsets_beyond_the_grid_are_refused():
-    with pytest.raises(ValueError, match=r"offsets 2: less than 2 \(cells of the shorter side\) is expected"):
+    with refuses("offsets"):
         fitted(torch.rand(2, 3, 8, 64), offsets=2)
 
 
 def test_a_sharded_bank_takes_none(varied):
-    with pytest.raises(ValueError, match="a sharded bank: sources without variants"):
+    with refuses("bank"):
         ShardedBank(varied.bank, ALONE)
 
 

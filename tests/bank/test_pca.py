@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.errors import refuses
 
 from latentpatch import PCA
 
@@ -68,12 +69,12 @@ def test_state_moves_to_a_fresh_module():
 
 @pytest.mark.parametrize("components", [0, 13, 2.0, True])
 def test_components_are_checked(components):
-    with pytest.raises(ValueError, match=rf"components {components!r}: an integer from 1 to 12"):
+    with refuses("components"):
         PCA().fit([latents()], components)
 
 
 def test_nothing_or_nonsense_is_refused():
-    with pytest.raises(ValueError, match="no latent vectors"):
+    with pytest.raises(ValueError, match="at least one latent vector"):
         PCA().fit([], 4)
     with pytest.raises(ValueError, match="NaN"):
         PCA().fit([torch.full((3, 12), float("nan"))], 4)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.errors import refuses
 from torch import Tensor
 
 from latentpatch import FileError, LatentPatch, RasterSettings
 from latentpatch.bank import format as modelfile
-from latentpatch.bank.residuals import add_details, details_of, has_details
+from latentpatch.bank.residuals import add_residuals, can_have_residuals, encode_residuals
 from latentpatch.bank.sharded import ShardedBank
 from latentpatch.cli.main import main
 from latentpatch.export.formats import export
@@ -61,28 +62,28 @@ def pixel_by_pixel(images: Tensor, index: Tensor, planes: Tensor, side: int) -> 
 def test_details_are_those_of_the_sources_around_each_pixel(side: int) -> None:
     chance = torch.Generator().manual_seed(side)
     pictures = torch.rand(5, 3, 3 * side, 4 * side, generator=chance)
-    table = details_of(pictures, torch.full_like(pictures, 0.5), side)
+    table = encode_residuals(pictures, torch.full_like(pictures, 0.5), side)
     assert table.shape == (5, 3, 4, 3 * side**2)
     assert table.dtype == torch.int8
     # One source alone: its plane of details.
     index = torch.arange(5)[:, None, None].expand(-1, 3, 4)
     grey = torch.full_like(pictures, 0.5)
-    planes = ((add_details(grey, index, gatherer(table)) - 0.5) * 255).round()
+    planes = ((add_residuals(grey, index, gatherer(table)) - 0.5) * 255).round()
     assert planes.abs().max() > 60
-    toned = details_of(pictures, pictures + torch.tensor([0.1, -0.2, 0.3])[:, None, None], side)
+    toned = encode_residuals(pictures, pictures + torch.tensor([0.1, -0.2, 0.3])[:, None, None], side)
     assert not toned.any(), "tone is the decoder's"
     mixed = torch.randint(-1, 5, (2, 3, 4), generator=chance)
     images = torch.rand(2, 3, 3 * side, 4 * side, generator=chance)
     expected = pixel_by_pixel(images, mixed, planes, side)
-    torch.testing.assert_close(add_details(images, mixed, gatherer(table)), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(add_residuals(images, mixed, gatherer(table)), expected, atol=1e-5, rtol=0)
 
 
 def test_cells_that_cannot_be_halved_have_none() -> None:
-    assert [side for side in range(1, 18) if has_details(side)] == [4, 6, 8, 10, 12, 14, 16]
+    assert [side for side in range(1, 18) if can_have_residuals(side)] == [4, 6, 8, 10, 12, 14, 16]
 
 
 def test_sources_come_back_nearer_to_what_they_were(detailed: LatentPatch, face_images: Tensor) -> None:
-    assert detailed.bank.details.shape == (12, 4, 4, 768)
+    assert detailed.bank.residuals.shape == (12, 4, 4, 768)
     assert detailed.default_decoding(detailed.settings) == "detail"
     assert detailed.default_decoding(RasterSettings()) == "gather", "the paper has none"
     known = torch.stack([detailed.source_picture(b) for b in range(12)])
@@ -109,19 +110,27 @@ def test_pictures_are_alike_in_any_batch_and_differ_from_those_without(detailed:
 
 
 def test_what_was_fitted_without_them_has_none(face_images: Tensor, detailed: LatentPatch) -> None:
-    bare = LatentPatch("embedded", components=8).fit(face_images, details=False)
+    bare = LatentPatch("embedded", components=8).fit(face_images, residuals=False)
     assert "bank.details" not in bare.state_dict()
     assert bare.bank.digest() != detailed.bank.digest()
     assert torch.equal(bare.generate(2).images, detailed.generate(2, decoding="blend").images)
-    with pytest.raises(ValueError, match="decoding 'detail': sources with details are expected"):
+    with refuses("decoding"):
         bare.generate(1, decoding="detail")
-    with pytest.raises(TypeError, match="details 1: True, False or None"):
-        bare.fit(face_images, details=1)  # type: ignore[arg-type]
+    with refuses("residuals", TypeError):
+        bare.fit(face_images, residuals=1)  # type: ignore[arg-type]
+    with refuses("residuals"):
+        bare.fit(face_images, residuals=True, details=True)
     # A state without them takes the place of one with them.
     other = LatentPatch("embedded", components=8).fit(face_images)
     other.load_state_dict(bare.state_dict())
-    assert not other.bank.detailed
-    assert not LatentPatch("pixels:4").fit(face_images).bank.detailed, "pixels lose nothing"
+    assert not other.bank.has_residuals
+    assert not LatentPatch("pixels:4").fit(face_images).bank.has_residuals, "pixels lose nothing"
+
+
+def test_the_former_name_stays(face_images: Tensor, detailed: LatentPatch) -> None:
+    assert detailed.bank.details is detailed.bank.residuals
+    assert not LatentPatch("embedded").fit(face_images[:2], details=False).bank.has_residuals
+    assert "bank.details" in detailed.state_dict()
 
 
 def test_files_hold_them_read_or_mapped(
@@ -142,20 +151,20 @@ def test_files_hold_them_read_or_mapped(
 
 @pytest.mark.parametrize("shape", [(12, 4, 4, 12), (11, 4, 4, 768), (12, 4, 4, 770)])
 def test_malformed_files_are_refused(detailed: LatentPatch, tmp_path: Path, shape: tuple[int, ...]) -> None:
-    held = detailed.bank.details
-    detailed.bank.details = torch.zeros(shape, dtype=torch.int8)
+    held = detailed.bank.residuals
+    detailed.bank.residuals = torch.zeros(shape, dtype=torch.int8)
     try:
         detailed.save(tmp_path / "odd.safetensors")
     finally:
-        detailed.bank.details = held
-    with pytest.raises(FileError, match="malformed model file: details"):
+        detailed.bank.residuals = held
+    with pytest.raises(FileError, match=r"malformed model file: .*details"):
         LatentPatch.load(tmp_path / "odd.safetensors")
 
 
 def test_sources_come_and_go_with_them(face_images: Tensor) -> None:
     model = LatentPatch("embedded", components=8).fit(face_images[:10], ids=[f"a{i}" for i in range(10)])
     model.add(face_images[10:], ids=["b0", "b1"])
-    assert torch.equal(model.bank.details, LatentPatch("embedded").fit(face_images).bank.details)
+    assert torch.equal(model.bank.residuals, LatentPatch("embedded").fit(face_images).bank.residuals)
     before = LatentPatch("embedded", components=8).fit(face_images)
     after = LatentPatch("embedded", components=8).fit(face_images)
     after.remove(["3", "7"])
@@ -163,7 +172,7 @@ def test_sources_come_and_go_with_them(face_images: Tensor) -> None:
     anew = LatentPatch("embedded", components=8).fit(face_images[keep], ids=[str(b) for b in keep])
     for name, value in anew.state_dict().items():
         assert torch.equal(after.state_dict()[name], value), name
-    with pytest.raises(ValueError, match=r"details: shape \(1, 4, 4, 768\) is expected"):
+    with refuses("residuals"):
         before.bank.add(before.bank.latents[:1], ["new"], before.pca)
 
 
@@ -176,28 +185,28 @@ def test_unlearning_searches_for_them(face_images: Tensor, tmp_path: Path) -> No
     assert [check.passed for check in checks] == [True] * 4
     # A file that has nothing of the source left but its details.
     text = (tmp_path / "after.safetensors").read_bytes()
-    (tmp_path / "after.safetensors").write_bytes(text + before.bank.details[3].numpy().tobytes())
+    (tmp_path / "after.safetensors").write_bytes(text + before.bank.residuals[3].numpy().tobytes())
     checks = verify_unlearning(before, after, tmp_path / "after.safetensors", ["3"], [0, 1])
     assert [check.passed for check in checks] == [True, True, False, True]
     assert checks[2].facts["rows_found"] == 4
 
 
 def test_variants_have_their_own(face_images: Tensor) -> None:
-    plain = LatentPatch("embedded", components=8).fit(face_images).bank.details
-    turned = LatentPatch("embedded", components=8).fit(face_images.flip(3)).bank.details
+    plain = LatentPatch("embedded", components=8).fit(face_images).bank.residuals
+    turned = LatentPatch("embedded", components=8).fit(face_images.flip(3)).bank.residuals
     varied = LatentPatch("embedded", components=8).fit(face_images, mirrored=True, offsets=1)
-    assert len(varied.bank.details) == 12 * 18
-    assert torch.equal(varied.bank.details[::18], plain)
-    assert torch.equal(varied.bank.details[9::18], turned)
+    assert len(varied.bank.residuals) == 12 * 18
+    assert torch.equal(varied.bank.residuals[::18], plain)
+    assert torch.equal(varied.bank.residuals[9::18], turned)
     moved = varied.bank.ids.index("5~+1+0")
-    assert torch.equal(varied.bank.details[moved, 1:], plain[5, :-1])
-    assert torch.equal(varied.bank.details[moved, 0], plain[5, 0])
+    assert torch.equal(varied.bank.residuals[moved, 1:], plain[5, :-1])
+    assert torch.equal(varied.bank.residuals[moved, 0], plain[5, 0])
 
 
 def test_a_hole_is_filled_with_them(detailed: LatentPatch, face_images: Tensor) -> None:
     mask = torch.zeros(64, 64, dtype=torch.bool)
     mask[16:48, 16:48] = True
-    bare = LatentPatch("embedded", components=8).fit(face_images, details=False)
+    bare = LatentPatch("embedded", components=8).fit(face_images, residuals=False)
     settings = RasterSettings(patch_size=2, scales=1)
     filled, bare = (each.inpaint(face_images[0], mask, 2, settings=settings) for each in (detailed, bare))
     assert torch.equal(filled.index, bare.index)
@@ -210,7 +219,7 @@ def test_another_autoencoders_pictures_do_without(
 ) -> None:
     """What one loses is not what another loses; but it stays in the file."""
     detailed.save(tmp_path / "a.safetensors")
-    monkeypatch.setattr(detailed, "_encoder", {"name": "other"})
+    monkeypatch.setattr(detailed, "fitted_with", {"name": "other"})
     assert detailed.default_decoding(detailed.settings) == "blend"
     assert torch.equal(detailed.source_picture(2), detailed.decode(torch.full((1, 4, 4), 2))[0])
 
@@ -219,10 +228,10 @@ def test_processes_that_share_a_bank_gather_the_same(detailed: LatentPatch) -> N
     index = detailed.generate(4).index
     quarters = torch.stack([index, index.flip(0), index.flip(1), index.flip(2)], -1)
     sharded = ShardedBank(detailed.bank, ALONE)
-    assert torch.equal(sharded.gather_details(quarters), detailed.bank.gather_details(quarters))
+    assert torch.equal(sharded.gather_residuals(quarters), detailed.bank.gather_residuals(quarters))
     images = detailed.decode(index, "blend")
-    whole = add_details(images, index, detailed.bank.gather_details)
-    some = add_details(images[1:3], index, detailed.bank.gather_details, slice(1, 3))
+    whole = add_residuals(images, index, detailed.bank.gather_residuals)
+    some = add_residuals(images[1:3], index, detailed.bank.gather_residuals, slice(1, 3))
     assert torch.equal(whole[1:3], some)
 
 

@@ -22,8 +22,8 @@ class CodedPixels(Autoencoder):
     def codebook(self):
         return self.codes_table
 
-    def _encode(self, images):
+    def encode_raw(self, images):
         return nn.functional.pixel_unshuffle(images, 4)
 
-    def _decode(self, latents):
+    def decode_raw(self, latents):
         return nn.functional.pixel_shuffle(latents, 4)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.coded_pixels import CodedPixels
+from helpers.errors import refuses
 from torch import Tensor
 
 from latentpatch import LatentPatch, load_autoencoder
-from latentpatch.methods.latent.soft import patch_distances, soft_weights
+from latentpatch.methods.latent.soft import SoftSettings, patch_distances, soft_weights
 
 
 def slow_distances(reference: Tensor, sources: Tensor, side: int) -> Tensor:
@@ -44,11 +45,11 @@ def test_distances_are_those_of_the_definition(grids, side):
 
 def test_cold_weights_pick_the_nearest_patch(grids):
     distances = patch_distances(*grids, 3)
-    cold = soft_weights(distances, 1e-9)
+    cold = soft_weights(distances, SoftSettings(1e-9))
     assert torch.equal(cold, torch.nn.functional.one_hot(distances.argmin(1), 4).movedim(3, 1).double())
-    hot = soft_weights(distances, 1e9)
+    hot = soft_weights(distances, SoftSettings(1e9))
     torch.testing.assert_close(hot, torch.full_like(hot, 0.25))
-    few = soft_weights(distances, 1.0, neighbours=2)
+    few = soft_weights(distances, SoftSettings(1.0, neighbors=2))
     assert ((few > 0).sum(1) == 2).all()
     torch.testing.assert_close(few.sum(1), torch.ones(2, 5, 6, dtype=torch.float64))
     assert torch.equal(few.argmax(1), distances.argmin(1))
@@ -59,7 +60,7 @@ def test_gradients_are_those_of_finite_differences(grids, neighbours):
     reference, sources = grids
 
     def blended(reference: Tensor) -> Tensor:
-        weights = soft_weights(patch_distances(reference, sources, 3), 0.7, neighbours)
+        weights = soft_weights(patch_distances(reference, sources, 3), SoftSettings(0.7, neighbors=neighbours))
         return torch.einsum("nbhw,bhwr->nrhw", weights, sources)
 
     assert torch.autograd.gradcheck(blended, reference.requires_grad_(True))
@@ -69,8 +70,8 @@ def test_hard_choices_have_soft_gradients(grids):
     reference, sources = grids
     reference.requires_grad_(True)
     distances = patch_distances(reference, sources, 3)
-    soft, hard = (soft_weights(distances, 0.5, hard=hard) for hard in (False, True))
-    torch.testing.assert_close(hard, soft_weights(distances, 1e-9))
+    soft, hard = (soft_weights(distances, SoftSettings(0.5, hard=hard)) for hard in (False, True))
+    torch.testing.assert_close(hard, soft_weights(distances, SoftSettings(1e-9)))
     scale = torch.rand(soft.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     expected, found = (
         torch.autograd.grad((each * scale).sum(), reference, retain_graph=True)[0] for each in (soft, hard)
@@ -156,19 +157,24 @@ def test_banks_on_the_disk_blend_alike(tmp_path, model, face_images):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "text"),
+    ("arguments", "name"),
     [
-        ({}, TypeError, "either a reference or latents"),
-        ({"reference": torch.rand(3, 64, 64), "latents": torch.rand(1, 48, 16, 16)}, TypeError, "either a reference"),
-        ({"reference": torch.rand(3, 32, 64)}, ValueError, r"reference: .*got float32 \(3, 32, 64\)"),
-        ({"latents": torch.rand(1, 48, 8, 16)}, ValueError, r"latents: .*\(N, 48, 16, 16\) is expected, got float32"),
-        ({"reference": torch.rand(3, 64, 64), "temperature": 0}, ValueError, "temperature 0: a positive number"),
-        ({"reference": torch.rand(3, 64, 64), "temperature": float("nan")}, ValueError, "temperature nan"),
-        ({"reference": torch.rand(3, 64, 64), "temperature": "warm"}, TypeError, "temperature must be a number"),
-        ({"reference": torch.rand(3, 64, 64), "patch_size": 17}, ValueError, "patch_size 17: at most 16"),
-        ({"reference": torch.rand(3, 64, 64), "neighbours": 13}, ValueError, "neighbours 13: at most 12"),
+        ({"reference": torch.rand(3, 32, 64)}, "reference"),
+        ({"latents": torch.rand(1, 48, 8, 16)}, "latents"),
+        ({"reference": torch.rand(3, 64, 64), "temperature": 0}, "temperature"),
+        ({"reference": torch.rand(3, 64, 64), "temperature": float("nan")}, "temperature"),
+        ({"reference": torch.rand(3, 64, 64), "temperature": "warm"}, "temperature"),
+        ({"reference": torch.rand(3, 64, 64), "patch_size": 17}, "patch_size"),
+        ({"reference": torch.rand(3, 64, 64), "neighbours": 13}, "neighbors"),
+        ({"reference": torch.rand(3, 64, 64), "warmth": 1}, "settings"),
     ],
 )
-def test_bad_arguments_are_named(model, arguments, error, text):
-    with pytest.raises(error, match=text):
+def test_bad_arguments_are_named(model, arguments, name):
+    with refuses(name):
         model.soft(**arguments)
+
+
+def test_one_of_two_inputs_is_taken(model, face_images):
+    for arguments in ({}, {"reference": face_images[0], "latents": torch.rand(1, 48, 16, 16)}):
+        with pytest.raises(TypeError):
+            model.soft(**arguments)

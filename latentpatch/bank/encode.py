@@ -1,0 +1,169 @@
+"""Encoding of sources: images to the latents and residuals that a bank stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..autoencoders.base import Autoencoder
+from ..errors import FileError, ImageError, SettingError, SettingTypeError
+from ..inputs import check_range, size_pair
+from ..io import images
+from ..io.mmap import Rows
+from ..runs.processes import ALONE, Processes
+from .augmentation import Variants
+from .checks import check_ids
+from .residuals import can_have_residuals, encode_residuals
+
+__all__ = ["EncodedSources", "Sources", "encode_sources"]
+
+#: Images ``(B, 3, H, W)`` in [0, 1], or a folder, files, or a text file that lists files.
+Sources = Tensor | str | Path | Sequence[str | Path]
+
+_BATCH = 16  # images read and encoded together
+
+
+@dataclass(frozen=True)
+class EncodedSources:
+    """Sources as a bank stores them, on the autoencoder's device or in a file.
+
+    Attributes:
+        latents: ``(B, h, w, L)`` float16, or ``(B, h, w, q)`` int16 code indices.
+        residuals: ``(B, h, w, d)`` int8; None where there are none.
+        ids: of the images, without augmented copies.
+        skipped: files that were left out, with the reason.
+    """
+
+    latents: Tensor
+    residuals: Tensor | None
+    ids: list[str]
+    skipped: list[tuple[Path, str]]
+
+
+def encode_sources(
+    autoencoder: Autoencoder,
+    sources: Sources,
+    *,
+    ids: Sequence[str] | None = None,
+    size: int | tuple[int, int] | None = None,
+    variants: Variants | None = None,
+    residuals: bool = False,
+    skip_bad: bool = False,
+    progress: bool = False,
+    scratch: str | Path | None = None,
+    processes: Processes = ALONE,
+) -> EncodedSources:
+    """Encode sources batch by batch. Arguments and errors are those of :meth:`~latentpatch.LatentPatch.fit`."""
+    variants = variants or Variants()
+    names, shape, pictures = _open(autoencoder, sources, ids, size)
+    grid = autoencoder.grid(*shape)
+    if variants.offsets >= min(grid):
+        raise SettingError("offsets", variants.offsets, f"less than {min(grid)} (cells of the shorter side)")
+    side, has_codes = autoencoder.spec.downsampling, autoencoder.codebook is not None
+    depth = autoencoder.fold**2 if has_codes else autoencoder.spec.latent_channels
+    dtype, device = torch.int16 if has_codes else torch.float16, autoencoder.device
+    residuals = residuals and can_have_residuals(side) and not autoencoder.lossless
+    part = processes.share(len(names))
+    count = part.stop - part.start
+    kept: list[str] = []
+    skipped: list[tuple[Path, str]] = []
+    with (
+        Rows(count * variants.count, (*grid, depth), dtype, device, scratch) as rows,
+        Rows(
+            count * variants.count, (*grid, 3 * side**2) if residuals else (0, 0, 0), torch.int8, device, scratch
+        ) as residual_rows,
+        tqdm(total=count, desc="encoding", unit="img", disable=not progress, leave=False) as bar,
+    ):
+        readable = _read(names[part], pictures[part], shape, skipped if skip_bad else None)
+        while batch := list(islice(readable, _BATCH)):
+            latents, missing = _encode(autoencoder, torch.stack([picture for _, picture in batch]), variants, residuals)
+            rows.append(latents)
+            if missing is not None:
+                residual_rows.append(missing)
+            kept += [name for name, _ in batch]
+            bar.update(len(batch))
+        stored = processes.joined_rows(rows.tensor(), scratch)
+        stored_residuals = processes.joined_rows(residual_rows.tensor(), scratch) if residuals else None
+    kept = [name for each in processes.every(kept) for name in each]
+    skipped = [file for each in processes.every(skipped) for file in each]
+    if not kept:
+        raise FileError(f"none of the {len(names)} sources could be used; the first: {skipped[0][1]}")
+    return EncodedSources(stored, stored_residuals, kept, skipped)
+
+
+def _open(
+    autoencoder: Autoencoder, sources: Sources, ids: Sequence[str] | None, size: int | tuple[int, int] | None
+) -> tuple[list[str], tuple[int, int], Tensor | list[Path]]:
+    """Return the ids of sources, height and width of the images, and the images or their files."""
+    pictures: Tensor | list[Path]
+    if isinstance(sources, Tensor):
+        if sources.ndim != 4 or not len(sources):
+            raise SettingError("sources", tuple(sources.shape), "of shape (B, 3, H, W) with B at least 1")
+        check_range("sources", sources)
+        names = [str(i) for i in range(len(sources))]
+        pictures, shape = sources, (sources.shape[2], sources.shape[3])
+    else:
+        pictures = images.list_images(*([sources] if isinstance(sources, (str, Path)) else sources))
+        names, shape = images.identifiers(pictures), size_pair(size, autoencoder.spec.image_size)
+    if ids is None:
+        return names, shape, pictures
+    if isinstance(ids, str):
+        raise SettingTypeError("ids", ids, "a sequence of names")
+    check_ids(ids, len(names))
+    return list(ids), shape, pictures
+
+
+def _read(
+    names: Sequence[str],
+    pictures: Tensor | list[Path],
+    size: tuple[int, int],
+    skipped: list[tuple[Path, str]] | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield ids and images ``(3, H, W)``; files that cannot be used go to ``skipped``, or raise where that is None."""
+    for name, picture in zip(names, pictures, strict=True):
+        if isinstance(picture, Tensor):
+            yield name, picture
+            continue
+        try:
+            image = images.read_image(picture, size)
+        except ImageError as error:
+            if skipped is None:
+                raise
+            skipped.append((picture, str(error)))
+            continue
+        yield name, image
+
+
+@torch.no_grad()
+def _encode(
+    autoencoder: Autoencoder, batch: Tensor, variants: Variants, residuals: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return latents and residuals of all augmented copies of images, those of one image side by side."""
+    flips = [batch, batch.flip(3)] if variants.mirrored else [batch]
+    stored = [_encode_for_storage(autoencoder, each) for each in flips]
+    latents = torch.stack([variants.moved(each) for each in stored], 1).flatten(0, 2)
+    if not residuals:
+        return latents, None
+    missing = []
+    for flipped, each in zip(flips, stored, strict=True):
+        # In float32: a bank does not depend on the precision of later decoding.
+        decoded = autoencoder.decode(autoencoder.dequantize(each.movedim(-1, 1)))
+        missing.append(encode_residuals(flipped.to(decoded.device), decoded, autoencoder.spec.downsampling))
+    return latents, torch.stack([variants.moved(each) for each in missing], 1).flatten(0, 2)
+
+
+def _encode_for_storage(autoencoder: Autoencoder, batch: Tensor) -> Tensor:
+    """Return float16 latents ``(N, h, w, L)`` or int16 codes ``(N, h, w, q)`` of images."""
+    latents = autoencoder.encode(batch)
+    if autoencoder.codebook is not None:
+        return autoencoder.codes(latents).movedim(1, -1).short()
+    stored = latents.movedim(1, -1).half()
+    if not bool(torch.isfinite(stored).all()):
+        raise ValueError(f"{autoencoder.spec.name} gave latents that are not finite in half precision")
+    return stored

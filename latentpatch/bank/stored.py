@@ -1,0 +1,264 @@
+"""The tensors of a bank, in memory or mapped from a file: state, checks, digest, and gathering by index maps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import FileError
+from ..ops.hashing import tensor_bytes
+from .augmentation import Variants
+from .checks import check_keys, check_latents, check_layout
+from .fitted_module import FittedModule, pack, unpack
+from .latents import chunks, dequantize
+from .prepared_cache import PreparedCache
+
+__all__ = ["StoredSources"]
+
+S = TypeVar("S", bound="StoredSources")
+
+
+class StoredSources(FittedModule):
+    """Tensors, ids and attributes of B sources, in memory or mapped from a file.
+
+    Tensors, which move with the module and are in its state dict:
+        keys: ``(B, h, w, r)`` int16, PCA-reduced latents in units of ``key_step``: see
+            :mod:`latentpatch.methods.latent.search.keys` for why the search works on integers.
+        key_step: scalar float32, size of a unit of ``keys`` in the latents' own units.
+        latents: ``(B, h, w, L)`` float16 full latents, or where the autoencoder has a codebook
+            ``(B, h, w, q)`` int16 code indices, q of them a cell (with q = 1 on a 16x16 grid, 512 bytes a source).
+        residuals: ``(B, h, w, d)`` int8, see :mod:`latentpatch.bank.residuals`; without elements where the bank keeps
+            none. Files and state dicts call them ``details``.
+
+    Attributes:
+        ids: one stable name a source, unique.
+        attributes: one mapping of attribute names to text a source, maybe empty.
+        variants: the augmentation: the :attr:`Variants.count` copies of an image are sources side by side, the image
+            itself first, with the same attributes.
+        mapped: whether keys and latents are in a file (:mod:`latentpatch.io.mmap`) and too large to be read
+            beforehand. Values are then checked when they are used, :meth:`digest` is what the file says, and
+            latents stay where they are when the module moves to another device.
+    """
+
+    keys: Tensor
+    key_step: Tensor
+    latents: Tensor
+    residuals: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_fitted("keys", torch.zeros(0, 0, 0, 0, dtype=torch.int16))
+        self.register_fitted("key_step", torch.ones(()))
+        self.register_fitted("latents", torch.zeros(0, 0, 0, 0, dtype=torch.float16))
+        self.register_fitted("residuals", torch.zeros(0, 0, 0, 0, dtype=torch.int8), key="details", optional=True)
+        self.ids: list[str] = []
+        self.attributes: list[dict[str, str]] = []
+        self.variants = Variants()
+        self.mapped = False
+        self._file: str | Path = "the bank's file"
+        self._keys_unchecked = False
+        self._claimed_digest: str | None = None
+        self._cache = PreparedCache()
+
+    @classmethod
+    def from_mapped(cls: type[S], tensors: Mapping[str, Tensor], path: str | Path, digest: str | None = None) -> S:
+        """Return a mapped bank over the tensors of its state dict.
+
+        Args:
+            tensors: by name.
+            path: the file they are in, for messages.
+            digest: what the file says that :meth:`digest` is.
+
+        Raises:
+            RuntimeError, ValueError: where names, types or shapes are not those of a bank.
+        """
+        bank = cls()
+        bank.mapped, bank._file = True, path
+        bank.load_state_dict(dict(tensors), assign=True)
+        bank._claimed_digest = digest
+        return bank
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def sources(self) -> list[str]:
+        """Ids of the images, without those of their augmented copies."""
+        return self.ids[:: self.variants.count]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Cells (h, w) of every source."""
+        return self.keys.shape[1], self.keys.shape[2]
+
+    @property
+    def has_codes(self) -> bool:
+        """True if :attr:`latents` are code indices."""
+        return self.latents.dtype == torch.int16
+
+    @property
+    def has_residuals(self) -> bool:
+        """True if the bank keeps :attr:`residuals`."""
+        return self.residuals.numel() > 0
+
+    @property
+    def details(self) -> Tensor:
+        """The former name of :attr:`residuals`."""
+        return self.residuals
+
+    # --- state -------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Refuse contents that do not fit together, as a file may hold them.
+
+        Raises:
+            ValueError: with the reason.
+        """
+        check_layout(self)
+        check_keys(self.keys)
+        self._keys_unchecked = False
+        for latents in chunks(self.latents):
+            check_latents(latents)
+
+    @contextmanager
+    def _file_errors(self) -> Iterator[None]:
+        """Turn what checks refuse within the block into a :class:`FileError` about the mapped file."""
+        try:
+            yield
+        except ValueError as error:
+            raise FileError(self._file, f"malformed model file: {error}") from error
+
+    def _materialize(self) -> None:
+        """Read mapped tensors into memory, and check them."""
+        if self.mapped:
+            self.check()
+            self.mapped, self._claimed_digest = False, None
+            self.latents, self.residuals = (each.to(self.keys.device) for each in (self.latents, self.residuals))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StoredSources:
+        latents, residuals = self.latents, self.residuals
+        if self.mapped:
+            self.latents, self.residuals = latents[:0], residuals[:0]  # a move would read all of them
+        self._cache.clear()
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            if self.mapped:
+                self.latents, self.residuals = latents, residuals
+        return self
+
+    def digest(self) -> str:
+        """Return the SHA-256 of ids, keys, latents and residuals, in lower-case hex; a mapped file states its own."""
+        return self._claimed_digest or self.computed_digest()
+
+    def computed_digest(self) -> str:
+        """Return :meth:`digest` of the tensors themselves, all of which are read."""
+        names: Any = self.ids if self.variants.count == 1 else [self.ids, self.variants.record()]
+        total = hashlib.sha256(json.dumps(names, sort_keys=True).encode())
+        for stored in (self.keys, self.latents, self.residuals):
+            for chunk in chunks(stored):
+                total.update(tensor_bytes(chunk))
+        return total.hexdigest()
+
+    def get_extra_state(self) -> Tensor:
+        augmented = {} if self.variants.count == 1 else {"variants": self.variants.record()}
+        return pack({"ids": self.ids, "attributes": self.attributes, **augmented})
+
+    def set_extra_state(self, state: Any) -> None:
+        self._cache.clear()
+        record = unpack(state)
+        self.ids = [str(name) for name in record["ids"]]
+        self.attributes = [{str(k): str(v) for k, v in row.items()} for row in record["attributes"]]
+        self.variants = Variants(**record.get("variants", {}))
+        self._claimed_digest, self._keys_unchecked = None, self.mapped
+        if self.mapped:
+            check_layout(self)
+        elif self.ids or self.keys.numel():
+            self.check()
+
+    def validated_keys(self) -> Tensor:
+        """Return :attr:`keys`, which the first search of a mapped bank checks.
+
+        Raises:
+            FileError: where the file holds something else.
+        """
+        if self._keys_unchecked:
+            with self._file_errors():
+                check_keys(self.keys)
+            self._keys_unchecked = False
+        return self.keys
+
+    # --- gathering by index maps -------------------------------------------------------------------
+
+    def gather(self, index: Tensor, num_codes: int | None = None) -> Tensor:
+        """Return the stored latents at an index map.
+
+        Args:
+            index: ``(N, h, w)`` int64 positions.
+            num_codes: size of the codebook, where latents are code indices.
+
+        Returns:
+            ``(N, L, h, w)`` float16 latents, or ``(N, q, h, w)`` int16 code indices.
+
+        Raises:
+            FileError: where the bank is mapped, and its file holds something else there.
+        """
+        found = self.latents[_cells(index.to(self.latents.device))]
+        self._check_gathered(found, num_codes)
+        return found.to(index.device).movedim(-1, 1)
+
+    def _check_gathered(self, found: Tensor, num_codes: int | None) -> None:
+        if self.mapped and found.numel():
+            with self._file_errors():
+                check_latents(found, num_codes)
+
+    def gather_residuals(self, index: Tensor) -> Tensor:
+        """Return the residuals ``(N, h, w, 4, d / 4)`` int8 of sources in the quarters of cells.
+
+        Args:
+            index: ``(N, h, w, 4)`` int64 positions; -1 for no source, whose residuals are zero.
+        """
+        device, (rows, columns) = self.residuals.device, self.grid
+        places = torch.arange(4 * rows * columns, device=device).view(rows, columns, 4)
+        flat = (index.to(device).clamp(min=0) * places.numel() + places).flatten()
+        found = self.residuals.view(-1, self.residuals.shape[3] // 4).index_select(0, flat).view(*index.shape, -1)
+        return found.to(index.device) * (index >= 0)[..., None]
+
+    def blend(self, weights: Tensor, codebook: Tensor | None = None) -> Tensor:
+        """Return the weighted sums of the sources' latents.
+
+        Args:
+            weights: ``(N, B, h, w)`` floating point.
+            codebook: ``(codes, L / q)``, where latents are code indices.
+
+        Returns:
+            ``(N, L, h, w)`` of the weights' type.
+        """
+        parts = chunks(self.latents, codebook)
+        total = weights.new_zeros(())
+        for stored, shares in zip(parts, weights.split(len(parts[0]), 1), strict=True):
+            self._check_gathered(stored, None if codebook is None else len(codebook))
+            latents = dequantize(stored.to(weights.device), codebook).to(weights.dtype)
+            total = total + torch.einsum("nbhw,bhwl->nlhw", shares, latents)
+        return total
+
+    def keys_at(self, index: Tensor) -> Tensor:
+        """Return the keys ``(N, h, w, r)`` int16 at an index map ``(N, h, w)``."""
+        return self.keys[_cells(index)]
+
+    def gather_reduced(self, index: Tensor) -> Tensor:
+        """Return the reduced latents ``(N, r, h, w)`` float64 at an index map ``(N, h, w)``."""
+        return self.keys_at(index).movedim(-1, 1).double() * self.key_step.double()
+
+
+def _cells(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the indices of the cells that index maps ``(N, h, w)`` point to: source, row, column."""
+    rows, columns = (torch.arange(side, device=index.device) for side in index.shape[1:3])
+    return index, rows[:, None], columns[None, :]

@@ -1,0 +1,170 @@
+"""The sources of a model: fit it on them, add some, remove some. Functions here are methods of LatentPatch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .bank.attributes import read_attributes
+from .bank.augmentation import DEFAULT_OFFSET_COST, Variants
+from .bank.bank import Where
+from .bank.encode import Sources, encode_sources
+from .bank.latents import fit_pca
+from .errors import SettingError
+from .runs.processes import ALONE, Processes
+from .validation import check_flag
+
+if TYPE_CHECKING:
+    from .model import LatentPatch
+
+__all__ = ["add", "fit", "remove", "subset"]
+
+#: A CSV file, or attributes by id.
+Attributes = str | Path | Mapping[str, Mapping[str, str]]
+
+
+def fit(
+    self: LatentPatch,
+    sources: Sources,
+    *,
+    ids: Sequence[str] | None = None,
+    attributes: Attributes | None = None,
+    size: int | tuple[int, int] | None = None,
+    skip_bad: bool = False,
+    mirrored: bool = False,
+    offsets: int = 0,
+    offset_cost: float = DEFAULT_OFFSET_COST,
+    residuals: bool | None = None,
+    progress: bool = False,
+    scratch: str | Path | None = None,
+    processes: Processes = ALONE,
+    details: bool | None = None,
+) -> LatentPatch:
+    """Encode the sources, fit the PCA on their latents and fill the bank. Returns the model.
+
+    Memory holds the bank and one batch of images, whatever the number of sources; with ``scratch`` not
+    even the bank.
+
+    Args:
+        sources: images ``(B, 3, H, W)`` in [0, 1], or a folder, files, or a text file that lists files.
+        ids: a unique name for each source; by default the files' names or numbers.
+        attributes: CSV file, or attributes by id, for the ``where`` of :func:`~latentpatch.tasks.generate`.
+        size: ``(height, width)`` or side in pixels that files are cropped and resized to; by default the size
+            that the autoencoder was trained on.
+        skip_bad: leave out files that cannot be used, listing them in ``skipped``.
+        mirrored: add the mirror image of every source.
+        offsets: add copies of every source, moved by up to this many cells, for sources that are not registered. The
+            bank then holds ``(2 offsets + 1)^2`` times the sources, twice as many where they are mirrored.
+        offset_cost: cost of moved copies in the search: see :class:`~latentpatch.bank.augmentation.Variants`.
+        residuals: keep the fine detail that the autoencoder loses of the sources, to add it back when images are
+            decoded (:mod:`~latentpatch.bank.residuals`): a byte for each colour of a pixel. By default that of
+            :attr:`~latentpatch.autoencoders.Autoencoder.stores_residuals_by_default`.
+        progress: show a progress bar.
+        scratch: folder on a disk with room for the bank, where it is then kept in unnamed files for as
+            long as the model uses it. The result is the same.
+        processes: the processes that call this together, with the same arguments: each encodes its share of the
+            sources, and all get all of them, as one alone would have.
+        details: the former name of ``residuals``.
+
+    Raises:
+        ImageError, FileError: for files that cannot be used.
+        SettingError: for arguments out of range.
+    """
+    if details is not None:
+        if residuals is not None:
+            raise SettingError("residuals", residuals, "given once: details is its former name")
+        residuals = details
+    variants = Variants(mirrored, offsets, offset_cost)
+    if residuals is None:
+        residuals = self.autoencoder.stores_residuals_by_default
+    check_flag("residuals", residuals)
+    rows = _attributes_by_id(attributes)  # read before encoding, which may take minutes
+    self.skipped = []
+    encoded = encode_sources(
+        self.autoencoder,
+        sources,
+        ids=ids,
+        size=size,
+        variants=variants,
+        residuals=residuals,
+        skip_bad=skip_bad,
+        progress=progress,
+        scratch=scratch,
+        processes=processes,
+    )
+    self.skipped, codebook = encoded.skipped, self.autoencoder.codebook
+    fit_pca(self.pca, encoded.latents, codebook, self.components)
+    for name, value in self.pca.fitted().items():
+        setattr(self.pca, name, processes.first(value))  # machines differ in the last bits
+    self.bank.fill(encoded.latents, encoded.ids, self.pca, rows, codebook, scratch, variants, encoded.residuals)
+    self.fitted_with = None
+    return self
+
+
+def add(
+    self: LatentPatch,
+    sources: Sources,
+    *,
+    ids: Sequence[str] | None = None,
+    attributes: Attributes | None = None,
+) -> None:
+    """Append sources, augmented like the others and with residuals if these have them; the PCA stays as it is.
+
+    Arguments and errors are those of :func:`fit`; files are resized to the size of the bank.
+    """
+    self.require_fit()
+    rows, bank = _attributes_by_id(attributes), self.bank
+    encoded = encode_sources(
+        self.autoencoder,
+        sources,
+        ids=ids,
+        size=self.image_size,
+        variants=bank.variants,
+        residuals=bank.has_residuals,
+    )
+    bank.add(encoded.latents, encoded.ids, self.pca, rows, self.autoencoder.codebook, encoded.residuals)
+
+
+def remove(self: LatentPatch, ids: str | Sequence[str], *, refit: bool = True) -> None:
+    """Remove sources, with their augmented copies: no later output has any of their latents.
+
+    Args:
+        ids: one id or several.
+        refit: also fit the PCA anew on the sources that remain, after which the model is what it
+            would be had the sources never been there. Without it the other sources' keys stay as they
+            are, in a basis that the removed sources had a part in.
+
+    Raises:
+        SettingError: for an unknown id or that of a copy, or where no source would remain.
+    """
+    gone = [ids] if isinstance(ids, str) else list(ids)
+    bank = self.bank
+    bank.members(gone)
+    if len(set(gone)) >= len(bank.sources):
+        raise SettingError("ids", gone, f"fewer than all {len(bank.sources)} sources")
+    bank.remove(gone)
+    if refit:
+        codebook = self.autoencoder.codebook
+        fit_pca(self.pca, bank.latents, codebook, self.components)
+        rows = dict(zip(bank.ids, bank.attributes, strict=True))
+        residuals = bank.residuals
+        bank.fill(bank.latents, bank.sources, self.pca, rows, codebook, variants=bank.variants, residuals=residuals)
+
+
+def subset(self: LatentPatch, where: Where) -> LatentPatch:
+    """Return a model of some sources, which shares this one's autoencoder and PCA.
+
+    Args:
+        where: see :func:`~latentpatch.tasks.generate`.
+    """
+    candidates = self.bank.candidates(where)
+    assert candidates is not None
+    part = type(self)(self.autoencoder, self.components, self.settings)
+    part.pca, part.bank = self.pca, self.bank.subset(candidates)
+    part.precision, part.fitted_with = self.precision, self.fitted_with
+    return part
+
+
+def _attributes_by_id(attributes: Attributes | None) -> Mapping[str, Mapping[str, str]] | None:
+    return read_attributes(attributes) if isinstance(attributes, (str, Path)) else attributes

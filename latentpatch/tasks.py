@@ -1,0 +1,366 @@
+"""Tasks of a fitted model: generate, inpaint, edit, reconstruct, and soft choice.
+
+Functions here are methods of :class:`~latentpatch.LatentPatch`. Each task is there twice: as a plain call, and as a
+generator of steps (:mod:`latentpatch.batching`), by which several tasks share encoder, search and decoder calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .autoencoders.base import PRECISIONS
+from .bank.augmentation import Variants
+from .bank.bank import Where
+from .batching import Decode, Encode, Operation, Search
+from .errors import SettingError
+from .inputs import Picture, cells_of_mask, check_range, image_batch, image_seeds, size_pair
+from .io.images import read_image
+from .methods.latent.presets import INPAINTING_SAMPLER
+from .methods.latent.soft import SoftSettings, source_weights
+from .ops.compositing import fill_smoothly, join
+from .ops.noise import noise_from_seeds
+from .registry import SAMPLERS
+from .results import Blend, Generation
+from .settings import Settings
+from .validation import check_choice
+
+if TYPE_CHECKING:
+    from .model import LatentPatch
+
+__all__ = [
+    "edit",
+    "editing",
+    "generate",
+    "generating",
+    "inpaint",
+    "inpainting",
+    "reconstruct",
+    "reconstructing",
+    "sampling",
+    "soft",
+]
+
+_ALL = slice(None)
+_EDIT_COVERAGE = 0.5  # share of a cell's pixels from which on an edit copies the cell
+
+
+@torch.no_grad()
+def generate(
+    self: LatentPatch,
+    n: int = 1,
+    *,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    settings: Settings | None = None,
+    sampler: str | None = None,
+    reference: Picture | None = None,
+    where: Where | None = None,
+    decoding: str | None = None,
+    precision: str | None = None,
+    part: slice = _ALL,
+) -> Generation:
+    """Generate new images.
+
+    Image i depends on seed ``seed + i`` alone, whatever other images are generated with it.
+
+    Args:
+        n: number of images.
+        seed: seed of the first image, at least 0.
+        seeds: the seed of each image, instead of ``n`` and ``seed``.
+        settings: settings of a sampler, such as those of
+            :data:`~latentpatch.methods.latent.presets.PRESETS`; by default this model's.
+        sampler: a key of :data:`~latentpatch.registry.SAMPLERS`; by default the one the settings are for.
+        reference: picture(s) that guide the sampler: a file, or ``(3, H, W)`` or ``(1 or n, 3, H, W)`` in [0, 1]
+            of the bank's image size.
+        where: predicate on attributes that sources must satisfy, as text (``gender=female``) or callable; or
+            ascending positions of sources in the bank, ``(C,)`` int64.
+        decoding: ``gather`` decodes the full latents of the chosen sources; ``blend`` first removes the steps
+            where sources meet (:mod:`~latentpatch.ops.blending`; not of codes); ``detail`` blends, too, and adds
+            the residuals of the sources (:mod:`~latentpatch.bank.residuals`); ``unproject`` decodes the reduced
+            latents, through the nearest codes where there is a codebook (the paper's way). By default that of
+            :meth:`~latentpatch.LatentPatch.default_decoding`.
+        precision: ``float32`` or ``bfloat16``, of the decoder; by default this model's.
+        part: of the images, those to decode and return: the processes of a sharded bank search together.
+
+    Returns:
+        Images on the model's device, with their provenance.
+
+    Raises:
+        SettingError: for arguments out of range.
+    """
+    return self.run(
+        self.generating(
+            image_seeds(n, seed, seeds),
+            settings=settings,
+            sampler=sampler,
+            reference=reference,
+            where=where,
+            decoding=decoding,
+            precision=precision,
+            part=part,
+        )
+    )
+
+
+def generating(
+    self: LatentPatch,
+    seeds: Sequence[int],
+    *,
+    settings: Settings | None = None,
+    sampler: str | None = None,
+    reference: Picture | None = None,
+    where: Where | None = None,
+    decoding: str | None = None,
+    precision: str | None = None,
+    part: slice = _ALL,
+) -> Operation[Generation]:
+    """Yield the steps of :func:`generate`."""
+    index, settings = yield from self.sampling(
+        seeds, settings=settings, sampler=sampler, reference=reference, where=where
+    )
+    decoding = decoding or self.default_decoding(settings)
+    dtype = None if precision is None else PRECISIONS[check_choice("precision", precision, PRECISIONS)]
+    pictures = yield Decode(self.latents_at(index, decoding)[part], dtype)
+    if decoding == "detail":
+        pictures = self.add_residuals(pictures, index, part)
+    return _generation(self, pictures, index[part], seeds[part], settings)
+
+
+def sampling(
+    self: LatentPatch,
+    seeds: Sequence[int],
+    *,
+    settings: Settings | None = None,
+    sampler: str | None = None,
+    reference: Picture | None = None,
+    where: Where | None = None,
+) -> Operation[tuple[Tensor, Settings]]:
+    """Yield the steps of the first half of :func:`generate`: index maps ``(N, h, w)`` and the resolved settings."""
+    method, settings = self.sampler_and_settings(sampler, settings)
+    self.require_fit()
+    candidates = self.bank.candidates(where)
+    keys = None
+    if reference is not None:
+        if not method.accepts_reference:
+            raise SettingError("reference", "a picture", f"None for the sampler {method.name!r}")
+        pictures = image_batch(reference, "reference", len(seeds), self.image_size, self.autoencoder.device)
+        keys = self.bank.keys_of(self.autoencoder.quantize((yield Encode(pictures))), self.pca)
+    context = self.context(candidates, keys is not None)
+    settings = method.resolve(settings, context)
+    noise = noise_from_seeds(seeds, method.noise_dim(settings, context), self.bank.keys.device)
+    index = yield Search(method, settings, noise, candidates, keys)
+    return index, settings
+
+
+@torch.no_grad()
+def inpaint(
+    self: LatentPatch,
+    image: Picture,
+    mask: Tensor,
+    n: int = 1,
+    *,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    settings: Settings | None = None,
+    sampler: str | None = None,
+    where: Where | None = None,
+    composite: bool = True,
+) -> Generation:
+    """Fill a region with patches of the sources that fit its surroundings, in several ways.
+
+    Args:
+        image: ``(3, H, W)`` in [0, 1] or a file; its pixels under the mask have no influence.
+        mask: ``(H, W)`` bool, True where pixels are to be replaced.
+        n: number of different fillings.
+        seed: seed of the first filling; see :func:`generate`.
+        seeds: the seed of each filling, instead of ``n`` and ``seed``.
+        settings: settings of a sampler that accepts masks; the raster's where neither settings nor a sampler are
+            named, at three scales, so that large regions hold together.
+        sampler: a sampler that accepts masks.
+        where: see :func:`generate`.
+        composite: keep the image's own pixels outside the mask, joined without a seam, instead of
+            their reconstruction.
+
+    Raises:
+        SettingError: for shapes that do not fit, or a mask that selects nothing.
+    """
+    return self.run(
+        self.inpainting(
+            image,
+            mask,
+            image_seeds(n, seed, seeds),
+            settings=settings,
+            sampler=sampler,
+            where=where,
+            composite=composite,
+        )
+    )
+
+
+def inpainting(
+    self: LatentPatch,
+    image: Picture,
+    mask: Tensor,
+    seeds: Sequence[int],
+    *,
+    settings: Settings | None = None,
+    sampler: str | None = None,
+    where: Where | None = None,
+    composite: bool = True,
+) -> Operation[Generation]:
+    """Yield the steps of :func:`inpaint`."""
+    self.require_fit()
+    candidates = self.bank.candidates(where)
+    cells = cells_of_mask(mask, self.image_size, self.autoencoder, 0)
+    pixels = mask.to(self.autoencoder.device)
+    target = image_batch(image, "image", 1, self.image_size, self.autoencoder.device)
+    # The encoder sees beyond a cell: masked pixels must not colour the cells around them.
+    latents = self.autoencoder.quantize((yield Encode(fill_smoothly(target, pixels))))
+    name = INPAINTING_SAMPLER if settings is None and sampler is None else sampler
+    method, settings = self.sampler_and_settings(name, settings)
+    if not method.accepts_mask:
+        raise SettingError("sampler", method.name, "one that fills masks")
+    context = self.context(candidates, True, cells)
+    settings = method.resolve(settings, context)
+    noise = noise_from_seeds(seeds, method.noise_dim(settings, context), self.bank.keys.device)
+    index = yield Search(method, settings, noise, candidates, self.bank.keys_of(latents, self.pca), cells)
+    filled = torch.where(index[:, None] < 0, latents, self.latents_at(index.clamp(min=0)))
+    result = yield Decode(filled)
+    if self.has_residuals:
+        result = self.add_residuals(result, index)
+    if composite:
+        result = join(result, target, pixels)
+    return _generation(self, result, index, seeds, settings)
+
+
+def _generation(
+    model: LatentPatch, pictures: Tensor, index: Tensor, seeds: Sequence[int], settings: Settings
+) -> Generation:
+    ids, variants = tuple(model.bank.ids), model.bank.variants
+    seeds = tuple(int(seed) for seed in seeds)
+    return Generation(pictures, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants)
+
+
+@torch.no_grad()
+def edit(self: LatentPatch, image: Picture, donor: Picture, mask: Tensor, *, composite: bool = False) -> Generation:
+    """Copy latents of a donor under a mask and decode (figure 1 e).
+
+    Args:
+        image: the picture to edit, ``(3, H, W)`` in [0, 1] or a file.
+        donor: the picture to copy from, registered with it, or ``source:ID`` for a source of the bank.
+        mask: ``(H, W)`` bool, True where the donor goes; cells half covered or more are copied.
+        composite: keep the image's own pixels outside the copied cells, joined without a seam,
+            instead of their reconstruction.
+
+    Raises:
+        SettingError: for shapes that do not fit, or a mask that selects no cell.
+    """
+    return self.run(self.editing(image, donor, mask, composite=composite))
+
+
+def editing(
+    self: LatentPatch, image: Picture, donor: Picture, mask: Tensor, *, composite: bool = False
+) -> Operation[Generation]:
+    """Yield the steps of :func:`edit`."""
+    size, network = _editing_size(self, image), self.autoencoder
+    target = image_batch(image, "image", 1, size, network.device)
+    cells = cells_of_mask(mask, size, network, _EDIT_COVERAGE)
+    if isinstance(donor, str) and donor.startswith("source:"):
+        position = self.bank.positions([donor.removeprefix("source:")])[0]
+        if size != self.image_size:
+            raise SettingError("image", size, f"of the bank's size {self.image_size} for the donor {donor!r}")
+        ids, variants = tuple(self.bank.ids), self.bank.variants
+        copied = self.latents_at(torch.full((1, *self.bank.grid), position, device=network.device))
+        kept = network.quantize((yield Encode(target)))
+    else:
+        position, variants = 0, Variants()
+        ids = ("donor" if isinstance(donor, Tensor) else Path(donor).stem,)
+        both = torch.cat([target, image_batch(donor, "donor", 1, size, network.device)])
+        kept, copied = network.quantize((yield Encode(both))).split(1)
+    result = yield Decode(torch.where(cells, copied, kept))
+    if composite:
+        side = network.spec.downsampling
+        result = join(result, target, cells.repeat_interleave(side, 0).repeat_interleave(side, 1))
+    return Generation(result, torch.where(cells, position, -1)[None], ids, variants=variants)
+
+
+def _editing_size(model: LatentPatch, image: Picture) -> tuple[int, int]:
+    """Return the size an image is edited at: its own, or the bank's for a file."""
+    if isinstance(image, Tensor):
+        model.autoencoder.grid(*image.shape[-2:])
+        return image.shape[-2], image.shape[-1]
+    return model.image_size if len(model.bank) else size_pair(None, model.autoencoder.spec.image_size)
+
+
+@torch.no_grad()
+def reconstruct(self: LatentPatch, image: Picture, *, reduced: bool = False) -> Tensor:
+    """Return images encoded and decoded again: ``(N, 3, H, W)`` float32 in [0, 1].
+
+    Args:
+        image: a file, or ``(3, H, W)`` or ``(N, 3, H, W)`` in [0, 1].
+        reduced: also through the PCA and back (table 1, second row).
+    """
+    return self.run(self.reconstructing(image, reduced=reduced))
+
+
+def reconstructing(self: LatentPatch, image: Picture, *, reduced: bool = False) -> Operation[Tensor]:
+    """Yield the steps of :func:`reconstruct`."""
+    if isinstance(image, Tensor):
+        batch = image if image.ndim == 4 else image[None]
+        check_range("image", batch)
+    else:
+        batch = read_image(image, self.image_size if len(self.bank) else None)[None]
+    if reduced:
+        self.require_fit()
+    latents = self.autoencoder.quantize((yield Encode(batch)))
+    if reduced:
+        latents = self.autoencoder.quantize(self.pca.unproject(self.pca.project(latents)).float())
+    result = yield Decode(latents)
+    return result
+
+
+def soft(
+    self: LatentPatch,
+    reference: Tensor | None = None,
+    *,
+    latents: Tensor | None = None,
+    settings: SoftSettings | None = None,
+    where: Where | None = None,
+    **changes: Any,
+) -> Blend:
+    """Rebuild images, or learned latents, from weighted means of all sources, with gradients.
+
+    The weights of a cell are the softmax of its patch's distances to the sources' over the temperature, see
+    :mod:`latentpatch.methods.latent.soft`; towards 0 only the nearest source has a weight.
+
+    Args:
+        reference: ``(3, H, W)`` or ``(N, 3, H, W)`` in [0, 1] of the bank's image size.
+        latents: ``(N, L, h, w)`` of the autoencoder, instead of images.
+        settings: by default those of :class:`~latentpatch.methods.latent.soft.SoftSettings`.
+        where: see :func:`generate`.
+        changes: single settings by name: ``temperature``, ``patch_size``, ``neighbors``, ``hard``.
+
+    Returns:
+        Images that carry gradients to ``reference`` or ``latents``, and the weights. Pixels that the decoder takes
+        beyond [0, 1] have none.
+
+    Raises:
+        SettingError: for arguments out of range.
+    """
+    self.require_fit()
+    chosen = (settings or SoftSettings()).changed(**changes)
+    if (reference is None) == (latents is None):
+        raise TypeError("soft takes either a reference or latents")
+    if reference is not None:
+        count = len(reference) if reference.ndim == 4 else 1
+        pictures = image_batch(reference, "reference", count, self.image_size, self.autoencoder.device)
+        latents = self.autoencoder.encode(pictures)
+    assert latents is not None
+    weights = source_weights(self.bank, self.pca, latents, chosen, self.bank.candidates(where))
+    images = self.decode_latents(self.bank.blend(weights, self.autoencoder.codebook))
+    return Blend(images, weights, tuple(self.bank.ids))
