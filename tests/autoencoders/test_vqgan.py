@@ -192,7 +192,7 @@ def test_published_sizes(name: str) -> None:
 def test_construction_is_silent_and_needs_neither_lightning_nor_torchvision(
     small: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for module in [module for module in sys.modules if module.partition(".")[0] == "vqgan"]:
+    for module in [module for module in sys.modules if module.partition(".")[0] == "taming"]:
         monkeypatch.delitem(sys.modules, module)
     for module in ("torchvision", "pytorch_lightning", "lightning"):
         monkeypatch.setitem(sys.modules, module, None)  # importing it fails
@@ -202,7 +202,7 @@ def test_construction_is_silent_and_needs_neither_lightning_nor_torchvision(
 
 
 def test_without_the_package(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in [module for module in sys.modules if module.partition(".")[0] == "vqgan"]:
+    for module in [module for module in sys.modules if module.partition(".")[0] == "taming"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "taming", None)
     with pytest.raises(MissingDependencyError) as caught:
