@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from .methods.base import Sampler
-from .ops.hashing import tensor_bytes
 from .settings import Settings
 
 __all__ = ["Costs", "Decode", "Encode", "Operation", "Search", "Step", "run_together"]
@@ -221,4 +220,4 @@ def _merged(steps: Sequence[Step]) -> Step:
 
 
 def _bytes(tensor: Tensor | None) -> bytes | None:
-    return None if tensor is None else tensor_bytes(tensor)
+    return None if tensor is None else tensor.cpu().numpy().tobytes()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .autoencoders.base import Autoencoder
 from .errors import SettingError, SettingTypeError
-from .io import images
+from .io.images import read_image
 from .ops.compositing import cell_mask
 from .validation import check_integer
 
@@ -48,7 +48,7 @@ def image_batch(picture: Picture, name: str, count: int, size: tuple[int, int], 
         ImageError: for a file that cannot be used.
     """
     if not isinstance(picture, Tensor):
-        picture = images.read_image(picture, size)
+        picture = read_image(picture, size)
     batch = picture if picture.ndim == 4 else picture[None]
     if batch.shape[1:] != (3, *size) or len(batch) not in (1, count) or not batch.is_floating_point():
         first = "1" if count == 1 else f"1 or {count}"

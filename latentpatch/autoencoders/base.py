@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import SettingError, SettingTypeError, WeightsError
-from ..ops.hashing import tensor_bytes
+from ..io.atomic import tensor_bytes
 
 __all__ = ["PRECISIONS", "Autoencoder", "AutoencoderSpec"]
 

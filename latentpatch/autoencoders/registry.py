@@ -6,46 +6,10 @@ import importlib
 
 import torch
 
-from ..errors import SettingError
-from ..validation import check_choice
 from .base import Autoencoder, AutoencoderSpec
+from .names import AUTOENCODERS, DEFAULT, parse_autoencoder
 
 __all__ = ["AUTOENCODERS", "DEFAULT", "Autoencoder", "AutoencoderSpec", "load_autoencoder", "parse_autoencoder"]
-
-#: Module of each autoencoder's family, which is imported when one of its members is built.
-AUTOENCODERS = {
-    "embedded": "embedded",
-    "embedded-vq": "embedded",
-    "taesd": "taesd",
-    "taesdxl": "taesd",
-    "taesd3": "taesd",
-    "taef1": "taesd",
-    "taef2": "taesd",
-    "vqgan-ffhq": "vqgan",
-    "vqgan-celebahq": "vqgan",
-    "vqgan-faceshq": "vqgan",
-    "vqgan-imagenet-1024": "vqgan",
-    "vqgan-imagenet-16384": "vqgan",
-    "diffusers": "hf_diffusers",
-    "pixels": "pixels",
-}
-
-
-#: Name of the default autoencoder, which needs no download.
-DEFAULT = "embedded"
-
-
-def parse_autoencoder(text: str) -> tuple[str, str | None]:
-    """Split ``NAME[:ARGUMENT]``, e.g. ``taef2:weights/`` or ``pixels:8``.
-
-    Raises:
-        SettingError: for an unknown name or nothing after the colon.
-    """
-    name, colon, argument = text.partition(":")
-    check_choice("autoencoder", name, AUTOENCODERS)
-    if colon and not argument:
-        raise SettingError("autoencoder", text, "a name, or a name with a file or folder after the colon")
-    return name, argument or None
 
 
 def load_autoencoder(name: str, argument: str | None = None, *, pretrained: bool = True) -> Autoencoder:

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from ..autoencoders.base import Autoencoder
 from ..errors import FileError, ImageError, SettingError, SettingTypeError
 from ..inputs import check_range, size_pair
-from ..io import images
+from ..io.images import read_image
+from ..io.listing import identifiers, list_images
 from ..io.mmap import Rows
 from ..runs.processes import ALONE, Processes
 from .augmentation import Variants
@@ -109,8 +110,8 @@ def _open(
         names = [str(i) for i in range(len(sources))]
         pictures, shape = sources, (sources.shape[2], sources.shape[3])
     else:
-        pictures = images.list_images(*([sources] if isinstance(sources, (str, Path)) else sources))
-        names, shape = images.identifiers(pictures), size_pair(size, autoencoder.spec.image_size)
+        pictures = list_images(*([sources] if isinstance(sources, (str, Path)) else sources))
+        names, shape = identifiers(pictures), size_pair(size, autoencoder.spec.image_size)
     if ids is None:
         return names, shape, pictures
     if isinstance(ids, str):
@@ -131,7 +132,7 @@ def _read(
             yield name, picture
             continue
         try:
-            image = images.read_image(picture, size)
+            image = read_image(picture, size)
         except ImageError as error:
             if skipped is None:
                 raise

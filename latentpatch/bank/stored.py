@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError
-from ..ops.hashing import tensor_bytes
+from ..io.atomic import tensor_bytes
 from .augmentation import Variants
 from .checks import check_keys, check_latents, check_layout
 from .fitted_module import FittedModule, pack, unpack

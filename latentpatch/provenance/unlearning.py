@@ -23,7 +23,6 @@ from ..bank.pca import PCA
 from ..errors import LatentPatchError
 from ..methods.base import Context
 from ..model import LatentPatch
-from ..ops.hashing import tensor_bytes
 from ..ops.noise import noise_from_seeds
 from ..registry import SAMPLERS
 from ..settings import Settings
@@ -193,7 +192,7 @@ def _bytes(before: LatentPatch, path: str | Path, ids: Sequence[str]) -> Check:
 
 def _rows(latents: Tensor) -> list[bytes]:
     """Rows of cells ``(rows, w, L)`` as the file holds them."""
-    return [tensor_bytes(row) for row in latents]
+    return [row.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for row in latents]
 
 
 def _seeds(
