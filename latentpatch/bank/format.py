@@ -16,7 +16,7 @@ from ..errors import FileError
 from ..io.atomic import write_tensors
 from ..io.mmap import map_tensors
 from ..registry import settings_from_record, settings_record
-from ..settings import Settings
+from ..settings import Settings, check_limits
 from .bank import SourceBank
 from .pca import PCA
 
@@ -59,7 +59,9 @@ class ModelFile:
 
         Raises:
             FileError: where that is not possible.
+            SettingError: for settings beyond their limits, with which the file could not be read.
         """
+        check_limits(self.settings)
         header = {
             "format": _FORMAT,
             "autoencoder": self.autoencoder,
@@ -131,6 +133,7 @@ class ModelFile:
 
     def _check(self) -> None:
         """Refuse what would fail, or worse, not fail, when the model is used."""
+        check_limits(self.settings)
         facts, pca, bank = self.autoencoder, self.pca, self.bank
         for name in ("name", "sha256"):
             if not isinstance(facts[name], str):

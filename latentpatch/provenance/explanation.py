@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.base import PRECISIONS
-from ..errors import LatentPatchError
+from ..errors import LatentPatchError, SettingTypeError
 from ..io import images
 from ..model import LatentPatch, Picture
 from ..registry import SAMPLERS
 from ..results import Generation
+from ..settings import check_limits
+from ..validation import check_integer
 from .maps import largest_regions, provenance_images
 from .trace import nearest_fields
 
@@ -29,7 +31,6 @@ __all__ = ["Explanation", "SourcePart", "explain", "source_pictures"]
 
 _TEMPLATE = Path(__file__).with_name("explanation.html")
 _ROUNDING = 4  # of 255 levels, by which pixels differ between devices and precisions
-_MOST_SCALES = 64  # believed of a file; nobody needs as many
 _REFERENCES = 32  # sources that say how far a cell usually is from the nearest other source
 _SHOWN = 12  # sources on the sheet
 _FACTS = ("command", "version", "seed", "sampler", "settings", "where", "decoding", "reference", "sources_sha256")
@@ -272,18 +273,15 @@ def _made_again(
 
 
 def _sampled(model: LatentPatch, facts: dict[str, Any], reference: Picture | None) -> Generation:
-    name, seed, settings = facts["sampler"], facts["seed"], facts["settings"]
-    if not isinstance(name, str) or name not in SAMPLERS or not isinstance(settings, dict):
-        raise ValueError("no sampler and settings that are known")
-    if isinstance(seed, bool) or not isinstance(seed, int) or (settings.get("scales") or 1) > _MOST_SCALES:
-        raise ValueError("seed or settings out of range")
-    where = facts.get("where")
+    sampler, where = facts["sampler"], facts.get("where")
+    settings = SAMPLERS.settings_class(sampler)(**facts["settings"])
+    check_limits(settings)
     if not isinstance(where, str | None):
-        raise ValueError(f"where {where!r}: text is expected")
+        raise SettingTypeError("where", where, "text")
     return model.generate(
-        seeds=[seed],
-        settings=SAMPLERS.settings_class(name)(**settings),
-        sampler=name,
+        seeds=[check_integer("seed", facts["seed"], 0)],
+        settings=settings,
+        sampler=sampler,
         reference=reference if facts.get("reference") is not None else None,
         where=where,
         decoding=facts.get("decoding", "gather"),
