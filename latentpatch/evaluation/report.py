@@ -149,9 +149,9 @@ def _preamble(about: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
         "- **Largest share**: share of an image's cells from its largest source. **Largest region**: share in the "
         "largest connected region from one source. **Sources**: number of sources of an image. **Regions**: connected "
         "regions from one source, per cell; 1 where no two neighbors have the same source. **Nearest source**: "
-        "distance to it in the searched latents, relative to the median of held-out images. **Copies**: images with at least "
-        f"{COPY_SHARE:.0%} of their cells from one source. **Seams**: difference of the two sources along the seams, "
-        "relative to the sources' variance.",
+        "distance to it in the searched latents, relative to the median of held-out images. **Copies**: images with at "
+        f"least {COPY_SHARE:.0%} of their cells from one source. **Seams**: difference of the two sources along the "
+        "seams, relative to the sources' variance.",
         f"- ⚠ marks rows that copy: a mean largest share of {FLAG_SHARE:.0%} or more, or at least {FLAG_COPIES:.0%} "
         "copies.",
         f"- {interval}",
