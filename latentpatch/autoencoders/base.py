@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import WeightsError
+from ..io.atomic import tensor_bytes
 
 __all__ = ["PRECISIONS", "Autoencoder", "AutoencoderSpec"]
 
@@ -234,7 +235,7 @@ class Autoencoder(nn.Module, ABC):
         digest = hashlib.sha256(f"{spec.family} {spec.latent_channels} {spec.downsampling} {self.fold}".encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(tensor_bytes(value))
         return digest.hexdigest()
 
     def load_weights(self, weights: dict[str, Tensor], origin: str) -> None:

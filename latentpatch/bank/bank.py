@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError, SettingError
+from ..io.atomic import tensor_bytes
 from ..io.mmap import Rows
 from ..methods.base import Sampler
 from ..methods.latent.search.keys import KEY_NORM, to_keys
@@ -419,7 +420,7 @@ class SourceBank(FittedModule):
         total = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
         for stored in (self.keys, self.latents, self.details):
             for chunk in chunks(stored):
-                total.update(chunk.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+                total.update(tensor_bytes(chunk))
         return total.hexdigest()
 
     def keys_of(self, latents: Tensor, pca: PCA) -> Tensor:

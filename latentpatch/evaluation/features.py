@@ -73,7 +73,7 @@ class Extractor:
             return differences.square().sum(1).sqrt()
         distances = self._as_tensor(method(images.cpu(), first, second))
         if distances.shape != first.shape or not bool(torch.isfinite(distances).all()):
-            raise self._refusal(_described(distances), f"{len(first)} finite distances of pairs")
+            raise self._refusal(distances.tolist(), f"{len(first)} finite distances of pairs")
         return distances
 
     def _checked(self, result: Any, count: int) -> Tensor:
@@ -228,7 +228,8 @@ def read_features(path: str | Path) -> Tensor:
     except (OSError, ValueError, TypeError, EOFError, safetensors.SafetensorError) as error:
         raise FileError(path, f"features cannot be read: {error}") from error
     if found.ndim != 2 or not found.is_floating_point() or not bool(torch.isfinite(found).all()):
-        raise FileError(path, f"must hold finite floating-point features of shape (M, D), got {_described(found)}")
+        shape = f"{found.dtype} {tuple(found.shape)}"
+        raise FileError(path, f"must hold finite floating-point features of shape (M, D), got {shape}")
     return found.double()
 
 
@@ -263,8 +264,3 @@ def _import_package(name: str) -> Any:
         raise MissingDependencyError(package, "evaluate", f"features {name!r}") from error
     except RuntimeError as error:  # torchvision beside a torch of another version
         raise LatentPatchError(f"features {name!r} need {module}, which cannot be imported: {error}") from error
-
-
-def _described(tensor: Tensor) -> str:
-    values = "" if bool(torch.isfinite(tensor.double()).all()) else ", not finite"
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}{values}"

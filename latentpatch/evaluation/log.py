@@ -33,17 +33,9 @@ class EvaluationLog:
     def __init__(self, folder: Path, conditions: Mapping[str, Any]) -> None:
         self.folder, self.conditions = folder, conditions
 
-    def entries(self) -> list[dict[str, Any]]:
-        """Return all lines, of other conditions too.
-
-        Raises:
-            FileError: where the log is damaged.
-        """
-        return read_log(self.folder / LOG)
-
     def find(self, **values: Any) -> dict[str, Any] | None:
         """Return the first entry of the same conditions with these values; a value of ``...`` stands for any."""
-        for entry in self.entries():
+        for entry in read_log(self.folder / LOG):
             if entry["conditions"] == self.conditions and all(
                 key in entry and value in (..., entry[key]) for key, value in values.items()
             ):
@@ -53,7 +45,7 @@ class EvaluationLog:
     def append(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Append an entry under the log's conditions; return it as it is read back."""
         line = json.dumps({"conditions": self.conditions, **entry}, sort_keys=True)
-        lines = [*(json.dumps(each, sort_keys=True) for each in self.entries()), line]
+        lines = [*(json.dumps(each, sort_keys=True) for each in read_log(self.folder / LOG)), line]
         with staged(self.folder) as staging:
             (staging / LOG).write_text("\n".join(lines) + "\n", encoding="utf-8")
         return json.loads(line)  # type: ignore[no-any-return]

@@ -215,7 +215,7 @@ class Evaluation:
         Raises:
             FileError: where the log is damaged.
         """
-        return self.log.entries()
+        return read_log(self.log.folder / LOG)
 
     @cached_property
     def source_distance(self) -> float:

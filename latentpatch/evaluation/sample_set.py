@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..bank.bank import SourceBank
-from ..provenance.copying import largest_shares, region_densities, source_counts, source_distances
-from ..provenance.maps import largest_regions
+from ..provenance.copying import map_figures, source_distances
 from .metrics import random_pairs
 from .seams import seam_energies
 
@@ -91,15 +90,8 @@ def copying_figures(bank: SourceBank, index: Tensor, typical_distance: float | N
             it that figure is left out.
     """
     sources = bank.variants.sources_of(index)
-    shares = largest_shares(sources)
-    values = {
-        "largest_share": shares,
-        "largest_region": largest_regions(sources),
-        "sources": source_counts(sources),
-        "regions": region_densities(sources),
-        "copied": (shares >= COPY_SHARE).double(),
-        "seams": seam_energies(bank, index).cpu(),
-    }
+    values = map_figures(sources)
+    values |= {"copied": (values["largest_share"] >= COPY_SHARE).double(), "seams": seam_energies(bank, index).cpu()}
     if typical_distance:
         values["nearest"] = nearest_distances(bank, bank.keys_at(index.to(bank.keys.device))) / typical_distance
     return values

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import FileError
 from .mmap import DTYPES
 
-__all__ = ["move_into", "replacing", "staged", "write_bytes", "write_tensors"]
+__all__ = ["move_into", "replacing", "staged", "tensor_bytes", "write_bytes", "write_tensors"]
 
 _ELEMENTS_PER_WRITE = 1 << 22  # bounds the memory of a copy from the GPU or of a strided tensor
 
@@ -59,7 +59,13 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             for part in tensors[name].detach().reshape(-1).split(_ELEMENTS_PER_WRITE):
-                file.write(part.cpu().contiguous().view(torch.uint8).numpy())
+                file.write(tensor_bytes(part))
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor, in the order of its elements, as files and digests hold them."""
+    data: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(data)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ source is that of the whole image, in the reduced latents of the search, where i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from ..model import LatentPatch
 from ..results import Generation
 from ..validation import check_integer
 from .maps import largest_regions, region_counts
-from .trace import nearest_source_map
+from .trace import nearest_other_sources, nearest_source_map
 
 __all__ = [
     "NEIGHBORS",
@@ -30,6 +30,7 @@ __all__ = [
     "copying",
     "copying_of_sources",
     "largest_shares",
+    "map_figures",
     "nearest_sources",
     "region_densities",
     "source_counts",
@@ -67,6 +68,16 @@ def region_densities(index: Tensor) -> Tensor:
         ``(N,)`` float32 in (0, 1]; 0 where no cell is from a source.
     """
     return region_counts(index).float() / max(1, index[:1].numel())
+
+
+def map_figures(index: Tensor) -> dict[str, Tensor]:
+    """Return the figures of index maps ``(N, h, w)`` by name."""
+    return {
+        "largest_share": largest_shares(index),
+        "sources": source_counts(index),
+        "largest_region": largest_regions(index),
+        "regions": region_densities(index),
+    }
 
 
 def _count(cells: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,25 +185,15 @@ class Copying:
         Args:
             ids: ids of the sources, without those of their augmented copies.
         """
-        return [
-            {
-                "exact": bool(self.exact[i]),
-                "largest_share": round(float(self.largest_share[i]), 6),
-                "sources": int(self.sources[i]),
-                "largest_region": round(float(self.largest_region[i]), 6),
-                "regions": round(float(self.regions[i]), 6),
-                "nearest": ids[int(self.nearest[i])],
-                "distance": round(float(self.distance[i]), 6),
-                "relative": round(float(self.relative[i]), 6),
-                "mirrored": bool(self.mirrored[i]),
-            }
-            for i in range(len(self))
-        ]
+        columns = {each.name: getattr(self, each.name).tolist() for each in fields(self) if each.name != "index"}
+        columns["nearest"] = [ids[number] for number in columns["nearest"]]
+        rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        return [{name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
 
     def with_index(self, index: Tensor, exact: Tensor) -> Copying:
         """Return these figures with index maps ``(N, h, w)`` in place of the estimates where ``exact`` ``(N,)``."""
         index = torch.where(exact[:, None, None], index, self.index)
-        return replace(self, **_map_figures(index), exact=self.exact | exact)
+        return replace(self, index=index, **map_figures(index), exact=self.exact | exact)
 
 
 @torch.no_grad()
@@ -243,12 +244,10 @@ def copying_of_sources(model: LatentPatch, count: int = 200, neighbors: int = NE
     """
     bank, variants = model.bank, model.bank.variants.count
     total = check_integer("sources", len(bank.sources), 3)  # one, and two others to compare it with
-    chosen = torch.arange(min(count, total), device=bank.keys.device) * total // min(count, total)
+    chosen, index, _ = nearest_other_sources(model, min(count, total))
     distances = _distances(bank, bank.searchable()[chosen * variants])
     distances.scatter_(1, chosen[:, None], float("inf"))
     near = nearest_sources(distances, neighbors)
-    latents = model.latents_at((chosen * variants)[:, None, None].expand(-1, *bank.grid))
-    index, _ = nearest_source_map(latents, bank.latents, model.autoencoder.codebook, chosen, variants)
     return _figures(bank, index, near, torch.zeros(len(chosen), dtype=torch.bool), exact=False)
 
 
@@ -259,21 +258,13 @@ def _distances(bank: SourceBank, keys: Tensor) -> Tensor:
 
 
 def _figures(bank: SourceBank, index: Tensor, near: Nearest, mirrored: Tensor, exact: bool) -> Copying:
+    sources = bank.variants.sources_of(index)
     return Copying(
-        **_map_figures(bank.variants.sources_of(index)),
+        sources.cpu(),
+        **map_figures(sources),
         exact=torch.full((len(index),), exact),
         nearest=near.source.cpu(),
         distance=near.distance.cpu() * float(bank.key_step),
         relative=near.relative.cpu(),
         mirrored=mirrored.cpu(),
     )
-
-
-def _map_figures(index: Tensor) -> dict[str, Tensor]:
-    return {
-        "index": index.cpu(),
-        "largest_share": largest_shares(index),
-        "sources": source_counts(index),
-        "largest_region": largest_regions(index),
-        "regions": region_densities(index),
-    }

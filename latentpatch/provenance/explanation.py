@@ -25,7 +25,7 @@ from ..results import Generation
 from ..settings import check_limits
 from ..validation import check_integer
 from .maps import largest_regions, provenance_images
-from .trace import nearest_source_map
+from .trace import nearest_other_sources, nearest_source_map
 
 __all__ = ["Explanation", "SourcePart", "explain", "source_pictures"]
 
@@ -33,6 +33,7 @@ _TEMPLATE = Path(__file__).with_name("explanation.html")
 _MAX_ROUNDING = 4  # levels of 255 by which pixels may differ between devices and precisions
 _MAX_REFERENCES = 32  # sources whose cells give the typical distance to the nearest other source
 _SHEET_SOURCES = 12  # sources on the sheet
+_PART_FIELDS = ("id", "cells", "largest_region", "attributes")
 _FACTS = ("command", "version", "seed", "sampler", "settings", "where", "decoding", "reference", "sources_sha256")
 
 
@@ -93,13 +94,7 @@ class Explanation:
             "cells": self.index.tolist(),
             "distance": None if distance is None else [[round(d, 4) for d in row] for row in distance.tolist()],
             "sources": [
-                {
-                    "id": part.id,
-                    "share": round(part.share, 6),
-                    "cells": part.cells,
-                    "largest_region": part.largest_region,
-                    "attributes": part.attributes,
-                }
+                {name: getattr(part, name) for name in _PART_FIELDS} | {"share": round(part.share, 6)}
                 for part in self.sources
             ],
             "facts": self.facts,
@@ -281,13 +276,10 @@ def _generate_again(model: LatentPatch, facts: dict[str, Any], reference: Pictur
 
 def _typical_distance(model: LatentPatch) -> float:
     """Return the median distance of a source's cell to the nearest other source; 1 where there is none."""
-    total, variants = len(model.bank.sources), model.bank.variants.count
-    count = min(_MAX_REFERENCES, total)
+    total = len(model.bank.sources)
     if total < 2:
         return 1.0
-    chosen = torch.arange(count, device=model.bank.keys.device) * total // count
-    latents = model.latents_at((chosen * variants)[:, None, None].expand(-1, *model.bank.grid))
-    _, distance = nearest_source_map(latents, model.bank.latents, model.autoencoder.codebook, chosen, variants)
+    _, _, distance = nearest_other_sources(model, min(_MAX_REFERENCES, total))
     return float(distance.median()) or 1.0
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ..bank.bank import chunks, look_up
+from ..model import LatentPatch
 
-__all__ = ["nearest_source_map"]
+__all__ = ["nearest_other_sources", "nearest_source_map"]
 
 _BATCH = 16  # images compared with a chunk of the bank at a time
 _WHOLE_IMAGE_WEIGHT = 1e-5  # weight of the whole image's mean squared distance, which decides between equal cells
@@ -46,6 +47,18 @@ def nearest_source_map(
         left_out = None if excluded is None else excluded[rows]
         index[rows], distance[rows] = _search(latents[rows], stored, codebook, left_out, variants)
     return index.view(count, height, width), distance.view(count, height, width)
+
+
+def nearest_other_sources(model: LatentPatch, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the nearest other source of each cell of some sources, evenly spread over the bank.
+
+    Returns:
+        ``(count,)`` int64 numbers of the sources; their :func:`nearest_source_map` among the other sources.
+    """
+    bank, total, variants = model.bank, len(model.bank.sources), model.bank.variants.count
+    chosen = torch.arange(count, device=bank.keys.device) * total // count
+    latents = model.latents_at((chosen * variants)[:, None, None].expand(-1, *bank.grid))
+    return chosen, *nearest_source_map(latents, bank.latents, model.autoencoder.codebook, chosen, variants)
 
 
 def _search(

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..bank.bank import SourceBank, chunks, look_up
 from ..bank.pca import PCA
 from ..errors import SettingError
+from ..io.atomic import tensor_bytes
 from ..methods.base import Context
 from ..model import LatentPatch
 from ..ops.noise import noise_from_seeds
@@ -180,22 +181,18 @@ def _check_bytes(before: LatentPatch, path: str | Path, ids: Sequence[str]) -> C
     """
     bank, kept = before.bank, _remaining(before.bank, ids)
     parts = [bank.latents, bank.details] if bank.detailed else [bank.latents]
-    removed = {row for b in bank.members(ids) for stored in parts for row in _rows(stored[b])}
+    removed = {bytes(tensor_bytes(row)) for b in bank.members(ids) for stored in parts for row in stored[b]}
     shared: set[bytes] = set()
     for first in range(0, len(kept), _BATCH):
         for stored in parts:
-            shared |= removed.intersection(_rows(stored[kept[first : first + _BATCH]].flatten(0, 1)))
+            rows = stored[kept[first : first + _BATCH]].flatten(0, 1)
+            shared |= removed.intersection(bytes(tensor_bytes(row)) for row in rows)
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         found = sum(data.find(row) >= 0 for row in removed - shared)
         size = len(data)
     searched = len(removed - shared)
     facts = {"bytes": size, "rows_searched": searched, "rows_found": found, "rows_others_have": len(shared)}
     return Check("no row of the removed latents and details is in the file", not found and shared != removed, facts)
-
-
-def _rows(latents: Tensor) -> list[bytes]:
-    """Return rows of cells ``(rows, w, L)`` as the bytes in a file."""
-    return [row.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for row in latents]
 
 
 def _check_seeds(
