@@ -90,7 +90,7 @@ class Row:
 
     @property
     def is_control(self) -> bool:
-        """Whether the row has no sampler."""
+        """True for a row without a sampler."""
         return self.sampler in CONTROLS
 
     def bank_size(self, model: LatentPatch) -> int | None:

@@ -22,7 +22,7 @@ from ..validation import check_integer
 from . import metrics
 from .experiments import COPIER, Row, RowError, drawn_positions
 from .features import Extractor, read_features
-from .figures import Figures, is_copying, leading_basis
+from .figures import is_copying, leading_basis, measure
 from .log import LOG, EvaluationLog, read_log
 from .memorization import measure_memorization
 from .sample_set import SampleSet, copying_figures, nearest_distances
@@ -83,7 +83,7 @@ class Evaluation:
         protocol: sample sizes.
 
     Attributes:
-        conditions: all that decides figures beside the row.
+        conditions: all that decides figures other than the row.
 
     Raises:
         FileError: for unusable files, held-out images that are sources, or a damaged log.
@@ -173,8 +173,7 @@ class Evaluation:
         begin = time.perf_counter()
         seeds = 1 if _is_held_out(row) else self.protocol.seeds
         sets = [self._sample(row, seed, progress) for seed in range(seeds)]
-        measures = Figures(self.reference, self.basis, self.protocol.resamples)
-        figures = measures.measure(sets, self.source_distance)
+        figures = measure(sets, self.reference, self.basis, self.source_distance, self.protocol.resamples)
         identity = row.identity(self.model)
         return self.log.append(
             {

@@ -65,7 +65,7 @@ def test_figures_are_those_of_the_images(portraits: tuple[Path, Path], tmp_path:
     assert 10 < reduced["figures"]["psnr"]["value"] < 40
     few = evaluation.run(Row("few", "random-cells", bank=3))
     assert few["figures"]["sources"]["value"] <= 3
-    assert not any(model.bank.attributes)  # as they were
+    assert not any(model.bank.attributes)  # unchanged
 
 
 def row_settings(model: LatentPatch) -> object:
