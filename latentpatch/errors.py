@@ -19,6 +19,7 @@ __all__ = [
     "MissingDependencyError",
     "SettingError",
     "SettingTypeError",
+    "UnlearningError",
     "WeightsError",
 ]
 
@@ -91,6 +92,10 @@ class ImageTooLargeError(ImageError):
 
 class WeightsError(LatentPatchError):
     """Network weights that are missing, altered, malformed or not finite."""
+
+
+class UnlearningError(LatentPatchError):
+    """A removal of sources that could not be proved."""
 
 
 class MissingDependencyError(LatentPatchError):

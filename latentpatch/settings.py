@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get
 
 from .errors import SettingError, SettingTypeError
 
-__all__ = ["Setting", "Settings", "aliases_of", "declared", "setting", "settings_table"]
+__all__ = ["Setting", "Settings", "aliases_of", "check_limits", "declared", "setting", "settings_table"]
 
 S = TypeVar("S", bound="Settings")
 
@@ -223,11 +223,19 @@ class Settings(metaclass=_AcceptsAliases):
         Raises:
             SettingError: for a name that is none of theirs.
         """
-        changes = self.renamed(changes)
-        unknown = sorted(set(changes) - set(declared(type(self))))
-        if unknown:
-            raise SettingError("settings", unknown[0], f"of {', '.join(declared(type(self))) or 'none'}")
-        return replace(self, **changes)  # type: ignore[type-var]
+        return replace(self, **self.checked_names(changes))  # type: ignore[type-var]
+
+    @classmethod
+    def checked_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values by present names.
+
+        Raises:
+            SettingError: for a name that is no setting of this class, or a setting that is there under two names.
+        """
+        values, names = cls.renamed(values), declared(cls)
+        for name in sorted(set(values) - set(names)):
+            raise SettingError("settings", name, f"one of {', '.join(names)}" if names else "absent")
+        return values
 
     def record(self) -> dict[str, Any]:
         """Return the values by name, as JSON holds them."""
@@ -238,6 +246,19 @@ class Settings(metaclass=_AcceptsAliases):
         if present is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self, present)
+
+
+def check_limits(settings: Settings) -> None:
+    """Refuse settings from outside, of a picture or a model file, that are beyond their limits.
+
+    Raises:
+        SettingError: naming a setting that would cost without bound.
+    """
+    for name, each in declared(type(settings)).items():
+        value = getattr(settings, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if each.limit is not None and any(number is not None and number > each.limit for number in numbers):
+            raise SettingError(name, value, f"at most {each.limit:g}")
 
 
 def settings_table(kind: type[Settings]) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import pytest
 from helpers.errors import refuses
 
-from latentpatch import ResynthesisSettings, SettingError, Settings, setting
-from latentpatch.settings import aliases_of, declared, settings_table
+from latentpatch import DiffusionSettings, ResynthesisSettings, SettingError, Settings, setting
+from latentpatch.settings import aliases_of, check_limits, declared, settings_table
 
 
 @dataclass(frozen=True)
@@ -109,3 +109,21 @@ def test_tables_have_a_row_a_setting() -> None:
     assert len(rows) == 2 + 5
     assert "`--count`" in rows[2]
     assert "formerly `number`" in rows[2]
+
+
+def test_limits_hold_for_settings_from_outside() -> None:
+    for allowed in (Example(count=16), DiffusionSettings(windows=(64, 1)), ResynthesisSettings(donors=10**9)):
+        check_limits(allowed)
+    for name, settings in (
+        ("count", Example(count=17)),
+        ("windows", DiffusionSettings(windows=(3, 65))),
+        ("start_candidates", ResynthesisSettings(draws=10**12)),
+    ):
+        with refuses(name):
+            check_limits(settings)
+
+
+def test_names_are_checked_apart_from_values() -> None:
+    assert Example.checked_names({"number": 0}) == {"count": 0}
+    with refuses("settings"):
+        Example.checked_names({"color": "red"})

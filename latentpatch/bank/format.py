@@ -17,7 +17,7 @@ from ..errors import FileError, SettingTypeError, WeightsError
 from ..io.atomic import write_tensors
 from ..io.mmap import map_tensors
 from ..registry import settings_from_record, settings_record
-from ..settings import Settings
+from ..settings import Settings, check_limits
 from ..validation import check_integer
 from .bank import SourceBank
 from .pca import PCA
@@ -61,7 +61,9 @@ class ModelFile:
 
         Raises:
             FileError: where it cannot be written.
+            SettingError: for settings beyond their limits, with which the file could not be read.
         """
+        check_limits(self.settings)
         header = {
             "format": _FORMAT,
             "autoencoder": self.autoencoder,
@@ -175,6 +177,7 @@ class ModelFile:
 
     def _check(self) -> None:
         """Refuse contents that would fail, or worse, not fail, when the model is used."""
+        check_limits(self.settings)
         facts, pca, bank = self.autoencoder, self.pca, self.bank
         for name, kind, constraint in (
             ("name", str, "text"),

@@ -17,7 +17,7 @@ from ..errors import FileError
 from ..io import atomic as files
 from ..io import images
 from ..model import LatentPatch
-from ..provenance.audit import Limits, audited, joined
+from ..provenance.audit import CopyLimits, audit_report, concatenate
 from ..provenance.copying import Copying, copying, copying_of_sources
 from ..provenance.explanation import source_pictures
 from .arguments import add_common, add_sources
@@ -47,20 +47,23 @@ def add_audit(commands: Any) -> None:
     )
     group = parser.add_argument_group("limits")
     group.add_argument(
-        "--max-mean-share", type=float, default=Limits.mean_share, help="share of the largest source, on average (0.5)"
+        "--max-mean-share",
+        type=float,
+        default=CopyLimits.mean_share,
+        help="share of the largest source, on average (0.5)",
     )
-    group.add_argument("--max-share", type=float, default=Limits.share, help="that of any picture (0.9)")
+    group.add_argument("--max-share", type=float, default=CopyLimits.share, help="that of any picture (0.9)")
     group.add_argument(
         "--min-relative",
         type=float,
-        default=Limits.relative,
+        default=CopyLimits.relative,
         help="distance to the nearest source beside that to the next nearest, of any picture (0.6)",
     )
     add_common(parser, _audit)
 
 
 def _audit(options: argparse.Namespace) -> dict[str, Any]:
-    limits = Limits(options.max_mean_share, options.max_share, options.min_relative)
+    limits = CopyLimits(options.max_mean_share, options.max_share, options.min_relative)
     paths = _pictures_in(Path(options.pictures))
     held_out = None if options.held_out is None else _pictures_in(Path(options.held_out))
     with files.staged(options.output) as staging:
@@ -81,7 +84,7 @@ def _audit(options: argparse.Namespace) -> dict[str, Any]:
             "sources_sha256": model.bank.digest(),
             "pictures": len(paths),
             "reference_is": "the sources, each without itself" if held_out is None else "held-out pictures",
-            **audited(figures, names, reference, limits),
+            **audit_report(figures, names, reference, limits),
             "skipped": skipped_files(model),
         }
         if held_out is not None:
@@ -115,7 +118,7 @@ def _figures(model: LatentPatch, paths: Sequence[Path], options: argparse.Namesp
             batch = [images.read_image(path, model.image_size) for path in paths[first : first + _BATCH]]
             parts.append(copying(model, torch.stack(batch)))
             bar.update(len(batch))
-    return joined(parts)
+    return concatenate(parts)
 
 
 def _recorded(folder: Path, paths: Sequence[Path], model: LatentPatch) -> tuple[Tensor, Tensor]:

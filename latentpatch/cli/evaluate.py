@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..errors import MissingDependencyError
 from ..evaluation.experiments import Row, parse_row, read_tables, standard_rows
 from ..evaluation.features import BUILT_IN, find_extractor
 from ..evaluation.protocol import Evaluation, Protocol, with_copier
@@ -86,7 +87,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     )
     evaluation.check([row for rows in tables.values() for row in rows])
     done = {heading: [_entry(options, evaluation, row) for row in rows] for heading, rows in tables.items()}
-    recoveries = evaluation.memorisation()
+    recoveries = evaluation.memorization()
     output = Path(options.output)
     notes = [extractor.note for extractor in (features, perceptual) if extractor is not None and extractor.note]
     files.write_bytes(output / "evaluation.md", markdown(done, recoveries, notes).encode())
@@ -147,6 +148,6 @@ def _frontier(options: argparse.Namespace, evaluation: Evaluation, output: Path)
     entries = [each for each in evaluation.entries() if each["conditions"] == evaluation.conditions and "row" in each]
     try:
         return "frontier.png" if frontier(entries, output / "frontier.png") else None
-    except ImportError as error:
-        say(options, f"frontier.png was not drawn: {error}; pip install 'latentpatch[bench]'")
+    except MissingDependencyError as error:
+        say(options, f"frontier.png was not drawn: {error}")
         return None

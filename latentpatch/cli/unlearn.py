@@ -14,10 +14,10 @@ import torch
 from .. import __version__
 from ..autoencoders.weights import sha256_of
 from ..bank.format import ModelFile
-from ..errors import FileError
+from ..errors import FileError, UnlearningError
 from ..io import atomic as files
 from ..model import LatentPatch
-from ..provenance.unlearning import Check, UnlearningError, check_removable, unlearned, verify_unlearning
+from ..provenance.unlearning import Check, check_removable, unlearned, verify_unlearning
 from ..registry import settings_record
 from .arguments import add_network, add_report, add_sampler, natural, positive
 from .common import chosen_settings, counted, files_by_id, placed, say, write_json

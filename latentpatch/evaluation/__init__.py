@@ -1,46 +1,25 @@
-"""How good generated pictures are, and how much of them is copied: metrics, the protocol, its tables."""
+"""Evaluation: metrics of quality and of copying, the protocol that measures samplers, and its tables."""
 
-from .bootstrap import bootstrap
-from .experiments import COPIER, Row, parse_row, read_tables, standard_rows
-from .features import BUILT_IN, Extractor, load_extractor, read_features
-from .memorization import Recovery, recovery_errors
-from .metrics import (
-    coverages,
-    densities,
-    frechet_distance,
-    kernel_distance,
-    kolmogorov_smirnov,
-    leading_directions,
-    precisions,
-    random_pairs,
-    recalls,
-)
-from .protocol import Evaluation, Protocol
-from .seams import seam_energies
+from ..lazy import attach
+from .bootstrap import bootstrap as bootstrap  # at once: a lazy name would give way to the module of the same name
 
-__all__ = [
-    "BUILT_IN",
-    "COPIER",
-    "Evaluation",
-    "Extractor",
-    "Protocol",
-    "Recovery",
-    "Row",
-    "bootstrap",
-    "coverages",
-    "densities",
-    "frechet_distance",
-    "kernel_distance",
-    "kolmogorov_smirnov",
-    "leading_directions",
-    "load_extractor",
-    "parse_row",
-    "precisions",
-    "random_pairs",
-    "read_features",
-    "read_tables",
-    "recalls",
-    "recovery_errors",
-    "seam_energies",
-    "standard_rows",
-]
+_EXPORTS = {
+    ".experiments": ("COPIER", "Row", "RowError", "parse_row", "read_tables", "standard_rows"),
+    ".features": ("BUILT_IN", "Extractor", "load_extractor", "read_features"),
+    ".memorization": ("Recovery", "measure_memorization", "recovery_errors"),
+    ".metrics": (
+        "coverages",
+        "densities",
+        "frechet_distance",
+        "kernel_distance",
+        "kolmogorov_smirnov",
+        "leading_directions",
+        "precisions",
+        "psnr",
+        "random_pairs",
+        "recalls",
+    ),
+    ".protocol": ("Evaluation", "Protocol"),
+    ".seams": ("seam_energies",),
+}
+__getattr__, __dir__ = attach(__name__, _EXPORTS)

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import SettingError
+from ..validation import check_integer
+
 __all__ = ["bootstrap"]
 
 
@@ -18,34 +21,30 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of a statistic of one or several sets, each drawn again from itself with replacement.
+    """Return the ends of a bootstrap interval of a statistic of one or several sets.
 
-    A set that is drawn again holds some pictures twice, which moves statistics such as the Frechet distance to one
-    side. So the percentiles are those of the deviations from the resamples' mean, laid about the statistic itself.
+    A resampled set holds some images twice, which biases statistics such as the Frechet distance. So the interval takes
+    the percentiles of the deviations from the resamples' mean and centers them on the statistic itself.
 
     Args:
-        statistic: of weights, one ``(count,)`` float64 tensor a set: how often each of its pictures counts.
-        counts: pictures in each set.
-        resamples: sets drawn; the same arguments draw the same ones.
-        level: share of the resamples within.
-
-    Returns:
-        Lower and upper end.
+        statistic: function of weights, one ``(count,)`` float64 tensor a set: how often each image counts.
+        counts: images in each set.
+        resamples: number of resampled sets; the same arguments give the same ones.
+        level: share of the resamples within the interval.
 
     Raises:
-        ValueError: for fewer than two resamples, or a level not between 0 and 1.
+        SettingError: for fewer than two resamples, or a level that is not between 0 and 1.
     """
-    if resamples < 2:
-        raise ValueError(f"resamples {resamples}: at least 2 are expected")
+    check_integer("resamples", resamples, 2)
     if not 0 < level < 1:
-        raise ValueError(f"level {level}: above 0 and below 1 is expected")
-    chance = np.random.default_rng(seed)
+        raise SettingError("level", level, "above 0 and below 1")
+    rng = np.random.default_rng(seed)
     values = np.array(
         [
-            statistic([torch.from_numpy(chance.multinomial(n, np.full(n, 1 / n)).astype(np.float64)) for n in counts])
+            statistic([torch.from_numpy(rng.multinomial(n, np.full(n, 1 / n)).astype(np.float64)) for n in counts])
             for _ in range(resamples)
         ]
     )
-    centre = statistic([torch.ones(n, dtype=torch.float64) for n in counts])
+    center = statistic([torch.ones(n, dtype=torch.float64) for n in counts])
     low, high = np.quantile(values - values.mean(), [(1 - level) / 2, (1 + level) / 2])
-    return centre + float(low), centre + float(high)
+    return center + float(low), center + float(high)

@@ -1,10 +1,11 @@
-"""Rows of a table: a sampler with its settings, or something to compare it with."""
+"""Rows of evaluation tables: a sampler with its settings, or a control to compare it with."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,31 +13,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import FileError
+from ..errors import FileError, SettingError, SettingTypeError, shorten
 from ..methods.base import Context
 from ..model import LatentPatch
 from ..ops.blending import DECODINGS
 from ..registry import SAMPLERS
-from ..settings import Settings, aliases_of, declared
+from ..settings import Settings
+from ..validation import check_choice, check_integer
 
-__all__ = ["CONTROLS", "COPIER", "Row", "drawn_positions", "parse_row", "read_tables", "standard_rows"]
+__all__ = ["CONTROLS", "COPIER", "Row", "RowError", "drawn_positions", "parse_row", "read_tables", "standard_rows"]
 
-#: What is no sampler: sources as they are or decoded, and held-out pictures through the autoencoder.
+#: Rows without a sampler: sources as they are or decoded, and held-out images through the autoencoder.
 CONTROLS = ("sources", "sources-decoded", "held-out", "held-out-reduced")
 
 _OPTIONS = ("bank", "decoding")
+_ROW_SYNTAX = "[NAME:] SAMPLER [KEY=VALUE ...], each key once"
+
+
+class RowError(SettingError):
+    """A row that cannot be evaluated: the refusal of an argument, with the row's name.
+
+    Attributes:
+        row: name of the row.
+    """
+
+    def __init__(self, row: str, name: str, value: Any, constraint: str) -> None:
+        super().__init__(name, value, constraint)
+        self.row, self.args = row, (row, name, value, constraint)
+
+    def __str__(self) -> str:
+        return f"row {shorten(self.row)}: {super().__str__()}"
+
+
+@contextmanager
+def _errors_of(row: str) -> Iterator[None]:
+    """Raise refusals of arguments as those of a row."""
+    try:
+        yield
+    except SettingError as error:
+        raise RowError(row, error.name, error.value, error.constraint) from error
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is evaluated.
+    """A row of a table.
 
     Attributes:
-        name: what tables call it.
+        name: its name in tables.
         sampler: a key of :data:`~latentpatch.registry.SAMPLERS`, or one of :data:`CONTROLS`.
-        settings: those that differ from the model's, or the sampler's defaults.
+        settings: settings that differ from the model's, or from the sampler's defaults.
         decoding: see :meth:`LatentPatch.generate`.
-        bank: so many sources, drawn anew with each seed; None for all.
+        bank: number of sources, drawn anew with each seed; None for all.
     """
 
     name: str
@@ -46,76 +73,64 @@ class Row:
     bank: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.strip():
-            raise ValueError(f"row name {self.name!r}: text is expected")
-        if self.sampler not in SAMPLERS and self.sampler not in CONTROLS:
-            names = ", ".join([*SAMPLERS, *CONTROLS])
-            raise ValueError(f"row {self.name!r}: sampler {self.sampler!r}: one of {names} is expected")
-        if self.decoding not in (None, *DECODINGS):
-            raise ValueError(
-                f"row {self.name!r}: decoding {self.decoding!r}: one of {', '.join(DECODINGS)} is expected"
-            )
-        if self.bank is not None and (isinstance(self.bank, bool) or not isinstance(self.bank, int) or self.bank < 1):
-            raise ValueError(f"row {self.name!r}: bank {self.bank!r}: a number of sources is expected")
-        if self.control and (self.settings or self.bank is not None or self.decoding is not None):
-            raise ValueError(f"row {self.name!r}: {self.sampler} takes no settings")
-        kind = None if self.control else SAMPLERS.settings_class(self.sampler)
-        known = set() if kind is None else {*declared(kind), *aliases_of(kind)}
-        unknown = sorted(set(self.settings) - known)
-        if unknown:
-            raise ValueError(
-                f"row {self.name!r}: {unknown[0]!r} is not a setting of the sampler {self.sampler!r}; "
-                f"known: {', '.join(sorted(known)) or 'none'}"
-            )
+        with _errors_of(self.name):
+            if not isinstance(self.name, str) or not self.name.strip():
+                raise SettingError("name", self.name, "text")
+            check_choice("sampler", self.sampler, [*SAMPLERS, *CONTROLS])
+            if self.decoding is not None:
+                check_choice("decoding", self.decoding, DECODINGS)
+            if self.bank is not None:
+                check_integer("bank", self.bank, 1)
+            if not isinstance(self.settings, Mapping):
+                raise SettingTypeError("settings", self.settings, "an object")
+            if not self.is_control:
+                SAMPLERS.settings_class(self.sampler).checked_names(self.settings)
+            elif self.settings or self.bank is not None or self.decoding is not None:
+                raise SettingError("settings", dict(self.settings), f"absent: {self.sampler} takes no settings")
 
     @property
-    def control(self) -> bool:
-        """Whether nothing is sampled."""
+    def is_control(self) -> bool:
+        """True for a row without a sampler."""
         return self.sampler in CONTROLS
 
     def bank_size(self, model: LatentPatch) -> int | None:
-        """To how many of the sources it is restricted; None where it is not."""
+        """Return the number of sources the bank is restricted to; None for all of them."""
         return None if self.bank is None or self.bank >= len(model.bank.sources) else self.bank
 
     def _context(self, model: LatentPatch) -> Context:
         return Context(model.bank.grid, self.bank_size(model) or len(model.bank.sources))
 
     def settings_for(self, model: LatentPatch) -> Settings:
-        """The sampler's settings in force.
+        """Return the settings in force with a model.
 
         Raises:
-            TypeError, ValueError: where they are out of range, naming the row.
+            RowError: where they are out of range.
         """
-        sampler = SAMPLERS[self.sampler]
-        base = model.settings if isinstance(model.settings, sampler.Settings) else sampler.Settings()
-        try:
-            chosen = base.changed(**self.settings)
-            sampler.validate(chosen, self._context(model))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"row {self.name!r}: {error}") from error
-        return chosen
+        with _errors_of(self.name):
+            settings = model.with_settings(self.sampler, **self.settings)
+            SAMPLERS[self.sampler].validate(settings, self._context(model))
+        return settings
 
     def identity(self, model: LatentPatch) -> dict[str, Any]:
-        """What decides its pictures, but for the seeds and what all rows share; not its name."""
-        if self.control:
+        """Return all that decides the row's images beside the seeds and the conditions of all rows; not its name."""
+        if self.is_control:
             return {"sampler": self.sampler}
         settings = self.settings_for(model)
-        bank = self.bank_size(model)
         record = {
             "sampler": self.sampler,
             "settings": SAMPLERS[self.sampler].resolve(settings, self._context(model)).record(),
             "decoding": self.decoding or model.default_decoding(settings),
-            "bank": bank,
+            "bank": self.bank_size(model),
         }
-        return json.loads(json.dumps(record))  # type: ignore[no-any-return]  # tuples are lists in a file
+        return json.loads(json.dumps(record))  # type: ignore[no-any-return]  # with lists for tuples, as in a file
 
 
-#: In every table: what a generator is that returns its sources.
+#: The row of every table that shows the figures of a generator that returns its sources.
 COPIER = Row("sources, verbatim", "sources")
 
 
 def standard_rows() -> list[Row]:
-    """Every sampler at its defaults, what the autoencoder makes of held-out pictures, and of sources."""
+    """Return rows of every sampler at its defaults, of reconstructed held-out images, and of sources."""
     return [
         Row("held-out, reconstructed", "held-out"),
         Row("held-out, reconstructed through the PCA", "held-out-reduced"),
@@ -125,61 +140,58 @@ def standard_rows() -> list[Row]:
 
 
 def parse_row(text: str) -> Row:
-    """A row of ``[NAME:] SAMPLER [KEY=VALUE ...]``.
+    """Parse a row of the form ``[NAME:] SAMPLER [KEY=VALUE ...]``.
 
     Keys are settings of the sampler, ``decoding`` or ``bank``. Values are numbers, ``true``, ``false``, ``null``, text,
-    or several with commas between, as ``16,11,9``. The name is the rest of the text where none is given.
+    or several with commas between, as ``16,11,9``. The default name is the rest of the text.
 
     Raises:
-        ValueError: where the text is not that.
+        SettingError: for another text, or a row that is refused.
     """
     name, colon, rest = text.rpartition(": ")
     words = rest.split()
     if not words or (colon and not name.strip()):
-        raise ValueError(f"row {text!r}: [NAME:] SAMPLER [KEY=VALUE ...] is expected")
-    given: dict[str, Any] = {}
+        raise SettingError("row", text, _ROW_SYNTAX)
+    settings: dict[str, Any] = {}
     for word in words[1:]:
         match = re.fullmatch(r"(\w+)=(.+)", word)
-        if match is None or match[1] in given:
-            raise ValueError(f"row {text!r}: KEY=VALUE, every key once, is expected, got {word!r}")
-        given[match[1]] = _value(match[2])
-    options = {key: given.pop(key) for key in _OPTIONS if key in given}
-    return Row(name.strip() or " ".join(words), words[0], given, **options)
+        if match is None or match[1] in settings:
+            raise SettingError("row", text, _ROW_SYNTAX)
+        settings[match[1]] = _value(match[2])
+    options = {key: settings.pop(key) for key in _OPTIONS if key in settings}
+    return Row(name.strip() or " ".join(words), words[0], settings, **options)
 
 
 def read_tables(path: str | Path) -> dict[str, list[Row]]:
-    """Tables of a JSON file: rows by the table's heading.
+    """Read the tables of a JSON file: rows by the table's heading.
 
     The file holds ``{HEADING: [ROW, ...], ...}``, or one list of rows. A row is the text :func:`parse_row` takes, or
-    an object with ``name``, ``sampler`` and, where wanted, ``settings`` (an object), ``decoding`` and ``bank``.
+    an object with ``name``, ``sampler`` and, if wanted, ``settings`` (an object), ``decoding`` and ``bank``.
 
     Raises:
-        FileError: where the file holds something else.
+        FileError: for other contents.
     """
     path = Path(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise FileError(f"{path}: not a readable JSON file: {error}") from error
+        raise FileError(path, f"not a readable JSON file: {error}") from error
     tables = {path.stem: found} if isinstance(found, list) else found
     if not isinstance(tables, dict) or not tables or not all(isinstance(rows, list) for rows in tables.values()):
-        raise FileError(f"{path}: {{HEADING: [ROW, ...], ...}} or [ROW, ...] is expected")
+        raise FileError(path, "must hold {HEADING: [ROW, ...], ...} or [ROW, ...]")
     try:
         return {heading: [_row(row) for row in rows] for heading, rows in tables.items()}
-    except (TypeError, ValueError) as error:
-        raise FileError(f"{path}: {error}") from error
+    except SettingError as error:
+        raise FileError(path, str(error)) from error
 
 
-def _row(found: Any) -> Row:
-    if isinstance(found, str):
-        return parse_row(found)
+def _row(record: Any) -> Row:
+    if isinstance(record, str):
+        return parse_row(record)
     names = {each.name for each in fields(Row)}
-    if not isinstance(found, dict) or not {"name", "sampler"} <= set(found) <= names:
-        raise ValueError(f"row {json.dumps(found)}: text, or an object of {', '.join(sorted(names))} is expected")
-    settings = found.get("settings", {})
-    if not isinstance(settings, dict):
-        raise ValueError(f"row {found['name']!r}: settings {settings!r}: an object is expected")
-    return Row(**{**found, "settings": {key: _hashable(value) for key, value in settings.items()}})
+    if not isinstance(record, dict) or not {"name", "sampler"} <= set(record) <= names:
+        raise SettingError("row", record, f"text, or an object of {', '.join(sorted(names))}")
+    return Row(**record)
 
 
 def _value(text: str) -> Any:
@@ -191,13 +203,8 @@ def _value(text: str) -> Any:
         return text
 
 
-def _hashable(value: Any) -> Any:
-    """Settings are frozen, and often keys of a cache: lists become tuples."""
-    return tuple(map(_hashable, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
 def drawn_positions(model: LatentPatch, count: int | None, seed: int) -> Tensor | None:
-    """Return the positions of randomly drawn sources, with their variants, ascending; None for all."""
+    """Return the positions of randomly drawn sources, with their augmented copies, ascending; None for all."""
     total, variants = len(model.bank.sources), model.bank.variants.count
     if count is None or count >= total:
         return None

@@ -1,4 +1,4 @@
-"""Tables and the plot of an evaluation's log."""
+"""The report of an evaluation: Markdown tables, and a plot of distance against copying."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..io import atomic as files
-from .protocol import FLAG_COPIES, FLAG_SHARE
+from ..errors import MissingDependencyError
+from ..io.atomic import replacing
+from .figures import FLAG_COPIES, FLAG_SHARE
 from .sample_set import COPY_SHARE
 
 __all__ = ["frontier", "markdown", "summary"]
 
 Entry = Mapping[str, Any]
 
-#: Figures in the order of columns: heading, how many digits, whether the interval is shown.
+#: Figures in the order of columns: heading, format, whether the interval is shown.
 _COLUMNS = {
     "distance": ("distance", ".2f", True),
     "kernel": ("kernel distance", ".4f", True),
@@ -37,24 +38,24 @@ _COLUMNS = {
 def markdown(
     tables: Mapping[str, Sequence[Entry]], recoveries: Sequence[Mapping[str, Any]], notes: Sequence[str]
 ) -> str:
-    """Tables as Markdown.
+    """Return tables as Markdown.
 
     Args:
         tables: entries of the log by the table's heading, all of the same conditions.
-        recoveries: what the memorisation test found.
-        notes: sentences that belong beside every figure.
+        recoveries: results of the memorization test.
+        notes: sentences to print below the definitions.
     """
     conditions = next(entry for rows in tables.values() for entry in rows)["conditions"]
     lines = ["# Evaluation", "", *_preamble(conditions, notes)]
     for heading, rows in tables.items():
         lines += ["", f"## {heading}", "", *_table(rows)]
     if recoveries:
-        lines += ["", "## Memorisation", "", *_recoveries(recoveries)]
+        lines += ["", "## Memorization", "", *_recoveries(recoveries)]
     return "\n".join(lines) + "\n"
 
 
 def summary(entry: Entry) -> str:
-    """One line about a row."""
+    """Return one line about a row."""
     figures, conditions = entry["figures"], entry["conditions"]
     shown = [f"distance {_cell(figures, 'distance')}", f"diversity {_cell(figures, 'diversity')}"]
     if "largest_share" in figures:
@@ -65,17 +66,19 @@ def summary(entry: Entry) -> str:
 
 
 def frontier(entries: Sequence[Entry], path: Path) -> bool:
-    """Plot distance against the largest share, a point a row with its intervals, to a PNG file.
+    """Plot distance against the largest share, a point with its intervals for each row, to a PNG file.
 
     Returns:
-        Whether there was something to plot.
+        Whether there was a row to plot.
 
     Raises:
-        ImportError: without matplotlib.
+        MissingDependencyError: without matplotlib.
     """
-    from matplotlib import ticker
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib import ticker
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", "bench", path.name) from error
     points = [entry for entry in entries if "largest_share" in entry["figures"]]
     if not points:
         return False
@@ -83,9 +86,9 @@ def frontier(entries: Sequence[Entry], path: Path) -> bool:
     axes = figure.subplots()
     for entry in points:
         share, distance = entry["figures"]["largest_share"], entry["figures"]["distance"]
-        colour = "tab:red" if entry["copies"] else "tab:blue"
+        color = "tab:red" if entry["copies"] else "tab:blue"
         axes.errorbar(
-            share["value"], distance["value"], _reach(distance), _reach(share), "o", color=colour, markersize=4, lw=1
+            share["value"], distance["value"], _reach(distance), _reach(share), "o", color=color, markersize=4, lw=1
         )
         at_edge = share["value"] > 0.8
         axes.annotate(
@@ -101,54 +104,54 @@ def frontier(entries: Sequence[Entry], path: Path) -> bool:
     axes.set(
         xlim=(0, 1.02),
         yscale="log",
-        xlabel="largest share of one source, mean over pictures",
-        ylabel=f"Fréchet distance to held-out pictures, {conditions['features']}{reduced}",
-        title=f"{conditions['samples']} pictures a set, {conditions['sources']} sources; red rows copy their sources",
+        xlabel="largest share of one source, mean over images",
+        ylabel=f"Fréchet distance to held-out images, {conditions['features']}{reduced}",
+        title=f"{conditions['samples']} images a set, {conditions['sources']} sources; red rows copy their sources",
     )
     for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         which(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(alpha=0.3, which="both")
-    with files.replacing(path) as temporary:
+    with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
     return True
 
 
 def _reach(figure: Mapping[str, Any]) -> list[list[float]] | None:
-    """Lengths of error bars below and above."""
+    """Return the lengths of the error bars below and above a value."""
     if not figure["interval"]:
         return None
     low, high = figure["interval"]
     return [[max(0.0, figure["value"] - low)], [max(0.0, high - figure["value"])]]
 
 
-def _preamble(conditions: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
-    about = conditions
+def _preamble(about: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
     interval = (
-        "In parentheses 95 % bootstrap intervals: each set's pictures drawn again from themselves with replacement, "
-        f"{about['resamples']} times (for recall and coverage the held-out pictures), the percentiles centred on the "
-        "figure; they say how far chance moves a row, not how other sources or held-out pictures would."
+        "Parentheses hold 95 % bootstrap intervals: each set's images (for recall and coverage the held-out images) "
+        f"are resampled with replacement {about['resamples']} times, and the percentiles are centered on the figure. "
+        "They show the effect of the sampled images, not of other sources or other held-out images."
         if about["resamples"]
-        else "Without bootstrap intervals."
+        else "No bootstrap intervals."
     )
     fid = "" if about["features"] == "inception" and not about["directions"] else " It is not FID."
-    spread = "the sources'" if about["originals"] else "the decoded sources'"
+    pairs = "sources" if about["originals"] else "decoded sources"
     return [
-        f"{about['sources']} sources, {about['held_out']} held-out pictures. {about['seeds']} sets of "
-        f"{about['samples']} pictures, seeds 0 to {about['seeds'] * about['samples'] - 1}; figures are means over the "
+        f"{about['sources']} sources, {about['held_out']} held-out images. {about['seeds']} sets of "
+        f"{about['samples']} images, seeds 0 to {about['seeds'] * about['samples'] - 1}; figures are means over the "
         f"sets. Autoencoder {about['autoencoder']}, decoded in {about['precision']}; latentpatch {about['version']}.",
         "",
         f"- **Distance**: Fréchet distance of `{about['features']}` features ({_dimensions(about)}) to the held-out "
-        f"pictures. It falls with the number of pictures: only equal counts compare.{fid}",
+        f"images. It falls with the number of images: compare equal counts only.{fid}",
         "- **Kernel distance**: unbiased polynomial MMD² of the same features, in all dimensions; 0 on average for "
-        "pictures of the held-out kind.",
+        "images of the held-out kind.",
         "- **Precision, recall** (k = 3), **density, coverage** (k = 5): of the same features.",
-        f"- **Diversity**: mean `{about['perceptual']}` distance of {about['pairs']} random pairs of a set, over that "
-        f"of {spread}.",
-        "- **Largest share**, **largest region**: of a picture's cells, from its largest source, and in its largest "
-        f"connected region from one. **Sources**: that it draws on. **Regions**: connected regions from one source, a "
-        "cell: 1 where no two neighbours are from one. **Nearest source**: distance to it in the searched latents, "
-        "over the median of held-out pictures'. **Copies**: pictures of which one source gave at least "
-        f"{COPY_SHARE:.0%}. **Seams**: what the joined sources differ by along the joints, over their spread.",
+        f"- **Diversity**: mean `{about['perceptual']}` distance of {about['pairs']} random pairs of a set, relative "
+        f"to that of {pairs}.",
+        "- **Largest share**: share of an image's cells from its largest source. **Largest region**: share in the "
+        "largest connected region from one source. **Sources**: number of sources of an image. **Regions**: connected "
+        "regions from one source, per cell; 1 where no two neighbors have the same source. **Nearest source**: "
+        "distance to it in the searched latents, relative to the median of held-out images. **Copies**: images with at "
+        f"least {COPY_SHARE:.0%} of their cells from one source. **Seams**: difference of the two sources along the "
+        "seams, relative to the sources' variance.",
         f"- ⚠ marks rows that copy: a mean largest share of {FLAG_SHARE:.0%} or more, or at least {FLAG_COPIES:.0%} "
         "copies.",
         f"- {interval}",
@@ -158,16 +161,16 @@ def _preamble(conditions: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
 
 def _dimensions(conditions: Mapping[str, Any]) -> str:
     if conditions["directions"]:
-        return f"on the {conditions['directions']} leading directions of the held-out ones"
+        return f"on the {conditions['directions']} leading directions of the held-out images"
     return f"all {conditions['dimensions']} dimensions"
 
 
 def _table(rows: Sequence[Entry]) -> list[str]:
     columns = [name for name in _COLUMNS if any(name in entry["figures"] for entry in rows)]
-    # What another part of the log's writer adds is shown as it is.
+    # Figures without a column of their own follow under their names.
     columns += sorted({name for entry in rows for name in entry["figures"]} - set(_COLUMNS))
     headings = [_COLUMNS[name][0] if name in _COLUMNS else name.replace("_", " ") for name in columns]
-    lines = ["| | pictures | " + " | ".join(headings) + " | sets' distances | sheets | |"]
+    lines = ["| | images | " + " | ".join(headings) + " | sets' distances | sheets | |"]
     lines.append("|---" * (len(columns) + 5) + "|")
     for entry in rows:
         figures = entry["figures"]
@@ -193,12 +196,12 @@ def _cell(figures: Mapping[str, Any], name: str) -> str:
 
 def _recoveries(found: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
-        "Median error of the best copy of a picture: every block from the source nearest there, mean squared error a "
-        "latent value. A model that copies holds its sources, so their own error is zero; without itself a source "
-        "should be no easier than a held-out picture. KS: Kolmogorov-Smirnov test of sources without themselves "
-        "against held-out pictures, p-value by 9,999 permutations.",
+        "Median error of the best copy of an image, which takes each block from the source nearest there: mean squared "
+        "error per latent value. A model that copies stores its sources, so their own error is zero. Without itself, a "
+        "source should be no easier than a held-out image. KS: Kolmogorov-Smirnov test of sources without themselves "
+        "against held-out images, p-value by 9,999 permutations.",
         "",
-        "| blocks, cells | sources | without themselves | held-out | gap | gap without | KS | p | pictures |",
+        "| blocks, cells | sources | without themselves | held-out | gap | gap without | KS | p | images |",
         "|---" * 9 + "|",
     ]
     for row in found:

@@ -1,4 +1,4 @@
-"""What is kept of a set of pictures while it is made: of ten thousand, not the pictures."""
+"""A set of samples while it is generated: features and figures of all images, and only the images still needed."""
 
 from __future__ import annotations
 
@@ -8,98 +8,95 @@ import torch
 from torch import Tensor
 
 from ..bank.bank import SourceBank
-from ..provenance.copying import largest_shares, region_densities, source_counts, source_distances
-from ..provenance.maps import largest_regions
+from ..provenance.copying import map_figures, source_distances
 from .metrics import random_pairs
 from .seams import seam_energies
 
-__all__ = ["COPY_SHARE", "ON_SHEET", "PictureSet", "copying_values", "nearest_distances"]
+__all__ = ["COPY_SHARE", "SHEET_IMAGES", "SampleSet", "copying_figures", "nearest_distances"]
 
-#: A picture is a copy where one source gave so much of it.
+#: An image is a copy where one source gave at least this share of its cells.
 COPY_SHARE = 0.9
-#: Pictures on a contact sheet.
-ON_SHEET = 30
+#: Number of images on a contact sheet.
+SHEET_IMAGES = 30
 
 
-class PictureSet:
-    """One set of pictures: their features and figures, and the pictures that are still needed.
+class SampleSet:
+    """One set of images: their features and figures, and the images that pairs and contact sheets need.
 
     Args:
-        size: how many there will be.
-        pairs: random pairs whose distances are wanted.
+        size: number of images.
+        pairs: number of random pairs whose distances are measured.
+
+    Attributes:
+        first, second: ``(pairs,)`` int64 images of each pair.
+        distances: ``(pairs,)`` perceptual distances; the caller sets them.
+        opening: the first images.
+        worst: seam cost and image of those with the largest cost, in falling order.
+        values: figures of single images by name, in batches.
     """
 
     def __init__(self, size: int, pairs: int) -> None:
         self.first, self.second = random_pairs(size, pairs)
-        self._used, self._where = torch.cat([self.first, self.second]).unique(return_inverse=True)
-        self._wanted = set(self._used.tolist())
-        self._kept: list[Tensor] = []
+        used, self._pair_positions = torch.cat([self.first, self.second]).unique(return_inverse=True)
+        self._used = set(used.tolist())
+        self._pair_images: list[Tensor] = []
         self._features: list[Tensor] = []
-        self.count = 0
+        self._count = 0
         self.distances = torch.empty(0)
-        #: the first pictures, and those with the costliest seams.
         self.opening: list[Tensor] = []
         self.worst: list[tuple[float, Tensor]] = []
-        #: figures of single pictures.
         self.values: dict[str, list[Tensor]] = {}
 
     @property
     def features(self) -> Tensor:
-        """``(size, D)`` float64."""
+        """The features of all images, ``(size, D)`` float64."""
         return torch.cat(self._features)
 
-    def pair_pictures(self) -> tuple[Tensor, Tensor, Tensor]:
-        """-> the pictures that are in pairs, and the pairs among them"""
-        first, second = self._where.view(2, -1)
-        return torch.stack(self._kept), first, second
+    def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the images that are in pairs, and the positions of each pair among them."""
+        first, second = self._pair_positions.view(2, -1)
+        return torch.stack(self._pair_images), first, second
 
-    def take(self, pictures: Tensor, features: Tensor, values: Mapping[str, Tensor]) -> None:
-        """Add the next pictures.
+    def add(self, images: Tensor, features: Tensor, values: Mapping[str, Tensor]) -> None:
+        """Add the next images.
 
         Args:
-            pictures: ``(N, 3, H, W)``.
+            images: ``(N, 3, H, W)``.
             features: ``(N, D)``.
-            values: figures of each by name, ``(N,)``; by ``seams`` the worst are known.
+            values: figures of single images by name, ``(N,)``; ``seams`` decides which images are the worst.
         """
-        # Copies: a view would hold its whole batch.
-        self._kept += [picture.clone() for i, picture in enumerate(pictures, self.count) if i in self._wanted]
+        # Clones: a view would keep its whole batch in memory.
+        self._pair_images += [image.clone() for i, image in enumerate(images, self._count) if i in self._used]
         self._features.append(features)
-        self.opening += pictures[: max(0, ON_SHEET - self.count)].clone()
-        self.count += len(pictures)
+        self.opening += images[: max(0, SHEET_IMAGES - self._count)].clone()
+        self._count += len(images)
         for name, value in values.items():
             self.values.setdefault(name, []).append(value.double())
         if "seams" in values:
-            costliest = values["seams"].topk(min(ON_SHEET, len(pictures)))
-            self.worst += [(float(cost), pictures[i].clone()) for cost, i in zip(*costliest, strict=True)]
-            self.worst = sorted(self.worst, key=lambda pair: -pair[0])[:ON_SHEET]
+            costliest = values["seams"].topk(min(SHEET_IMAGES, len(images)))
+            self.worst += [(float(cost), images[i].clone()) for cost, i in zip(*costliest, strict=True)]
+            self.worst = sorted(self.worst, key=lambda pair: -pair[0])[:SHEET_IMAGES]
 
 
-def copying_values(bank: SourceBank, index: Tensor, usual: float | None) -> dict[str, Tensor]:
-    """Figures of pictures that are made of sources.
+def copying_figures(bank: SourceBank, index: Tensor, typical_distance: float | None) -> dict[str, Tensor]:
+    """Return figures of images that are made of sources, ``(N,)`` each, by name.
+
+    Augmented copies of a source count as that source, except for seams.
 
     Args:
         bank: the sources.
-        index: ``(N, h, w)`` int64 positions in it.
-        usual: median distance of held-out pictures to their nearest source, where it is known.
-
-    Returns:
-        ``(N,)`` each, by name. Variants of a source count as that source, but for seams.
+        index: ``(N, h, w)`` int64 positions in the bank.
+        typical_distance: median distance of held-out images to their nearest source, the unit of ``nearest``; without
+            it that figure is left out.
     """
     sources = bank.variants.sources_of(index)
-    shares = largest_shares(sources)
-    values = {
-        "largest_share": shares,
-        "largest_region": largest_regions(sources),
-        "sources": source_counts(sources),
-        "regions": region_densities(sources),
-        "copied": (shares >= COPY_SHARE).double(),
-        "seams": seam_energies(bank, index).cpu(),
-    }
-    if usual:
-        values["nearest"] = nearest_distances(bank, bank.keys_at(index.to(bank.keys.device))) / usual
+    values = map_figures(sources)
+    values |= {"copied": (values["largest_share"] >= COPY_SHARE).double(), "seams": seam_energies(bank, index).cpu()}
+    if typical_distance:
+        values["nearest"] = nearest_distances(bank, bank.keys_at(index.to(bank.keys.device))) / typical_distance
     return values
 
 
 def nearest_distances(bank: SourceBank, keys: Tensor) -> Tensor:
-    """Distance of pictures' keys ``(N, h, w, r)`` to the nearest source, in units of the keys. -> (N,) float64"""
+    """Return the distance of keys ``(N, h, w, r)`` to the nearest source, in units of the keys: ``(N,)`` float64."""
     return source_distances(keys, bank.validated_keys()).amin(1).cpu()

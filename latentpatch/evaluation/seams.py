@@ -1,4 +1,4 @@
-"""How much neighbouring cells from different sources disagree, told from the sources' latents alone."""
+"""Seam energy: how much neighboring cells from different sources disagree, computed from the sources' latents alone."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from ..bank.bank import SourceBank
 
 __all__ = ["seam_energies"]
 
+_MAX_VARIANCE_SOURCES = 1000  # sources whose variance is the unit
+
 
 @torch.no_grad()
 def seam_energies(bank: SourceBank, index: Tensor) -> Tensor:
-    """Cost of the seams of index maps (Kwatra et al. 2003, of squared differences), in reduced latents.
+    """Return the seam costs of index maps (Kwatra et al. 2003, squared differences), in reduced latents.
 
-    Where cell p comes from source s and its neighbour q from t, the seam between them costs what the two sources differ
-    by at both places, ``|y_s(p) - y_t(p)|^2 + |y_s(q) - y_t(q)|^2``.
+    Where cell p comes from source s and its neighbor q from t, the seam between them costs the difference of the two
+    sources at both places, ``|y_s(p) - y_t(p)|^2 + |y_s(q) - y_t(q)|^2``.
 
     Args:
         bank: the sources.
-        index: ``(N, h, w)`` int64 positions in it; a cell of -1 has no seams.
+        index: ``(N, h, w)`` int64 positions in the bank; a cell of -1 has no seams.
 
     Returns:
-        ``(N,)`` float64: seam costs a cell, over the sources' mean squared deviation from their mean: 0 for a whole
-        source, of order 1 where most cells are joined at random.
+        ``(N,)`` float64, cost per cell, in units of the sources' variance: 0 for a whole source, of order 1 for cells
+        of random sources.
     """
     keys = bank.validated_keys()
     rows, columns = (torch.arange(side, device=keys.device) for side in bank.grid)
@@ -36,17 +38,17 @@ def seam_energies(bank: SourceBank, index: Tensor) -> Tensor:
         for offset in (0, 1):  # the places of s and of t
             y = rows[offset:][:length] if axis == 0 else rows
             x = columns[offset:][:length] if axis == 1 else columns
-            cost += _difference(keys, s, t, y[:, None], x[None, :])
+            cost += _squared_difference(keys, s, t, y[:, None], x[None, :])
         total += cost.masked_fill((s < 0) | (t < 0), 0).sum((1, 2))
-    return total / index[0].numel() / _spread(keys[:: bank.variants.count])
+    return total / index[0].numel() / _variance(keys[:: bank.variants.count])
 
 
-def _difference(keys: Tensor, s: Tensor, t: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """|y_s - y_t|^2 at the places (y, x). -> (N, ...) float64"""
+def _squared_difference(keys: Tensor, s: Tensor, t: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Return ``|y_s - y_t|^2`` at the places (y, x): ``(N, ...)`` float64."""
     return (keys[s.clamp(min=0), y, x].double() - keys[t.clamp(min=0), y, x].double()).square().sum(-1)
 
 
-def _spread(keys: Tensor) -> float:
-    """Mean squared deviation of sources from their mean, a cell; of at most 1000 of them."""
-    some = keys[:1000].double()
+def _variance(keys: Tensor) -> float:
+    """Return the mean squared deviation of a cell of a source from the mean source; 1 for equal sources."""
+    some = keys[:_MAX_VARIANCE_SOURCES].double()
     return float((some - some.mean(0)).square().sum(-1).mean()) or 1.0

@@ -1,4 +1,4 @@
-"""Are pictures copies of sources? Figures beside those of pictures that are none, and a verdict against limits."""
+"""Audit of images for copies of sources: their figures, those of a reference without copies, and a verdict."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..validation import check_number
 from .copying import Copying
 
-__all__ = ["Limits", "audited", "joined"]
+__all__ = ["CopyLimits", "audit_report", "concatenate"]
 
 _FIGURES = ("largest_share", "sources", "largest_region", "regions", "distance", "relative")
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What no picture, or no set of pictures, may pass.
+class CopyLimits:
+    """Limits beyond which images count as copies; each from 0 to 1.
 
-    The defaults were chosen between pictures that are no copies (held-out ones, default samples) and copies of sources
-    (as they are, compressed, resized, flipped, brighter, a few pixels off): docs/provenance.md has the distributions.
+    The defaults separate images that are no copies (held-out images, default samples) from copies of sources
+    (unchanged, compressed, resized, flipped, brighter, shifted by a few pixels): docs/provenance.md has the
+    distributions.
 
     Attributes:
-        mean_share: of the largest source of a picture, on average, at most.
-        share: of the largest source of any picture, at most.
-        relative: distance to the nearest source beside that to the next nearest, of any picture, at least.
+        mean_share: largest mean of the images' largest shares.
+        share: largest share of one source in any image.
+        relative: least distance of any image to the nearest source, relative to the next nearest.
     """
 
     mean_share: float = 0.5
@@ -35,12 +37,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value <= 1:  # so that NaN fails too
-                raise ValueError(f"limit {field.name} {value!r}: a number from 0 to 1 is expected")
+            check_number(field.name, getattr(self, field.name), 0, 1)
 
     def failures(self, figures: Copying, names: Sequence[str]) -> list[dict[str, Any]]:
-        """What is beyond the limits: the picture's name (None for all together), the figure, its value, its limit."""
+        """Return the figures beyond the limits, each with its image's name, or None for the mean of all images."""
         found: list[dict[str, Any]] = []
         mean = float(figures.largest_share.mean())
         if mean > self.mean_share:
@@ -53,16 +53,18 @@ class Limits:
         return found
 
 
-def audited(figures: Copying, names: Sequence[str], reference: Copying, limits: Limits | None = None) -> dict[str, Any]:
-    """Figures, failures and verdict of pictures, as JSON.
+def audit_report(
+    figures: Copying, names: Sequence[str], reference: Copying, limits: CopyLimits | None = None
+) -> dict[str, Any]:
+    """Return figures, failures and verdict of images, as JSON holds them.
 
     Args:
-        figures: of the pictures.
-        names: of the pictures.
-        reference: of pictures that are no copies: held-out ones, or the sources each without itself.
-        limits: by default :class:`Limits`.
+        figures: figures of the images.
+        names: names of the images.
+        reference: figures of images that are no copies: held-out images, or the sources, each without itself.
+        limits: limits of the verdict.
     """
-    limits = limits or Limits()
+    limits = limits or CopyLimits()
     failures = limits.failures(figures, names)
     return {
         "verdict": "fail" if failures else "pass",
@@ -70,16 +72,16 @@ def audited(figures: Copying, names: Sequence[str], reference: Copying, limits: 
         "failures": failures,
         "figures": {name: _distribution(getattr(figures, name)) for name in _FIGURES},
         "reference": {name: _distribution(getattr(reference, name)) for name in _FIGURES},
-        # What the pictures have of the reference's: 1 where they are as far from the sources, and as irregular.
+        # Ratios of medians: 1 for images as far from the sources, and as irregular, as the reference.
         "beside_reference": {
-            name: round(float(getattr(figures, name).double().median() / _middle(getattr(reference, name))), 4)
+            name: round(_median(getattr(figures, name)) / max(_median(getattr(reference, name)), 1e-30), 4)
             for name in ("distance", "regions")
         },
     }
 
 
-def joined(parts: Sequence[Copying]) -> Copying:
-    """Figures of pictures that were looked at in several batches."""
+def concatenate(parts: Sequence[Copying]) -> Copying:
+    """Return the figures of several batches of images as one."""
     return Copying(**{each.name: torch.cat([getattr(part, each.name) for part in parts]) for each in fields(Copying)})
 
 
@@ -87,8 +89,8 @@ def _failure(name: str | None, figure: str, value: float, limit: float) -> dict[
     return {"file": name, "figure": figure, "value": round(value, 4), "limit": limit}
 
 
-def _middle(values: Tensor) -> float:
-    return max(float(values.double().median()), 1e-30)
+def _median(values: Tensor) -> float:
+    return float(values.double().median())
 
 
 def _distribution(values: Tensor) -> dict[str, float]:

@@ -1,16 +1,15 @@
-"""How much of a picture is copied, and from whom: figures of single pictures, and of sets beside held-out ones.
+"""Copying figures: how much of an image is copied, and from which source.
 
-A picture is looked at in two ways. Its *field* says for each latent cell which source it is from: the index map where
-the picture was made with it, else the nearest source of each cell, at the same place, in the full latents. (Decoded
-and encoded again, nearly all cells still lie nearest to the source they were copied from: see
-:func:`.trace.nearest_fields`.) Its *distance* to each source is taken over the whole picture, in the
-reduced latents that are searched, where it is exact. Where sources have variants (:mod:`.augmentation`),
-all of a source's count as that source, and its distance is that of the nearest.
+Two views of an image are measured. Its *index map* says for each latent cell which source it is from: the map it was
+generated with, else the nearest source of each cell at the same place (:func:`.trace.nearest_source_map`; nearly all
+cells of a decoded and encoded image are still nearest to the source they were copied from). Its *distance* to each
+source is that of the whole image, in the reduced latents of the search, where it is exact. Augmented copies of a source
+(:mod:`~latentpatch.bank.augmentation`) count as that source; its distance is that of the nearest copy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -18,51 +17,50 @@ from torch import Tensor
 
 from ..bank.bank import SourceBank
 from ..bank.latents import chunks
+from ..errors import SettingError
 from ..model import LatentPatch
 from ..results import Generation
+from ..validation import check_integer
 from .maps import largest_regions, region_counts
-from .trace import nearest_fields
+from .trace import nearest_other_sources, nearest_source_map
 
 __all__ = [
-    "NEIGHBOURS",
+    "NEIGHBORS",
     "Copying",
     "Nearest",
     "copying",
     "copying_of_sources",
     "largest_shares",
+    "map_figures",
     "nearest_sources",
     "region_densities",
     "source_counts",
     "source_distances",
 ]
 
-#: Sources the nearest one is compared with, in :func:`nearest_sources`.
-NEIGHBOURS = 5
-
-
-# --- index maps ----------------------------------------------------------------------------------------
+#: Number of next nearest sources that the nearest one is compared with.
+NEIGHBORS = 5
 
 
 def largest_shares(index: Tensor) -> Tensor:
-    """Share of the cells that the source with most of them gave: ``(N, h, w)`` int64 -> ``(N,)`` float32.
+    """Return the largest source's share of the cells: ``(N, h, w)`` int64 -> ``(N,)`` float32.
 
-    Cells of the given picture (-1) count as cells, but not as a source.
+    Cells of the input image (-1) count as cells, but not as a source.
     """
-    most = [counts.max() if len(counts) else torch.tensor(0) for _, counts in map(_counted, index.cpu())]
+    most = [counts.max() if len(counts) else torch.tensor(0) for _, counts in map(_count, index.cpu())]
     return torch.stack(most).float() / index[0].numel() if most else torch.zeros(0)
 
 
 def source_counts(index: Tensor) -> Tensor:
-    """Number of sources that gave at least one cell: ``(N, h, w)`` int64 -> ``(N,)`` int64."""
-    return torch.tensor([len(found) for found, _ in map(_counted, index.cpu())], dtype=torch.int64)
+    """Return the number of sources with at least one cell: ``(N, h, w)`` int64 -> ``(N,)`` int64."""
+    return torch.tensor([len(found) for found, _ in map(_count, index.cpu())], dtype=torch.int64)
 
 
 def region_densities(index: Tensor) -> Tensor:
-    """How little a field can be compressed: its 4-connected regions of one source, per cell.
+    """Return the number of 4-connected regions from one source, per cell: how little a map can be compressed.
 
-    A field is written down by its regions, each with its source. A returned source is one region, ``1 / (h * w)``; a
-    picture whose every cell has another nearest source than its neighbours has as many regions as cells, 1. Beside that
-    of held-out pictures it says how much more regular a field is than chance makes it.
+    A returned source is one region, ``1 / (h * w)``; an image whose every cell has another source than its neighbors
+    has 1. Compared with held-out images it shows how much more regular a map is than chance makes it.
 
     Args:
         index: ``(N, h, w)`` int64.
@@ -73,43 +71,51 @@ def region_densities(index: Tensor) -> Tensor:
     return region_counts(index).float() / max(1, index[:1].numel())
 
 
-def _counted(cells: Tensor) -> tuple[Tensor, Tensor]:
+def map_figures(index: Tensor) -> dict[str, Tensor]:
+    """Return the figures of index maps ``(N, h, w)`` by name."""
+    return {
+        "largest_share": largest_shares(index),
+        "sources": source_counts(index),
+        "largest_region": largest_regions(index),
+        "regions": region_densities(index),
+    }
+
+
+def _count(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sources of an index map and the number of cells of each."""
     found: tuple[Tensor, Tensor] = cells[cells >= 0].unique(return_counts=True)
     return found
 
 
-# --- latents -------------------------------------------------------------------------------------------
-
-
 def source_distances(keys: Tensor, stored: Tensor) -> Tensor:
-    """Distances of pictures to sources: the root of the mean over the cells of the keys' squared distances.
+    """Return the distances of images to sources: the root mean square over the cells of the keys' distances.
 
-    Keys are integers, and all sums are below 2^53: distances are exact but for the root, whatever computes them.
+    Keys are integers, and all sums are below 2^53: distances are exact but for the root, on every device.
 
     Args:
-        keys: ``(N, h, w, r)`` int16, of the pictures.
+        keys: ``(N, h, w, r)`` int16, of the images.
         stored: ``(B, h, w, r)`` int16: :attr:`SourceBank.keys`.
 
     Returns:
         ``(N, B)`` float64, in units of the keys.
     """
-    ours = keys.flatten(1).double()
-    squares = ours.square().sum(1, keepdim=True)
+    queries = keys.flatten(1).double()
+    squares = queries.square().sum(1, keepdim=True)
     rows = []
     for chunk in chunks(stored):
-        theirs = chunk.flatten(1).to(ours)
-        rows.append(squares + theirs.square().sum(1) - 2 * ours @ theirs.T)
+        sources = chunk.flatten(1).to(queries)
+        rows.append(squares + sources.square().sum(1) - 2 * queries @ sources.T)
     return (torch.cat(rows, 1) / (keys.shape[1] * keys.shape[2])).sqrt()
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest source of N pictures.
+    """The nearest source of N images.
 
     Attributes:
         source: ``(N,)`` int64 position.
         distance: ``(N,)`` float64.
-        relative: ``(N,)`` float64, the distance as part of the mean distance to the next nearest sources.
+        relative: ``(N,)`` float64, the distance relative to the mean distance to the next nearest sources.
     """
 
     source: Tensor
@@ -117,51 +123,47 @@ class Nearest:
     relative: Tensor
 
 
-def nearest_sources(distances: Tensor, neighbours: int = NEIGHBOURS) -> Nearest:
-    """The nearest source of each picture, and how much nearer it is than those after it.
+def nearest_sources(distances: Tensor, neighbors: int = NEIGHBORS) -> Nearest:
+    """Return the nearest source of each image, and how much nearer it is than the next nearest ones.
 
-    ``relative`` is near 1 for a picture that resembles several sources alike, and near 0 for one that is a source. It
+    ``relative`` is near 1 for an image that resembles several sources equally, and near 0 for one that is a source. It
     is the adaptive distance of Carlini et al. (Extracting Training Data from Diffusion Models, USENIX Security 2023)
-    without their constant: needing no scale, it serves for plain pictures that resemble everything, too. They take
-    fifty neighbours, with which the figure depends on the number of sources, as it hardly does with five.
+    without their constant: it needs no scale, so it also works for plain images that resemble everything. With their
+    fifty neighbors it depends on the number of sources, with five it hardly does.
 
     Args:
         distances: ``(N, B)`` in any space: :func:`source_distances`, or ``torch.cdist`` of features.
-        neighbours: how many sources after the nearest to compare with; fewer where there are fewer.
+        neighbors: number of next nearest sources to compare with; fewer where there are fewer.
 
     Raises:
-        ValueError: for fewer than two sources, or neighbours below 1.
+        SettingError: for fewer than two sources, or neighbors below 1.
     """
-    if distances.ndim != 2 or distances.shape[1] < 2 or neighbours < 1:
-        raise ValueError(
-            f"distances {tuple(distances.shape)}, neighbours {neighbours}: (N, B) with at least 2 sources, "
-            "and at least 1 neighbour are expected"
-        )
-    nearest, source = distances.topk(min(neighbours + 1, distances.shape[1]), dim=1, largest=False)
+    check_integer("neighbors", neighbors, 1)
+    if distances.ndim != 2 or distances.shape[1] < 2:
+        raise SettingError("distances", tuple(distances.shape), "of shape (N, B) with at least 2 sources")
+    nearest, source = distances.topk(min(neighbors + 1, distances.shape[1]), dim=1, largest=False)
     others = nearest[:, 1:].double()
-    compared = others.isfinite()  # a source that does not count is infinitely far away
-    scale = others.where(compared, 0).sum(1) / compared.sum(1).clamp(min=1)
+    is_counted = others.isfinite()  # an excluded source is infinitely far away
+    scale = others.where(is_counted, 0).sum(1) / is_counted.sum(1).clamp(min=1)
     first = nearest[:, 0].double()
     relative = torch.where(scale > 0, first / scale.clamp(min=1e-300), first.sign())
     return Nearest(source[:, 0], first, relative)
 
 
-# --- pictures ------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Copying:
-    """Copying figures of N pictures; tensors ``(N,)`` on the CPU.
+    """Copying figures of N images; tensors ``(N,)`` on the CPU.
 
     Attributes:
-        index: ``(N, h, w)`` int64, the field: numbers of sources, whatever their variants, -1 for a given picture.
-        exact: bool, whether the field is the index map the picture was made with.
-        largest_share, sources, largest_region, regions: of the field: see :func:`largest_shares`,
-            :func:`source_counts`, :func:`~latentpatch.provenance.largest_regions`, :func:`region_densities`.
-        nearest: int64, the source nearest to the whole picture.
+        index: ``(N, h, w)`` int64, the index map: numbers of sources without their augmented copies, -1 for the input
+            image.
+        exact: bool, whether it is the index map the image was generated with.
+        largest_share, sources, largest_region, regions: of the index map: see :func:`largest_shares`,
+            :func:`source_counts`, :func:`~latentpatch.provenance.maps.largest_regions`, :func:`region_densities`.
+        nearest: int64, the source nearest to the whole image.
         distance: float64, its distance in units of the latents: see :func:`source_distances`.
-        relative: float64, the same beside that to the next nearest: see :func:`nearest_sources`.
-        mirrored: bool, whether the picture's mirror image is the one that is so near.
+        relative: float64, relative to the distance to the next nearest: see :func:`nearest_sources`.
+        mirrored: bool, whether nearest, distance and relative are those of the mirror image, which is nearer.
     """
 
     index: Tensor
@@ -179,113 +181,91 @@ class Copying:
         return len(self.nearest)
 
     def records(self, ids: list[str]) -> list[dict[str, Any]]:
-        """For each picture what a JSON file should say.
+        """Return the figures of each image as JSON holds them.
 
         Args:
-            ids: of the sources, without those of their variants.
+            ids: ids of the sources, without those of their augmented copies.
         """
-        return [
-            {
-                "exact": bool(self.exact[i]),
-                "largest_share": round(float(self.largest_share[i]), 6),
-                "sources": int(self.sources[i]),
-                "largest_region": round(float(self.largest_region[i]), 6),
-                "regions": round(float(self.regions[i]), 6),
-                "nearest": ids[int(self.nearest[i])],
-                "distance": round(float(self.distance[i]), 6),
-                "relative": round(float(self.relative[i]), 6),
-                "mirrored": bool(self.mirrored[i]),
-            }
-            for i in range(len(self))
-        ]
+        columns = {each.name: getattr(self, each.name).tolist() for each in fields(self) if each.name != "index"}
+        columns["nearest"] = [ids[number] for number in columns["nearest"]]
+        rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        return [{name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
 
     def with_index(self, index: Tensor, exact: Tensor) -> Copying:
-        """The same pictures with fields ``(N, h, w)`` that are better known for those where ``exact`` ``(N,)``."""
+        """Return these figures with index maps ``(N, h, w)`` in place of the estimates where ``exact`` ``(N,)``."""
         index = torch.where(exact[:, None, None], index, self.index)
-        return replace(self, **_field_figures(index), exact=self.exact | exact)
+        return replace(self, index=index, **map_figures(index), exact=self.exact | exact)
 
 
 @torch.no_grad()
-def copying(model: LatentPatch, pictures: Tensor | Generation, neighbours: int = NEIGHBOURS) -> Copying:
-    """Copying figures of pictures against a model's sources.
+def copying(model: LatentPatch, pictures: Tensor | Generation, neighbors: int = NEIGHBORS) -> Copying:
+    """Measure how much of images a model's sources explain.
 
     Args:
-        model: fitted, with at least two sources.
-        pictures: ``(N, 3, H, W)`` in [0, 1] of the bank's image size: any pictures, which are encoded, and whose mirror
-            images are looked at too; or what the model generated, whose index maps say all.
-        neighbours: see :func:`nearest_sources`.
+        model: a fitted model with at least two sources.
+        pictures: ``(N, 3, H, W)`` in [0, 1] of the bank's image size, which are encoded and also compared mirrored; or
+            what the model generated, whose index maps are used.
+        neighbors: see :func:`nearest_sources`.
 
     Raises:
-        TypeError, ValueError: for pictures that are not that.
+        TypeError, ValueError: for other images.
     """
     bank = model.bank
     if isinstance(pictures, Generation):
         if pictures.ids != tuple(bank.ids):
-            raise ValueError("pictures: made from other sources than the model's")
+            raise SettingError("pictures", "images of other sources", "generated from the model's sources")
         index = pictures.index
-        keys = bank.keys_at(index)
-        near = nearest_sources(_distances(bank, keys), neighbours)
+        near = nearest_sources(_distances(bank, bank.keys_at(index)), neighbors)
         return _figures(bank, index, near, torch.zeros(len(index), dtype=torch.bool), exact=True)
-    latents = model.latents_of(pictures)
-    index, _ = nearest_fields(latents, bank.latents, model.autoencoder.codebook)
-    plain = nearest_sources(_distances(bank, bank.keys_of(latents, model.pca)), neighbours)
-    turned = bank.keys_of(model.latents_of(pictures.flip(3)), model.pca)
-    mirrored = nearest_sources(_distances(bank, turned), neighbours)
-    closer = mirrored.relative < plain.relative
-    near = Nearest(
-        torch.where(closer, mirrored.source, plain.source),
-        torch.where(closer, mirrored.distance, plain.distance),
-        torch.where(closer, mirrored.relative, plain.relative),
+    latents, flipped = model.latents_of(pictures), model.latents_of(pictures.flip(3))
+    index, _ = nearest_source_map(latents, bank.latents, model.autoencoder.codebook)
+    plain, mirrored = (
+        nearest_sources(_distances(bank, bank.keys_of(each, model.pca)), neighbors) for each in (latents, flipped)
     )
-    return _figures(bank, index, near, closer, exact=False)
+    is_mirrored = mirrored.relative < plain.relative
+    near = Nearest(
+        torch.where(is_mirrored, mirrored.source, plain.source),
+        torch.where(is_mirrored, mirrored.distance, plain.distance),
+        torch.where(is_mirrored, mirrored.relative, plain.relative),
+    )
+    return _figures(bank, index, near, is_mirrored, exact=False)
 
 
 @torch.no_grad()
-def copying_of_sources(model: LatentPatch, count: int = 200, neighbours: int = NEIGHBOURS) -> Copying:
-    """The figures of the sources themselves, each against all others: what to expect of pictures that are no copies.
+def copying_of_sources(model: LatentPatch, count: int = 200, neighbors: int = NEIGHBORS) -> Copying:
+    """Measure the sources, each against all others: a reference for images that are no copies.
 
     Args:
-        model: fitted, with at least three sources.
-        count: sources that are looked at, at most, evenly spread over the bank.
-        neighbours: see :func:`nearest_sources`.
+        model: a fitted model with at least three sources.
+        count: largest number of sources that are measured, evenly spread over the bank.
+        neighbors: see :func:`nearest_sources`.
 
     Raises:
-        ValueError: for fewer than three sources.
+        SettingError: for fewer than three sources.
     """
-    bank, total, variants = model.bank, len(model.bank.sources), model.bank.variants.count
-    if total < 3:
-        raise ValueError(f"{total} sources: at least 3 are expected, to compare each with two others")
-    chosen = torch.arange(min(count, total), device=bank.keys.device) * total // min(count, total)
+    bank, variants = model.bank, model.bank.variants.count
+    total = check_integer("sources", len(bank.sources), 3)  # one, and two others to compare it with
+    chosen, index, _ = nearest_other_sources(model, min(count, total))
     distances = _distances(bank, bank.validated_keys()[chosen * variants])
     distances.scatter_(1, chosen[:, None], float("inf"))
-    near = nearest_sources(distances, neighbours)
-    latents = model.latents_at((chosen * variants)[:, None, None].expand(-1, *bank.grid))
-    index, _ = nearest_fields(latents, bank.latents, model.autoencoder.codebook, chosen, variants)
+    near = nearest_sources(distances, neighbors)
     return _figures(bank, index, near, torch.zeros(len(chosen), dtype=torch.bool), exact=False)
 
 
 def _distances(bank: SourceBank, keys: Tensor) -> Tensor:
-    """Distances of pictures' keys ``(N, h, w, r)`` to each source, to the nearest of its variants. -> (N, sources)"""
+    """Return distances of keys ``(N, h, w, r)`` to the nearest augmented copy of each source: ``(N, sources)``."""
     distances = source_distances(keys, bank.validated_keys())
     return distances.view(len(keys), -1, bank.variants.count).amin(2)
 
 
 def _figures(bank: SourceBank, index: Tensor, near: Nearest, mirrored: Tensor, exact: bool) -> Copying:
+    sources = bank.variants.sources_of(index)
     return Copying(
-        **_field_figures(bank.variants.sources_of(index)),
+        sources.cpu(),
+        **map_figures(sources),
         exact=torch.full((len(index),), exact),
         nearest=near.source.cpu(),
         distance=near.distance.cpu() * float(bank.key_step),
         relative=near.relative.cpu(),
         mirrored=mirrored.cpu(),
     )
-
-
-def _field_figures(index: Tensor) -> dict[str, Tensor]:
-    return {
-        "index": index.cpu(),
-        "largest_share": largest_shares(index),
-        "sources": source_counts(index),
-        "largest_region": largest_regions(index),
-        "regions": region_densities(index),
-    }

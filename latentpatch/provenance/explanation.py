@@ -1,7 +1,7 @@
-"""Which sources a picture is from, where and how much: as records, as one picture, as a page to explore.
+"""Explanation of an image: which sources its cells are from, as a record, an image, or an HTML page.
 
-What ``generate`` wrote can be sampled again from the seed and settings in its metadata, which gives its index map, and
-is believed where the pixels agree. Of any other picture there is the field of nearest sources, an estimate.
+An image that ``generate`` wrote is generated again from the seed and settings in its metadata; where its pixels agree,
+its index map is exact. For any other image the map of nearest sources is an estimate.
 """
 
 from __future__ import annotations
@@ -17,35 +17,37 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.base import PRECISIONS
-from ..errors import LatentPatchError
+from ..errors import LatentPatchError, SettingError, SettingTypeError
 from ..io import images
 from ..model import LatentPatch, Picture
 from ..registry import SAMPLERS
 from ..results import Generation
+from ..settings import check_limits
+from ..validation import check_integer
 from .maps import largest_regions, provenance_images
-from .trace import nearest_fields
+from .trace import nearest_other_sources, nearest_source_map
 
 __all__ = ["Explanation", "SourcePart", "explain", "source_pictures"]
 
 _TEMPLATE = Path(__file__).with_name("explanation.html")
-_ROUNDING = 4  # of 255 levels, by which pixels differ between devices and precisions
-_MOST_SCALES = 64  # believed of a file; nobody needs as many
-_REFERENCES = 32  # sources that say how far a cell usually is from the nearest other source
-_SHOWN = 12  # sources on the sheet
+_MAX_ROUNDING = 4  # levels of 255 by which pixels may differ between devices and precisions
+_MAX_REFERENCES = 32  # sources whose cells give the typical distance to the nearest other source
+_SHEET_SOURCES = 12  # sources on the sheet
+_PART_FIELDS = ("id", "cells", "largest_region", "attributes")
 _FACTS = ("command", "version", "seed", "sampler", "settings", "where", "decoding", "reference", "sources_sha256")
 
 
 @dataclass(frozen=True)
 class SourcePart:
-    """What one source gave.
+    """A source's part of an image.
 
     Attributes:
-        id: its name.
-        share: part of the picture's cells, in (0, 1].
-        cells: number of them.
-        largest_region: cells in the largest connected region.
-        attributes: what is known of the source.
-        picture: ``(3, H, W)`` in [0, 1], the file where there is one, else decoded from the bank.
+        id: id of the source.
+        share: its share of the image's cells, in (0, 1].
+        cells: number of its cells.
+        largest_region: number of cells in its largest connected region.
+        attributes: attributes of the source.
+        picture: ``(3, H, W)`` in [0, 1], from the source's file, or decoded from the bank.
     """
 
     id: str
@@ -58,18 +60,18 @@ class SourcePart:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where one picture comes from.
+    """The sources of one image.
 
     Attributes:
-        title: what to call the picture.
+        title: the image's name.
         picture: ``(3, H, W)`` in [0, 1].
-        index: ``(h, w)`` int64, for each cell its source's place in :attr:`sources`, or -1 for a given picture.
-        exact: whether the index map is the one the picture was made with.
-        note: how it is known, or why it is only estimated.
-        sources: by falling share.
-        distance: ``(h, w)`` float32, of an estimate: how far a cell is from the source named for it, beside how far a
-            source's cell usually is from the nearest other source's. None where the map is exact.
-        facts: what the picture's metadata says of its making.
+        index: ``(h, w)`` int64, the position of each cell's source in :attr:`sources`; -1 for the input image.
+        exact: whether the index map is the one the image was generated with.
+        note: why the map is exact, or why it is an estimate.
+        sources: parts of the sources, by falling share.
+        distance: ``(h, w)`` float32, for an estimate the distance of each cell to its source, relative to the typical
+            distance of a source's cell to the nearest other source; None for an exact map.
+        facts: metadata of the image: seed, settings and others.
     """
 
     title: str
@@ -82,46 +84,39 @@ class Explanation:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """For a JSON file: sources by falling share, and their places in the list, cell by cell."""
+        """Return the explanation as JSON holds it; ``cells`` are positions in the list of sources."""
+        distance = self.distance
         return {
             "picture": self.title,
             "exact": self.exact,
             "note": self.note,
             "grid": list(self.index.shape),
             "cells": self.index.tolist(),
-            "distance": None
-            if self.distance is None
-            else [[round(d, 4) for d in row] for row in self.distance.tolist()],
+            "distance": None if distance is None else [[round(d, 4) for d in row] for row in distance.tolist()],
             "sources": [
-                {
-                    "id": part.id,
-                    "share": round(part.share, 6),
-                    "cells": part.cells,
-                    "largest_region": part.largest_region,
-                    "attributes": part.attributes,
-                }
+                {name: getattr(part, name) for name in _PART_FIELDS} | {"share": round(part.share, 6)}
                 for part in self.sources
             ],
             "facts": self.facts,
         }
 
     def sheet(self) -> Tensor:
-        """The picture, its map, and the sources with the cells they gave left clear: ``(3, H', W')``."""
+        """Draw the image, its map, and the sources, faded except for the cells in use: ``(3, H', W')``."""
         height, width = self.picture.shape[1:]
         cell = height // len(self.index)
         tiles = [self.picture, provenance_images(self.index[None], max(1, len(self.sources)), cell)[0]]
-        for k, part in enumerate(self.sources[:_SHOWN]):
+        for k, part in enumerate(self.sources[:_SHEET_SOURCES]):
             used = (self.index == k).repeat_interleave(cell, 0).repeat_interleave(width // self.index.shape[1], 1)
             tiles.append(torch.where(used, part.picture, 0.75 + 0.25 * part.picture))
         return images.contact_sheet(torch.stack(tiles))
 
     def page(self) -> str:
-        """One HTML file that needs nothing else: pictures are in it, and no network is used."""
+        """Return a self-contained HTML page, which embeds all images and uses no network."""
         record = self.record()
         record["title"], record["picture"] = self.title, _data_uri(images.encode_png(self.picture), "png")
         for part, entry in zip(self.sources, record["sources"], strict=True):
             entry["picture"] = _data_uri(images.encode_lossy(part.picture, "JPEG"), "jpeg")
-        # As characters that end neither a script nor a comment.
+        # Escapes keep texts from ending the script element.
         text = json.dumps(record, sort_keys=True).replace("<", "\\u003c").replace(">", "\\u003e")
         return _TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", text)
 
@@ -135,15 +130,15 @@ def explain(
     originals: Mapping[str, Path] | None = None,
     reference: Picture | None = None,
 ) -> Explanation:
-    """Say where a picture comes from.
+    """Explain which sources an image is from.
 
     Args:
-        model: fitted, with the sources to look for.
-        picture: what the model generated; or a file, whose metadata is used where there is any; or ``(3, H, W)`` in
-            [0, 1] of the bank's image size.
-        i: which picture of a generation.
-        originals: the sources' files by id; without them sources are shown decoded from the bank.
-        reference: the reference the picture was made with, where it was.
+        model: a fitted model with the sources to find.
+        picture: what the model generated; or a file, whose metadata is used; or ``(3, H, W)`` in [0, 1] of the bank's
+            image size.
+        i: position of the image in a generation.
+        originals: files of the sources by id; other sources are decoded from the bank.
+        reference: the reference that the image was generated with, if any.
 
     Raises:
         ImageError: for a file that cannot be read.
@@ -151,64 +146,58 @@ def explain(
     """
     if isinstance(picture, Generation):
         if picture.ids != tuple(model.bank.ids):
-            raise ValueError("picture: made from other sources than the model's")
-        if not 0 <= i < len(picture):
-            raise ValueError(f"i {i}: a picture from 0 to {len(picture) - 1} is expected")
+            raise SettingError("picture", "an image of other sources", "generated from the model's sources")
+        check_integer("i", i, 0, len(picture) - 1)
         seed = {"seed": picture.seeds[i]} if picture.seeds else {}
-        return _explained(
-            model,
-            f"picture {i}",
-            picture.images[i].cpu(),
-            picture.index[i],
-            originals,
-            note="Exact: this is the map the picture was made with.",
-            facts={**seed, **picture.settings_record()},
-        )
+        note, facts = "Exact: the map this image was generated with.", {**seed, **picture.settings_record()}
+        return _explanation(model, f"image {i}", picture.images[i].cpu(), picture.index[i], originals, note, facts)
     if isinstance(picture, Tensor):
-        pixels, title, facts = picture if picture.ndim == 3 else picture[0], "a picture", {}
-        made, reason = None, "it has no metadata"
+        pixels, title, facts = picture if picture.ndim == 3 else picture[0], "an image", {}
+        exact, reason = None, "the image has no metadata"
     else:
         title, pixels = Path(picture).name, images.read_image(picture, model.image_size)
         facts = _metadata(picture)
-        made, reason = _made_again(model, facts, images.read_image(picture), reference)
+        exact, reason = _exact_index(model, facts, images.read_image(picture), reference)
     shown = {name: facts[name] for name in _FACTS if name in facts}
-    if made is not None:
-        return _explained(model, title, pixels, made, originals, note=f"Exact: {reason}.", facts=shown)
+    if exact is not None:
+        return _explanation(model, title, pixels, exact, originals, f"Exact: {reason}.", shown)
     latents = model.latents_of(pixels[None])
-    index, distance = nearest_fields(latents, model.bank.latents, model.autoencoder.codebook)
-    note = f"An estimate, the source nearest to each cell among all {len(model.bank)}, because {reason}."
-    explained = _explained(model, title, pixels, index[0], originals, note=note, facts=shown)
-    return replace(explained, exact=False, distance=distance[0].cpu() / _usual_distance(model))
+    index, distance = nearest_source_map(latents, model.bank.latents, model.autoencoder.codebook)
+    note = f"An estimate: the nearest of all {len(model.bank)} sources for each cell, because {reason}."
+    estimate = _explanation(model, title, pixels, index[0], originals, note, shown)
+    return replace(estimate, exact=False, distance=distance[0].cpu() / _typical_distance(model))
 
 
 def source_pictures(
     model: LatentPatch, positions: Sequence[int], originals: Mapping[str, Path] | None = None
 ) -> list[Tensor]:
-    """Pictures ``(3, H, W)`` in [0, 1] of sources: their files where they are known, else decoded from the bank.
+    """Return images ``(3, H, W)`` in [0, 1] of sources, from their files, or decoded from the bank.
+
+    Args:
+        model: a fitted model.
+        positions: positions of the sources in its bank.
+        originals: files of sources by id.
 
     Raises:
         ImageError: for a file that cannot be read.
     """
-    found = []
-    for b in positions:
-        path = (originals or {}).get(model.bank.ids[b])
-        if path is not None:
-            found.append(images.read_image(path, model.image_size))
-        else:
-            found.append(model.source_picture(b).cpu())
-    return found
+    paths = ((originals or {}).get(model.bank.ids[b]) for b in positions)
+    return [
+        model.source_picture(b).cpu() if path is None else images.read_image(path, model.image_size)
+        for b, path in zip(positions, paths, strict=True)
+    ]
 
 
-def _explained(
+def _explanation(
     model: LatentPatch,
     title: str,
     picture: Tensor,
     index: Tensor,
     originals: Mapping[str, Path] | None,
-    *,
     note: str,
     facts: dict[str, Any],
 ) -> Explanation:
+    """Return the explanation of an image with an index map ``(h, w)`` of positions in the bank, as an exact one."""
     index = index.cpu()
     used, counts = index[index >= 0].unique(return_counts=True)
     order = sorted(range(len(used)), key=lambda k: (-int(counts[k]), int(used[k])))
@@ -218,23 +207,15 @@ def _explained(
     for rank, (b, pixels) in enumerate(zip(positions, source_pictures(model, positions, originals), strict=True)):
         own = index == b
         ranks[own] = rank
-        region = float(largest_regions(torch.where(own, index, -1)[None])[0])
+        region_share = float(largest_regions(torch.where(own, index, -1)[None])[0])
         cells = int(own.sum())
-        parts.append(
-            SourcePart(
-                model.bank.ids[b],
-                cells / index.numel(),
-                cells,
-                round(region * index.numel()),
-                model.bank.attributes[b],
-                pixels,
-            )
-        )
+        share, region = cells / index.numel(), round(region_share * index.numel())
+        parts.append(SourcePart(model.bank.ids[b], share, cells, region, model.bank.attributes[b], pixels))
     return Explanation(title, picture, ranks, True, note, parts, None, facts)
 
 
 def _metadata(path: str | Path) -> dict[str, Any]:
-    """What our commands put into a picture; anyone may have written it."""
+    """Return the metadata that ``generate`` writes into images; its contents are untrusted."""
     try:
         facts = json.loads(images.read_metadata(path).get("latentpatch", "{}"), parse_constant=str)
     except (ValueError, RecursionError):
@@ -242,48 +223,50 @@ def _metadata(path: str | Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _made_again(
+def _exact_index(
     model: LatentPatch, facts: dict[str, Any], pixels: Tensor, reference: Picture | None
 ) -> tuple[Tensor | None, str]:
-    """The index map ``(h, w)`` of sampling as the metadata says, where pixels agree; and why, or why not."""
+    """Return the index map ``(h, w)`` of an image that can be generated again, else None; and the reason."""
     if not facts:
-        return None, "the file does not say how it was made"
+        return None, "the file has no metadata of how it was generated"
     if facts.get("command") != "generate":
-        return None, f"it was made by {facts.get('command')!r}, from a picture that is not at hand"
+        return None, f"it was made by {facts.get('command')!r}, from another image that is not available"
     if facts.get("sources_sha256") != model.bank.digest():
-        return None, "it says that it was made from other sources"
+        return None, "its metadata names other sources"
     if facts.get("reference") is not None and reference is None:
-        return None, "it was made with a reference picture, which was not given"
+        return None, "it was generated with a reference image, which is missing"
     try:
-        made = _sampled(model, facts, reference)
+        generated = _generate_again(model, facts, reference)
     except (LatentPatchError, KeyError, TypeError, ValueError, OverflowError) as error:
-        return None, f"what it says of its making cannot be used ({error})"
-    if made.images.shape[1:] != pixels.shape:
-        return None, "it does not have the size that it would have been made in"
-    levels = (made.images[0].cpu() * 255).round() - (pixels * 255).round()
+        return None, f"its metadata cannot be used ({error})"
+    if generated.images.shape[1:] != pixels.shape:
+        return None, "its size is not that of generated images"
+    levels = (generated.images[0].cpu() * 255).round() - (pixels * 255).round()
     most, differing = int(levels.abs().max()), float((levels != 0).any(0).float().mean())
-    if most > _ROUNDING:
+    if most > _MAX_ROUNDING:
         return None, (
-            f"its pixels are not those its seed and settings give: {differing:.1%} of them differ, by up to {most} "
-            "of 255 levels; it was changed afterwards, or its metadata is another's"
+            f"its pixels are not those of its seed and settings: {differing:.1%} of them differ, by up to {most} "
+            "of 255 levels; it was changed later, or its metadata is that of another image"
         )
-    agreed = "to the last bit" if not most else f"to {most} of 255 levels"
-    return made.index[0].cpu(), f"sampled again from its seed and settings, and the pixels agree {agreed}"
+    agreement = f"to {most} of 255 levels" if most else "to the last bit"
+    return generated.index[0].cpu(), f"generated again from its seed and settings, with pixels that agree {agreement}"
 
 
-def _sampled(model: LatentPatch, facts: dict[str, Any], reference: Picture | None) -> Generation:
-    name, seed, settings = facts["sampler"], facts["seed"], facts["settings"]
-    if not isinstance(name, str) or name not in SAMPLERS or not isinstance(settings, dict):
-        raise ValueError("no sampler and settings that are known")
-    if isinstance(seed, bool) or not isinstance(seed, int) or (settings.get("scales") or 1) > _MOST_SCALES:
-        raise ValueError("seed or settings out of range")
-    where = facts.get("where")
+def _generate_again(model: LatentPatch, facts: dict[str, Any], reference: Picture | None) -> Generation:
+    """Generate an image again from its metadata, which may be malformed or ask for too much.
+
+    Raises:
+        LatentPatchError, KeyError, TypeError, ValueError, OverflowError: for metadata that cannot be used.
+    """
+    sampler, where = facts["sampler"], facts.get("where")
+    settings = SAMPLERS.settings_class(sampler)(**facts["settings"])
+    check_limits(settings)
     if not isinstance(where, str | None):
-        raise ValueError(f"where {where!r}: text is expected")
+        raise SettingTypeError("where", where, "text")
     return model.generate(
-        seeds=[seed],
-        settings=SAMPLERS.settings_class(name)(**settings),
-        sampler=name,
+        seeds=[check_integer("seed", facts["seed"], 0)],
+        settings=settings,
+        sampler=sampler,
         reference=reference if facts.get("reference") is not None else None,
         where=where,
         decoding=facts.get("decoding", "gather"),
@@ -291,15 +274,12 @@ def _sampled(model: LatentPatch, facts: dict[str, Any], reference: Picture | Non
     )
 
 
-def _usual_distance(model: LatentPatch) -> float:
-    """How far a cell of a source is from the nearest other source, in the middle."""
-    total, variants = len(model.bank.sources), model.bank.variants.count
-    count = min(_REFERENCES, total)
+def _typical_distance(model: LatentPatch) -> float:
+    """Return the median distance of a source's cell to the nearest other source; 1 where there is none."""
+    total = len(model.bank.sources)
     if total < 2:
         return 1.0
-    chosen = torch.arange(count, device=model.bank.keys.device) * total // count
-    latents = model.latents_at((chosen * variants)[:, None, None].expand(-1, *model.bank.grid))
-    _, distance = nearest_fields(latents, model.bank.latents, model.autoencoder.codebook, chosen, variants)
+    _, _, distance = nearest_other_sources(model, min(_MAX_REFERENCES, total))
     return float(distance.median()) or 1.0
 
 

@@ -1,9 +1,9 @@
-"""Removing sources from a fitted model, and the proof that nothing of them is left.
+"""Removal of sources from a fitted model, and a proof that nothing of them remains.
 
-A model holds its sources in the open: latents and keys row by row, and a PCA fitted on all of them. So forgetting can
-be exact, and be checked on the file that is written, without trust in the code that removed: the file is read back and
-compared, bit for bit, with a model fitted on what remains; its bytes are searched for the removed latents; and seeds
-are run with both models.
+A model stores its sources explicitly: latents and keys row by row, and a PCA fitted on all of them. So removal can be
+exact, and be verified on the new file without trust in the code that removed them: the file is read back and compared,
+bit for bit, with a model fitted on the remaining sources; its bytes are searched for the removed latents; and both
+models generate images of the same seeds.
 """
 
 from __future__ import annotations
@@ -20,20 +20,17 @@ from torch import Tensor
 from ..bank.bank import SourceBank
 from ..bank.latents import fit_pca
 from ..bank.pca import PCA
-from ..errors import LatentPatchError
+from ..errors import SettingError
+from ..io.atomic import tensor_bytes
 from ..methods.base import Context
 from ..model import LatentPatch
 from ..ops.noise import noise_from_seeds
 from ..registry import SAMPLERS
 from ..settings import Settings
 
-__all__ = ["Check", "UnlearningError", "check_removable", "unlearned", "verify_unlearning"]
+__all__ = ["Check", "check_removable", "unlearned", "verify_unlearning"]
 
-_BATCH = 64  # seeds searched together
-
-
-class UnlearningError(LatentPatchError):
-    """A removal could not be proved."""
+_BATCH = 64  # images generated, or sources compared, together
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,9 @@ class Check:
     """One part of the proof.
 
     Attributes:
-        name: what was checked.
+        name: the statement that was checked.
         passed: whether it holds.
-        facts: what was found.
+        facts: numbers and names to report.
     """
 
     name: str
@@ -51,29 +48,34 @@ class Check:
     facts: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
+        """Return the check as JSON holds it."""
         return {"check": self.name, "passed": self.passed, **self.facts}
 
 
 def check_removable(model: LatentPatch, ids: Sequence[str], settings: Settings | None = None) -> None:
-    """Refuse what cannot be removed.
+    """Refuse ids that cannot be removed.
+
+    Args:
+        model: the model to remove them from.
+        ids: ids of sources.
+        settings: settings that the remaining sources must suffice for; by default the model's.
 
     Raises:
-        ValueError: for an id that is unknown or given twice, where fewer sources would remain than the settings (the
-            model's by default) draw from, and for settings that do not fit its grid.
+        ValueError: for an id that is unknown or repeated, where fewer sources would remain than the settings draw from,
+            and for settings that do not fit the grid.
     """
-    repeated = [name for name in ids if ids.count(name) > 1]
-    if not ids or repeated:
-        raise ValueError(f"ids {list(ids)!r}: different ones, at least one, are expected")
+    if not ids or len(set(ids)) < len(ids):
+        raise SettingError("ids", list(ids), "at least one id, each once")
     model.bank.members(ids)
     remaining = len(model.bank.sources) - len(ids)
     if remaining < 1:
-        raise ValueError(f"removing {len(ids)} of {len(model.bank.sources)} sources would leave none")
+        raise SettingError("ids", len(ids), f"fewer than the {len(model.bank.sources)} sources")
     settings = settings or model.settings
     SAMPLERS.of(settings).validate(settings, Context(model.bank.grid, remaining))
 
 
 def unlearned(path: str | Path, ids: Sequence[str], autoencoder: str | None = None) -> LatentPatch:
-    """The model of a file without some of its sources.
+    """Load the model of a file without some of its sources.
 
     Raises:
         FileError, WeightsError: as :meth:`LatentPatch.load`.
@@ -93,121 +95,121 @@ def verify_unlearning(
     pictures: Sequence[Path] = (),
     settings: Settings | None = None,
 ) -> list[Check]:
-    """The proof that a file holds nothing of removed sources.
+    """Check that a file holds nothing of removed sources.
 
     Args:
         before: the model with them.
         after: the model without them, as read back from the file.
         path: the file.
-        ids: of the removed sources.
-        seeds: to generate with both models.
-        pictures: files of the sources that remain, in the bank's order, to fit a model anew from; none to fit it from
-            the latents that remain in ``before``.
-        settings: of the sampler; by default the model's.
+        ids: ids of the removed sources.
+        seeds: seeds to generate with both models.
+        pictures: files of the remaining sources in the bank's order, for a check that also encodes them again.
+        settings: settings of the sampler; by default the model's.
     """
     settings = settings or before.settings
-    checks = [_names(before, after, ids), _refit(before, after, ids)]
+    checks = [_check_names(before, after, ids), _check_refit(before, after, ids)]
     if pictures:
-        checks.append(_encoded_again(before, after, pictures))
-    return [*checks, _bytes(before, path, ids), _seeds(before, after, ids, seeds, settings)]
+        checks.append(_check_encoding(before, after, pictures))
+    return [*checks, _check_bytes(before, path, ids), _check_seeds(before, after, ids, seeds, settings)]
 
 
-def _names(before: LatentPatch, after: LatentPatch, ids: Sequence[str]) -> Check:
-    gone = set(before.bank.members(ids))
-    named = enumerate(zip(before.bank.ids, before.bank.attributes, strict=True))
-    kept = [known for b, known in named if b not in gone]
-    same = kept == list(zip(after.bank.ids, after.bank.attributes, strict=True))
-    same &= before.bank.variants == after.bank.variants
+def _check_names(before: LatentPatch, after: LatentPatch, ids: Sequence[str]) -> Check:
+    expected = [(before.bank.ids[b], before.bank.attributes[b]) for b in _remaining(before.bank, ids)]
+    is_same = expected == list(zip(after.bank.ids, after.bank.attributes, strict=True))
+    is_same &= before.bank.variants == after.bank.variants
     facts = {"sources_before": len(before.bank.sources), "sources_after": len(after.bank.sources)}
-    return Check("ids and attributes are those of the others", same, facts)
+    return Check("ids and attributes are those of the others", is_same, facts)
 
 
-def _refit(before: LatentPatch, after: LatentPatch, ids: Sequence[str]) -> Check:
-    """Fit PCA and bank anew, by other objects than those that removed."""
-    gone = set(before.bank.members(ids))
-    kept = [b for b in range(len(before.bank)) if b not in gone]
+def _remaining(bank: SourceBank, ids: Sequence[str]) -> list[int]:
+    """Return the positions of all sources but those of ids."""
+    removed = set(bank.members(ids))
+    return [b for b in range(len(bank)) if b not in removed]
+
+
+def _check_refit(before: LatentPatch, after: LatentPatch, ids: Sequence[str]) -> Check:
+    """Compare with PCA and bank fitted on the remaining latents, by other objects than those that removed."""
+    kept = _remaining(before.bank, ids)
     latents, codebook = before.bank.latents[kept], before.autoencoder.codebook
     residuals = before.bank.residuals[kept] if before.bank.has_residuals else None
     pca = PCA().to(before.bank.keys.device)
     fit_pca(pca, latents, codebook, before.components)
     bank = SourceBank().to(before.bank.keys.device)
-    known = {before.bank.ids[b]: before.bank.attributes[b] for b in kept}
-    names = [name for name in before.bank.sources if name in known]
-    bank.fill(latents, names, pca, known, codebook, variants=before.bank.variants, residuals=residuals)
-    return _equal("equal, bit for bit, to a model fitted on the remaining latents", pca, bank, after)
+    attributes = {before.bank.ids[b]: before.bank.attributes[b] for b in kept}
+    names = [name for name in before.bank.sources if name in attributes]
+    bank.fill(latents, names, pca, attributes, codebook, variants=before.bank.variants, residuals=residuals)
+    return _compare("equal, bit for bit, to a model fitted on the remaining latents", pca, bank, after)
 
 
-def _encoded_again(before: LatentPatch, after: LatentPatch, pictures: Sequence[Path]) -> Check:
+def _check_encoding(before: LatentPatch, after: LatentPatch, pictures: Sequence[Path]) -> Check:
+    """Compare with a model fitted on the remaining sources' files."""
     model = LatentPatch(before.autoencoder, before.components, before.settings)
     bank, variants = after.bank, after.bank.variants
-    known = dict(zip(bank.ids, bank.attributes, strict=True))
+    attributes = dict(zip(bank.ids, bank.attributes, strict=True))
     model.fit(
         pictures,
         ids=bank.sources,
-        attributes=known,
+        attributes=attributes,
         size=after.image_size,
         residuals=bank.has_residuals,
         **variants.record(),
     )
-    check = _equal("equal, bit for bit, to a model fitted on the remaining pictures", model.pca, model.bank, after)
+    check = _compare("equal, bit for bit, to a model fitted on the remaining pictures", model.pca, model.bank, after)
     return Check(check.name, check.passed, {**check.facts, "pictures": len(pictures)})
 
 
-def _equal(name: str, pca: PCA, bank: SourceBank, after: LatentPatch) -> Check:
+def _compare(name: str, pca: PCA, bank: SourceBank, after: LatentPatch) -> Check:
+    """Check that a model's PCA and bank are these, bit for bit."""
     differing = [
         f"{part}.{key}"
-        for part, ours, theirs in (("pca", pca, after.pca), ("bank", bank, after.bank))
-        for key, value in ours.fitted().items()
-        if not _same(value, theirs.fitted()[key])
+        for part, expected, actual in (("pca", pca, after.pca), ("bank", bank, after.bank))
+        for key, value in expected.fitted().items()
+        if not _is_same(value, actual.fitted()[key])
     ]
-    same_digest = bank.computed_digest() == after.bank.computed_digest()
-    return Check(name, not differing and same_digest, {"differing": differing, "sources_sha256": bank.digest()})
+    is_same = not differing and bank.computed_digest() == after.bank.computed_digest()
+    return Check(name, is_same, {"differing": differing, "sources_sha256": bank.digest()})
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other.to(one.device))
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other.to(one.device))
 
 
-def _bytes(before: LatentPatch, path: str | Path, ids: Sequence[str]) -> Check:
-    """Search the file for every row of cells of the removed latents and details, wherever it might lie.
+def _check_bytes(before: LatentPatch, path: str | Path, ids: Sequence[str]) -> Check:
+    """Search the file, at every offset, for each row of cells of the removed latents and residuals.
 
-    Rows that a source that remains holds too (a plain background) are its own. Where it holds all of them, it is the
-    same picture under another id, and the check fails.
+    Rows that a remaining source also has (a plain background) are left out. Where it has all of them, it is the same
+    image under another id, and the check fails.
     """
-    gone = before.bank.members(ids)
-    kept = [b for b in range(len(before.bank)) if b not in set(gone)]
-    bank = before.bank
+    bank, kept = before.bank, _remaining(before.bank, ids)
     parts = [bank.latents, bank.residuals] if bank.has_residuals else [bank.latents]
-    wanted = {row for b in gone for stored in parts for row in _rows(stored[b])}
+    removed = {bytes(tensor_bytes(row)) for b in bank.members(ids) for stored in parts for row in stored[b]}
     shared: set[bytes] = set()
     for first in range(0, len(kept), _BATCH):
         for stored in parts:
-            shared |= wanted.intersection(_rows(stored[kept[first : first + _BATCH]].flatten(0, 1)))
+            rows = stored[kept[first : first + _BATCH]].flatten(0, 1)
+            shared |= removed.intersection(bytes(tensor_bytes(row)) for row in rows)
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = sum(data.find(row) >= 0 for row in wanted - shared)
+        found = sum(data.find(row) >= 0 for row in removed - shared)
         size = len(data)
-    facts = {"bytes": size, "rows_searched": len(wanted - shared), "rows_found": found, "rows_others_have": len(shared)}
-    return Check("no row of the removed latents and details is in the file", not found and shared != wanted, facts)
+    searched = len(removed - shared)
+    facts = {"bytes": size, "rows_searched": searched, "rows_found": found, "rows_others_have": len(shared)}
+    return Check("no row of the removed latents and residuals is in the file", not found and shared != removed, facts)
 
 
-def _rows(latents: Tensor) -> list[bytes]:
-    """Rows of cells ``(rows, w, L)`` as the file holds them."""
-    return [row.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for row in latents]
-
-
-def _seeds(
+def _check_seeds(
     before: LatentPatch, after: LatentPatch, ids: Sequence[str], seeds: Sequence[int], settings: Settings
 ) -> Check:
-    """Run seeds with both models: how many pictures the removed sources are in."""
+    """Count the images with cells of removed sources, of the same seeds with both models."""
     removed = {before.bank.ids[b] for b in before.bank.members(ids)}
-    occurred = [_occurrences(model, removed, seeds, settings) for model in (before, after)]
-    facts = {"seeds": len(seeds), "first_seed": seeds[0], "pictures_before": occurred[0], "pictures_after": occurred[1]}
-    return Check("no seed gives a picture with a removed source", occurred[1] == 0, facts)
+    first, second = (_count_images_with(removed, model, seeds, settings) for model in (before, after))
+    facts = {"seeds": len(seeds), "first_seed": seeds[0], "pictures_before": first, "pictures_after": second}
+    return Check("no seed gives a picture with a removed source", second == 0, facts)
 
 
 @torch.no_grad()
-def _occurrences(model: LatentPatch, ids: set[str], seeds: Sequence[int], settings: Settings) -> int:
-    gone = torch.tensor([b for b, name in enumerate(model.bank.ids) if name in ids], device=model.bank.keys.device)
+def _count_images_with(ids: set[str], model: LatentPatch, seeds: Sequence[int], settings: Settings) -> int:
+    """Return the number of seeds whose image has cells of some sources."""
+    searched = torch.tensor([b for b, name in enumerate(model.bank.ids) if name in ids], device=model.bank.keys.device)
     sampler, total = SAMPLERS.of(settings), 0
     context = Context(model.bank.grid, len(model.bank.sources))
     settings = sampler.resolve(settings, context)
@@ -215,5 +217,5 @@ def _occurrences(model: LatentPatch, ids: set[str], seeds: Sequence[int], settin
     for first in range(0, len(seeds), _BATCH):
         noise = noise_from_seeds(seeds[first : first + _BATCH], noise_dim, model.bank.keys.device)
         index = model.bank.sample(sampler, noise, settings)
-        total += int(torch.isin(index, gone).flatten(1).any(1).sum())
+        total += int(torch.isin(index, searched).flatten(1).any(1).sum())
     return total

@@ -89,7 +89,7 @@ def test_one_returned_source_among_samples_fails(
     for path in [*generated.glob("[0-9]*.png"), generated / "generation.json"]:
         (folder / path.name).write_bytes(path.read_bytes())
     source = sorted(PORTRAITS.glob("*.jpg"))[17]
-    copy = "returned.jpg" if change == "jpeg" else "0005.png"  # also in the place of a picture that was recorded
+    copy = "returned.jpg" if change == "jpeg" else "0005.png"  # also under the name of an image in the record
     altered(change, Image.open(source).convert("RGB")).save(folder / copy, quality=70)
     assert run("audit", model, folder, "--json", "-o", tmp_path / "audit") == 3
     printed = capsys.readouterr()
@@ -106,7 +106,7 @@ def test_one_returned_source_among_samples_fails(
 
 
 def test_pairs_show_the_picture_and_its_source(tmp_path: Path) -> None:
-    """Originals are shown where the sources are pictures."""
+    """The sheet shows the sources' files where sources are files."""
     one = sorted(PORTRAITS.glob("*.jpg"))[2]
     sources = sorted(PORTRAITS.glob("*.jpg"))[:6]
     assert run("audit", *sources, one, "--size", 64, "-q", "-o", tmp_path) == 3
@@ -135,7 +135,7 @@ def test_held_out_pictures_are_what_is_compared_with(
     assert with_them["held_out_failures"] == []
     sources = sorted(PORTRAITS.glob("*.jpg"))[0]
     assert run("audit", model, generated, "--held-out", sources, "-q", "-o", tmp_path / "c") == 0
-    assert record(tmp_path / "c")["held_out_failures"]  # which are no fault of the pictures
+    assert record(tmp_path / "c")["held_out_failures"]  # no failure of the audited images
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where cells come from, with answers worked out by hand."""
+"""Shares, regions and provenance maps, worked out by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_shares_count_cells() -> None:
     assert torch.equal(source_shares(index, 4), expected)
 
 
-def test_the_given_picture_has_no_share() -> None:
+def test_the_input_image_has_no_share() -> None:
     index = torch.tensor([[[-1, 1], [-1, -1]], [[-1, -1], [-1, -1]]])
     assert source_shares(index, 2).tolist() == [[0, 0.25], [0, 0]]
 
@@ -29,12 +29,12 @@ def test_shares_of_nothing() -> None:
     [
         (["0123"], 1),
         (["0000"], 4),
-        (["01", "10"], 1),  # diagonal neighbours do not connect
+        (["01", "10"], 1),  # diagonal neighbors do not connect
         (["010", "010", "000"], 7),
         (["0010", "1111", "0000"], 5),
         (["00.", ".0.", "..."], 3),
         (["....", ".11.", "1..."], 2),
-        (["....", "...."], 0),  # the given picture does not count
+        (["....", "...."], 0),  # the input image does not count
         (["0.0", "0.0", "000"], 7),
         (["0000", "1110", "0110", "0000"], 11),
     ],

@@ -1,4 +1,4 @@
-"""``latentpatch unlearn``: what it writes is a model that never saw the source, and it refuses where that cannot be."""
+"""``latentpatch unlearn``: the new file equals that of a model without the sources, or nothing is written."""
 
 from __future__ import annotations
 
@@ -133,10 +133,10 @@ def test_the_same_picture_under_another_id_is_not_forgotten(
     ("arguments", "message"),
     [
         (["--id", "nobody"], "'nobody' is not in the bank"),
-        (["--id", "face01", "--id", "face01"], "different ones"),
-        ([part for i in range(12) for part in ("--id", f"face{i:02d}")], "would leave none"),
-        ([*["--sampler", "raster"], *(p for i in range(10) for p in ("--id", f"face{i:02d}"))], "neighbours 3"),
-        (["--id", "face01", "--patch-size", "40"], "patch_size 40"),
+        (["--id", "face01", "--id", "face01"], "ids must be at least one id, each once"),
+        ([part for i in range(12) for part in ("--id", f"face{i:02d}")], "ids must be fewer than the 12 sources"),
+        ([*["--sampler", "raster"], *(p for i in range(10) for p in ("--id", f"face{i:02d}"))], "neighbors must be"),
+        (["--id", "face01", "--patch-size", "40"], "patch_size must be"),
     ],
 )
 def test_unusable_ids_are_refused(
