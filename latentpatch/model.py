@@ -202,7 +202,7 @@ class LatentPatch(nn.Module):
         self._fit_pca(latents)
         self._encoder = None
         for name, value in self.pca.fitted().items():
-            setattr(self.pca, name, processes.first(value))  # the last bits are the machine's
+            setattr(self.pca, name, processes.broadcast(value))  # the last bits are the machine's
         self.bank.fill(latents, names, self.pca, known, self.autoencoder.codebook, scratch, variants, lost)
         return self
 
@@ -329,10 +329,10 @@ class LatentPatch(nn.Module):
                     lost.append(missing)
                 kept += [name for name, _ in batch]
                 bar.update(len(batch))
-            latents = processes.joined_rows(rows.tensor(), scratch)
-            joined = processes.joined_rows(lost.tensor(), scratch) if details else None
-        kept = [name for each in processes.every(kept) for name in each]
-        self.skipped = [file for each in processes.every(self.skipped) for file in each]
+            latents = processes.concatenate(rows.tensor(), scratch)
+            joined = processes.concatenate(lost.tensor(), scratch) if details else None
+        kept = [name for each in processes.gather_objects(kept) for name in each]
+        self.skipped = [file for each in processes.gather_objects(self.skipped) for file in each]
         if not kept:
             raise FileError(f"none of the {len(names)} sources could be used; the first: {self.skipped[0][1]}")
         return latents, joined, kept
