@@ -48,8 +48,8 @@ def test_memory_of_the_machine():
 def test_freed_memory_is_kept():
     done, kept = churn("keep")
     assert done == "True"
-    # A small block at the top of the heap keeps the memory below it by chance.
-    assert kept < max(churn("let go")[1] for _ in range(3)) / 5
+    # The threshold glibc starts with; where it adapts, a small block at the top of the heap keeps memory by chance.
+    assert kept < churn("let go", MALLOC_MMAP_THRESHOLD_="131072")[1] / 5
 
 
 def test_what_the_environment_says_of_memory_stands():
