@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from latentpatch.io import images
-from latentpatch.registration.alignment import estimate, from_landmarks, read_landmarks, transformed, warp
+from latentpatch.registration.alignment import estimate, from_landmarks, read_landmarks, transform_points, warp
 
 SIZE = (256, 256)
 FACE = torch.tensor([[0.38, 0.48], [0.62, 0.48], [0.5, 0.72]], dtype=torch.float64)
@@ -67,7 +67,7 @@ def misalign(paths: list[Path], folder: Path, options: argparse.Namespace) -> di
         offset = centre + torch.tensor(shift, dtype=torch.float64) - linear @ centre
         matrix = torch.cat([linear, offset[:, None]], 1)
         images.write_image(folder / f"{path.stem}.png", warp(picture, matrix, (height, width)))
-        points[f"{path.stem}.png"] = transformed(FACE * torch.tensor([width, height]), matrix)
+        points[f"{path.stem}.png"] = transform_points(FACE * torch.tensor([width, height]), matrix)
     return points
 
 
@@ -99,7 +99,7 @@ def frames(sizes: list[tuple[int, int]]) -> Tensor:
 
 def row(name: str, landmarks: Tensor, matrices: Tensor) -> None:
     """Print the errors of one method."""
-    points = transformed(landmarks, matrices)
+    points = transform_points(landmarks, matrices)
     mean = points.mean(0)
     errors = (points - mean).norm(dim=2) / (mean[0] - mean[1]).norm()
     figures = [errors.median(), errors.mean(), errors.quantile(0.9), errors.max()]
