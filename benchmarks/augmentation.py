@@ -1,16 +1,16 @@
-"""Whether new samples help a classifier that has few examples, beside the usual augmentations.
+"""Measure how much new samples help a classifier with few examples, beside the usual augmentations.
 
     python benchmarks/augmentation.py -o augmentation.json --digits
     python benchmarks/augmentation.py -o augmentation.json --pictures FOLDER --attributes FILE.csv --attribute gender
 
-A small convolutional network is trained from scratch on a few examples of each class, with the same number of optimiser
-steps and examples a step whatever the augmentation, and tested on all other pictures. Examples and first weights are
-drawn anew by every seed, and are the same for all augmentations. The score is balanced accuracy, the mean over classes
-of the share that is right. Intervals are Student's t over the seeds, differences are paired.
+A small convolutional network is trained from scratch on a few examples of each class and tested on all other
+pictures. The number of optimizer steps and of examples a step is the same for every augmentation. Every seed draws
+its own examples and first weights, the same for all augmentations. The score is balanced accuracy: the mean over
+classes of the share of correct answers. Intervals are Student's t over the seeds, differences are paired.
 
-``ours`` gives a class' examples or, half of the time, one of POOL new pictures of that class
-(:mod:`latentpatch.datasets`). Rows are kept in the JSON file as they are computed: the same command goes on where it
-was interrupted. Needs ``pip install latentpatch[bench]``.
+``ours`` draws one of a class' examples or, half of the time, one of POOL new pictures of that class
+(:mod:`latentpatch.datasets`). Rows are written to the JSON file as they are computed: the same command resumes an
+interrupted one. Needs ``pip install latentpatch[bench]``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from latentpatch.datasets import RecombinedSamples, fit_labelled
 from latentpatch.io import images
 from latentpatch.io.atomic import write_bytes
 
-SIDE = 64  # of the pictures the network sees; digits have half of it
-FINE = 256  # of those new ones are made from
+SIDE = 64  # pixels of the pictures of the network; digits have half of it
+FINE_SIDE = 256  # pixels of the sources of new pictures
 POOL = 128  # new pictures a class
 
 Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W) in [0, 1], probabilities of the classes (N, C)
@@ -43,16 +43,16 @@ Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W) in [0, 1], probabilities of
 
 @dataclass(frozen=True)
 class Task:
-    """Pictures to be classified.
+    """A set of labelled pictures to classify.
 
     Attributes:
-        name: of the task.
-        pictures: ``(N, 3, H, W)`` in [0, 1], what the network sees.
+        name: name in the table.
+        pictures: ``(N, 3, H, W)`` in [0, 1], the network's inputs.
         labels: ``(N,)`` int64.
-        classes: their names.
-        autoencoder: that new pictures are made with.
-        fine: pictures of given numbers, as new ones are made from them.
-        flips: whether a mirrored picture has the same label.
+        classes: names of the labels.
+        autoencoder: name of the autoencoder for new pictures.
+        load_fine: function of picture numbers that returns the sources of new pictures.
+        can_flip: whether a mirrored picture has the same label.
     """
 
     name: str
@@ -60,55 +60,55 @@ class Task:
     labels: Tensor
     classes: tuple[str, ...]
     autoencoder: str
-    fine: Callable[[Tensor], Tensor]
-    flips: bool
+    load_fine: Callable[[Tensor], Tensor]
+    can_flip: bool
 
 
 def digits() -> Task:
-    """The digits of scikit-learn (UCI ML hand-written digits), 8x8 pixels, each of them a latent cell."""
+    """Return the digits of scikit-learn (UCI ML hand-written digits): 8x8 pixels, each of them a latent cell."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    small = torch.from_numpy(found.images).float().div(16)[:, None].expand(-1, 3, -1, -1)
+    dataset = load_digits()
+    small = torch.from_numpy(dataset.images).float().div(16)[:, None].expand(-1, 3, -1, -1)
     pictures = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
     names = tuple(map(str, range(10)))
-    return Task("digits", pictures, torch.from_numpy(found.target), names, "pixels:4", pictures.__getitem__, False)
+    return Task("digits", pictures, torch.from_numpy(dataset.target), names, "pixels:4", pictures.__getitem__, False)
 
 
 def portraits(folder: str, attributes: str, attribute: str, autoencoder: str) -> Task:
-    """Pictures of a folder that have an attribute."""
-    known = read_attributes(attributes)
+    """Return the pictures of a folder that have an attribute."""
+    table = read_attributes(attributes)
     paths = images.list_images(folder)
-    named = {path: known.get(path.stem, {}).get(attribute, "") for path in paths}
-    paths = [path for path in paths if named[path]]
+    values = {path: table.get(path.stem, {}).get(attribute, "") for path in paths}
+    paths = [path for path in paths if values[path]]
     if not paths:
         raise SystemExit(f"{folder}: no picture has the attribute {attribute!r} in {attributes}")
-    names = tuple(sorted({named[path] for path in paths}))
-    labels = torch.tensor([names.index(named[path]) for path in paths])
+    names = tuple(sorted({values[path] for path in paths}))
+    labels = torch.tensor([names.index(values[path]) for path in paths])
 
-    def fine(numbers: Tensor) -> Tensor:
-        return torch.stack([images.read_image(paths[int(i)], (FINE, FINE)) for i in numbers])
+    def load_fine(numbers: Tensor) -> Tensor:
+        return torch.stack([images.read_image(paths[int(i)], (FINE_SIDE, FINE_SIDE)) for i in numbers])
 
-    pictures = torch.cat([shrunk(fine(some)) for some in torch.arange(len(paths)).split(16)])
-    return Task(attribute, pictures, labels, names, autoencoder, fine, True)
+    pictures = torch.cat([shrink(load_fine(some)) for some in torch.arange(len(paths)).split(16)])
+    return Task(attribute, pictures, labels, names, autoencoder, load_fine, True)
 
 
-def shrunk(pictures: Tensor) -> Tensor:
-    """Pictures as the network sees them."""
-    return F.avg_pool2d(pictures, FINE // SIDE) if pictures.shape[2] == FINE else pictures
+def shrink(pictures: Tensor) -> Tensor:
+    """Shrink pictures to the size of the network's inputs."""
+    return F.avg_pool2d(pictures, FINE_SIDE // SIDE) if pictures.shape[2] == FINE_SIDE else pictures
 
 
 # --- augmentations -------------------------------------------------------------------------------------
 
 
-def standard(batch: Tensor, flips: bool) -> Tensor:
-    """Mirrored, shifted by up to a sixteenth of the side, brightness and contrast changed by up to 20 %."""
+def standard(batch: Tensor, can_flip: bool) -> Tensor:
+    """Mirror, shift by up to a sixteenth of the side, change brightness and contrast by up to 20 %."""
     count, _, height, width = batch.shape
     most = height // 16
     padded = F.pad(batch, (most, most, most, most), mode="reflect")
     corners = torch.randint(2 * most + 1, (count, 2)).tolist()
     moved = torch.stack([each[:, y : y + height, x : x + width] for each, (y, x) in zip(padded, corners, strict=True)])
-    if flips:
+    if can_flip:
         moved = torch.where(torch.rand(count, 1, 1, 1) < 0.5, moved.flip(3), moved)
     contrast, brightness = (1 + 0.4 * (torch.rand(count, 1, 1, 1) - 0.5) for _ in range(2))
     mean = moved.mean((1, 2, 3), keepdim=True)
@@ -116,7 +116,7 @@ def standard(batch: Tensor, flips: bool) -> Tensor:
 
 
 def mixup(batch: Batch) -> Batch:
-    """Weighted means of two examples and of their labels (Zhang et al. 2018, alpha = 0.2)."""
+    """Mix two examples and their labels by weighted means (Zhang et al. 2018, alpha = 0.2)."""
     pictures, targets = batch
     share = torch.distributions.Beta(0.2, 0.2).sample((len(pictures),))
     other = torch.randperm(len(pictures))
@@ -128,24 +128,24 @@ def mixup(batch: Batch) -> Batch:
 
 
 def new_pictures(task: Task, chosen: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """POOL new pictures of each class, and their labels."""
-    model = fit_labelled(task.fine(chosen), task.labels[chosen], task.autoencoder)
+    """Make POOL new pictures of each class; return them with their labels."""
+    model = fit_labelled(task.load_fine(chosen), task.labels[chosen], task.autoencoder)
     count = len(task.classes)
-    samples = RecombinedSamples(model, length=POOL * count, seed=seed, batch_size=32 * count, transform=_shrunk)
-    made, positions = zip(*samples, strict=True)
+    samples = RecombinedSamples(model, length=POOL * count, seed=seed, batch_size=32 * count, transform=_shrink_one)
+    pictures, positions = zip(*samples, strict=True)
     labels = [int(samples.classes[position]) for position in positions]
-    return torch.stack(made), torch.tensor(labels)
+    return torch.stack(pictures), torch.tensor(labels)
 
 
-def _shrunk(picture: Tensor) -> Tensor:
-    return shrunk(picture[None])[0]
+def _shrink_one(picture: Tensor) -> Tensor:
+    return shrink(picture[None])[0]
 
 
 METHODS = ("none", "standard", "mixup", "ours", "ours + standard")
 
 
 def batches(task: Task, method: str, chosen: Tensor, pool: Batch | None, size: int) -> Callable[[], Batch]:
-    """Draws examples, as many of each class on average, and augments them."""
+    """Return a function that draws a batch, as many of each class on average, and augments it."""
     examples, count = task.pictures[chosen], len(task.classes)
     own = [(task.labels[chosen] == label).nonzero()[:, 0] for label in range(count)]
     new = [] if pool is None else [(pool[1] == label).nonzero()[:, 0] for label in range(count)]
@@ -161,7 +161,7 @@ def batches(task: Task, method: str, chosen: Tensor, pool: Batch | None, size: i
                 pictures.append(examples[own[label][torch.randint(len(own[label]), ())]])
         batch = torch.stack(pictures), F.one_hot(labels, count).float()
         if method.endswith("standard"):
-            return standard(batch[0], task.flips), batch[1]
+            return standard(batch[0], task.can_flip), batch[1]
         return mixup(batch) if method == "mixup" else batch
 
     return draw
@@ -171,7 +171,7 @@ def batches(task: Task, method: str, chosen: Tensor, pool: Batch | None, size: i
 
 
 def network(classes: int) -> nn.Sequential:
-    """Four convolutions, some 60,000 weights."""
+    """Build four convolutions of some 60,000 weights."""
     widths = (3, 16, 32, 64, 64)
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
@@ -180,7 +180,7 @@ def network(classes: int) -> nn.Sequential:
 
 
 def score(task: Task, draw: Callable[[], Batch], chosen: Tensor, steps: int, seed: int) -> float:
-    """Balanced accuracy on what was not chosen, of a network trained on what is drawn."""
+    """Train a network on batches of ``draw``; return its balanced accuracy on pictures other than ``chosen``."""
     torch.manual_seed(seed)
     model = network(len(task.classes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
@@ -196,20 +196,20 @@ def score(task: Task, draw: Callable[[], Batch], chosen: Tensor, steps: int, see
     held_out[chosen] = False
     model.eval()
     with torch.no_grad():
-        found = torch.cat([model(some - 0.5).argmax(1) for some in task.pictures[held_out].split(256)])
-    right, labels = found == task.labels[held_out], task.labels[held_out]
+        answers = torch.cat([model(some - 0.5).argmax(1) for some in task.pictures[held_out].split(256)])
+    right, labels = answers == task.labels[held_out], task.labels[held_out]
     return float(torch.stack([right[labels == label].float().mean() for label in labels.unique()]).mean())
 
 
 def few(task: Task, count: int, seed: int) -> Tensor:
-    """Numbers of ``count`` examples of each class."""
-    generator = np.random.default_rng([seed, count])
+    """Draw the numbers of ``count`` examples of each class."""
+    rng = np.random.default_rng([seed, count])
     chosen = []
     for label, name in enumerate(task.classes):
         members = (task.labels == label).nonzero()[:, 0].numpy()
         if len(members) <= count:
-            raise SystemExit(f"{task.name}={name}: more than {count} pictures are expected, got {len(members)}")
-        chosen.append(generator.permutation(members)[:count])
+            raise SystemExit(f"{task.name}={name}: needs more than {count} pictures, got {len(members)}")
+        chosen.append(rng.permutation(members)[:count])
     return torch.from_numpy(np.concatenate(chosen))
 
 
@@ -217,27 +217,30 @@ def few(task: Task, count: int, seed: int) -> Tensor:
 
 
 class Results:
-    """Rows in a JSON file, written whenever one is added."""
+    """Table rows in a JSON file, written whenever a row is added."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path, self.settings = path, settings
         self.rows: list[dict[str, Any]] = []
         if path.exists():
-            stored = json.loads(path.read_text())
-            if stored["settings"] != settings:
-                raise SystemExit(f"{path}: made with {stored['settings']}; another file is expected for {settings}")
-            self.rows = stored["rows"]
+            earlier = json.loads(path.read_text())
+            if earlier["settings"] != settings:
+                raise SystemExit(f"{path}: made with {earlier['settings']}; give another file for {settings}")
+            self.rows = earlier["rows"]
 
     def has(self, **key: Any) -> bool:
+        """Return whether there is a row with these values."""
         return any(all(row[name] == value for name, value in key.items()) for row in self.rows)
 
     def add(self, row: dict[str, Any]) -> None:
+        """Add a row and write the file."""
         self.rows.append(row)
         text = json.dumps({"settings": self.settings, "rows": self.rows}, indent=1)
         write_bytes(self.path, (text + "\n").encode())
 
 
 def run(task: Task, results: Results, counts: list[int], seeds: int, steps: int, batch: int) -> None:
+    """Compute the missing rows of a task."""
     for seed, count in itertools.product(range(seeds), counts):
         missing = [m for m in METHODS if not results.has(task=task.name, examples=count, seed=seed, method=m)]
         if not missing:
@@ -256,24 +259,24 @@ def run(task: Task, results: Results, counts: list[int], seeds: int, steps: int,
 
 
 def interval(values: list[float]) -> str:
-    """Mean and its 95 % interval."""
-    from scipy.stats import t
-
+    """Format a mean and its 95 % interval."""
     if len(values) < 2:
         return f"{np.mean(values):.3f}"
+    from scipy.stats import t
+
     half = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / len(values) ** 0.5
     return f"{np.mean(values):.3f} ± {half:.3f}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A row for each task and augmentation, and how far each is from the usual one."""
+    """Format the accuracy of each task and augmentation, and the gains, as Markdown."""
     accuracy = {(row["task"], row["examples"], row["method"], row["seed"]): row["accuracy"] for row in rows}
     counts, seeds = sorted({row["examples"] for row in rows}), sorted({row["seed"] for row in rows})
     lines = ["| task | augmentation | " + " | ".join(f"{count} a class" for count in counts) + " |"]
     lines.append("|---" * (len(counts) + 2) + "|")
 
     def line(task: str, name: str, values: Callable[[int], list[float]]) -> None:
-        cells = [interval(found) if (found := values(count)) else "" for count in counts]
+        cells = [interval(accuracies) if (accuracies := values(count)) else "" for count in counts]
         lines.append(f"| {task} | {name} | {' | '.join(cells)} |")
 
     for task in sorted({row["task"] for row in rows}):
@@ -295,21 +298,21 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file, gone on with where it exists")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file, continued where it exists")
     parser.add_argument("--digits", action="store_true")
     parser.add_argument("--pictures", help="folder")
     parser.add_argument("--attributes", help="CSV file")
     parser.add_argument("--attribute", default="gender")
-    parser.add_argument("--autoencoder", default="embedded", help="of the pictures (embedded)")
-    parser.add_argument("--examples", default="4,8,16,32", help="of each class (4,8,16,32)")
+    parser.add_argument("--autoencoder", default="embedded", help="autoencoder of the pictures (embedded)")
+    parser.add_argument("--examples", default="4,8,16,32", help="numbers of examples a class (4,8,16,32)")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=200, help="of the optimiser (200)")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps (200)")
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args()
     if not options.digits and not options.pictures:
-        parser.error("--digits or --pictures is expected")
+        parser.error("--digits or --pictures must be given")
     if options.pictures and not options.attributes:
-        parser.error("--attributes is expected with --pictures")
+        parser.error("--pictures needs --attributes")
     settings = {"steps": options.steps, "batch": options.batch, "pool": POOL, "autoencoder": options.autoencoder}
     results = Results(options.output, settings)
     counts = [int(count) for count in options.examples.split(",")]

@@ -1,10 +1,10 @@
-"""Pictures a second of the forms a model may have: eager, compiled, and exported, by turns, as ratios in one run.
+"""Time a model eager, compiled and exported, by turns, as ratios in one run.
 
     python benchmarks/export.py [SOURCES] [--forms eager compile pt2 aoti onnx] [-n 16] [--rounds 9] [--json FILE]
 
-Every form makes the same pictures from the same noise; whether it did is in the table. Each round times all forms
-once, one after the other, so that what else the machine does meets all of them; a ratio is the median over the rounds
-of the eager seconds over the form's. A form that cannot be made here is listed with the reason.
+Every form makes the same pictures from the same noise; the table shows differences. Each round times all forms once,
+one after the other, so that a slow moment of the machine hits all of them; a ratio is the median over the rounds of
+the seconds of eager over those of the form. A form that this machine cannot make is listed with the reason.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import take_turns
 from torch import Tensor
 
 from latentpatch import LatentPatch
@@ -27,7 +28,7 @@ from latentpatch.export.formats import export
 from latentpatch.methods.latent.presets import DEFAULT_PRESET, PRESETS
 from latentpatch.ops.noise import noise_from_seeds
 from latentpatch.registry import settings_record
-from latentpatch.runs.benchmark import _hardware, _versions
+from latentpatch.runs.benchmark import hardware, versions
 
 Form = Callable[[Tensor], Any]
 
@@ -36,7 +37,7 @@ FORMS = ("eager", "compile", "pt2", "aoti", "onnx")
 
 
 def make(name: str, model: LatentPatch, folder: Path, threads: int) -> Form:
-    """``noise (N, steps) -> images`` of a form, and of an exported one the index map beside them."""
+    """Make a form, a function of noise ``(N, noise_dim)``: images, and index maps beside them where exported."""
     if name == "eager":
         return model
     if name == "compile":
@@ -56,13 +57,13 @@ def make(name: str, model: LatentPatch, folder: Path, threads: int) -> Form:
     return lambda noise: tuple(map(torch.from_numpy, session.run(None, {"noise": noise.numpy()})))
 
 
-def made(name: str, model: LatentPatch, folder: Path, noise: Tensor) -> tuple[Form | None, dict[str, Any]]:
-    """A form and what is known of it after its first call, which counts as making it."""
+def try_form(name: str, model: LatentPatch, folder: Path, noise: Tensor) -> tuple[Form | None, dict[str, Any]]:
+    """Make a form and call it once; describe both, or the reason why it cannot be made."""
     start = time.perf_counter()
     try:
         form = make(name, model, folder, torch.get_num_threads())
         result = form(noise)
-    except Exception as error:  # a compiler is missing, for one
+    except Exception as error:  # such as a missing compiler
         return None, {"form": name, "reason": str(error).strip().splitlines()[0]}
     seconds = time.perf_counter() - start
     images, index = result if isinstance(result, tuple | list) else (result, None)
@@ -76,16 +77,12 @@ def made(name: str, model: LatentPatch, folder: Path, noise: Tensor) -> tuple[Fo
 
 
 def measure(model: LatentPatch, names: list[str], noise: Tensor, rounds: int) -> list[dict[str, Any]]:
-    """A row for each form."""
+    """Measure every form."""
     with tempfile.TemporaryDirectory() as temporary:
-        both = [made(name, model, Path(temporary) / name, noise) for name in names]
+        both = [try_form(name, model, Path(temporary) / name, noise) for name in names]
         forms = {row["form"]: form for form, row in both if form is not None}
-        times: dict[str, list[float]] = {name: [] for name in forms}
-        for _ in range(rounds):
-            for name, form in forms.items():
-                start = time.perf_counter()
-                form(noise)
-                times[name].append(time.perf_counter() - start)
+        rivals = {name: lambda form=form: form(noise) for name, form in forms.items()}
+        times = take_turns(rivals, rounds, warmups=0)
     rows = [row for _, row in both]
     for row in rows:
         seconds = times.get(row["form"])
@@ -97,10 +94,11 @@ def measure(model: LatentPatch, names: list[str], noise: Tensor, rounds: int) ->
 
 
 def table(report: dict[str, Any]) -> str:
-    hardware, versions = report["hardware"], report["versions"]
+    """Format a report as Markdown."""
+    machine = report["hardware"]
     lines = [
-        f"{hardware['processor']}, {hardware['threads']} of {hardware['cores']} cores, load {hardware['load']}",
-        ", ".join(f"{name} {version}" for name, version in versions.items()),
+        f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores, load {machine['load']}",
+        ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
         f"{report['images']} images of {report['sources']} sources, {report['autoencoder']}, preset {report['preset']}",
         "",
         "| form | ms | images/s | against eager (range) | same cells | levels apart | made in, s | MB |",
@@ -126,18 +124,20 @@ def main() -> None:
     parser.add_argument("sources", nargs="?", default=PORTRAITS, help="folder (examples/portraits)")
     parser.add_argument("--autoencoder", default="embedded", metavar="NAME[:PATH]")
     parser.add_argument("--preset", choices=tuple(PRESETS), default=DEFAULT_PRESET)
-    parser.add_argument("--forms", nargs="+", choices=FORMS[1:], default=FORMS[1:], help="beside eager (all)")
-    parser.add_argument("-n", type=int, default=16, help="images made together (16)")
+    parser.add_argument(
+        "--forms", nargs="+", choices=FORMS[1:], default=FORMS[1:], help="forms to compare with eager (all)"
+    )
+    parser.add_argument("-n", type=int, default=16, help="images in a batch (16)")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", metavar="FILE", help="write the figures here, too")
+    parser.add_argument("--json", metavar="FILE", help="write the figures to a file, too")
     options = parser.parse_args()
     model = LatentPatch(options.autoencoder, settings=PRESETS[options.preset]).fit(options.sources).eval()
     noise = noise_from_seeds(range(options.n), model.steps)
     with torch.no_grad():
         rows = measure(model, ["eager", *options.forms], noise, options.rounds)
     report = {
-        "hardware": _hardware(torch.device("cpu")),
-        "versions": _versions(),
+        "hardware": hardware(torch.device("cpu")),
+        "versions": versions(),
         "images": options.n,
         "sources": len(model.bank),
         "autoencoder": model.autoencoder.spec.name,

@@ -1,11 +1,11 @@
-"""All tables and pictures of the documents, by one command.
+"""Make all tables and pictures of the documents.
 
     python benchmarks/results.py SOURCES HELD_OUT -o OUT --features YARDSTICK.py [--everybody ALL] [--only NAME ...]
 
-SOURCES and HELD_OUT are folders or lists of pictures, ALL the pictures that head the README (SOURCES where it is not
-given). Each part can be made alone. Models, evaluations and pictures go to OUT, where what is there is gone on from;
-pictures for the documents to docs/images, and tables into the documents, between ``<!-- table NAME -->`` and
-``<!-- end -->``. On two cores the whole takes some hours, nearly all of them in taef2's decoder.
+SOURCES and HELD_OUT are folders or lists of pictures, ALL the pictures that head the README (by default SOURCES).
+Each part can be made alone. Models, evaluations and pictures are written to OUT, and reused from there; pictures of
+the documents to docs/images, and tables into the documents, between ``<!-- table NAME -->`` and ``<!-- end -->``. On
+two cores the whole takes some hours, nearly all of them in taef2's decoder.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "benchmarks" / "tables"
 DOCS = ROOT / "docs"
 EXAMPLES = ROOT / "examples" / "portraits"
-VARIED = 56  # sources that differ as much as possible
+NUM_VARIED = 56  # sources that differ as much as possible
 
-#: Rows that the plot of the frontier names, to the right of their points or to the left.
-LABELLED = {
+#: Rows with a label in the plot of the frontier, to the right of the point (1) or to the left (-1).
+LABEL_SIDES = {
     "balanced (default)": -1,
     "faithful": 1,
     "diverse": 1,
@@ -57,7 +57,7 @@ COLUMNS = {
 
 
 class Results:
-    """What there is to make, each part by a method of its name."""
+    """The parts of the documents, each made by a method of its name."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -69,19 +69,19 @@ class Results:
         print("latentpatch", *arguments, file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "latentpatch", *map(str, arguments), "--quiet"], check=True)
 
-    def fitted(self, name: str, mirrored: bool = False) -> Path:
-        """The model of the sources with an autoencoder."""
+    def fit(self, name: str, mirrored: bool = False) -> Path:
+        """Fit the model of the sources with an autoencoder, unless its file exists."""
         path = self.out / f"{name.split(':')[0]}{'-mirrored' if mirrored else ''}.safetensors"
         if not path.exists():
             variants = ["--mirrored"] if mirrored else []
             self.latentpatch("fit", self.options.sources, "--autoencoder", name, *variants, "-o", path)
         return path
 
-    def evaluated(self, name: str, table: str, seeds: int, mirrored: bool = False) -> Path:
-        """The folder of an evaluation; rows that are there already are not made again."""
+    def evaluate(self, name: str, table: str, seeds: int, mirrored: bool = False) -> Path:
+        """Evaluate a table, reusing its finished rows; return the folder."""
         folder = self.out / f"{table}-{name.split(':')[0]}"
         self.latentpatch(
-            "evaluate", self.fitted(name, mirrored), "--autoencoder", name, "--originals", self.options.sources,
+            "evaluate", self.fit(name, mirrored), "--autoencoder", name, "--originals", self.options.sources,
             "--held-out", self.options.held_out, "--features", self.options.features, "--precision", "bfloat16",
             "--table", TABLES / f"{table}.json", "--seeds", seeds, "-o", folder,
         )  # fmt: skip
@@ -90,85 +90,85 @@ class Results:
     # --- parts -----------------------------------------------------------------------------------------
 
     def faces(self) -> None:
-        """The README's first pictures."""
+        """Make the README's first pictures."""
         everybody = self.options.everybody or self.options.sources
         folder = self.out / "faces"
         self.latentpatch("generate", everybody, "-n", 16, "--autoencoder", self.options.taef2, "-o", folder)
-        saved(folder / "grid.png", DOCS / "images" / "faces.jpg")
+        save_jpeg(folder / "grid.png", DOCS / "images" / "faces.jpg")
         Image.open(folder / "provenance.png").save(DOCS / "images" / "provenance.png", optimize=True)
 
     def explanation(self) -> None:
-        """A picture of the demo, explained."""
+        """Explain a picture of the demo."""
         self.latentpatch("generate", EXAMPLES, "-n", 16, "-o", self.out / "demo")
         self.latentpatch("explain", self.out / "demo" / "0003.png", EXAMPLES, "-o", self.out / "why")
-        saved(self.out / "why" / "explanation.png", DOCS / "images" / "explanation.jpg")
+        save_jpeg(self.out / "why" / "explanation.png", DOCS / "images" / "explanation.jpg")
 
     def thirty(self) -> None:
-        """The same thirty seeds with both autoencoders."""
+        """Make the same thirty seeds with both autoencoders."""
         for name in (self.options.taef2, "embedded"):
             short = name.split(":")[0]
             folder = self.out / f"thirty-{short}"
-            self.latentpatch("generate", self.fitted(name), "--autoencoder", name, "-n", 30, "-o", folder)
-            saved(folder / "grid.png", DOCS / "images" / f"thirty-{short}.jpg")
+            self.latentpatch("generate", self.fit(name), "--autoencoder", name, "-n", 30, "-o", folder)
+            save_jpeg(folder / "grid.png", DOCS / "images" / f"thirty-{short}.jpg")
 
     def varied(self) -> None:
-        """Thirty-two pictures of sources that differ as much as possible."""
-        model = LatentPatch.load(self.fitted(self.options.taef2), self.options.taef2)
+        """Make thirty-two pictures of sources that differ as much as possible."""
+        model = LatentPatch.load(self.fit(self.options.taef2), self.options.taef2)
         paths = list_images(self.options.sources)
         by_id = dict(zip(identifiers(paths), paths, strict=True))
-        chosen = [by_id[model.bank.ids[position]] for position in sorted(farthest(model, VARIED))]
+        chosen = [by_id[model.bank.ids[position]] for position in sorted(farthest(model, NUM_VARIED))]
         folder = self.out / "varied"
         self.latentpatch(
             "generate", *chosen, "--components", 64, "--preset", "faithful",
             "--max-share", 0.5, "--subset", 0.75, "--autoencoder", self.options.taef2, "-n", 32, "-o", folder,
         )  # fmt: skip
-        saved(folder / "grid.png", DOCS / "images" / "varied.jpg")
+        save_jpeg(folder / "grid.png", DOCS / "images" / "varied.jpg")
 
     def presets(self) -> None:
-        """The presets' table, and the default's first and worst pictures."""
-        folder = self.evaluated(self.options.taef2, "presets", 5)
+        """Make the table of presets, and show the default's first and worst pictures."""
+        folder = self.evaluate(self.options.taef2, "presets", 5)
         rows = read_rows(folder)
-        filled(DOCS / "results.md", "presets", table_of(rows))
+        fill(DOCS / "results.md", "presets", table_of(rows))
         default = next(row for row in rows if row["name"].startswith("balanced (default)"))
         for kind, path in default["sheets"].items():
-            saved(folder / path, DOCS / "images" / f"balanced-{kind}.jpg")
+            save_jpeg(folder / path, DOCS / "images" / f"balanced-{kind}.jpg")
 
     def embedded(self) -> None:
-        """The presets' table of the embedded autoencoder."""
-        filled(DOCS / "results.md", "embedded", table_of(read_rows(self.evaluated("embedded", "embedded", 5))))
+        """Make the table of presets of the embedded autoencoder."""
+        fill(DOCS / "results.md", "embedded", table_of(read_rows(self.evaluate("embedded", "embedded", 5))))
 
     def few(self) -> None:
-        """The table of sixteen sources, and what the preset for them makes."""
-        rows = read_rows(self.evaluated("embedded", "few", 5, mirrored=True))
-        filled(DOCS / "results.md", "few", table_of([row for row in rows if not row["copies"]]))
-        # The first sixteen portraits of the examples: a few anyone has at hand.
+        """Make the table of sixteen sources, and pictures of the preset for them."""
+        rows = read_rows(self.evaluate("embedded", "few", 5, mirrored=True))
+        fill(DOCS / "results.md", "few", table_of([row for row in rows if not row["copies"]]))
+        # The first sixteen portraits of the examples, which come with the project.
         for command, kind in (("few", ["--preset", "few", "--mirrored"]), ("few-balanced", [])):
             folder = self.out / command
             sources = sorted(EXAMPLES.glob("*.jpg"))[:16]
             self.latentpatch("generate", *sources, *kind, "-n", 32, "-o", folder)
-            saved(folder / "grid.png", DOCS / "images" / f"{command}.jpg")
+            save_jpeg(folder / "grid.png", DOCS / "images" / f"{command}.jpg")
 
     def settings(self) -> None:
-        """The tables of the paper's sampler and its settings."""
-        folder = self.evaluated(self.options.taef2, "results", 3)
+        """Make the tables of the paper's sampler and its settings."""
+        folder = self.evaluate(self.options.taef2, "results", 3)
         rows = {row["name"]: row for row in read_rows(folder)}
         for heading, lines in json.loads((TABLES / "results.json").read_text()).items():
             wanted = [line.rpartition(": ")[0] for line in lines]
             columns = ("distance", "diversity", "largest_share", "largest_region", "sources")
-            filled(DOCS / "results.md", heading, table_of([rows[name] for name in wanted], columns))
+            fill(DOCS / "results.md", heading, table_of([rows[name] for name in wanted], columns))
 
     def autoencoders(self) -> None:
-        """The autoencoders side by side."""
+        """Compare the autoencoders."""
         rows = []
         for name in (self.options.taef2, "embedded", "embedded-vq"):
-            for row in read_rows(self.evaluated(name, "autoencoders", 3)):
+            for row in read_rows(self.evaluate(name, "autoencoders", 3)):
                 if "verbatim" not in row["name"]:
                     rows.append({**row, "name": f"{row['name']} | {name.split(':')[0]}"})
         rows.sort(key=lambda row: row["name"].split(" | ")[0])
-        filled(DOCS / "embedded.md", "autoencoders", table_of(rows, ("distance", "diversity", "largest_share"), 2))
+        fill(DOCS / "embedded.md", "autoencoders", table_of(rows, ("distance", "diversity", "largest_share"), 2))
 
     def frontier(self) -> None:
-        """Distance against the largest share, of all tables of taef2 and 500 sources."""
+        """Plot distance against the largest share, from all tables of taef2 and 500 sources."""
         import matplotlib
 
         matplotlib.use("Agg")
@@ -186,8 +186,8 @@ class Results:
         ):
             axes.plot(*zip(*[point[:2] for point in points], strict=True), "o", color=colour, label=kind)
         for share, distance, name in presets:
-            if name in LABELLED:
-                side = LABELLED[name]
+            if name in LABEL_SIDES:
+                side = LABEL_SIDES[name]
                 axes.annotate(name, (share, distance), (8 * side, -3), ha="left" if side > 0 else "right",
                               textcoords="offset points", fontsize=9)  # fmt: skip
         ticks = [1, 2, 3, 4, 6, 10, 18]
@@ -200,17 +200,17 @@ class Results:
 
 
 def points_of(document: str, name: str) -> list[tuple[float, float, str]]:
-    """Largest share, distance and name of a table's rows that are samples of all sources."""
-    table = place_of(name).search(document)
+    """Return largest share, distance and name of a table's rows that sample all sources."""
+    table = table_pattern(name).search(document)
     if table is None:
         raise SystemExit(f"results.md: no table {name}")
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table["table"].splitlines()[2:]]
-    found = [(float(row[3]), float(row[1].split(" ")[0]), row[0]) for row in rows]
-    return [point for point in found if point[0] <= 0.5 and "B = " not in point[2]]
+    points = [(float(row[3]), float(row[1].split(" ")[0]), row[0]) for row in rows]
+    return [point for point in points if point[0] <= 0.5 and "B = " not in point[2]]
 
 
 def farthest(model: LatentPatch, count: int) -> list[int]:
-    """Positions of sources, each as far as can be from those before it; the first is the farthest from the mean."""
+    """Return positions of sources, each the farthest from those before; the first is the farthest from the mean."""
     keys = model.bank.keys.flatten(1).double()
     distance = (keys - keys.mean(0)).square().sum(1)
     chosen: list[int] = []
@@ -221,30 +221,31 @@ def farthest(model: LatentPatch, count: int) -> list[int]:
     return chosen
 
 
-def saved(picture: Path, to: Path) -> None:
-    """As a JPEG for the documents."""
+def save_jpeg(picture: Path, to: Path) -> None:
+    """Save a picture as a JPEG for the documents."""
     to.parent.mkdir(parents=True, exist_ok=True)
     Image.open(picture).convert("RGB").save(to, quality=88, optimize=True)
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows of an evaluation; copies, which others are compared with, last."""
+    """Read the rows of an evaluation; copies, the yardstick of the others, come last."""
     records = [json.loads(line) for line in (folder / "evaluation.jsonl").read_text().splitlines()]
     return sorted((record for record in records if "figures" in record), key=lambda row: bool(row["copies"]))
 
 
 def table_of(rows: list[dict[str, Any]], columns: tuple[str, ...] = tuple(COLUMNS), names: int = 1) -> str:
-    """Markdown; of the distance the lowest and the highest set, too."""
+    """Format rows as Markdown, with the lowest and the highest distance of a set."""
     lines = ["| " * (names + 1) + " | ".join(COLUMNS[column] for column in columns) + " |"]
     lines.append("|---" * (names + len(columns)) + "|")
     for row in rows:
-        cells = [shown(column, row["figures"].get(column)) for column in columns]
+        cells = [format_figure(column, row["figures"].get(column)) for column in columns]
         name = row["name"] + (" (copies)" if row["copies"] else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def shown(column: str, figure: dict[str, Any] | None) -> str:
+def format_figure(column: str, figure: dict[str, Any] | None) -> str:
+    """Format one figure of a row; empty where there is none."""
     if figure is None or figure["value"] is None:
         return ""
     digits = 1 if column == "sources" else 2
@@ -254,19 +255,19 @@ def shown(column: str, figure: dict[str, Any] | None) -> str:
     return text
 
 
-def place_of(name: str) -> re.Pattern[str]:
-    """Where a document has a table."""
+def table_pattern(name: str) -> re.Pattern[str]:
+    """Return the pattern of a table in a document."""
     start, end = re.escape(f"<!-- table {name} -->"), re.escape("<!-- end -->")
     return re.compile(f"(?P<start>{start}\n)(?P<table>.*?)(?P<end>{end})", re.DOTALL)
 
 
-def filled(document: Path, name: str, table: str) -> None:
-    """Put a table into a document."""
+def fill(document: Path, name: str, table: str) -> None:
+    """Replace a table in a document."""
     text = document.read_text(encoding="utf-8")
-    found, count = place_of(name).subn(lambda m: f"{m['start']}{table}\n{m['end']}", text, count=1)
+    filled, count = table_pattern(name).subn(lambda m: f"{m['start']}{table}\n{m['end']}", text, count=1)
     if not count:
         raise SystemExit(f"{document}: no place for a table between <!-- table {name} --> and <!-- end -->")
-    document.write_text(found, encoding="utf-8")
+    document.write_text(filled, encoding="utf-8")
 
 
 PARTS: dict[str, Callable[[Results], None]] = {
@@ -292,7 +293,7 @@ def main() -> None:
     parser.add_argument("held_out", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--everybody", type=Path, help="pictures that head the README")
-    parser.add_argument("--features", default="latents", help="as latentpatch evaluate takes them")
+    parser.add_argument("--features", default="latents", help="as for latentpatch evaluate")
     parser.add_argument("--taef2", default="taef2", metavar="NAME[:PATH]", help="the large autoencoder (taef2)")
     parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS))
     options = parser.parse_args()

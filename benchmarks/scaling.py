@@ -1,18 +1,17 @@
-"""How the search's time and memory grow with the sources, the images, the patch size and the grid.
+"""Measure how time and memory of the search grow with the sources, the images, the patch size and the grid.
 
     python benchmarks/scaling.py -o docs/images/scaling.png
 
-Each point is measured in a process of its own, on random keys, S = 1 over a filled grid: the best of several
-searches of a bank after a first one, and the peak of resident memory beside the bank, the first included. Points go
-to a JSON file beside the figure. Slopes are those of a straight line through logarithms, fitted over the points from
-``--fit-from`` on: 1 is linear. Let the machine be idle.
+Each point is measured in a process of its own, on random keys, S = 1 over a filled grid: the best of several searches
+of a bank after a first one, and the peak of resident memory beside the bank, including the first search. Points are
+written to a JSON file beside the figure. Slopes are those of a straight line through logarithms, fitted over the
+points from ``--fit-from`` on: 1 is linear. The machine should be idle.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,14 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import peak_memory, reset_peak_memory
 
 from latentpatch import RasterSettings
 from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.search.prepared import PreparedSources
 from latentpatch.ops.noise import noise_from_seeds
-from latentpatch.runs.benchmark import best, synthetic_keys
+from latentpatch.runs.benchmark import best_seconds, synthetic_keys
 
-#: What all points share but for the axis that varies.
+#: Values of a point on the axes that do not vary.
 POINT = {"sources": 1000, "images": 16, "patch_size": 6, "grid": 16}
 AXES: dict[str, tuple[str, list[int]]] = {
     "sources": ("sources, B", [16, 64, 250, 1000, 3000, 10_000, 30_000, 100_000, 300_000]),
@@ -38,31 +38,24 @@ AXES: dict[str, tuple[str, list[int]]] = {
 COMPONENTS = 16
 
 
-def resident(which: str) -> int:
-    """Bytes of resident memory now (VmRSS) or at most so far (VmHWM)."""
-    match = re.search(rf"{which}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    return 0 if match is None else 1024 * int(match[1])
-
-
 def measure(sources: int, images: int, patch_size: int, grid: int) -> dict[str, float]:
-    """Seconds of one search, and bytes of memory beside the bank."""
+    """Measure the seconds of one search, and the bytes of memory beside the bank."""
     cells = (grid, grid)
     small = synthetic_keys(4, cells, COMPONENTS)
-    settings = RasterSettings(patch_size, stride=2, neighbours=3, scales=1)
+    settings = RasterSettings(patch_size, stride=2, neighbors=3, scales=1)
     noise = noise_from_seeds(range(images), raster_steps(cells, settings, True))
     reference = synthetic_keys(images, cells, COMPONENTS, seed=1)
-    raster(small, noise, settings, reference)  # what is loaded or compiled at first use
+    raster(small, noise, settings, reference)  # compiles and loads everything that first use needs
     keys = synthetic_keys(sources, cells, COMPONENTS)
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = reset_peak_memory()
     prepared = PreparedSources(keys)
     raster(prepared, noise, settings, reference)
-    seconds = best(lambda: raster(prepared, noise, settings, reference), keys.device)
-    return {"seconds": seconds, "memory": max(0, resident("VmHWM") - before)}
+    seconds = best_seconds(lambda: raster(prepared, noise, settings, reference), keys.device)
+    return {"seconds": seconds, "memory": max(0, peak_memory() - before)}
 
 
 def slope(points: list[dict[str, Any]], axis: str, quantity: str, least: float) -> float:
-    """Of log quantity over log axis, from ``least`` on."""
+    """Fit the slope of log quantity over log axis, to points from ``least`` on."""
     chosen = [(point[axis], point[quantity]) for point in points if point[axis] >= least and point[quantity] > 0]
     if len(chosen) < 2:
         return float("nan")
@@ -70,7 +63,8 @@ def slope(points: list[dict[str, Any]], axis: str, quantity: str, least: float) 
     return float(np.polyfit(x, y, 1)[0])
 
 
-def draw(curves: dict[str, list[dict[str, Any]]], slopes: dict[str, dict[str, float]], path: Path, title: str) -> None:
+def plot(curves: dict[str, list[dict[str, Any]]], slopes: dict[str, dict[str, float]], path: Path, title: str) -> None:
+    """Draw seconds and memory over each axis."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -88,7 +82,7 @@ def draw(curves: dict[str, list[dict[str, Any]]], slopes: dict[str, dict[str, fl
             pane.set(xlabel=AXES[axis][0], ylabel=label)
             pane.set_xticks(x, [str(value) for value in x], rotation=45)
             pane.xaxis.minorticks_off()
-            # A decade at least, as noise is not growth.
+            # At least a decade, so that noise does not look like growth.
             middle = (min(y) * max(y)) ** 0.5
             pane.set_ylim(min(*y, middle / 3) / 1.3, max(*y, middle * 3) * 1.3)
             pane.grid(alpha=0.3)
@@ -102,8 +96,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/images/scaling.png"))
     parser.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
-    parser.add_argument("--values", nargs="+", type=int, help="instead of an axis' own; with one of --axes")
-    parser.add_argument("--fit-from", type=int, default=1000, help="fewest sources the slope over B is fitted from")
+    parser.add_argument("--values", nargs="+", type=int, help="values of one of --axes, instead of its own")
+    parser.add_argument(
+        "--fit-from", type=int, default=1000, help="number of sources from which the slope over B is fitted"
+    )
     parser.add_argument("--no-figure", action="store_true", help="write the JSON file alone")
     parser.add_argument("--point", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -111,7 +107,7 @@ def main() -> None:
         print(json.dumps(measure(**json.loads(options.point))))
         return
     if options.values and len(options.axes) != 1:
-        parser.error("--values: one of --axes is expected with it")
+        parser.error("--values needs exactly one of --axes")
     curves: dict[str, list[dict[str, Any]]] = {}
     for axis in options.axes:
         curves[axis] = []
@@ -133,7 +129,7 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if not options.no_figure:
-        draw(curves, slopes, options.output, title)
+        plot(curves, slopes, options.output, title)
 
 
 if __name__ == "__main__":

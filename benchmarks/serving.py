@@ -1,11 +1,11 @@
-"""What TorchServe costs, and what batching brings: requests a second and their times, against the bare model.
+"""Measure the cost of TorchServe and the gain of batching: requests a second and latencies, against the bare model.
 
     python benchmarks/serving.py [--seconds 10] [--clients 1 4 16 64] [--json FILE]
 
-One worker with one thread serves the example portraits; clients ask for one picture each, wait for it, and ask for the
-next. Two servers take turns, one that batches up to sixteen requests and one that does not batch, and with them the
-model is called directly, in batches of the same sixteen requests, with nothing between but the forms of request and
-answer. Needs Java and ``pip install latentpatch[serve]``.
+One worker with one thread serves the example portraits; each client requests one picture, waits for it, and requests
+the next. Two servers take turns: one batches up to sixteen requests, one does not batch. The bare model takes turns
+with them: it is called without a server, in batches of the same requests, encoded and decoded as on the wire. Needs
+Java and ``pip install latentpatch[serve]``.
 """
 
 from __future__ import annotations
@@ -30,28 +30,29 @@ from latentpatch.serving.archive import build_archive
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-import live_server  # noqa: E402
+from helpers import live_server  # noqa: E402
 
 BATCH = 16
 
 
 def body(seed: int) -> bytes:
+    """Return the JSON of a request."""
     return json.dumps({"seed": seed % 1000}).encode()
 
 
 def direct(service: Service, size: int, seconds: float) -> float:
-    """Pictures a second without a server, in batches of ``size`` requests."""
-    made, start = 0, time.perf_counter()
+    """Return pictures a second without a server, in batches of ``size`` requests."""
+    count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        calls = [Call(body(made + i), {"Content-Type": "application/json"}) for i in range(size)]
+        calls = [Call(body(count + i), {"Content-Type": "application/json"}) for i in range(size)]
         answers = respond(service, calls)
         assert all(answer.status == 200 for answer in answers)
-        made += size
-    return made / (time.perf_counter() - start)
+        count += size
+    return count / (time.perf_counter() - start)
 
 
 def served(server: live_server.LiveServer, clients: int, seconds: float) -> dict[str, float]:
-    """Requests a second and quantiles of their times, in milliseconds."""
+    """Return requests a second and quantiles of their latencies, in milliseconds."""
     times: list[float] = []
     lock = threading.Lock()
     end = time.perf_counter() + seconds
@@ -72,15 +73,17 @@ def served(server: live_server.LiveServer, clients: int, seconds: float) -> dict
     with ThreadPoolExecutor(clients) as pool:
         for future in [pool.submit(client, number) for number in range(clients)]:
             future.result()
-    taken = time.perf_counter() - start
+    duration = time.perf_counter() - start
     cuts = statistics.quantiles(times, n=100)
-    return {"per_second": len(times) / taken, "p50": cuts[49] * 1e3, "p95": cuts[94] * 1e3, "p99": cuts[98] * 1e3}
+    return {"per_second": len(times) / duration, "p50": cuts[49] * 1e3, "p95": cuts[94] * 1e3, "p99": cuts[98] * 1e3}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=10, help="of each measurement (10)")
-    parser.add_argument("--rounds", type=int, default=3, help="of all measurements, in turns; the median counts (3)")
+    parser.add_argument("--seconds", type=float, default=10, help="length of each measurement (10)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds of all measurements, in turns; the median counts (3)"
+    )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--sources", type=Path, default=ROOT / "examples" / "portraits")
     parser.add_argument("--json", type=Path)
@@ -120,6 +123,7 @@ def main() -> None:
 
 
 def report(medians: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
+    """Print the medians as Markdown, with ratios, and write them as JSON."""
     print("| | pictures a second | p50, ms | p95, ms | p99, ms |\n|---|---|---|---|---|")
     for name, row in medians.items():
         times = " | ".join(f"{row[key]:.0f}" if key in row else "" for key in ("p50", "p95", "p99"))

@@ -96,7 +96,7 @@ def fit(
     self.skipped, codebook = encoded.skipped, self.autoencoder.codebook
     fit_pca(self.pca, encoded.latents, codebook, self.components)
     for name, value in self.pca.fitted().items():
-        setattr(self.pca, name, processes.first(value))  # machines differ in the last bits
+        setattr(self.pca, name, processes.broadcast(value))  # machines differ in the last bits
     self.bank.fill(encoded.latents, encoded.ids, self.pca, rows, codebook, scratch, variants, encoded.residuals)
     self.fitted_with = None
     return self

@@ -89,10 +89,10 @@ def encode_sources(
                 residual_rows.append(missing)
             kept += [name for name, _ in batch]
             bar.update(len(batch))
-        stored = processes.joined_rows(rows.tensor(), scratch)
-        stored_residuals = processes.joined_rows(residual_rows.tensor(), scratch) if residuals else None
-    kept = [name for each in processes.every(kept) for name in each]
-    skipped = [file for each in processes.every(skipped) for file in each]
+        stored = processes.concatenate(rows.tensor(), scratch)
+        stored_residuals = processes.concatenate(residual_rows.tensor(), scratch) if residuals else None
+    kept = [name for each in processes.gather_objects(kept) for name in each]
+    skipped = [file for each in processes.gather_objects(skipped) for file in each]
     if not kept:
         raise FileError(f"none of the {len(names)} sources could be used; the first: {skipped[0][1]}")
     return EncodedSources(stored, stored_residuals, kept, skipped)

@@ -88,7 +88,7 @@ class ShardedBank(SourceBank):
         integers = torch.int8 if stored.dtype == torch.int8 else torch.int16
         bits = torch.zeros((*index.shape, found.shape[-1]), dtype=torch.int32, device=stored.device)
         bits[own] = found.view(integers).int()
-        return self.processes.added(bits).to(integers).view(stored.dtype).to(index.device)
+        return self.processes.sum(bits).to(integers).view(stored.dtype).to(index.device)
 
     def _materialize(self) -> NoReturn:
         raise RuntimeError("a sharded bank cannot be changed")

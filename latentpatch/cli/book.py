@@ -24,7 +24,7 @@ from ..model import LatentPatch
 from ..provenance.maps import provenance_images
 from ..registry import settings_record
 from ..results import Generation
-from ..runs.resume import Work
+from ..runs.resume import ResumableRun
 from .common import counted, say, shows_progress, skipped_files, write_json
 
 __all__ = ["SHEET", "Book", "SharedBook", "facts_of", "opened_book", "portable", "staged"]
@@ -130,8 +130,8 @@ class SharedBook(Book):
             "device": model.autoencoder.device.type,
             "attributes": hashlib.sha256(json.dumps(model.bank.attributes, sort_keys=True).encode()).hexdigest(),
         }
-        self.work = Work(options.output, decisive, options.processes)
-        self.staging = self.work.files
+        self.work = ResumableRun(options.output, decisive, options.processes)
+        self.staging = self.work.staging
         self.ids = tuple(model.bank.ids)
         self.batch: int | None = None
         self.count = 0
@@ -143,9 +143,9 @@ class SharedBook(Book):
         """Seeds of each batch this process takes part in, and which of them it is to decode."""
         processes, batches = self.options.processes, _batches(n, seed)
         self.count = len(batches)
-        todo = [batch for batch in range(self.count) if batch not in self.work.done]
+        todo = [batch for batch in range(self.count) if batch not in self.work.finished_batches]
         with self.progress(n) as bar:
-            bar.update(sum(len(batches[batch]) for batch in self.work.done))
+            bar.update(sum(len(batches[batch]) for batch in self.work.finished_batches))
             for first in range(0, len(todo), processes.count):
                 group = todo[first : first + processes.count]
                 self.batch = group[processes.rank] if processes.rank < len(group) else None
@@ -161,13 +161,13 @@ class SharedBook(Book):
     def take(self, result: Generation) -> None:
         if self.batch is not None:
             rows = self.write(result, self.batch * _BATCH)
-            self.work.record(self.batch, {"settings": result.settings_record(), "images": rows})
+            self.work.write_record(self.batch, {"settings": result.settings_record(), "images": rows})
 
     def close(self) -> dict[str, Any]:
-        self.options.processes.every(None)  # all is made
+        self.options.processes.gather_objects(None)  # all is made
         if self.options.processes.rank:
             return {}
-        for record in self.work.records(self.count):
+        for record in self.work.read_records(self.count):
             self.facts |= record["settings"]
             self.rows += record["images"]
         for row in self.rows[:SHEET]:

@@ -17,7 +17,7 @@ import torch
 
 from .. import __version__
 from ..errors import LatentPatchError
-from ..runs.processes import joined, rank
+from ..runs.processes import process_group, rank
 from ..runs.system import keep_freed_memory
 from . import align, audit, bench, evaluate, explain, exporting, making, models, unlearn
 
@@ -82,7 +82,7 @@ def _joined(options: argparse.Namespace) -> Iterator[None]:
     """The processes that torchrun started, as ``options.processes``; the first one speaks for all."""
     device = getattr(options, "device", "cpu")
     kind = "cuda" if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    with joined(kind) as options.processes:
+    with process_group(kind) as options.processes:
         if options.processes.count > 1:
             if not hasattr(options, "resume"):
                 raise ValueError(f"{options.command}: one process is expected; torchrun is for generate and inpaint")

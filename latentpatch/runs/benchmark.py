@@ -1,4 +1,4 @@
-"""What a machine makes of the stages, and of the search against plain implementations of it."""
+"""Time every stage on this machine, and the search against plain exact searches."""
 
 from __future__ import annotations
 
@@ -18,23 +18,35 @@ from torch import Tensor
 from .. import __version__
 from ..autoencoders.base import PRECISIONS, Autoencoder
 from ..bank.pca import PCA
-from ..io import images
+from ..io.images import encode_png
 from ..methods.latent.raster import raster, raster_steps
 from ..methods.latent.resynthesis import resynthesis, resynthesis_steps
-from ..methods.latent.search import numba_backend as cpu
+from ..methods.latent.search import numba_backend
 from ..methods.latent.search.prepared import PreparedSources
 from ..methods.latent.search.schedule import raster_schedule
 from ..methods.latent.settings import RasterSettings, ResynthesisSettings
 from ..ops.noise import noise_from_seeds
-from ..validation import check_choice
+from ..validation import check_choice, check_integer
 
-__all__ = ["SIZES", "bench", "measure_search", "synthetic_keys", "table"]
+__all__ = [
+    "SIZES",
+    "bench",
+    "best_seconds",
+    "exact_search",
+    "hardware",
+    "has_faiss",
+    "measure_search",
+    "synchronize",
+    "synthetic_keys",
+    "table",
+    "versions",
+]
 
-#: Numbers of sources that are tried where none are given.
+#: Default numbers of sources.
 SIZES = (16, 64, 1000, 10000)
 
-_ROUNDS = 5
-_SECONDS = 2.0  # after which no further round begins
+_MAX_ROUNDS = 5
+_MAX_SECONDS = 2.0  # no further round begins afterwards
 
 
 def bench(
@@ -49,48 +61,46 @@ def bench(
 ) -> dict[str, Any]:
     """Time every stage for n images, and the search for banks of several sizes.
 
-    Pictures and keys are random: what they show decides nothing but which sources are chosen. Times are the
-    best of up to five rounds after a first one.
+    Pictures and keys are random; their values decide only which sources are chosen.
 
     Args:
-        autoencoder: on the device to be measured.
+        autoencoder: an autoencoder on the device to be measured.
         sizes: numbers of sources.
-        n: images made together.
-        components: principal components, r.
-        settings: of the raster sampler; with fewer neighbours where there are fewer sources.
-        side: of the images in pixels; by default what the autoencoder was trained on.
-        precision: of the decoder, ``float32`` or ``bfloat16``.
+        n: number of images in a batch.
+        components: number of principal components, r.
+        settings: settings of the raster sampler; ``neighbors`` is reduced to the number of sources.
+        side: side of the images in pixels; by default the one the autoencoder was trained on.
+        precision: precision of the decoder, ``float32`` or ``bfloat16``.
 
     Returns:
         A record of plain values: ``hardware``, ``versions``, ``settings``, ``stages`` and ``search``, for
-        :func:`table` or JSON.
+        :func:`table` or JSON. Times are those of :func:`best_seconds`.
 
     Raises:
-        ValueError: where an argument is out of range.
+        SettingError: where an argument is out of range.
     """
     for size in sizes:
-        if size < 1:
-            raise ValueError(f"sizes {list(sizes)}: numbers of at least 1 are expected")
+        check_integer("sizes", size, 1)
+    dtype = PRECISIONS[check_choice("precision", precision, PRECISIONS)]
     side = side or autoencoder.spec.image_size
     grid, device = autoencoder.grid(side, side), autoencoder.device
     settings = settings or RasterSettings()
-    raster_schedule(grid, settings)  # what does not go together is found before anything is timed
-    chance = torch.Generator().manual_seed(0)
-    pictures = torch.rand(n, 3, side, side, generator=chance)
+    raster_schedule(grid, settings)  # refuses settings that do not fit the grid before anything is timed
+    pictures = torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         latents = autoencoder.encode(pictures)
-        dtype = PRECISIONS[check_choice("precision", precision, PRECISIONS)]
         decoded = autoencoder.decode(latents, dtype).cpu()
         vectors = latents.movedim(1, -1).half()
+        num_components = min(components, vectors.shape[-1])
         stages = {
-            "encode": best(lambda: autoencoder.encode(pictures), device),
-            "fit PCA": best(lambda: PCA().to(device).fit([vectors], min(components, vectors.shape[-1])), device),
-            "decode": best(lambda: autoencoder.decode(latents, dtype), device),
-            "write PNG": best(lambda: [images.encode_png(picture) for picture in decoded], device),
+            "encode": best_seconds(lambda: autoencoder.encode(pictures), device),
+            "fit PCA": best_seconds(lambda: PCA().to(device).fit([vectors], num_components), device),
+            "decode": best_seconds(lambda: autoencoder.decode(latents, dtype), device),
+            "write PNG": best_seconds(lambda: [encode_png(picture) for picture in decoded], device),
         }
     return {
-        "hardware": _hardware(device),
-        "versions": _versions(),
+        "hardware": hardware(device),
+        "versions": versions(),
         "autoencoder": autoencoder.spec.name,
         "precision": precision,
         "images": n,
@@ -108,99 +118,121 @@ def bench(
 def measure_search(
     sources: int, n: int, grid: tuple[int, int], components: int, settings: RasterSettings, device: torch.device
 ) -> dict[str, Any]:
-    """Time the search of n images, and one place of it against ``torch.cdist`` with top-k and faiss.
+    """Time the search of n images, and one place of it against plain exact searches.
 
-    A place is one step of a scan at the finest scale over a filled grid. The plain implementations are given
-    the sources' windows already gathered, which in use they would have to gather.
+    A place is one step of a scan at the finest scale over a filled grid. The plain searches get the windows of the
+    sources already gathered; in use they would have to gather them.
     """
     settings = replace(settings, neighbors=min(settings.neighbors, sources))
     keys = synthetic_keys(sources, grid, components).to(device)
-    prepared = PreparedSources(keys)  # once, as a model does
+    prepared = PreparedSources(keys)  # once, as by a model
     noise = noise_from_seeds(range(n), raster_steps(grid, settings), device)
-    row: dict[str, Any] = {"sources": sources, "seconds": best(lambda: raster(prepared, noise, settings), device)}
+    row: dict[str, Any] = {"sources": sources}
+    row["seconds"] = best_seconds(lambda: raster(prepared, noise, settings), device)
     row["images_per_second"] = n / row["seconds"]
     if sources > 1:
         default = ResynthesisSettings()
         uniforms = noise_from_seeds(range(n), resynthesis_steps(grid, default), device)
-        row["resynthesis_seconds"] = best(lambda: resynthesis(prepared, uniforms, default), device)
+        row["resynthesis_seconds"] = best_seconds(lambda: resynthesis(prepared, uniforms, default), device)
     single = replace(settings, scales=1)
-    steps = raster_steps(grid, single, True)
-    noise = noise_from_seeds(range(n), steps, device)
+    places = raster_steps(grid, single, True)
+    noise = noise_from_seeds(range(n), places, device)
     reference = synthetic_keys(n, grid, components, seed=1).to(device)
-    row["place"] = best(lambda: raster(prepared, noise, single, reference), device) / steps
+    row["place"] = best_seconds(lambda: raster(prepared, noise, single, reference), device) / places
     side = settings.patch_size
-    bank, queries = (each[:, :side, :side].flatten(1).float() for each in (keys, reference))
-    plain: dict[str, Callable[[], Any]] = {
-        "cdist": lambda: torch.cdist(queries, bank).topk(settings.neighbors, largest=False)
-    }
-    if device.type == "cpu" and (faiss := _faiss()) is not None:
-        faiss.omp_set_num_threads(torch.get_num_threads())
-        index = faiss.IndexFlatL2(bank.shape[1])
-        index.add(bank.numpy())
-        asked = queries.numpy()
-        plain["faiss"] = lambda: index.search(asked, settings.neighbors)
+    vectors, queries = (each[:, :side, :side].flatten(1).float() for each in (keys, reference))
     for name in ("cdist", "faiss"):
-        seconds = best(plain[name], device) if name in plain else None
+        seconds = None
+        if name != "faiss" or (device.type == "cpu" and has_faiss()):
+            search = exact_search(name, vectors, settings.neighbors)
+            seconds = best_seconds(lambda search=search: search(queries), device)  # type: ignore[misc]
         row[f"{name}_place"] = seconds
         row[f"{name}_ratio"] = None if seconds is None else seconds / row["place"]
     return row
 
 
+def exact_search(name: str, vectors: Tensor, num_neighbors: int) -> Callable[[Tensor], Tensor]:
+    """Return a plain exact search: queries ``(N, d)`` -> indices ``(N, num_neighbors)`` of the nearest vectors.
+
+    Args:
+        name: ``cdist`` or ``addmm``, each with top-k in torch, or ``faiss``, its flat index on the CPU.
+        vectors: ``(B, d)`` float32.
+        num_neighbors: number of vectors to find.
+    """
+    if name == "faiss":
+        import faiss
+
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        index = faiss.IndexFlatL2(vectors.shape[1])
+        index.add(vectors.numpy())
+        return lambda queries: torch.from_numpy(index.search(queries.numpy(), num_neighbors)[1])
+    if name == "cdist":
+        return lambda queries: torch.cdist(queries, vectors).topk(num_neighbors, largest=False).indices
+    norms, columns = vectors.square().sum(1), vectors.T
+    return lambda queries: torch.addmm(norms, queries, columns, alpha=-2).topk(num_neighbors, largest=False).indices
+
+
 def synthetic_keys(sources: int, grid: tuple[int, int], components: int, seed: int = 0) -> Tensor:
-    """Random search keys: ``(B, h, w, r)`` int16."""
+    """Return random search keys: ``(B, h, w, r)`` int16, no longer than half of what banks allow."""
     limit = int(1000 / components**0.5)
-    chance = np.random.default_rng(seed)
-    return torch.from_numpy(chance.integers(-limit, limit + 1, (sources, *grid, components), dtype=np.int16))
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.integers(-limit, limit + 1, (sources, *grid, components), dtype=np.int16))
 
 
-def best(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds the fastest of several rounds takes, the first not counted where there are others."""
+def best_seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Return the seconds of the fastest of up to five rounds after a warm-up, or of the warm-up where it is long."""
     times: list[float] = []
     begin = time.perf_counter()
-    while len(times) <= _ROUNDS and (len(times) < 2 or time.perf_counter() - begin < _SECONDS):
+    while len(times) <= _MAX_ROUNDS and (len(times) < 2 or time.perf_counter() - begin < _MAX_SECONDS):
         start = time.perf_counter()
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         times.append(time.perf_counter() - start)
-        if times[0] > _SECONDS:
+        if times[0] > _MAX_SECONDS:
             return times[0]
     return min(times[1:])
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def table(report: dict[str, Any]) -> str:
-    """A report for people to read."""
-    hardware, settings = report["hardware"], report["settings"]
+    """Format a report of :func:`bench` as text."""
+    machine, settings = report["hardware"], report["settings"]
     rows, columns = report["grid"]
     lines = [
-        f"{hardware['processor']}, {hardware['threads']} of {hardware['cores']} cores, {hardware['memory_gb']} GB"
-        + (f", {hardware['gpu']}" if hardware["gpu"] else "")
-        + (f", load {hardware['load']}" if hardware["load"] is not None else ""),
+        f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores, {machine['memory_gb']} GB"
+        + (f", {machine['gpu']}" if machine["gpu"] else "")
+        + (f", load {machine['load']}" if machine["load"] is not None else ""),
         ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
         f"{report['images']} images of {report['image_size'][0]}x{report['image_size'][1]} pixels, {rows}x{columns} "
         f"cells, {report['components']} components; {report['autoencoder']}, {report['precision']}; "
-        + ", ".join(f"{name} {settings[name]}" for name in ("patch_size", "stride", "neighbours", "scales")),
+        + ", ".join(f"{name} {settings[name]}" for name in ("patch_size", "stride", "neighbors", "scales")),
         "",
         f"{'stage':<24}{'ms':>10}{'images/s':>12}",
     ]
-    stages = [(row["stage"], row["seconds"], row["images_per_second"]) for row in report["stages"]]
+    stages = [(row["stage"], row["seconds"]) for row in report["stages"]]
     for row in report["search"]:
-        stages.append((f"raster, {row['sources']} sources", row["seconds"], row["images_per_second"]))
+        stages.append((f"raster, {row['sources']} sources", row["seconds"]))
         if (seconds := row.get("resynthesis_seconds")) is not None:
-            stages.append((f"resynthesis, {row['sources']}", seconds, report["images"] / seconds))
-    lines += [f"{name:<24}{1000 * seconds:>10.1f}{speed:>12.1f}" for name, seconds, speed in stages]
+            stages.append((f"resynthesis, {row['sources']}", seconds))
+    lines += [f"{name:<24}{1000 * seconds:>10.1f}{report['images'] / seconds:>12.1f}" for name, seconds in stages]
     lines += ["", f"{'one place, ms':<24}{'latentpatch':>12}{'cdist, top-k':>14}{'':>8}{'faiss flat':>12}"]
     for row in report["search"]:
-        cells = "".join(_versus(row[f"{name}_place"], row[f"{name}_ratio"]) for name in ("cdist", "faiss"))
+        cells = "".join(_comparison(row[f"{name}_place"], row[f"{name}_ratio"]) for name in ("cdist", "faiss"))
         lines.append(f"{row['sources']:<24}{1000 * row['place']:>12.3f}{cells}")
     return "\n".join(lines)
 
 
-def _versus(seconds: float | None, ratio: float | None) -> str:
+def _comparison(seconds: float | None, ratio: float | None) -> str:
     return f"{'-':>14}{'':>8}" if seconds is None else f"{1000 * seconds:>14.3f} {f'({ratio:.1f}x)':>7}"
 
 
-def _hardware(device: torch.device) -> dict[str, Any]:
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Describe the machine; None where the system does not tell."""
     processor = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -211,6 +243,7 @@ def _hardware(device: torch.device) -> dict[str, Any]:
         memory = load = None
     return {
         "processor": processor,
+        "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gb": memory,
@@ -220,17 +253,19 @@ def _hardware(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    versions = {"latentpatch": __version__, "python": platform.python_version(), "torch": torch.__version__}
-    faiss = _faiss()
-    if cpu.installed():
-        versions["numba"] = version("numba")
-    return versions | {"numpy": np.__version__} | ({} if faiss is None else {"faiss": faiss.__version__})
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide the speed, by name."""
+    found = {"latentpatch": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    if numba_backend.installed():
+        found["numba"] = version("numba")
+    found["numpy"] = np.__version__
+    return found | ({"faiss": version("faiss-cpu")} if has_faiss() else {})
 
 
-def _faiss() -> Any:
+def has_faiss() -> bool:
+    """Return whether faiss is installed."""
     try:
-        import faiss
+        import faiss  # noqa: F401
     except ImportError:
-        return None
-    return faiss
+        return False
+    return True

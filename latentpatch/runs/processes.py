@@ -1,7 +1,7 @@
-"""Several processes at one task, started by ``torchrun``: who they are and what they tell each other.
+"""Split one task over several processes that ``torchrun`` started, and exchange results.
 
-Every process runs the same command. Work is split by :meth:`Processes.share`, and tensors travel as bytes, so
-that nothing depends on how many processes there are. Where one fails, one message is printed and all end.
+Every process runs the same command. :meth:`Processes.share` splits the work, and tensors travel as bytes, so that no
+result depends on the number of processes. Where one process fails, one message is printed and all end.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch import Tensor
 from ..errors import LatentPatchError
 from ..io.mmap import Rows
 
-__all__ = ["ALONE", "ProcessError", "Processes", "joined", "launched", "rank"]
+__all__ = ["ALONE", "ProcessError", "Processes", "num_processes", "process_group", "rank"]
 
 T = TypeVar("T")
 
 #: How long a process waits for the others, which may be a batch behind.
-_PATIENCE = timedelta(minutes=30)
-_PART = 1 << 26  # bytes sent at a time
+_TIMEOUT = timedelta(minutes=30)
+_BYTES_PER_MESSAGE = 1 << 26
 
 
 class ProcessError(LatentPatchError):
@@ -36,12 +36,12 @@ class ProcessError(LatentPatchError):
 
 @dataclass(frozen=True)
 class Processes:
-    """The group as one of its members sees it.
+    """A group of processes, from the view of one of them.
 
     Attributes:
         rank: number of this process.
-        count: how many there are.
-        device: where tensors must be to travel; None where they do not.
+        count: number of processes.
+        device: device of tensors in messages; None for a process alone.
     """
 
     rank: int = 0
@@ -49,60 +49,64 @@ class Processes:
     device: torch.device | None = None
 
     def share(self, size: int, rank: int | None = None) -> slice:
-        """The part of ``range(size)`` that a process (this one by default) takes: contiguous, in order of rank."""
+        """Return the part of ``range(size)`` of a process, this one by default: contiguous, in order of rank."""
         rank = self.rank if rank is None else rank
         return slice(rank * size // self.count, (rank + 1) * size // self.count)
 
-    def every(self, value: T) -> list[T]:
-        """What each process gives here, by rank."""
+    def gather_objects(self, value: T) -> list[T]:
+        """Return the ``value`` of every process, by rank."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
-        self._talk(lambda: dist.all_gather_object(values, value))
+        self._communicate(lambda: dist.all_gather_object(values, value))
         return values
 
-    def gathered(self, value: Tensor) -> list[Tensor]:
-        """Tensors of equal shapes from all processes, by rank."""
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """Return the tensors of all processes, of equal shapes, by rank."""
         if self.count == 1:
             return [value]
         own = value.to(self.device).contiguous()
         values = [torch.empty_like(own) for _ in range(self.count)]
-        self._talk(lambda: dist.all_gather(values, own))
+        self._communicate(lambda: dist.all_gather(values, own))
         return [each.to(value.device) for each in values]
 
-    def added(self, value: Tensor) -> Tensor:
-        """The sum of integer tensors of equal shapes from all processes."""
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum of the integer tensors of all processes, of equal shapes."""
         if self.count == 1:
             return value
         total = value.to(self.device, copy=True).contiguous()
-        self._talk(lambda: dist.all_reduce(total))
+        self._communicate(lambda: dist.all_reduce(total))
         return total.to(value.device)
 
-    def first(self, value: Tensor) -> Tensor:
-        """The tensor of process 0, of the same shape and type in all."""
-        return value if self.count == 1 else self._sent(value, 0)
+    def broadcast(self, value: Tensor, owner: int = 0) -> Tensor:
+        """Return the tensor of process ``owner``, of the same shape and dtype in all."""
+        if self.count == 1:
+            return value
+        # As bytes: not every backend knows every dtype.
+        data = value.to(self.device, copy=True).contiguous().reshape(-1).view(torch.uint8)
+        self._communicate(lambda: dist.broadcast(data, owner))
+        return data.view(value.dtype).view(value.shape).to(value.device)
 
-    def joined_rows(self, rows: Tensor, scratch: str | Path | None = None) -> Tensor:
-        """Rows of all processes one after the other, by rank: shapes and types agree but for the first dimension."""
+    def concatenate(self, rows: Tensor, scratch: str | Path | None = None) -> Tensor:
+        """Return the rows of all processes, by rank.
+
+        Args:
+            rows: of equal shapes and dtypes in all processes but for the first dimension.
+            scratch: folder of a temporary file for the result, see :class:`~latentpatch.io.mmap.Rows`.
+        """
         if self.count == 1:
             return rows
-        counts = self.every(len(rows))
-        with Rows(sum(counts), rows.shape[1:], rows.dtype, rows.device, scratch) as joined:
-            size = max(1, _PART // max(1, rows[:1].nbytes))
+        counts = self.gather_objects(len(rows))
+        with Rows(sum(counts), rows.shape[1:], rows.dtype, rows.device, scratch) as everything:
+            size = max(1, _BYTES_PER_MESSAGE // max(1, rows[:1].nbytes))
             for owner, count in enumerate(counts):
                 for first in range(0, count, size):
                     part = slice(first, min(first + size, count))
                     own = rows[part] if owner == self.rank else rows.new_empty((part.stop - first, *rows.shape[1:]))
-                    joined.append(self._sent(own, owner))
-            return joined.tensor()
+                    everything.append(self.broadcast(own, owner))
+            return everything.tensor()
 
-    def _sent(self, value: Tensor, owner: int) -> Tensor:
-        # As bytes: not every backend knows every type.
-        data = value.to(self.device, copy=True).contiguous().reshape(-1).view(torch.uint8)
-        self._talk(lambda: dist.broadcast(data, owner))
-        return data.view(value.dtype).view(value.shape).to(value.device)
-
-    def _talk(self, call: Callable[[], Any]) -> None:
+    def _communicate(self, call: Callable[[], Any]) -> None:
         try:
             call()
         except RuntimeError as error:
@@ -114,32 +118,32 @@ class Processes:
 ALONE = Processes()
 
 
-def launched() -> int:
-    """How many processes torchrun started with this one: 1 without it."""
+def num_processes() -> int:
+    """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Number of this process among them."""
+    """Return the number of this process among those of torchrun; 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
-    """This process within its group, for the time of the block.
+def process_group(device: str) -> Iterator[Processes]:
+    """Join the group of processes of torchrun for the time of the block.
 
-    Where the block raises, the exception passes in the process that is the first to fail; the others end with
-    status 1 and say nothing.
+    Where the block raises, the exception passes in the first process that fails; the others end with status 1 and
+    print nothing.
 
     Args:
         device: type of the device the processes compute on: ``cpu`` (gloo) or ``cuda`` (NCCL).
     """
-    if launched() == 1:
+    if num_processes() == 1:
         yield ALONE
         return
     from torch.distributed.rendezvous import rendezvous  # some builds of PyTorch lack it
 
-    store, number, count = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+    store, number, count = next(iter(rendezvous("env://", timeout=_TIMEOUT)))
     notes = dist.distributed_c10d.PrefixStore(f"latentpatch/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     own = torch.device("cpu") if device == "cpu" else torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     try:
@@ -151,18 +155,18 @@ def joined(device: str) -> Iterator[Processes]:
             store=dist.distributed_c10d.PrefixStore("group", notes),
             rank=number,
             world_size=count,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
         )
         yield Processes(number, count, own)
     except BaseException as error:
-        if not _is_first(notes):
+        if not _is_first_failure(notes):
             raise SystemExit(1) from error
         raise
-    # Not after an error, where it might wait for processes that do not answer.
+    # Not after an error, where this might wait for processes that do not answer.
     dist.destroy_process_group()
 
 
-def _is_first(notes: Any) -> bool:
+def _is_first_failure(notes: Any) -> bool:
     try:
         return bool(notes.add("failed", 1) == 1)
     except RuntimeError:  # torchrun itself ended

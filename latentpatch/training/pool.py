@@ -1,4 +1,4 @@
-"""Examples a student learns from: pictures, mosaics of their latents, and what a teacher makes of both."""
+"""Make the training examples of a student: pictures, mosaics of their latents, and a teacher's decodings of both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from ..autoencoders.registry import Autoencoder
 from ..io.images import read_image
@@ -20,15 +19,16 @@ from ..methods.latent.settings import RandomPatchesSettings, RasterSettings, Res
 from ..model import LatentPatch
 from ..ops.noise import noise_from_seeds
 from ..registry import SAMPLERS
+from ..runs.progress import progress
 from ..settings import Settings
 
-__all__ = ["augmented", "make_pool", "mosaics"]
+__all__ = ["augment", "make_mosaics", "make_pool"]
 
-_GROUP = 16  # examples made together
+_BATCH_SIZE = 16  # examples
 
 
-def augmented(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """An image ``(3, H, W)`` cropped, flipped and recoloured at random, of the same size."""
+def augment(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Crop, flip and recolour an image ``(3, H, W)`` at random; its size stays."""
     height, width = image.shape[1:]
     scale = rng.uniform(0.5, 1.0)
     h, w = int(height * scale), int(width * scale)
@@ -43,19 +43,19 @@ def augmented(image: Tensor, rng: np.random.Generator) -> Tensor:
     return (colour * gain + rng.uniform(-0.08, 0.08)).clamp(0, 1)
 
 
-def mosaics(model: LatentPatch, rng: np.random.Generator) -> tuple[Tensor, str]:
-    """Index maps of one group of grids, at settings drawn at random: ``(N, h, w)``, and how to decode them."""
+def make_mosaics(model: LatentPatch, rng: np.random.Generator) -> tuple[Tensor, str]:
+    """Sample a batch of index maps ``(N, h, w)`` at random settings; return them and a random decoding."""
     size = int(rng.choice([16, 32, 64, 128, len(model.bank)]))
     chosen = torch.from_numpy(rng.permutation(len(model.bank))[: min(size, len(model.bank))])
-    settings = _any_settings(min(model.bank.grid), len(chosen), rng)
+    settings = _random_settings(min(model.bank.grid), len(chosen), rng)
     sampler, context = SAMPLERS.of(settings), Context(model.bank.grid, len(chosen))
-    seeds = rng.integers(1 << 40, size=_GROUP).tolist()
+    seeds = rng.integers(1 << 40, size=_BATCH_SIZE).tolist()
     index = sampler(model.bank.keys[chosen], noise_from_seeds(seeds, sampler.noise_dim(settings, context)), settings)
     return chosen[index], "blend" if rng.random() < 0.6 else "gather"
 
 
-def _any_settings(side: int, sources: int, rng: np.random.Generator) -> Settings:
-    """Settings of any sampler: one grid in ten of random patches, the others by half of the two that search."""
+def _random_settings(side: int, sources: int, rng: np.random.Generator) -> Settings:
+    """Draw settings: of random patches for one batch in ten, else of one of the two samplers that search."""
     kind = rng.random()
     if kind < 0.1:
         return RandomPatchesSettings(int(rng.integers(max(1, side // 5), side // 2 + 1)))
@@ -90,15 +90,15 @@ def make_pool(
 ) -> None:
     """Write ``real + mosaic`` examples to ``folder`` as memory-mappable arrays.
 
-    ``latents.npy`` (N, L, h, w) float16, ``targets.npy`` (N, 3, H, W) uint8, the teacher's pictures of
-    them, and ``images.npy`` (real, 3, H, W) uint8, what the first ``real`` latents were encoded from. With a student
-    whose encoder has learnt, also ``own.npy`` (N, L, h, w) float16: the latents had it encoded the pictures.
+    The files are ``latents.npy`` (N, L, h, w) float16; ``targets.npy`` (N, 3, H, W) uint8, the teacher's decodings of
+    the latents; and ``images.npy`` (real, 3, H, W) uint8, the sources of the first ``real`` latents. With a student,
+    whose encoder is trained, also ``own.npy`` (N, L, h, w) float16: the latents by the student's own encoder.
     """
     side = teacher.spec.image_size
     rng = np.random.default_rng(seed)
-    originals = [read_image(path, (side, side)) for path in tqdm(paths, desc="reading", leave=False)]
+    originals = [read_image(path, (side, side)) for path in progress("reading", paths)]
     model = LatentPatch(teacher).fit(torch.stack(originals), residuals=False, progress=True)
-    followers = None if student is None else LatentPatch(student).fit(torch.stack(originals), residuals=False)
+    student_model = None if student is None else LatentPatch(student).fit(torch.stack(originals), residuals=False)
     grid = model.bank.grid
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "making"
@@ -112,13 +112,13 @@ def make_pool(
     targets = array("targets", (count, 3, side, side), "uint8")
     images = array("images", (real, 3, side, side), "uint8")
     own = None if student is None else array("own", (count, teacher.spec.latent_channels, *grid), "float16")
-    with torch.no_grad(), tqdm(total=count, desc="pool", unit="img") as bar:
-        for first, end in [*_groups(0, real), *_groups(real, count)]:
+    with torch.no_grad(), progress("pool", total=count, leave=True) as bar:
+        for first, end in [*_batches(0, real), *_batches(real, count)]:
             if first < real:
                 # A sixth of the real examples are the images as they are.
                 batch = torch.stack(
                     [
-                        originals[i] if rng.random() < 1 / 6 else augmented(originals[i], rng)
+                        originals[i] if rng.random() < 1 / 6 else augment(originals[i], rng)
                         for i in rng.integers(len(originals), size=end - first)
                     ]
                 )
@@ -127,21 +127,21 @@ def make_pool(
                 if own is not None and student is not None:
                     own[first:end] = student.encode(batch).half().numpy()
             else:
-                index, decoding = mosaics(model, rng)
+                index, decoding = make_mosaics(model, rng)
                 encoded = model.latents_at(index[: end - first], decoding)
-                if own is not None and followers is not None:
-                    own[first:end] = followers.latents_at(index[: end - first], decoding).half().numpy()
+                if own is not None and student_model is not None:
+                    own[first:end] = student_model.latents_at(index[: end - first], decoding).half().numpy()
             latents[first:end] = encoded.half().numpy()
             targets[first:end] = _to_bytes(teacher.decode(encoded, torch.bfloat16))
             bar.update(end - first)
-    for name in ("own", "images", "targets", "latents"):  # the last says that all are there
+    for name in ("own", "images", "targets", "latents"):  # latents last: their file marks a complete pool
         if name != "own" or own is not None:
             (temporary / f"{name}.npy").replace(folder / f"{name}.npy")
     temporary.rmdir()
 
 
-def _groups(first: int, end: int) -> list[tuple[int, int]]:
-    return [(start, min(start + _GROUP, end)) for start in range(first, end, _GROUP)]
+def _batches(first: int, end: int) -> list[tuple[int, int]]:
+    return [(start, min(start + _BATCH_SIZE, end)) for start in range(first, end, _BATCH_SIZE)]
 
 
 def _to_bytes(images: Tensor) -> npt.NDArray[np.uint8]:

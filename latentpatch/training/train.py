@@ -1,18 +1,17 @@
-"""Training of the embedded autoencoders: ``python -m latentpatch.training IMAGES -o FOLDER``.
+"""Train the embedded autoencoders: ``python -m latentpatch.training IMAGES -o FOLDER``.
 
-A teacher (taef2) encodes the images, as they are and flipped, cropped and recoloured; the samplers make
-mosaics of those latents, at many settings; the teacher decodes both. The student's encoder learns the
-teacher's latents, its decoder the teacher's pictures: of mosaics above all, because blending is what
-generation asks of it.
+A teacher (taef2) encodes the images, plain and flipped, cropped and recoloured; the samplers make mosaics of the
+latents at many settings; the teacher decodes both. The student's encoder learns the teacher's latents, and its
+decoder the teacher's pictures: mosaics above all, because generation decodes blended latents.
 
-That student, ``embedded-wide``, is then made faster: ``--student embedded --wide FOLDER`` leaves channels of its
-decoder out, and teaches what remains again, with latents as the student's own encoder makes them.
-``--student embedded-vq`` trains the quantised autoencoder on the pictures of a pool instead.
+The first student is ``embedded-wide``. ``--student embedded --wide FOLDER`` makes a faster one: it removes channels
+of the wide decoder and trains the rest again, also on latents of the student's own encoder. ``--student embedded-vq``
+trains the quantized autoencoder on the pictures of a pool instead.
 
-The pool of examples is made once and kept in the folder. Training is seeded, logs its losses to
-``STUDENT.jsonl``, writes ``STUDENT.pt`` every few minutes and goes on from it when called again; at the end
-(and at every checkpoint) ``STUDENT_encoder.safetensors`` and ``STUDENT_decoder.safetensors`` hold the
-moving average of the weights, in half precision.
+The pool of examples is made once and kept in the folder. Training is seeded, logs its losses to ``STUDENT.jsonl``,
+writes the checkpoint ``STUDENT.pt`` every few minutes and resumes from it. With every checkpoint and at the end,
+``STUDENT_encoder.safetensors`` and ``STUDENT_decoder.safetensors`` get the moving average of the weights, in half
+precision.
 """
 
 from __future__ import annotations
@@ -27,23 +26,27 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..autoencoders.registry import load_autoencoder
-from ..errors import LatentPatchError
+from ..errors import FileError, LatentPatchError
 from ..io.atomic import replacing, write_tensors
 from ..io.images import list_images
+from ..runs.progress import progress
 from .pool import make_pool
-from .students import STUDENTS, wide_student
+from .students import STUDENTS, load_wide_student
 
 __all__ = ["main", "train"]
 
+_WARM_UP_STEPS = 500  # of the learning rate
+_FINAL_RATE = 0.01  # share of the largest learning rate
+_MAX_DECAY = 0.999  # of the moving average of weights
+
 
 def train(folder: Path, options: argparse.Namespace) -> None:
-    """Train on the pool of ``folder`` until ``options.steps``, going on from the checkpoint."""
+    """Train on the pool of ``folder`` until ``options.steps``, from the checkpoint where there is one."""
     torch.manual_seed(options.seed)
-    task = STUDENTS[options.student](folder, options)
-    model = task.model.requires_grad_(True).to(options.device)
+    student = STUDENTS[options.student](folder, options)
+    model = student.model.requires_grad_(True).to(options.device)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=1e-4, betas=(0.9, 0.98))
     step = 0
@@ -56,18 +59,18 @@ def train(folder: Path, options: argparse.Namespace) -> None:
         step = int(state["step"])
     logged: list[dict[str, float]] = []
     saved = time.monotonic()
-    bar = tqdm(total=options.steps, initial=step, desc="training", unit="step", mininterval=1)
+    bar = progress("training", total=options.steps, initial=step, unit="step", mininterval=1, leave=True)
     with bar, (folder / f"{options.student}.jsonl").open("a") as log:
         while step < options.steps:
-            rate = options.rate * min(1.0, (step + 1) / 500) * _cosine(step / options.steps)
+            rate = options.rate * min(1.0, (step + 1) / _WARM_UP_STEPS) * _cosine(step / options.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            picture, latent = task.losses(step)
+            picture, latent = student.losses(step)
             (picture + latent).backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            decay = min(0.999, (step + 1) / (step + 10))
+            decay = min(_MAX_DECAY, (step + 1) / (step + 10))
             with torch.no_grad():
                 for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
                     slow.lerp_(fast, 1 - decay)
@@ -75,7 +78,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
             logged.append({"picture": float(picture.detach()), "latent": float(latent.detach()), "norm": float(norm)})
             bar.update()
             if step % options.log_every == 0:
-                # Fewer than log_every after going on from a checkpoint.
+                # There are fewer than log_every rows after a checkpoint was loaded.
                 means = {name: round(sum(row[name] for row in logged) / len(logged), 5) for name in logged[0]}
                 log.write(json.dumps({"step": step, **means}) + "\n")
                 log.flush()
@@ -95,7 +98,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
 
 
 def export(model: nn.Module, folder: Path, name: str) -> None:
-    """Write the weights as the package reads them: two safetensors files in half precision."""
+    """Write the weights for the package: two safetensors files in half precision."""
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in model.state_dict().items()}
     decoder = {key: value for key, value in tensors.items() if key.startswith("decoder.")}
     encoder = {key: value for key, value in tensors.items() if key not in decoder}
@@ -104,13 +107,17 @@ def export(model: nn.Module, folder: Path, name: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make the pool where it is missing, then train."""
+    """Make the pool unless it exists, then train."""
     parser = argparse.ArgumentParser(prog="python -m latentpatch.training", description=__doc__.split("\n")[0])
     parser.add_argument("images", nargs="+", help="folders, pictures, or text files that list pictures")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--student", choices=tuple(STUDENTS), default="embedded-wide")
-    parser.add_argument("--wide", metavar="FOLDER", help="where embedded-wide was trained, for the student embedded")
-    parser.add_argument("--teacher", default="taef2", metavar="NAME[:PATH]", help="must have taef2's latents (taef2)")
+    parser.add_argument(
+        "--wide", metavar="FOLDER", help="folder of the trained embedded-wide, for the student embedded"
+    )
+    parser.add_argument(
+        "--teacher", default="taef2", metavar="NAME[:PATH]", help="an autoencoder with taef2's latents (taef2)"
+    )
     parser.add_argument("--mosaics", type=int, default=6000, help="generated examples in the pool (6000)")
     parser.add_argument("--real", type=int, default=3000, help="encoded examples in the pool (3000)")
     parser.add_argument("--steps", type=int, default=20000)
@@ -124,14 +131,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         narrow = options.student == "embedded"
         if narrow and options.wide is None:
-            raise ValueError("--student embedded: --wide FOLDER is expected, where embedded-wide was trained")
+            raise ValueError("--student embedded needs --wide FOLDER, the folder of the trained embedded-wide")
         if not (options.output / "latents.npy").exists():
             teacher = load_autoencoder(options.teacher)
             paths = list_images(*options.images)
-            student = wide_student(options.wide) if narrow else None
+            student = load_wide_student(options.wide) if narrow else None
             make_pool(options.output, paths, teacher, options.mosaics, options.real, options.seed, student)
         if narrow and not (options.output / "own.npy").exists():
-            raise ValueError(f"{options.output}: its pool is of another student; another folder is expected")
+            raise FileError(options.output, "holds the pool of another student; give another folder")
         train(options.output, options)
     except (LatentPatchError, ValueError) as error:
         print(f"latentpatch.training: error: {error}", file=sys.stderr)
@@ -139,5 +146,5 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _cosine(progress: float) -> float:
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+def _cosine(done: float) -> float:
+    return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))

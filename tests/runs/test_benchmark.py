@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.errors import refuses
 from helpers.paths import ROOT
 
 from latentpatch import RasterSettings, load_autoencoder
@@ -22,7 +23,7 @@ SMALL = ["--sizes", "2,16", "-n", "2", "--autoencoder", "pixels:16", "--componen
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "_MAX_SECONDS", 0.0)
 
 
 def test_bench_reports_stages_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +61,7 @@ def test_bench_without_faiss_prints_a_table(
     ("arguments", "status", "text"),
     [
         (["--sizes", "16,0"], 2, "an integer of at least 1 is expected"),
-        (["--patch-size", "17"], 1, "patch_size 17"),
+        (["--patch-size", "17"], 1, "patch_size must be"),
         (["--device", "abacus"], 1, "--device 'abacus'"),
     ],
 )
@@ -73,8 +74,21 @@ def test_bench_checks_its_arguments(
         found = end.code
     assert found == status
     assert text in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"sizes \[0\]"):
+
+
+def test_numbers_of_sources_are_positive() -> None:
+    with refuses("sizes"):
         bench.bench(load_autoencoder("pixels"), [0])
+
+
+@pytest.mark.parametrize("name", ["cdist", "addmm", "faiss"])
+def test_plain_searches_are_exact(name: str) -> None:
+    if name == "faiss":
+        pytest.importorskip("faiss", reason="faiss is not installed")
+    rng = torch.Generator().manual_seed(0)
+    vectors, queries = torch.rand(40, 8, generator=rng), torch.rand(5, 8, generator=rng)
+    nearest = (queries[:, None] - vectors).square().sum(2).argsort(1)[:, :3]
+    assert torch.equal(bench.exact_search(name, vectors, 3)(queries), nearest)
 
 
 def test_neighbours_are_at_most_the_sources() -> None:
@@ -83,7 +97,7 @@ def test_neighbours_are_at_most_the_sources() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads memory as Linux reports it")
-def test_scaling_measures_points_and_fits_slopes(tmp_path: Path) -> None:
+def test_scaling_measures_points_and_fits_slopes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = ROOT / "benchmarks" / "scaling.py"
     command = [sys.executable, path, "--axes", "sources", "--values", "16", "64", "--fit-from", "1", "-o"]
     figure = importlib.util.find_spec("matplotlib") is not None
@@ -99,8 +113,9 @@ def test_scaling_measures_points_and_fits_slopes(tmp_path: Path) -> None:
     (points,) = report["points"].values()
     assert [point["sources"] for point in points] == [16, 64]
     assert (tmp_path / "a.png").exists() == figure
+    monkeypatch.syspath_prepend(path.parent)  # as for a script
     spec = importlib.util.spec_from_file_location("scaling", path)
     scaling = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(scaling)
-    known = [{"sources": b, "seconds": 3.0 * b**0.5} for b in (1, 4, 100, 1000)]
-    assert scaling.slope(known, "sources", "seconds", 4) == pytest.approx(0.5)
+    points = [{"sources": b, "seconds": 3.0 * b**0.5} for b in (1, 4, 100, 1000)]
+    assert scaling.slope(points, "sources", "seconds", 4) == pytest.approx(0.5)

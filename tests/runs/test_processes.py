@@ -1,4 +1,4 @@
-"""Several processes: the same pictures as one makes, through torchrun; and work that is taken up again."""
+"""Several processes make the pictures of one, through torchrun; interrupted runs resume."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from helpers.command_line import contents, record, run
+from helpers.errors import refuses_file
 from helpers.paths import ROOT
 from torch import Tensor
 
-from latentpatch import FileError, Generation, LatentPatch, RandomCellsSettings, RasterSettings
+from latentpatch import Generation, LatentPatch, RandomCellsSettings, RasterSettings
 from latentpatch.bank.sharded import ShardedBank
 from latentpatch.cli.main import main
 from latentpatch.methods.base import Context
@@ -30,7 +31,7 @@ from latentpatch.methods.latent.raster import raster
 from latentpatch.ops.noise import noise_from_seeds
 from latentpatch.registry import SAMPLERS
 from latentpatch.runs.processes import ALONE, Processes
-from latentpatch.runs.resume import Work
+from latentpatch.runs.resume import ResumableRun
 
 T = TypeVar("T")
 PIXELS = ["--autoencoder", "pixels:4", "--size", "64"]
@@ -145,7 +146,7 @@ def test_an_error_of_one_ends_all(faces: Path, tmp_path: Path) -> None:
 # --- one process ---------------------------------------------------------------------------------------
 
 
-def test_one_process_may_keep_its_work_too(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_process_may_resume_too(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("generate", faces, *PIXELS, "-n", 2, "-q", "--resume", "-o", tmp_path / "a")
     run("generate", faces, *PIXELS, "-n", 2, "-q", "-o", tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -189,7 +190,7 @@ def test_pictures_without_a_record_are_not_written_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Work, "record", interrupted)
+        patch.setattr(ResumableRun, "write_record", interrupted)
         assert main([*map(str, arguments), "--resume", "-o", str(out)]) == 130
     before = {path.name: path.stat().st_mtime_ns for path in out.glob(".unfinished/files/*")}
     assert len(before) == 16
@@ -197,19 +198,19 @@ def test_pictures_without_a_record_are_not_written_again(
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
 
 
-def test_work_of_others_is_refused(tmp_path: Path) -> None:
-    work = Work(tmp_path, {"seed": 1}, ALONE)
-    with pytest.raises(FileError, match="another command is at work there"):
-        Work(tmp_path, {"seed": 1}, ALONE)
-    work.record(0, {})
-    work._lock.close()
-    with pytest.raises(FileError, match=r"another command \(seed was 1, not 2\); run that one again"):
-        Work(tmp_path, {"seed": 2}, ALONE)
-    again = Work(tmp_path, {"seed": 1}, ALONE)
-    assert again.done == {0}
+def test_runs_of_other_commands_are_refused(tmp_path: Path) -> None:
+    first = ResumableRun(tmp_path, {"seed": 1}, ALONE)
+    with refuses_file(".unfinished", "another command is at work there"):
+        ResumableRun(tmp_path, {"seed": 1}, ALONE)
+    first.write_record(0, {})
+    first._lock.close()
+    with refuses_file(".unfinished", "another command (seed was 1, not 2); run that command again"):
+        ResumableRun(tmp_path, {"seed": 2}, ALONE)
+    again = ResumableRun(tmp_path, {"seed": 1}, ALONE)
+    assert again.finished_batches == {0}
     (again.folder / "batches" / "0.json").write_text("{")
-    with pytest.raises(FileError, match="not a readable record"):
-        again.records(1)
+    with refuses_file("batches/0.json", "not a readable record"):
+        again.read_records(1)
     again._lock.close()
 
 
@@ -246,18 +247,18 @@ class Threads(Processes):
     barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
     board: list[Any] = field(default_factory=list)
 
-    def every(self, value: Any) -> list[Any]:
+    def gather_objects(self, value: Any) -> list[Any]:
         self.board[self.rank] = value
         self.barrier.wait(30)
         values = list(self.board)
         self.barrier.wait(30)
         return values
 
-    def gathered(self, value: Tensor) -> list[Tensor]:
-        return self.every(value)
+    def gather(self, value: Tensor) -> list[Tensor]:
+        return self.gather_objects(value)
 
-    def added(self, value: Tensor) -> Tensor:
-        return torch.stack(self.every(value)).sum(0).to(value.dtype)
+    def sum(self, value: Tensor) -> Tensor:
+        return torch.stack(self.gather_objects(value)).sum(0).to(value.dtype)
 
 
 def in_threads(count: int, task: Callable[[Processes], T]) -> list[T]:
@@ -322,8 +323,8 @@ def test_processes_fit_what_one_fits(faces: Path, tmp_path: Path) -> None:
 
     def one(processes: Processes) -> LatentPatch:
         processes = replace(processes)
-        object.__setattr__(processes, "first", lambda value: value)
-        object.__setattr__(processes, "joined_rows", lambda rows, _: torch.cat(processes.every(rows)))
+        object.__setattr__(processes, "broadcast", lambda value: value)
+        object.__setattr__(processes, "concatenate", lambda rows, _: torch.cat(processes.gather_objects(rows)))
         return LatentPatch("pixels:4", 8).fit(paths, size=64, skip_bad=True, processes=processes)
 
     for model in in_threads(3, one):

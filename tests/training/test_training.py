@@ -1,4 +1,4 @@
-"""The training recipe, at toy size: it makes its pool, learns, stops, goes on and exports."""
+"""The training recipe, at toy size: it makes its pool, learns, stops, resumes and exports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from latentpatch import LatentPatch, load_autoencoder
 from latentpatch.autoencoders.embedded import EmbeddedAutoencoder
 from latentpatch.autoencoders.taesd import TinyAutoencoder
 from latentpatch.training import train as training
-from latentpatch.training.students import wide_student
+from latentpatch.training.students import load_wide_student
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def run(folder, arguments, steps) -> None:
 
 
 @pytest.mark.parametrize("student", ["embedded-wide", "embedded-vq"])
-def test_training_learns_exports_and_goes_on(pool, student):
+def test_training_learns_exports_and_resumes(pool, student):
     folder, arguments, teacher = pool
     arguments += ["--student", student]
     run(folder, arguments, 15)
@@ -53,7 +53,7 @@ def test_training_learns_exports_and_goes_on(pool, student):
     assert not list(folder.glob(".*")), "no temporary files stay"
 
     wide = student == "embedded-wide"
-    model = LatentPatch(wide_student(str(folder)) if wide else load_autoencoder(student, str(folder)))
+    model = LatentPatch(load_wide_student(str(folder)) if wide else load_autoencoder(student, str(folder)))
     stored = load_file(folder / f"{student}_decoder.safetensors")
     assert all(value.dtype == torch.float16 for value in stored.values())
     assert model.reconstruct(torch.rand(1, 3, 64, 64)).shape == (1, 3, 64, 64)
@@ -68,7 +68,7 @@ def test_a_narrower_decoder_learns_from_the_wide_one(pool, tmp_path, capsys):
     assert own.shape == latents.shape == (44, 128, 4, 4)
     assert not np.array_equal(own, latents)
     images = torch.from_numpy(np.load(tmp_path / "narrow" / "images.npy")) / 255
-    wide = wide_student(str(folder))
+    wide = load_wide_student(str(folder))
     assert (wide.encode(images[:4]) - torch.from_numpy(own[:4])).abs().max() < 0.05, "the student's own latents"
     taught = teacher.decode(torch.from_numpy(latents[[0, 30]]))
     assert (taught - torch.from_numpy(targets[[0, 30]]) / 255).abs().max() < 0.02
@@ -82,9 +82,9 @@ def test_a_narrower_decoder_learns_from_the_wide_one(pool, tmp_path, capsys):
     assert sizes[1] < 0.6 * sizes[0]
 
     assert training.main([*arguments, "-o", str(folder), "--student", "embedded"]) == 1
-    assert "--wide FOLDER is expected" in capsys.readouterr().err
+    assert "needs --wide FOLDER" in capsys.readouterr().err
     assert training.main([*narrow, "-o", str(folder)]) == 1
-    assert "its pool is of another student" in capsys.readouterr().err
+    assert "holds the pool of another student" in capsys.readouterr().err
     assert training.main([*arguments, "-o", str(tmp_path / "x"), "--student", "embedded", "--wide", str(tmp_path)]) == 1
     assert "not a readable safetensors file" in capsys.readouterr().err
 

@@ -29,17 +29,17 @@ class ShardedSources(PreparedSources):
 
     def __init__(self, keys: Tensor, processes: Processes, of: Tensor | None = None) -> None:
         super().__init__(keys, of=of)
-        counts = processes.every(len(keys))
+        counts = processes.gather_objects(len(keys))
         self.processes = processes
         self.first, self.total, self.most = sum(counts[: processes.rank]), sum(counts), max(counts)
-        self.norm = max(processes.every(self.norm))
+        self.norm = max(processes.gather_objects(self.norm))
 
     def nearest(self, scores: Tensor, count: int) -> Tensor:
         """See :meth:`PreparedSources.nearest`."""
         ranks = torch.full((len(scores), count), _LAST, device=scores.device)
         if own := min(count, scores.shape[1]):
             ranks[:, :own] = smallest_ranks(scores, own, self.total, self.first)
-        merged = torch.cat(self.processes.gathered(ranks), 1)
+        merged = torch.cat(self.processes.gather(ranks), 1)
         return merged.topk(count, dim=1, largest=False, sorted=True).values.remainder_(self.total)
 
     def pick(self, units: Tensor, picks: Tensor) -> Tensor:
@@ -49,4 +49,4 @@ class ShardedSources(PreparedSources):
         if own:
             held = ((local >= 0) & (local < own))[:, None, :]
             keys = super().pick(units, local.clamp(0, own - 1)).int() * held
-        return self.processes.added(keys)
+        return self.processes.sum(keys)
