@@ -342,9 +342,7 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("requests")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")
     group.add_argument("--port", type=int, default=8080, help="0 for any free port")
-    group.add_argument(
-        "--token-file", metavar="FILE", help="file with the token, else LATENTPATCH_TOKEN, else none"
-    )
+    group.add_argument("--token-file", metavar="FILE", help="file with the token, else LATENTPATCH_TOKEN, else none")
     numbers = (
         ("--batch-size", int, "N", Options.batch_size, "most requests answered together"),
         ("--max-batch-delay", float, "MS", Options.max_batch_delay * 1000, "most milliseconds to wait for others"),

@@ -77,6 +77,7 @@ class ResynthesisSettings(Settings):
         "take patches only from this many randomly chosen sources for each image: a number such as 4, or a share of "
         "the sources such as 0.5 (at least four sources)",
         above=0,
+        limited_by="sources",
         metavar="N|SHARE",
         aliases=("subset",),
     )
@@ -121,7 +122,7 @@ class ResynthesisSettings(Settings):
         available = num_sources if has_reference or self.allow_start_as_donor else num_sources - 1
         if not isinstance(self.donors, float):
             return min(available, self.donors)
-        enough = 0 if self.max_share is None else ceil(MIN_CAPACITY_FACTOR / self.max_share)
+        enough = 0 if self.max_share is None else ceil(min(available, MIN_CAPACITY_FACTOR / self.max_share))
         return min(available, max(ceil(self.donors * available), enough, MIN_DONORS))
 
     def resolved(self, num_sources: int, has_reference: bool) -> ResynthesisSettings:
