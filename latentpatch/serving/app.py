@@ -27,11 +27,8 @@ from starlette.responses import Response as HTTPResponse
 from starlette.routing import Route
 
 from .. import __version__
-from ..autoencoders.registry import DEFAULT
 from ..errors import FileError, LatentPatchError, SettingError
-from ..io import images
 from ..model import LatentPatch
-from ..runs.system import choose_device
 from ..validation import check_integer, check_real
 from .batcher import Batcher
 from .codecs import Call, Response, encode_failure, internal_failure
@@ -288,8 +285,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if options.threads is not None:
             torch.set_num_threads(options.threads)  # of this thread, too: here the service measures its speed
-        model = _model([Path(source) for source in parsed.sources], parsed.autoencoder, choose_device(parsed.device))
-        model.autoencoder.decode_dtype = getattr(torch, parsed.precision)
+        model = LatentPatch.open(
+            parsed.sources,
+            autoencoder=parsed.autoencoder,
+            device=parsed.device,
+            precision=parsed.precision,
+            progress=sys.stderr.isatty(),
+        )
         service = Service(model)
     except (LatentPatchError, ValueError, TypeError) as error:
         print(f"latentpatch: {error}", file=sys.stderr)
@@ -309,13 +311,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timeout_graceful_shutdown=math.ceil(options.max_body_seconds + rounds * service.limits.max_seconds),
     )
     return 0
-
-
-def _model(sources: list[Path], autoencoder: str | None, device: torch.device) -> LatentPatch:
-    if len(sources) == 1 and sources[0].suffix == ".safetensors":
-        return LatentPatch.load(sources[0], autoencoder).to(device)
-    paths = images.list_images(*sources)
-    return LatentPatch(autoencoder or DEFAULT).to(device).fit(paths, progress=sys.stderr.isatty())
 
 
 def _token(path: str | None) -> str | None:
