@@ -128,19 +128,8 @@ class Service:
     # --- operations --------------------------------------------------------------------------------
 
     def _operation(self, request: Request) -> Operation[Result]:
-        match request:
-            case InfoRequest():
-                return self._info()
-            case ProvenanceRequest():
-                return self._provenance(request)
-            case GenerateRequest():
-                return self._generate(request)
-            case InpaintRequest():
-                return self._inpaint(request)
-            case EditRequest():
-                return self._edit(request)
-            case ReconstructRequest():
-                return self._reconstruct(request)
+        operation: Operation[Result] = getattr(self, f"_{request.operation}")(request)
+        return operation
 
     def _generate(self, request: GenerateRequest) -> Operation[Result]:
         result = yield from self.model.generating(
@@ -189,7 +178,7 @@ class Service:
         psnr = float(-10 * torch.log10((pictures - picture).square().mean().clamp(min=1e-10)))
         return Result(request.operation, pictures, dict(self.facts), [{"psnr": round(psnr, 3)}])
 
-    def _info(self) -> Operation[Result]:
+    def _info(self, _: InfoRequest) -> Operation[Result]:
         model = self.model
         attributes = sorted({name for source in model.bank.attributes for name in source})
         sampler = SAMPLERS.of(model.settings)

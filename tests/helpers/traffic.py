@@ -7,9 +7,11 @@ import io
 import json
 import random
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,6 +135,13 @@ def throw(
         if while_running is not None:
             while_running()
         return [future.result() for future in waiting]
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    """Unpack a model archive and return its folder."""
+    with zipfile.ZipFile(archive) as mar:
+        mar.extractall(folder)
+    return folder
 
 
 # --- fuzzing ---------------------------------------------------------------------------------------------
