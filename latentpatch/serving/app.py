@@ -192,7 +192,7 @@ class _Server:
         return _json(json_schema())
 
     async def _body(self, incoming: _Incoming) -> bytes | None:
-        """Return the whole body; None for one that is too large, of which no more than the limit is kept."""
+        """Return the body; None for one beyond the limit, which is not read any further."""
         most = self.options.max_body_bytes
         if int(incoming.headers.get("Content-Length", 0)) > most:
             return None
@@ -272,7 +272,7 @@ async def handle_internal_error(_: Request, error: Exception) -> HTTPResponse:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server until it is told to stop, and return the exit status."""
+    """Run the server until a signal ends it, and return the exit status."""
     parsed = _parser().parse_args(arguments)
     try:
         options = Options(
@@ -284,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             token=_token(parsed.token_file),
         )
         if options.threads is not None:
-            torch.set_num_threads(options.threads)  # of this thread, too: here the service measures its speed
+            torch.set_num_threads(options.threads)  # here, too, because this thread measures the speed
         model = LatentPatch.open(
             parsed.sources,
             autoencoder=parsed.autoencoder,

@@ -52,7 +52,7 @@ def build_archive(
     config: str | Path | None = None,
     settings: Mapping[str, int] | None = None,
 ) -> None:
-    """Write an archive, whole or not at all; the same inputs make the same bytes.
+    """Write an archive, complete or not at all; the same inputs make the same bytes.
 
     Args:
         content: a fitted model, with whose weights the archive is complete; or the output folder of
@@ -200,7 +200,7 @@ def _manifest(name: str, handler: str, serialized: str) -> str:
         "createdOn": "01/01/1980 00:00:00",  # not the time of day, so that equal inputs make equal bytes
         "runtime": "python",
         "model": model | {"modelVersion": __version__, "configFile": _YAML},
-        "archiverVersion": "0.12.0",  # of torch-model-archiver, whose layout this is
+        "archiverVersion": "0.12.0",  # torch-model-archiver has this layout
     }
     return json.dumps(manifest, indent=2) + "\n"
 

@@ -32,14 +32,14 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting: dict[Future[Response], tuple[Call, float]] = {}  # in order of arrival, with its time
         self._closed = False
-        self._batch_start: float | None = None  # of the batch at work
+        self._batch_start: float | None = None  # None between batches
         # A daemon, so that a process that has to end at once does; close() waits for it.
         self._thread = threading.Thread(target=self._work, name="latentpatch-batches", daemon=True)
         self._thread.start()
 
     @property
     def is_healthy(self) -> bool:
-        """Whether calls are being answered: not once a batch takes far longer than its limit."""
+        """True while calls are answered: until a batch takes far longer than its limit."""
         start, patience = self._batch_start, MAX_BATCH_LIMITS * self._service.limits.max_seconds
         return self._thread.is_alive() and (start is None or time.monotonic() - start < patience)
 

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import logging
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -36,6 +37,7 @@ _TEXTS = ("operation", "where", "sampler", "preset", "decoding", "answer", "imag
 _CODECS: dict[PictureFormat, str] = {"jpeg": "JPEG", "webp": "WEBP"}
 _PNG_LEVEL = 3  # zlib level: files are a tenth larger than at level 9, in half the time
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip: equal answers are equal bytes
+_NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
 MAX_FIELDS = 100  # fields or settings of a request: reporting a million unknown ones would take too long
 
 
@@ -98,7 +100,7 @@ def respond(service: Runner, calls: Sequence[Call]) -> list[Response]:
         parsed = [_parse_call(call) for call in calls]
         results = iter(service.run([one.request for one in parsed if isinstance(one, ParsedRequest)]))
         return [encode_failure(one) if isinstance(one, Failure) else _answer(next(results), one) for one in parsed]
-    except Exception:  # a defect: if it were raised, the whole batch would lose its connections
+    except Exception:  # a defect: if it were raised, all of the batch would lose their connections
         _log.exception("a batch failed")
         return [internal_failure() for _ in calls]
 
@@ -215,7 +217,7 @@ def _parse_json(text: bytes | str, name: str) -> Any:
 
 
 def _invalid(error: ValidationError) -> Failure:
-    """Return the first fault of a request, without the bytes of a whole picture."""
+    """Return the first fault of a request; of a picture it shows the size only."""
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, SettingError):
@@ -246,13 +248,8 @@ def _accepted(header: str) -> tuple[Answer | None, PictureFormat | None]:
     wanted: list[tuple[float, int, str]] = []
     for i, part in enumerate(header.split(",")):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
+        texts = [text[2:] for text in parameters if text.startswith("q=")]
+        quality = float(texts[-1]) if texts and _NUMBER.fullmatch(texts[-1]) else 0.0 if texts else 1.0
         if kind in _TYPES and 0 < quality <= 1:
             wanted.append((-quality, i, kind))
     if not wanted:
@@ -280,10 +277,8 @@ def encode_result(result: Result, parsed: ParsedRequest) -> Response:
     if answer == "zip":
         return Response(200, "application/zip", _zip(result, files, parsed.image_format))
     if answer == "json":
-        images = [
-            {**record, "image": base64.b64encode(file).decode()}
-            for record, file in zip(result.records, files, strict=True)
-        ]
+        texts = (base64.b64encode(file).decode() for file in files)
+        images = [{**record, "image": text} for record, text in zip(result.records, texts, strict=True)]
         report = {"operation": result.operation, **result.report, "content_type": content_type}
         return _as_json(report | {"images": images})
     if len(files) != 1:

@@ -158,7 +158,7 @@ def graph_files(folder: str | Path) -> list[Path]:
     graph = folder / f"generate.{suffix}"
     if not graph.is_file():
         raise FileError(graph, "no such file")
-    weights = folder / f"{graph.name}.data"  # of a large graph
+    weights = folder / f"{graph.name}.data"  # where a graph is large
     return [folder / _FACTS, graph, *([weights] if weights.is_file() else [])]
 
 

@@ -39,17 +39,16 @@ def parse_form(content_type: str | None, body: bytes) -> dict[str, bytes] | None
 
 
 def _parse_multipart(body: bytes, boundary: bytes) -> dict[str, bytes]:
-    fields: dict[str, bytes] = {}
-    parts: list[bytes] = []
+    parts: list[tuple[str, bytes]] = []
     ends: list[bool] = []
 
     def add(part: Field | File) -> None:
-        parts.append(part.field_name or b"")
-        if len(parts) > MAX_PARTS:
+        if len(parts) == MAX_PARTS:
             raise FormParserError(f"more than {MAX_PARTS} parts")
         if isinstance(part, File):
             part.file_object.seek(0)
-        fields[_decode(parts[-1])] = part.file_object.read() if isinstance(part, File) else part.value or b""
+        data = part.file_object.read() if isinstance(part, File) else part.value
+        parts.append((_decode(part.field_name or b""), data or b""))
 
     try:
         # All of the body is in memory already: without a bound, nothing goes to the disk.
@@ -60,7 +59,7 @@ def _parse_multipart(body: bytes, boundary: bytes) -> dict[str, bytes]:
         raise malformed(f"the form cannot be read: {error}") from error
     if not ends:
         raise malformed("the form ends before its last boundary")
-    return fields
+    return dict(parts)
 
 
 def _decode(name: bytes) -> str:

@@ -18,7 +18,7 @@ MODEL_NAME = "latentpatch"
 
 _KEYS = {"id", "inputs", "outputs", "parameters"}
 _LIST_FIELDS = ("seeds", "box")  # all other fields are tensors of one element
-MAX_DIMENSIONS = 8  # of a shape: multiplying millions of numbers takes minutes
+MAX_DIMENSIONS = 8  # sides of a shape: multiplying millions of them takes minutes
 
 
 def parse_kserve(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

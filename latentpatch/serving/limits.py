@@ -102,7 +102,7 @@ def truncate_for_message(value: Any) -> str:
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return the failure that a client is told of, by the type of an error."""
+    """Return the failure that a client sees, by the type of an error."""
     if isinstance(error, Refusal):
         return error.failure
     if isinstance(error, ImageTooLargeError):

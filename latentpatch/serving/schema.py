@@ -202,7 +202,7 @@ _ADAPTER: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discrimina
 def parse(fields: dict[str, Any]) -> Request:
     """Return the request of some fields; without ``operation`` it is ``generate``.
 
-    Settings are checked when the sampler is known: see :func:`~.setting_fields.apply_settings`.
+    The settings are checked later, against those of the sampler: see :func:`~.setting_fields.apply_settings`.
 
     Raises:
         pydantic.ValidationError: for fields that are no request.

@@ -149,7 +149,7 @@ class Service:
             where=request.where,
         )
         ids, variants = tuple(self.model.bank.ids), self.model.bank.variants
-        blank = index.new_zeros((len(index), 3, *self.model.image_size))  # of which the maps take their size
+        blank = index.new_zeros((len(index), 3, *self.model.image_size))  # gives the maps their size
         seeds = tuple(request.all_seeds)
         result = Generation(blank, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants)
         return drawn_result(self.facts, request.operation, result, result.provenance())

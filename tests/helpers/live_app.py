@@ -79,7 +79,7 @@ class Live:
 
 
 class Watched:
-    """A service whose batches are counted, and held up while the gate is shut."""
+    """Counts the batches of a service, and makes them wait while the gate is shut."""
 
     def __init__(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []

@@ -81,7 +81,7 @@ def test_forms(live: Live, service: Service) -> None:
         assert alike(live.send(form(fields, files)), wanted)
     coded = urllib.parse.urlencode(fields).encode()
     assert alike(live.send(traffic.Sent(coded, {"Content-Type": "application/x-www-form-urlencoded"})), wanted)
-    assert live.send(form({})).status == 400  # nothing was asked
+    assert live.send(form({})).status == 400  # an empty form
     whole = form(fields)
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     bad = [traffic.Sent(body, whole.headers) for body in (whole.body[:-12], b"", b"--xyz\r\nA")]
@@ -112,14 +112,14 @@ def test_the_open_inference_protocol(live: Live, service: Service) -> None:
         answer = live.ask("POST", path, sent.body, sent.headers)
         assert same(answer, service, sent)
     outputs = {output["name"]: output for output in answer.json()["outputs"]}
-    told = live.ask("GET", "/v2/models/latentpatch").json()
-    assert (told["name"], told["versions"]) == ("latentpatch", [__version__])
-    for output in told["outputs"]:
-        given = outputs.pop(output["name"])
-        assert given["datatype"] == output["datatype"]
-        assert all(side in (-1, given["shape"][i]) for i, side in enumerate(output["shape"]))
+    metadata = live.ask("GET", "/v2/models/latentpatch").json()
+    assert (metadata["name"], metadata["versions"]) == ("latentpatch", [__version__])
+    for output in metadata["outputs"]:
+        actual = outputs.pop(output["name"])
+        assert actual["datatype"] == output["datatype"]
+        assert all(side in (-1, actual["shape"][i]) for i, side in enumerate(output["shape"]))
     assert not outputs
-    inputs = {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in told["inputs"]}
+    inputs = {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in metadata["inputs"]}
     assert inputs["n"] == ("INT64", [1])
     assert inputs["seeds"] == ("INT64", [-1])
     assert inputs["box"] == ("INT64", [4])

@@ -26,7 +26,7 @@ def test_mixed_requests_share_batches_and_are_answered_as_alone(
     watched = Watched(service, monkeypatch)
     watched.gate.set()
     wanted = [traffic.expected(service, sent) for sent in mixed]
-    requests = sum(watched.sizes)  # the others are none, and known to be before the service sees them
+    requests = sum(watched.sizes)  # the others are refused before the service sees them
     watched.sizes.clear()
     watched.gate.clear()
     watched.entered.clear()
@@ -38,7 +38,7 @@ def test_mixed_requests_share_batches_and_are_answered_as_alone(
         watched.gate.set()
         assert all(alike(answer.result(), one) for answer, one in zip(answers, wanted, strict=True))
         assert first.result().status == 200
-    assert len(watched.sizes) == 4  # the one that held the gate, then three of eight
+    assert len(watched.sizes) == 4  # the one at the gate, then three of eight
     assert watched.sizes[0] == 1
     assert sum(watched.sizes[1:]) == requests > len(mixed) / 2
 
@@ -171,13 +171,13 @@ def test_tokens(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     with Live(service, token="s3cret") as live:
         guarded = [("POST", PREDICT), ("GET", PREDICT), ("POST", INFER), ("GET", "/v2/models/latentpatch")]
         for method, path in [*guarded, ("GET", "/schema")]:
-            for given in _WRONG_TOKENS:
+            for header in _WRONG_TOKENS:
                 body = b"x" * 2**20 if method == "POST" else None
-                answer = live.ask(method, path, body, {} if given is None else {"Authorization": given})
+                answer = live.ask(method, path, body, {} if header is None else {"Authorization": header})
                 assert "s3cret" not in fault(answer, 401)["message"]
                 assert answer.headers["www-authenticate"] == "Bearer"
-            for given in ("Bearer s3cret", "bearer  s3cret "):
-                assert live.ask(method, path, None, {"AUTHORIZATION": given}).status == 200
+            for header in ("Bearer s3cret", "bearer  s3cret "):
+                assert live.ask(method, path, None, {"AUTHORIZATION": header}).status == 200
         for path in ("/ping", "/v2/health/ready"):
             assert live.ask("GET", path).status == 200
     assert "s3cret" not in caplog.text
