@@ -214,6 +214,7 @@ BAD: list[tuple[Any, int, str, str | None]] = [
     ({"settings": {"donors": True}}, 422, "invalid_value", "settings.donors"),
     ({"settings": {"max_share": 5e-324}}, 422, "invalid_value", "settings.max_share"),
     ({"settings": {"max_share": 1e-310}}, 422, "invalid_value", "settings.max_share"),
+    ({"sampler": "diffusion", "settings": {"end_noise": 5e-324}}, 422, "invalid_value", "settings.end_noise"),
     ({"settings": {"donors": 1e308}}, 422, "invalid_value", "settings.donors"),
     ({"sampler": "diffusion", "settings": {"windows": [3] * 65}}, 422, "invalid_value", "settings.windows"),
     ({"sampler": "diffusion", "settings": {"windows": [[3]]}}, 422, "invalid_value", "settings.windows"),
