@@ -59,14 +59,8 @@ class Search:
     mask: Tensor | None = None
 
     def key(self) -> Hashable:
-        return (
-            self.method.name,
-            self.settings,
-            _bytes(self.candidates),
-            self.reference is not None,
-            _bytes(self.mask),
-            self.noise.shape[1],
-        )
+        tensors = _bytes(self.candidates), _bytes(self.mask), self.reference is not None, self.noise.shape[1]
+        return self.method.name, self.settings, tensors
 
     def __len__(self) -> int:
         return len(self.noise)

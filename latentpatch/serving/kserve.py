@@ -114,17 +114,15 @@ def _tensor(
 
 def model_metadata(version: str, grid: tuple[int, int]) -> dict[str, Any]:
     """Return the metadata of the model: names, types and shapes of inputs and outputs."""
-    outputs = (("images", "BYTES", [-1]), ("seeds", "INT64", [-1]), ("index", "INT64", [-1, *grid]))
-    return {
-        "name": MODEL_NAME,
-        "versions": [version],
-        "platform": "pytorch",
-        "inputs": _input_tensors(),
-        "outputs": [
-            {"name": name, "datatype": datatype, "shape": shape}
-            for name, datatype, shape in (*outputs, ("report", "BYTES", [1]))
-        ],
+    outputs = {
+        "images": ("BYTES", [-1]),
+        "seeds": ("INT64", [-1]),
+        "index": ("INT64", [-1, *grid]),
+        "report": ("BYTES", [1]),
     }
+    tensors = [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape) in outputs.items()]
+    facts = {"name": MODEL_NAME, "versions": [version], "platform": "pytorch"}
+    return {**facts, "inputs": _input_tensors(), "outputs": tensors}
 
 
 def _input_tensors() -> list[dict[str, Any]]:

@@ -72,6 +72,9 @@ Donor = Annotated[
     BeforeValidator(_donor),
     WithJsonSchema({"anyOf": [_BASE64, {"type": "string", "pattern": "^source:"}]}),
 ]
+Box = Annotated[
+    tuple[int, int, int, int], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+]
 Seed = Annotated[int, Field(ge=0, le=_LARGEST_SEED)]
 Seeds = Annotated[list[Seed], Field(min_length=1, fail_fast=True)]  # a list of all that is wrong could take a minute
 # The registry is read at every request: samplers may be registered while a server runs.
@@ -142,17 +145,10 @@ class ProvenanceRequest(_Sampled):
 class _Masked(_Request):
     image: Picture = Field(description="the picture to change")
     mask: Picture | None = Field(default=None, description="picture that is white where the region is")
-    box: tuple[int, int, int, int] | None = Field(
+    box: Box | None = Field(
         default=None, description="the region as left, top, right, bottom, in pixels of the model's image size"
     )
     composite: bool = Field(default=True, description="keep the picture's own pixels outside the region")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _box_of_list(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("box"), list):
-            return {**data, "box": tuple(data["box"])}
-        return data
 
     @model_validator(mode="after")
     def _check_region(self) -> _Masked:

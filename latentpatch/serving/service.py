@@ -101,35 +101,24 @@ class Service:
         return groups
 
     def _run_group(self, requests: Sequence[Request], deadline: float) -> list[Result | Failure]:
-        outcomes: list[Result | Failure | None] = []
+        outcomes: dict[int, Result | Failure] = {}
+        operations: dict[int, Operation[Result]] = {}
         left = deadline - time.monotonic()
-        for request in requests:
+        for i, request in enumerate(requests):
             try:
                 seconds = self._estimate(request)
                 check_seconds(seconds, self.limits, left)
                 left -= seconds
-                outcomes.append(None)
+                operations[i] = getattr(self, f"_{request.operation}")(request)
             except Exception as error:
-                outcomes.append(failure_of(error))
-
-        admitted = [request for request, outcome in zip(requests, outcomes, strict=True) if outcome is None]
-        done = iter(
-            self.model.run_together(
-                [self._operation(request) for request in admitted], costs=self.costs, check=self._check_time
-            )
-        )
-        for i, outcome in enumerate(outcomes):
-            if outcome is None:
-                result = next(done)
-                outcomes[i] = failure_of(result) if isinstance(result, Exception) else result
-                _drop_frames(result)
-        return [outcome for outcome in outcomes if outcome is not None]
+                outcomes[i] = failure_of(error)
+        results = self.model.run_together(list(operations.values()), costs=self.costs, check=self._check_time)
+        for i, result in zip(operations, results, strict=True):
+            outcomes[i] = failure_of(result) if isinstance(result, Exception) else result
+            _drop_frames(result)
+        return [outcomes[i] for i in range(len(requests))]
 
     # --- operations --------------------------------------------------------------------------------
-
-    def _operation(self, request: Request) -> Operation[Result]:
-        operation: Operation[Result] = getattr(self, f"_{request.operation}")(request)
-        return operation
 
     def _generate(self, request: GenerateRequest) -> Operation[Result]:
         result = yield from self.model.generating(
