@@ -1,4 +1,4 @@
-"""A client for latentpatch's servers, with nothing but Python's standard library.
+"""A client for latentpatch's servers that needs only Python's standard library.
 
     python examples/client.py info
     python examples/client.py generate -n 8 --seed 3 -o out
@@ -6,8 +6,8 @@
     python examples/client.py edit face.jpg --donor other.jpg --box 64,128,192,224 -o out
     python examples/client.py provenance --seed 3 -o out
 
-The server is at --url; its token, where it asks for one, comes from --key-file (TorchServe's key_file.json), --token
-or the environment variable LATENTPATCH_TOKEN.
+--url is the server's address. A token, if the server needs one, comes from --key-file (TorchServe's key_file.json),
+--token or the environment variable LATENTPATCH_TOKEN.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-TRIES = 5  # for a server that is busy
+MAX_TRIES = 5  # requests to a server that is busy
 
 
 class ServerError(Exception):
-    """What the server answered in place of what was asked."""
+    """A refusal, or no answer at all."""
 
 
 class Client:
-    """Asks one server.
+    """Sends requests to one server.
 
     Args:
         url: of the server, such as ``http://127.0.0.1:8080``.
-        token: that it asks for; None for none.
+        token: bearer token; None for none.
         timeout: seconds to wait for an answer.
     """
 
@@ -50,21 +50,21 @@ class Client:
         self.timeout = timeout
 
     def info(self) -> dict[str, Any]:
-        """The model's card: sources, ranges of settings, limits."""
-        return dict(json.loads(self._ask({"operation": "info"})))
+        """Return the model's card: sources, ranges of settings, limits."""
+        return dict(json.loads(self._send({"operation": "info"})))
 
     def pictures(self, operation: str, **fields: Any) -> tuple[dict[str, bytes], dict[str, Any]]:
-        """Pictures by file name, and the report on them. Fields that are None are left out, paths are read."""
+        """Return pictures by file name, and their report; a field may be a path, or None to leave it out."""
         body = {name: _base64(value) if isinstance(value, Path) else value for name, value in fields.items()}
         body = {name: value for name, value in body.items() if value is not None}
-        answer = self._ask({"operation": operation, "answer": "zip", **body})
+        answer = self._send({"operation": operation, "answer": "zip", **body})
         with zipfile.ZipFile(io.BytesIO(answer)) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
         return files, json.loads(files.pop("report.json"))
 
-    def _ask(self, body: dict[str, Any]) -> bytes:
+    def _send(self, body: dict[str, Any]) -> bytes:
         request = urllib.request.Request(self.url, json.dumps(body).encode(), self.headers)
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(MAX_TRIES)):
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                     return bytes(answer.read())
@@ -80,21 +80,21 @@ class Client:
 
 
 def _reason(status: int, body: bytes) -> str:
-    """What a refusal says: ours, TorchServe's own, or nothing but a number."""
+    """Return the reason of a refusal: latentpatch's, TorchServe's own, or only the status."""
     try:
-        told = json.loads(body)
-        if "error" in told:
-            return f"{status} {told['error']['code']}: {told['error']['message']}"
-        return f"{status} {told['type']}: {told['message']}"
+        answer = json.loads(body)
+        if "error" in answer:
+            return f"{status} {answer['error']['code']}: {answer['error']['message']}"
+        return f"{status} {answer['type']}: {answer['message']}"
     except (ValueError, LookupError, TypeError):
         text = body.decode(errors="replace").strip()[:200]
-        return f"{status}: {text or ('the request is too large' if status == 413 else 'no reason is given')}"
+        return f"{status}: {text or ('the request is too large' if status == 413 else 'without a reason')}"
 
 
 def _cut(reason: object) -> str:
-    """TorchServe answers nothing, or closes the connection, where a request is larger than it takes."""
-    cut = isinstance(reason, (BrokenPipeError, ConnectionResetError))
-    return f"{reason}{'; the request may be larger than the server takes' if cut else ''}"
+    """Return the reason of a lost connection; TorchServe closes those of requests that are too large."""
+    was_cut = isinstance(reason, (BrokenPipeError, ConnectionResetError))
+    return f"{reason}{'; the request may be too large for the server' if was_cut else ''}"
 
 
 def _seconds(header: str | None) -> float:
@@ -120,16 +120,16 @@ def _donor(text: str) -> str | Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Ask a latentpatch server for pictures.")
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="of the server (%(default)s)")
+    parser = argparse.ArgumentParser(description="Get pictures from a latentpatch server.")
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="address of the server (%(default)s)")
     token = parser.add_mutually_exclusive_group()
     token.add_argument("--key-file", metavar="FILE", help="TorchServe's key_file.json")
-    token.add_argument("--token", help="better in LATENTPATCH_TOKEN, where other users do not see it")
+    token.add_argument("--token", help="bearer token; safer in LATENTPATCH_TOKEN, which other users cannot see")
     commands = parser.add_subparsers(dest="operation", required=True)
-    commands.add_parser("info", help="what the server holds and allows, as JSON")
+    commands.add_parser("info", help="sources, settings and limits, as JSON")
     for name, described in (
         ("generate", "new pictures"),
-        ("provenance", "where the pictures of the same generate command come from"),
+        ("provenance", "sources of the pictures of the same generate command"),
         ("inpaint", "a region filled, in n ways"),
         ("edit", "a region copied from a donor"),
         ("reconstruct", "a picture through the autoencoder"),
@@ -145,19 +145,19 @@ def _parser() -> argparse.ArgumentParser:
         if name == "edit":
             command.add_argument("--donor", type=_donor, required=True, help="picture, or source:ID")
         if drawn:
-            command.add_argument("-n", type=int, default=1, help="how many")
-            command.add_argument("--seed", type=int, default=0, help="of the first; the next has the next")
+            command.add_argument("-n", type=int, default=1, help="number of pictures")
+            command.add_argument("--seed", type=int, default=0, help="seed of the first; the next has the next")
             command.add_argument("--where", help='sources to use, such as "gender=female"')
             command.add_argument("--settings", type=json.loads, help="such as '{\"patch_size\": 8}'")
         if name in ("generate", "provenance"):
-            command.add_argument("--reference", type=Path, help="picture they are to resemble")
+            command.add_argument("--reference", type=Path, help="picture that the new ones resemble")
         command.add_argument("--image-format", choices=("png", "jpeg", "webp"))
         command.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     return parser
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Run one command and return the exit status."""
     options = vars(parsed := _parser().parse_args())
     operation = options.pop("operation")
     try:

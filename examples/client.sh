@@ -1,8 +1,8 @@
 #!/bin/sh
 # Every operation and every form of request and answer, with curl: sh examples/client.sh FACE.png [FOLDER]
-# URL is the server's; TOKEN its token, where it asks for one. Both servers take all of this:
+# URL is the server's address, TOKEN its token, if it needs one. Both servers accept all of these requests:
 #   URL=http://127.0.0.1:8080 TOKEN=$(python3 -c 'import json; print(json.load(open("key_file.json"))["inference"]["key"])')
-# -d alone would send JSON as a form: the Content-Type has to be said.
+# -d alone would send JSON as a form: set the Content-Type.
 set -eu
 
 FACE=$1
@@ -15,7 +15,7 @@ JSON="Content-Type: application/json"
 mkdir -p "$OUT"
 curl() { command curl --silent --show-error --fail-with-body --header "$AUTH" "$@"; }
 
-# What the server holds, the ranges of settings, limits, schema.
+# Sources, ranges of settings, limits, schema.
 curl "$ASK" -o "$OUT/info.json"
 
 # One picture, in each form: by the Accept header or by a field.
@@ -28,7 +28,7 @@ curl "$ASK" -H "$JSON" -d '{"seed": 7}' -H 'Accept: application/json' -o "$OUT/s
 curl "$ASK" -H "$JSON" -d '{"n": 4, "seed": 7, "settings": {"patch_size": 4}}' -o "$OUT/four.zip"
 curl "$ASK" -H "$JSON" -d '{"n": 2, "answer": "json", "image_format": "jpeg"}' -o "$OUT/two.json"
 
-# Where the picture of seed 7 comes from, as a map and as numbers.
+# The sources of the picture of seed 7, as a map and as numbers.
 curl "$ASK" -H "$JSON" -d '{"operation": "provenance", "seed": 7}' -o "$OUT/seven-map.png"
 curl "$ASK" -H "$JSON" -d '{"operation": "provenance", "seed": 7, "answer": "json"}' -o "$OUT/seven-map.json"
 

@@ -1,7 +1,7 @@
-"""What TorchServe calls: a thin class between its batches and :mod:`latentpatch.serving`.
+"""The TorchServe handler: a thin class between TorchServe's batches and :mod:`latentpatch.serving`.
 
-TorchServe loads this file by name and takes the one class it defines; everything else is in the package, which lies
-beside it in the archive.
+TorchServe loads this file by name and uses the one class it defines. All else is in the package, which lies beside this
+file in the archive.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _log = logging.getLogger(__name__)
 
 
 class LatentPatchHandler:
-    """Answers batches of requests; whatever happens to one is its own affair."""
+    """Answers batches of requests; a failure concerns its own request only."""
 
     def initialize(self, context: Any) -> None:
-        """Load the model of the archive, on the GPU TorchServe gave this worker where there is one.
+        """Load the model of the archive, on the GPU that TorchServe assigns to this worker, if any.
 
         The ``handler`` block of ``model-config.yaml`` has ``threads``, ``precision``, ``device`` and ``limits``.
         """
@@ -51,7 +51,7 @@ class LatentPatchHandler:
         _log.info("%d sources, %s on %s, process %d", len(model.bank), model.autoencoder.spec.name, device, os.getpid())
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
-        """The bodies of the answers, one a request; statuses and types go to the context."""
+        """Return the bodies of the answers, one a request; statuses, types and headers go to the context."""
         calls = [self._call(item, context, i) for i, item in enumerate(data)]
         responses = respond(self.service, calls)
         for i, response in enumerate(responses):
@@ -67,10 +67,10 @@ class LatentPatchHandler:
         if "body" in item and len(item) == 1:
             body = item["body"]
             return Call(bytes(body) if isinstance(body, (bytearray, memoryview)) else body, headers)
-        return Call(None, headers, {name: _plain(value) for name, value in item.items()} if item else None)
+        return Call(None, headers, {name: _bytes_or_text(value) for name, value in item.items()} if item else None)
 
     def _measure(self, responses: list[Response], context: Any) -> None:
-        """Custom metrics, in seconds and counts; a fault in them must not cost an answer."""
+        """Update custom metrics, in seconds and counts; an error here must not cost an answer."""
         try:
             seconds, images = self.service.costs.seconds, self.service.costs.images
             _emit(context, "gauge", "QueueShare", len(responses) / self.batch_size)
@@ -90,9 +90,9 @@ def _emit(context: Any, kind: str, name: str, value: float, reason: str = "") ->
     from ts.metrics.metric_type_enum import MetricTypes
 
     metric = context.metrics.get_metric(name, MetricTypes(kind))
-    known = {"ModelName": context.model_name, "Level": "Model", "Reason": reason}
-    metric.add_or_update(value, [known[dimension] for dimension in metric.dimension_names])
+    dimensions = {"ModelName": context.model_name, "Level": "Model", "Reason": reason}
+    metric.add_or_update(value, [dimensions[dimension] for dimension in metric.dimension_names])
 
 
-def _plain(value: Any) -> bytes | str:
+def _bytes_or_text(value: Any) -> bytes | str:
     return bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else str(value)

@@ -1,10 +1,10 @@
-"""Operations as steps, so that several at once share the costly ones.
+"""Cooperative batching: operations that wait for the same kind of work share one call.
 
-What a model does for one request is a generator: it yields a step, an :class:`Encode`, a :class:`Search` or a
-:class:`Decode`, is sent the step's result, and returns the request's. :func:`run_together` drives any number of
-them and merges the steps that wait at the same stage, so that a batch of different requests costs one encoder
-call, one search for each set of settings, and one decoder call. Alone or together, a request's result is the same:
-every step is exact, or padded to a fixed size, in each of its rows.
+An operation is a generator. It yields steps (:class:`Encode`, :class:`Search`, :class:`Decode`), receives each step's
+result, and returns the result of its request. :func:`run_together` drives any number of operations and merges the steps
+that wait at the same stage: a batch of different requests costs one encoder call, one search for each set of settings,
+and one decoder call. A request's result is the same alone and in a batch, because every step computes each row exactly,
+or in chunks of a fixed size.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -27,7 +27,7 @@ __all__ = ["Costs", "Decode", "Encode", "Operation", "Search", "Step", "run_toge
 
 @dataclass(frozen=True, eq=False)
 class Encode:
-    """Latents of pictures ``(N, 3, H, W)`` are wanted: ``(N, L, h, w)``."""
+    """A step from pictures ``(N, 3, H, W)`` to latents ``(N, L, h, w)``."""
 
     pictures: Tensor
 
@@ -40,13 +40,13 @@ class Encode:
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """An index map is wanted: ``(N, h, w)``.
+    """A step to index maps ``(N, h, w)``.
 
     Attributes:
         method: the sampler.
-        settings: its settings.
-        noise: ``(N, steps)``.
-        candidates: ``(C,)`` int64, the sources it may use; None for all.
+        settings: of the sampler, resolved.
+        noise: ``(N, noise_dim)``.
+        candidates: ``(C,)`` int64, positions of the sources it may use; None for all.
         reference: ``(N or 1, h, w, r)`` int16 keys; None for none.
         mask: ``(h, w)`` bool, the cells to fill; None for all.
     """
@@ -59,14 +59,8 @@ class Search:
     mask: Tensor | None = None
 
     def key(self) -> Hashable:
-        return (
-            self.method.name,
-            self.settings,
-            _bytes(self.candidates),
-            self.reference is not None,
-            _bytes(self.mask),
-            self.noise.shape[1],
-        )
+        tensors = _bytes(self.candidates), _bytes(self.mask), self.reference is not None, self.noise.shape[1]
+        return self.method.name, self.settings, tensors
 
     def __len__(self) -> int:
         return len(self.noise)
@@ -74,7 +68,7 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Decode:
-    """A request for the pictures ``(N, 3, H, W)`` of latents ``(N, L, h, w)``.
+    """A step from latents ``(N, L, h, w)`` to pictures ``(N, 3, H, W)``.
 
     Attributes:
         latents: of the pictures.
@@ -99,7 +93,7 @@ Operation = Generator[Step, Tensor, T]
 
 @dataclass
 class Costs:
-    """What a run took, by stage (``encode``, ``search``, ``decode``): seconds, and images that went through."""
+    """Seconds and numbers of images by stage: ``encode``, ``search`` and ``decode``."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {stage.__name__.lower(): 0.0 for stage in _STAGES})
     images: dict[str, int] = field(default_factory=lambda: {stage.__name__.lower(): 0 for stage in _STAGES})
@@ -109,7 +103,7 @@ class Costs:
         start = time.perf_counter()
         yield
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # what was started is not yet done
+            torch.cuda.synchronize()  # kernels still run when their calls return
         name = type(step).__name__.lower()
         self.seconds[name] += time.perf_counter() - start
         self.images[name] += len(step)
@@ -122,21 +116,24 @@ def run_together(
     costs: Costs | None = None,
     check: Callable[[], None] | None = None,
 ) -> list[T | Exception]:
-    """The result of each operation, or the exception it ended with, which concerns it alone.
+    """Return the result of each operation, or the exception it ended with, which concerns it alone.
 
     Args:
         operations: generators of steps.
-        perform: carries out one step.
-        costs: is added to.
-        check: called before every step; what it raises ends the operations that still wait.
+        perform: computes one step.
+        costs: to which those of the steps are added.
+        check: called before every step; its exception ends the operations that still wait.
     """
-    run = _Run(operations, perform, costs or Costs(), check)
-    run.to_the_end()
-    return [run.outcomes[i] for i in range(len(operations))]
+    batch = _Batch(operations, perform, costs or Costs(), check)
+    batch.run()
+    return [batch.outcomes[i] for i in range(len(operations))]
 
 
-class _Run(Generic[T]):
-    """Operations on their way. (Not closures: those that call themselves keep their tensors until a collection.)"""
+class _Batch(Generic[T]):
+    """Operations in progress.
+
+    Not closures: recursive ones would keep their tensors until a garbage collection.
+    """
 
     def __init__(
         self,
@@ -149,29 +146,32 @@ class _Run(Generic[T]):
         self.outcomes: dict[int, T | Exception] = {}
         self.waiting: dict[int, Step] = {}
 
-    def to_the_end(self) -> None:
+    def run(self) -> None:
+        """Run all operations to their end."""
         for i, operation in enumerate(self.operations):
-            self.advance(i, partial(next, operation))
+            self.resume(i, partial(next, operation))
         while self.waiting:
-            # The earliest stage first: who lags behind catches up, and the last stage is taken together.
+            # The earliest stage first: operations that lag behind catch up, and share the last stage.
             stage = min(_STAGES.index(type(step)) for step in self.waiting.values())
             groups: dict[Hashable, list[int]] = {}
             for i, step in sorted(self.waiting.items()):
                 if type(step) is _STAGES[stage]:
                     groups.setdefault(step.key(), []).append(i)
             for members in groups.values():
-                self.carry_out(members)
+                self.execute(members)
 
-    def advance(self, i: int, resume: Callable[[], Step]) -> None:
+    def resume(self, i: int, advance: Callable[[], Step]) -> None:
+        """Advance an operation to its next step or its end."""
         self.waiting.pop(i, None)
         try:
-            self.waiting[i] = resume()
+            self.waiting[i] = advance()
         except StopIteration as end:
             self.outcomes[i] = end.value
         except Exception as error:
             self.outcomes[i] = error
 
-    def carry_out(self, members: list[int]) -> None:
+    def execute(self, members: list[int]) -> None:
+        """Perform the steps of some operations as one, and resume them with its results."""
         try:
             if self.check is not None:
                 self.check()
@@ -179,7 +179,7 @@ class _Run(Generic[T]):
             for i in members:
                 self.throw(i, error)
             return
-        step = _merged([self.waiting[i] for i in members])
+        step = _merge([self.waiting[i] for i in members])
         counts = [len(self.waiting[i]) for i in members]
         try:
             with self.costs.timed(step):
@@ -187,19 +187,20 @@ class _Run(Generic[T]):
         except Exception as error:
             if len(members) == 1:
                 self.throw(members[0], error)
-            else:  # whose fault it is shows when each goes alone
+            else:  # each alone, to find the one at fault
                 for i in members:
-                    self.carry_out([i])
+                    self.execute([i])
             return
         for i, result in zip(members, results, strict=True):
-            self.advance(i, partial(self.operations[i].send, result))
+            self.resume(i, partial(self.operations[i].send, result))
 
     def throw(self, i: int, error: Exception) -> None:
-        self.advance(i, partial(self.operations[i].throw, error))
+        """Raise an error in an operation."""
+        self.resume(i, partial(self.operations[i].throw, error))
 
 
-def _merged(steps: Sequence[Step]) -> Step:
-    """One step for several of equal keys, their rows one after the other."""
+def _merge(steps: Sequence[Step]) -> Step:
+    """Return one step for several of equal keys, their rows one after the other."""
     first = steps[0]
     if len(steps) == 1:
         return first
@@ -209,14 +210,8 @@ def _merged(steps: Sequence[Step]) -> Step:
         return Decode(torch.cat([step.latents for step in steps if isinstance(step, Decode)]), first.dtype)
     searches = [step for step in steps if isinstance(step, Search)]
     references = [step.reference.expand(len(step), -1, -1, -1) for step in searches if step.reference is not None]
-    return Search(
-        first.method,
-        first.settings,
-        torch.cat([step.noise for step in searches]),
-        first.candidates,
-        torch.cat(references) if references else None,
-        first.mask,
-    )
+    noise, reference = torch.cat([step.noise for step in searches]), torch.cat(references) if references else None
+    return replace(first, noise=noise, reference=reference)
 
 
 def _bytes(tensor: Tensor | None) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Operations run together: one call a stage, results as alone, faults that stay where they are."""
+"""Operations in a batch: one call a stage, the results of each alone, and errors that concern one operation only."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import torch
 from .. import __version__
 from ..errors import LatentPatchError
 from ..runs.processes import process_group, rank
-from ..runs.system import keep_freed_memory
+from ..runs.system import is_out_of_memory, keep_freed_memory
 from . import align, audit, bench, evaluate, explain, exporting, making, models, unlearn
 
 __all__ = ["main"]
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LatentPatchError, ValueError, TypeError) as error:
         return _failed(str(error))
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return _failed("out of memory; fewer sources, a smaller --size or another --device may fit")
     except KeyboardInterrupt:
@@ -107,10 +107,6 @@ def _print(report: dict[str, Any]) -> int:
 def _failed(reason: str) -> int:
     print("latentpatch: error:", " ".join(line.strip() for line in reason.splitlines()), file=sys.stderr)
     return 1
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from ..registry import SAMPLERS
 from ..settings import Settings
 from .latent.search.prepared import PreparedSources
 
-__all__ = ["Context", "Method", "Sampler", "register"]
+__all__ = ["Context", "Method", "Sampler", "register", "window_size"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,13 @@ class Context:
     num_sources: int
     has_reference: bool = False
     mask: Tensor | None = None
+
+
+def window_size(grid: tuple[int, int], side: int) -> float:
+    """Return the mean number of cells in the part of a window within the grid, over all cells as its centers."""
+    before, after = (side - 1) // 2, side // 2
+    means = [sum(min(i + after, n - 1) - max(i - before, 0) + 1 for i in range(n)) / n for n in grid]
+    return means[0] * means[1]
 
 
 class Method(ABC):
@@ -72,7 +79,10 @@ class Method(ABC):
         """
 
     def work(self, settings: Any, context: Context) -> int:
-        """Return the cost of one image beside decoding, in compared window cells; 0 for next to none."""
+        """Return the cost of one image besides decoding, in compared window cells; 0 for next to none.
+
+        Servers estimate from it how long a request takes: within a factor of three is good enough.
+        """
         return 0
 
 

@@ -1,6 +1,6 @@
-"""Requests and results as they travel: JSON, multipart, bare pictures, the Open Inference Protocol; and back.
+"""Requests and answers over HTTP: JSON, forms, bare pictures, the Open Inference Protocol; and results back.
 
-A server gives each request as a :class:`Call` and gets a :class:`Response`; what is in between is the same for all.
+A server passes each request as a :class:`Call` and gets a :class:`Response`; all servers share what is in between.
 """
 
 from __future__ import annotations
@@ -9,32 +9,36 @@ import base64
 import io
 import json
 import logging
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from pydantic import ValidationError
+from torch import Tensor
 
+from ..errors import SettingError
 from ..io.images import encode_lossy, encode_png
+from .kserve import encode_kserve, parse_kserve
+from .limits import Failure, Refusal, failure_of, malformed, truncate_for_message
 from .schema import Answer, InfoRequest, PictureFormat, Request, parse
-from .service import Failure, Refusal, Result
+from .service import Result
 
-__all__ = ["REQUEST_HEADER", "Call", "Response", "respond"]
+__all__ = ["REQUEST_HEADER", "Call", "Response", "encode_failure", "internal_failure", "respond"]
 
 _log = logging.getLogger(__name__)
 
-#: JSON of the other fields, beside a body that is a bare picture.
+#: Name of the header that has the other fields as JSON, where the body is a bare picture.
 REQUEST_HEADER = "LatentPatch-Request"
 
 _PICTURES = ("image", "mask", "donor", "reference")
-_TEXTS = ("operation", "where", "sampler", "decoding", "answer", "image_format")
+_TEXTS = ("operation", "where", "sampler", "preset", "decoding", "answer", "image_format")
 _CODECS: dict[PictureFormat, str] = {"jpeg": "JPEG", "webp": "WEBP"}
-_PNG_LEVEL = 3  # a tenth larger than at most effort, in half the time
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest there is: equal answers are equal bytes
-_SHOWN = 80  # characters of a wrong value in a message
-_MOST_FIELDS = 100  # more than there are; what validation says of a million of them takes longer than an answer may
-_MOST_SIDES = 8  # of an Open Inference shape: the product of millions takes minutes
+_PNG_LEVEL = 3  # zlib level: files are a tenth larger than at level 9, in half the time
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip: equal answers are equal bytes
+_NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
+MAX_FIELDS = 100  # fields or settings of a request: reporting a million unknown ones would take too long
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Call:
     """A request as a server received it.
 
     Attributes:
-        body: bytes or text of the body, or its JSON where the server has parsed it; None where there is none.
+        body: bytes or text of the body, or its JSON where the server has parsed it; None without a body.
         headers: of the request.
         fields: of a form, in place of a body.
     """
@@ -52,13 +56,13 @@ class Call:
     fields: Mapping[str, bytes | str] | None = None
 
     def header(self, name: str) -> str:
-        """A header's value, whatever the case of its name; empty where it is absent."""
+        """Return the value of a header, whatever the case of its name; empty where it is absent."""
         return next((value for key, value in self.headers.items() if key.lower() == name.lower()), "")
 
 
 @dataclass(frozen=True)
 class Response:
-    """What a server is to answer."""
+    """The answer that a server sends."""
 
     status: int
     content_type: str
@@ -67,205 +71,162 @@ class Response:
 
 
 class Runner(Protocol):
-    """What answers requests: a :class:`~latentpatch.serving.Service`, or one like it."""
+    """The interface of :class:`~latentpatch.serving.Service` and :class:`~.exported.GraphService`."""
 
     def run(self, requests: Sequence[Request]) -> list[Result | Failure]:
-        """The outcome of each request."""
+        """Return the outcome of each request."""
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A request, and the form its answer is to have."""
+class ParsedRequest:
+    """A request, and the form of its answer.
+
+    Attributes:
+        request: validated.
+        answer: form of the answer; None for a picture, or a zip of several.
+        image_format: of the pictures.
+        kserve: what an answer of the Open Inference Protocol repeats of its request; None for other requests.
+    """
 
     request: Request
     answer: Answer | None
-    picture: PictureFormat
-    protocol: dict[str, Any] | None = None  # the id and the like of an Open Inference request
+    image_format: PictureFormat
+    kserve: dict[str, Any] | None = None
 
 
 def respond(service: Runner, calls: Sequence[Call]) -> list[Response]:
-    """Answer a batch of requests: each its own response, whatever the others are. Nothing is raised."""
+    """Return the answers to a batch of requests. A failure concerns its own request; nothing is raised."""
     try:
-        asked = [_read(call) for call in calls]
-        results = iter(service.run([one.request for one in asked if isinstance(one, _Asked)]))
-        return [failed(one) if isinstance(one, Failure) else _answer(next(results), one) for one in asked]
-    except Exception:  # a defect: raised, it would cost all of them their connections, or the server its thread
+        parsed = [_parse_call(call) for call in calls]
+        results = iter(service.run([one.request for one in parsed if isinstance(one, ParsedRequest)]))
+        return [encode_failure(one) if isinstance(one, Failure) else _answer(next(results), one) for one in parsed]
+    except Exception:  # a defect: if it were raised, all of the batch would lose their connections
         _log.exception("a batch failed")
         return [internal_failure() for _ in calls]
 
 
 def internal_failure() -> Response:
-    """What is answered where the fault is ours."""
-    return failed(Failure(500, "internal", "the server's log has the reason"))
+    """Return the answer for a defect of the server."""
+    return encode_failure(Failure(500, "internal", "the server's log has the reason"))
 
 
-def _answer(outcome: Result | Failure, asked: _Asked) -> Response:
+def _answer(outcome: Result | Failure, parsed: ParsedRequest) -> Response:
     if isinstance(outcome, Failure):
-        return failed(outcome)
+        return encode_failure(outcome)
     try:
-        return _written(outcome, asked)
+        return encode_result(outcome, parsed)
     except Refusal as refusal:
-        return failed(refusal.failure)
-    except Exception:  # memory, for one: the others of the batch still have their answers
+        return encode_failure(refusal.failure)
+    except Exception:  # such as a lack of memory: the others of the batch still have their answers
         _log.exception("an answer could not be written")
-        return failed(Failure(500, "internal", "this answer could not be written; the server's log has the reason"))
+        message = "this answer could not be written; the server's log has the reason"
+        return encode_failure(Failure(500, "internal", message))
 
 
-def failed(failure: Failure) -> Response:
-    """A refusal as JSON: ``{"error": {"status", "code", "message", "field"}}``."""
-    error = {"status": failure.status, "code": failure.code, "message": failure.message, "field": failure.field}
+def encode_failure(failure: Failure) -> Response:
+    """Return a failure as JSON: ``{"error": {"status", "code", "message", "field"}}``."""
     headers = {"Retry-After": "1"} if failure.status == 503 else {}
-    return Response(failure.status, "application/json", _json({"error": error}), headers)
+    return Response(failure.status, "application/json", _json({"error": asdict(failure)}), headers)
 
 
-# --- in --------------------------------------------------------------------------------------------------
+# --- requests ------------------------------------------------------------------------------------------------
 
 
-def _read(call: Call) -> _Asked | Failure:
+def _parse_call(call: Call) -> ParsedRequest | Failure:
     try:
-        fields, protocol = _fields(call)
+        fields, kserve = _fields(call)
         for part in (fields, fields.get("settings")):
-            if isinstance(part, dict) and len(part) > _MOST_FIELDS:
-                raise _malformed(f"{len(part)} fields; there are not as many")
+            if isinstance(part, dict) and len(part) > MAX_FIELDS:
+                raise malformed(f"a request has at most {MAX_FIELDS} fields, not {len(part)}")
         try:
             request = parse(fields)
         except ValidationError as error:
-            raise Refusal(_invalid(error)) from error
+            return _invalid(error)
         if isinstance(request, InfoRequest):
-            return _Asked(request, "json", "png", protocol)
-        answer, picture = _accepted(call.header("Accept")) if protocol is None else (None, None)
-        return _Asked(request, request.answer or answer, request.image_format or picture or "png", protocol)
+            return ParsedRequest(request, "json", "png", kserve)
+        answer, image_format = _accepted(call.header("Accept")) if kserve is None else (None, None)
+        return ParsedRequest(request, request.answer or answer, request.image_format or image_format or "png", kserve)
     except Refusal as refusal:
         return refusal.failure
-    except RecursionError:  # where the server parsed the JSON, it got further down than we do
-        return Failure(400, "malformed", "the body: nested too deeply")
+    except RecursionError:  # a server that parsed the JSON itself may get deeper than this
+        return Failure(400, "malformed", "the body is nested too deeply")
 
 
 def _fields(call: Call) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """-> fields of a request; of the Open Inference Protocol what its answer repeats"""
+    """Return the fields of a request, and for the Open Inference Protocol what its answer repeats."""
     if call.fields is not None:
-        return _form(call.fields), None
+        return _form_fields(call.fields), None
     body, kind = call.body, call.header("Content-Type").partition(";")[0].strip().lower()
     if body is None or (isinstance(body, (bytes, str)) and not body):
-        if kind or call.header("Content-Length").strip("0 "):  # a form gone wrong, or null
-            raise _malformed("the body: nothing in it can be read; JSON goes with Content-Type: application/json")
+        if kind or call.header("Content-Length").strip("0 "):  # a malformed form, or null
+            raise malformed("the body is empty or unreadable; JSON needs Content-Type: application/json")
         return {"operation": "info"}, None
-    json_or_text = kind == "application/json" or kind.startswith("text/")  # some servers give text as str
+    json_or_text = kind == "application/json" or kind.startswith("text/")  # some servers pass text as str
     if isinstance(body, bytes) and (kind.startswith("image/") or not (json_or_text or _looks_json(body))):
-        return _bare_picture(body, call.header(REQUEST_HEADER)), None
+        return _picture_fields(body, call.header(REQUEST_HEADER)), None
     if isinstance(body, (bytes, str)):
-        body = _parsed(body, "the body")
+        body = _parse_json(body, "the body")
     if not isinstance(body, dict):
-        raise _malformed(f"the body: a JSON object is expected, got {_shown(body)}")
-    return _open_inference(body) if "inputs" in body else (body, None)
+        raise malformed(f"the body must be a JSON object, got {truncate_for_message(body)}")
+    return parse_kserve(body) if "inputs" in body else (body, None)
 
 
 def _looks_json(body: bytes) -> bool:
     return body.lstrip()[:1] in (b"{", b"[", b'"')
 
 
-def _bare_picture(picture: bytes, header: str) -> dict[str, Any]:
-    fields = _parsed(header, REQUEST_HEADER) if header else {"operation": "reconstruct"}
+def _picture_fields(picture: bytes, header: str) -> dict[str, Any]:
+    """Return the fields of a bare picture and a header with the others."""
+    fields = _parse_json(header, REQUEST_HEADER) if header else {"operation": "reconstruct"}
     if not isinstance(fields, dict):
-        raise _malformed(f"{REQUEST_HEADER}: a JSON object is expected, got {_shown(fields)}")
-    drawn = fields.get("operation", "generate") in ("generate", "provenance")
-    return {**fields, "reference" if drawn else "image": picture}
+        raise malformed(f"{REQUEST_HEADER} must be a JSON object, got {truncate_for_message(fields)}")
+    is_reference = fields.get("operation", "generate") in ("generate", "provenance")
+    return {**fields, "reference" if is_reference else "image": picture}
 
 
-def _form(form: Mapping[str, bytes | str]) -> dict[str, Any]:
-    """Fields of a form: pictures as bytes, texts as they are, the others as JSON."""
+def _form_fields(form: Mapping[str, bytes | str]) -> dict[str, Any]:
+    """Return the fields of a form: pictures as bytes, texts unchanged, the others from JSON.
+
+    A browser sends every field of a form, empty where the user left it alone: such a field counts as absent.
+    """
     fields: dict[str, Any] = {}
     for name, value in form.items():
+        if not value:
+            continue
         if name in _PICTURES:
             data = value.encode() if isinstance(value, str) else bytes(value)
-            fields[name] = _text(data, name) if name == "donor" and data.startswith(b"source:") else data
+            fields[name] = _decode(data, name) if name == "donor" and data.startswith(b"source:") else data
             continue
-        text = value if isinstance(value, str) else _text(bytes(value), name)
-        fields[name] = text if name in _TEXTS else _parsed(text, name)
+        text = value if isinstance(value, str) else _decode(bytes(value), name)
+        fields[name] = text if name in _TEXTS else _parse_json(text, name)
     return fields
 
 
-def _text(data: bytes, name: str) -> str:
+def _decode(data: bytes, name: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise _malformed(f"{_shown(name)}: UTF-8 text is expected") from error
+        raise malformed(f"{truncate_for_message(name)} must be UTF-8 text") from error
 
 
-def _parsed(text: bytes | str, name: str) -> Any:
+def _parse_json(text: bytes | str, name: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _malformed(f"{_shown(name)}: JSON is expected: {error}") from error
-
-
-def _open_inference(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A request of the Open Inference Protocol (KServe v2): each input is a field, as are the parameters."""
-    unknown = sorted(set(body) - {"id", "inputs", "outputs", "parameters"})
-    inputs, parameters = body["inputs"], body.get("parameters", {})
-    if unknown or not isinstance(inputs, list) or not isinstance(parameters, dict):
-        raise _malformed('an Open Inference request {"inputs": [...], "parameters": {...}} is expected')
-    fields = {name: value for name, value in parameters.items() if name != "binary_data_output"}
-    for tensor in inputs:
-        if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
-            raise _malformed("inputs: each has a name, a shape, a datatype and data")
-        name, data = tensor["name"], _flat(tensor.get("data"))
-        shape = tensor.get("shape")
-        sides = shape if isinstance(shape, list) and len(shape) <= _MOST_SIDES else [-1]
-        if not all(type(side) is int and side >= 0 for side in sides) or not data:
-            raise _malformed(f"inputs: {_shown(name)}: a shape and data (not a binary extension) are expected")
-        size = 1
-        for side in sides:
-            size *= side
-        if size != len(data):
-            raise _malformed(f"inputs: {_shown(name)}: shape {_shown(shape)} does not hold {len(data)} values")
-        whole = name in ("seeds", "box")
-        fields[name] = data if whole else data[0]
-        if not whole and len(data) != 1:
-            raise _malformed(f"inputs: {_shown(name)}: one value is expected, got {len(data)}")
-        if name == "settings" and isinstance(fields[name], str):
-            fields[name] = _parsed(fields[name], name)
-    identifier = body.get("id")
-    if identifier is not None and not isinstance(identifier, str):
-        raise _malformed(f"id: text is expected, got {_shown(identifier)}")
-    return fields, {} if identifier is None else {"id": identifier}
-
-
-def _flat(data: Any) -> list[Any]:
-    """Values of a possibly nested list, in order."""
-    values: list[Any] = []
-    waiting = [data]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, list):
-            waiting += reversed(value)
-        else:
-            values.append(value)
-    return values
-
-
-def _malformed(message: str) -> Refusal:
-    return Refusal(Failure(400, "malformed", message))
+        raise malformed(f"{truncate_for_message(name)} must be JSON: {error}") from error
 
 
 def _invalid(error: ValidationError) -> Failure:
-    """The first of the things that are wrong, without the value of a whole picture."""
-    errors = error.errors(include_url=False, include_context=False)
-    first = errors[0]
-    # The class a union took is no part of the request.
-    names = [str(part) for part in first["loc"]][1:]
+    """Return the first fault of a request; of a picture it shows the size only."""
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, SettingError):
+        return failure_of(cause)
+    names = [str(part) for part in first["loc"]][1:]  # the operation, which comes first, is no field
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] in ("missing", "value_error") else f", got {_shown(first['input'])}"
+    shown = "" if first["type"] in ("missing", "value_error") else f", got {truncate_for_message(first['input'])}"
     name = ".".join(names) or None
-    return Failure(422, "invalid_value", f"{_shown(name) + ': ' if name else ''}{message}{shown}", name)
-
-
-def _shown(value: Any) -> str:
-    """A value for a message, of bounded length."""
-    if isinstance(value, (bytes, bytearray)):
-        return f"{len(value)} bytes"
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    return Failure(422, "invalid_value", f"{truncate_for_message(name) + ': ' if name else ''}{message}{shown}", name)
 
 
 _TYPES: dict[str, tuple[Answer | None, PictureFormat | None]] = {
@@ -281,75 +242,66 @@ _TYPES: dict[str, tuple[Answer | None, PictureFormat | None]] = {
 
 
 def _accepted(header: str) -> tuple[Answer | None, PictureFormat | None]:
-    """The first of the most wanted forms of an Accept header that there are."""
+    """Return form and image format of an Accept header: the most wanted of those that exist, the first among equals."""
     if not header.strip():
         return None, None
     wanted: list[tuple[float, int, str]] = []
     for i, part in enumerate(header.split(",")):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
+        texts = [text[2:] for text in parameters if text.startswith("q=")]
+        quality = float(texts[-1]) if texts and _NUMBER.fullmatch(texts[-1]) else 0.0 if texts else 1.0
         if kind in _TYPES and 0 < quality <= 1:
             wanted.append((-quality, i, kind))
     if not wanted:
-        kinds = ", ".join(kind for kind in _TYPES if "*" not in kind)
-        raise Refusal(Failure(406, "not_acceptable", f"Accept {_shown(header)}: one of {kinds} is expected"))
+        kinds, shown = ", ".join(kind for kind in _TYPES if "*" not in kind), truncate_for_message(header)
+        raise Refusal(Failure(406, "not_acceptable", f"Accept must name one of {kinds}, got {shown}"))
     return _TYPES[min(wanted)[2]]
 
 
-# --- out -------------------------------------------------------------------------------------------------
+# --- answers -------------------------------------------------------------------------------------------------
 
 
-def _written(result: Result, asked: _Asked) -> Response:
+def encode_result(result: Result, parsed: ParsedRequest) -> Response:
+    """Return a result in the form of its request.
+
+    Raises:
+        Refusal: 406 for several pictures as one.
+    """
+    content_type = f"image/{parsed.image_format}"
+    files = [] if result.pictures is None else _encode_pictures(result, result.pictures, parsed.image_format)
+    if parsed.kserve is not None:
+        return _as_json(encode_kserve(result, files, content_type, parsed.kserve))
     if result.pictures is None:
-        return _in_protocol(result, [], asked) if asked.protocol is not None else _as_json(result.report)
-    files = _files(result, asked.picture)
-    if asked.protocol is not None:
-        return _in_protocol(result, files, asked)
-    answer = asked.answer or ("image" if len(files) == 1 else "zip")
-    if answer == "image":
-        if len(files) != 1:
-            raise Refusal(
-                Failure(406, "not_acceptable", f"{len(files)} pictures are not one: ask for application/zip or json")
-            )
-        return Response(200, f"image/{asked.picture}", files[0])
+        return _as_json(result.report)
+    answer = parsed.answer or ("image" if len(files) == 1 else "zip")
+    if answer == "zip":
+        return Response(200, "application/zip", _zip(result, files, parsed.image_format))
     if answer == "json":
-        rows = [
-            {**record, "image": base64.b64encode(file).decode()}
-            for record, file in zip(result.records, files, strict=True)
-        ]
-        return _as_json(
-            {
-                "operation": result.operation,
-                **result.report,
-                "content_type": f"image/{asked.picture}",
-                "images": rows,
-            }
-        )
-    return Response(200, "application/zip", _zip(result, files, asked.picture))
+        texts = (base64.b64encode(file).decode() for file in files)
+        images = [{**record, "image": text} for record, text in zip(result.records, texts, strict=True)]
+        report = {"operation": result.operation, **result.report, "content_type": content_type}
+        return _as_json(report | {"images": images})
+    if len(files) != 1:
+        message = f"an image is one picture, not {len(files)}: ask for application/zip or json"
+        raise Refusal(Failure(406, "not_acceptable", message))
+    return Response(200, content_type, files[0])
 
 
-def _files(result: Result, kind: PictureFormat) -> list[bytes]:
-    """Each picture as a file; a PNG says what it takes to make it again."""
-    assert result.pictures is not None
-    if kind != "png":
-        return [encode_lossy(picture, _CODECS[kind]) for picture in result.pictures]
+def _encode_pictures(result: Result, pictures: Tensor, image_format: PictureFormat) -> list[bytes]:
+    """Return each picture as a file; a PNG has the facts that reproduce it."""
+    if image_format != "png":
+        return [encode_lossy(picture, _CODECS[image_format]) for picture in pictures]
     shared = {name: value for name, value in result.report.items() if name != "ids"} | {"operation": result.operation}
     files = []
-    for picture, record in zip(result.pictures, result.records, strict=True):
+    for picture, record in zip(pictures, result.records, strict=True):
         facts = shared | ({"seed": record["seed"]} if "seed" in record else {})
         files.append(encode_png(picture, {"latentpatch": json.dumps(facts, sort_keys=True)}, _PNG_LEVEL))
     return files
 
 
-def _zip(result: Result, files: Sequence[bytes], kind: PictureFormat) -> bytes:
-    """The pictures and ``report.json``."""
-    suffix = "jpg" if kind == "jpeg" else kind
+def _zip(result: Result, files: Sequence[bytes], image_format: PictureFormat) -> bytes:
+    """Return a zip of the pictures and ``report.json``."""
+    suffix = "jpg" if image_format == "jpeg" else image_format
     names = [f"{i:04d}.{suffix}" for i in range(len(files))]
     rows = [{"file": name, **record} for name, record in zip(names, result.records, strict=True)]
     report = _json({"operation": result.operation, **result.report, "images": rows})
@@ -358,38 +310,6 @@ def _zip(result: Result, files: Sequence[bytes], kind: PictureFormat) -> bytes:
         for name, data in [*zip(names, files, strict=True), ("report.json", report)]:
             archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data)
     return buffer.getvalue()
-
-
-def _in_protocol(result: Result, files: Sequence[bytes], asked: _Asked) -> Response:
-    """An answer of the Open Inference Protocol: ``images`` as base64, ``seeds`` and ``index`` where there are any,
-    and ``report`` as JSON.
-    """
-    records = result.records
-    outputs = []
-    if files:
-        data: list[Any] = [base64.b64encode(file).decode() for file in files]
-        outputs.append(_tensor("images", "BYTES", [len(files)], data) | _content(f"image/{asked.picture}"))
-    if records and records[0].get("seed") is not None:
-        outputs.append(_tensor("seeds", "INT64", [len(records)], [record["seed"] for record in records]))
-    if records and "index" in records[0]:
-        grid = records[0]["index"]
-        data = [b for record in records for row in record["index"] for b in row]
-        outputs.append(_tensor("index", "INT64", [len(records), len(grid), len(grid[0])], data))
-    facts = [{name: value for name, value in record.items() if name != "index"} for record in records]
-    report = {"operation": result.operation, **result.report, "images": facts}
-    outputs.append(_tensor("report", "BYTES", [1], [json.dumps(report)]) | _content("application/json"))
-    version = str(result.report["version"])
-    return _as_json(
-        {"model_name": "latentpatch", "model_version": version, **(asked.protocol or {}), "outputs": outputs}
-    )
-
-
-def _tensor(name: str, datatype: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
-
-
-def _content(kind: str) -> dict[str, Any]:
-    return {"parameters": {"content_type": kind}}
 
 
 def _as_json(value: dict[str, Any]) -> Response:

@@ -1,8 +1,9 @@
-"""An exported graph behind limits, in place of a model: pictures and provenance of seeds, with its own settings."""
+"""An exported graph behind limits: pictures and provenance of seeds, with the settings of its export."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,41 +15,42 @@ import torch
 from torch import Tensor
 
 from ..batching import Costs
-from ..errors import FileError, LatentPatchError
+from ..errors import FileError, MissingDependencyError, SettingError
 from ..ops.noise import noise_from_seeds
 from ..provenance.maps import provenance_images
 from ..registry import settings_from_record
 from ..results import Generation
+from .limits import BUSY, Failure, Limits, Refusal, check_count, check_seconds, failure_of
 from .schema import GenerateRequest, InfoRequest, ProvenanceRequest, Request, json_schema
-from .service import BUSY, Failure, Limits, Refusal, Result, check_count, drawn_result, failure_of
+from .service import Result, drawn_result
 
 __all__ = ["GraphService", "graph_files", "read_facts"]
 
 _FACTS = "export.json"
-_UNUSED = ("sampler", "preset", "reference", "where")
+_FIXED = ("sampler", "preset", "reference", "where", "settings", "decoding")  # fields that an export settles
 
 
 class GraphService:
-    """The graph ``generate`` of an export behind limits: what :class:`~latentpatch.serving.Service` is to a model.
+    """The graph ``generate`` of an export behind limits, in place of :class:`~latentpatch.serving.Service`.
 
     Args:
-        folder: of the files that ``latentpatch export`` wrote.
-        limits: what it may cost.
-        threads: that ONNX Runtime may use; torch's are set elsewhere.
+        folder: the output of ``latentpatch export``.
+        limits: bounds on the cost of requests and batches.
+        threads: of ONNX Runtime; those of torch are set elsewhere.
 
     Attributes:
-        costs: seconds and images of the last :meth:`run`, by stage; a graph has one, which counts as decoding.
+        costs: seconds and images of the last :meth:`run`; all of a graph counts as decoding.
 
     Raises:
-        FileError: for files that are missing or not right.
-        LatentPatchError: without the package that runs the graph.
+        FileError: for files that are missing or malformed.
+        MissingDependencyError: without the package that runs the graph.
     """
 
     def __init__(self, folder: str | Path, limits: Limits | None = None, threads: int = 1) -> None:
         self.limits, self.costs = limits or Limits(), Costs()
         self.export = read_facts(folder)
         self._graph = _loaded(Path(folder), self.export["format"], threads)
-        self._steps = int(self.export["graphs"]["generate"]["inputs"]["noise"]["shape"][1])
+        self._noise_dim = int(self.export["graphs"]["generate"]["inputs"]["noise"]["shape"][1])
         self._settings = settings_from_record(
             {"sampler": self.export["sampler"], **self.export["settings"]["generate"]}
         )
@@ -62,11 +64,11 @@ class GraphService:
             "sources": len(self.export["sources"]),
             "sources_sha256": self.export["sources_sha256"],
         }
-        self._draw([0], float("inf"))  # warms up
+        self._draw([0], math.inf)  # warms up
         self._seconds = self._timed()
 
     def run(self, requests: Sequence[Request]) -> list[Result | Failure]:
-        """The result of each request: the same alone and in any company, unless it is refused for want of time."""
+        """Return the result of each request; no other request changes it, but time may run out for it."""
         self.costs = Costs()
         deadline = time.monotonic() + self.limits.max_seconds
         outcomes: list[Result | Failure] = []
@@ -81,14 +83,10 @@ class GraphService:
         if isinstance(request, InfoRequest):
             return self._info()
         if not isinstance(request, (GenerateRequest, ProvenanceRequest)):
-            raise ValueError(f"operation {request.operation!r}: the exported graph does generate and provenance alone")
+            raise SettingError("operation", request.operation, "generate or provenance: a graph was exported for these")
         _check_fixed(request)
         seconds = check_count(request, self.limits) * self._seconds
-        if seconds > self.limits.max_seconds:
-            most = f"at most {self.limits.max_seconds:g} are given"
-            raise Refusal(Failure(413, "too_much_work", f"this would take some {seconds:.0f} s; {most}"))
-        if time.monotonic() + seconds > deadline:
-            raise Refusal(BUSY)
+        check_seconds(seconds, self.limits, deadline - time.monotonic())
         images, index = self._draw(request.all_seeds, deadline)
         sampler, ids = self.export["sampler"], tuple(self.export["sources"])
         result = Generation(images, index, ids, tuple(request.all_seeds), sampler, self._settings)
@@ -98,22 +96,22 @@ class GraphService:
         return drawn_result(self.facts, request.operation, result, shown)
 
     def _draw(self, seeds: Sequence[int], deadline: float) -> tuple[Tensor, Tensor]:
-        """Picture by picture, so that none depends in its last bits on those beside it."""
-        made = []
+        """Return images and index maps, made one at a time: beside others their last bits could differ."""
+        drawn = []
         for seed in seeds:
             if time.monotonic() > deadline:
                 raise Refusal(BUSY)
-            begun = time.perf_counter()
-            made.append(self._graph(noise_from_seeds([seed], self._steps)))
-            self.costs.seconds["decode"] += time.perf_counter() - begun
+            start = time.perf_counter()
+            drawn.append(self._graph(noise_from_seeds([seed], self._noise_dim)))
+            self.costs.seconds["decode"] += time.perf_counter() - start
             self.costs.images["decode"] += 1
-        images, index = zip(*made, strict=True)
+        images, index = zip(*drawn, strict=True)
         return torch.cat(images), torch.cat(index)
 
     def _timed(self) -> float:
-        begun = time.monotonic()
-        self._draw([1, 2], float("inf"))
-        return (time.monotonic() - begun) / 2
+        start = time.monotonic()
+        self._draw([1, 2], math.inf)
+        return (time.monotonic() - start) / 2
 
     def _info(self) -> Result:
         names = ("grid", "image_size", "sampler")
@@ -122,34 +120,35 @@ class GraphService:
 
 
 def _check_fixed(request: GenerateRequest | ProvenanceRequest) -> None:
-    """Refuse what a graph has fixed when it was exported."""
-    given = [name for name in _UNUSED if getattr(request, name) is not None]
-    given += ["settings"] if request.settings.model_dump(exclude_none=True) else []
-    given += ["decoding"] if getattr(request, "decoding", None) is not None else []
-    if given:
-        raise ValueError(f"{given[0]}: the exported graph has its own; the request goes without it")
+    """Refuse fields that were settled when the graph was exported."""
+    for name in _FIXED:
+        value = getattr(request, name, None)
+        if isinstance(value, dict):
+            value = {key: setting for key, setting in value.items() if setting is not None} or None
+        if value is not None:
+            raise SettingError(name, "a value", "absent: it was settled when the graph was exported")
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
-    """What ``export.json`` says of a folder that has the graph ``generate``.
+    """Return the content of ``export.json`` in a folder that has the graph ``generate``.
 
     Raises:
-        FileError: where it is missing or not that.
+        FileError: where it is missing or describes something else.
     """
     path = Path(folder) / _FACTS
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         missing = {"format", "graphs", "sampler", "settings", "autoencoder", "sources"} - set(facts)
     except (OSError, ValueError, TypeError) as error:
-        raise FileError(f"{path}: not a readable description of exported graphs: {error}") from error
+        raise FileError(path, f"not a readable description of exported graphs: {error}") from error
     if missing or "generate" not in facts["graphs"]:
         lacking = min(missing) if missing else "the graph generate"
-        raise FileError(f"{path}: what `latentpatch export` writes is expected; {lacking} is missing")
+        raise FileError(path, f"{lacking} is missing; `latentpatch export` writes it")
     return facts
 
 
 def graph_files(folder: str | Path) -> list[Path]:
-    """The files the graph ``generate`` needs.
+    """Return the files of the graph ``generate``, ``export.json`` and the graph first.
 
     Raises:
         FileError: where they are missing.
@@ -158,13 +157,13 @@ def graph_files(folder: str | Path) -> list[Path]:
     suffix = "onnx" if read_facts(folder)["format"] == "onnx" else "pt2"
     graph = folder / f"generate.{suffix}"
     if not graph.is_file():
-        raise FileError(f"{graph}: no such file")
-    beside = folder / f"{graph.name}.data"  # the weights of a large one
-    return [folder / _FACTS, graph, *([beside] if beside.is_file() else [])]
+        raise FileError(graph, "no such file")
+    weights = folder / f"{graph.name}.data"  # where a graph is large
+    return [folder / _FACTS, graph, *([weights] if weights.is_file() else [])]
 
 
 def _loaded(folder: Path, format: str, threads: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """``noise (N, steps) -> images, index map`` on the CPU."""
+    """Return a function from noise ``(N, noise_dim)`` to images and index maps, on the CPU."""
     path = graph_files(folder)[1]
     if format == "onnx":
         return _onnx(path, threads)
@@ -183,7 +182,7 @@ def _onnx(path: Path, threads: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]
     try:
         import onnxruntime
     except ImportError as error:
-        raise LatentPatchError("an ONNX graph needs the package onnxruntime: pip install onnxruntime") from error
+        raise MissingDependencyError("onnxruntime", "onnx", "an ONNX graph") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,7 +1,7 @@
-"""What may be asked: one class an operation, validated before anything is decoded or computed.
+"""Requests: one class an operation, validated before anything is decoded or computed.
 
-Fields are those of the methods of :class:`~latentpatch.LatentPatch`. Pictures are base64 in JSON (a ``data:`` URL is
-taken too) and bytes elsewhere. :func:`json_schema` is what clients may generate code from.
+Fields are the arguments of the methods of :class:`~latentpatch.LatentPatch`. Pictures are base64 in JSON (or a
+``data:`` URL) and bytes elsewhere. Clients may generate code from :func:`json_schema`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,23 @@ import binascii
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
 
+from ..errors import SettingError
 from ..methods.latent.presets import PRESETS
 from ..ops.blending import DECODINGS
 from ..registry import SAMPLERS
+from ..validation import check_choice
+from .setting_fields import check_plain_values, settings_schema
 
 __all__ = [
     "FIELDS",
@@ -28,7 +40,6 @@ __all__ = [
     "ProvenanceRequest",
     "ReconstructRequest",
     "Request",
-    "SettingsFields",
     "json_schema",
     "parse",
 ]
@@ -47,93 +58,56 @@ def _picture(value: Any) -> Any:
     try:
         return base64.b64decode("".join(value.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError("base64 of a picture file is expected") from error
+        raise ValueError("not base64 of a picture file") from error
 
 
 def _donor(value: Any) -> Any:
     return value if isinstance(value, str) and value.startswith("source:") else _picture(value)
 
 
-_BASE64 = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"}
+_BASE64 = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*", "minLength": 1}
 Picture = Annotated[bytes, BeforeValidator(_picture), Field(min_length=1), WithJsonSchema(_BASE64)]
 Donor = Annotated[
     bytes | str,
     BeforeValidator(_donor),
     WithJsonSchema({"anyOf": [_BASE64, {"type": "string", "pattern": "^source:"}]}),
 ]
+Box = Annotated[
+    tuple[int, int, int, int], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+]
 Seed = Annotated[int, Field(ge=0, le=_LARGEST_SEED)]
 Seeds = Annotated[list[Seed], Field(min_length=1, fail_fast=True)]  # a list of all that is wrong could take a minute
+# The registry is read at every request: samplers may be registered while a server runs.
+SamplerName = Annotated[str, AfterValidator(lambda name: check_choice("sampler", name, SAMPLERS))]
+SettingValues = Annotated[dict[str, Any], AfterValidator(check_plain_values)]
 
 
 class _Fields(BaseModel):
-    # Strict: "3" is no number and 1 no truth, so that a slip is told and not interpreted.
+    # Strict: "3" is no number and 1 no truth value, so that a slip is reported and not interpreted.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-_SAMPLER: Any = Field(default=None, description="how pictures are put together; by default as the model says")
-_PRESET: Any = Field(default=None, description="a sampler with settings that go together, in place of sampler")
-
-
-class SettingsFields(_Fields):
-    """Settings of samplers; what is absent keeps the value of the preset, or the model's. Inpainting takes those of the
-    raster sampler.
-    """
-
-    patch_size: int | None = Field(
-        default=None, ge=1, le=256, description="side of the compared patches in latent cells"
-    )
-    stride: int | None = Field(default=None, ge=1, le=256, description="side of the copied blocks in latent cells")
-    neighbors: int | None = Field(default=None, ge=1, description="nearest sources drawn from")
-    neighbours: int | None = Field(default=None, ge=1, description="former name of neighbors")
-    scales: int | None = Field(default=None, ge=1, le=16, description="grid sizes, coarse to fine")
-    start_size: int | None = Field(default=None, ge=1, le=256, description="shorter side of the coarsest grid in cells")
-    sweeps: int | None = Field(default=None, ge=1, le=16, description="how often every block is resynthesised")
-    max_share: float | None = Field(default=None, gt=0, le=1, description="share of a picture one source gives at most")
-    draws: int | None = Field(
-        default=None, ge=1, le=64, description="sources drawn to start with, of which the most unusual is taken"
-    )
-    keep_start: bool | None = Field(
-        default=None, description="whether the source that is started with may give patches, too"
-    )
-    subset: int | float | None = Field(
-        default=None,
-        gt=0,
-        description="sources drawn for each picture that alone give patches: a number, or up to 1.0 a share of them",
-    )
-    symmetric: bool | None = Field(
-        default=None, description="whether blocks on the left and on the right are compared and copied together"
-    )
-    switch_cost: float | None = Field(
-        default=None, ge=0, le=100, description="of a source that no neighbouring cell comes from"
-    )
-    use_cost: float | None = Field(default=None, ge=0, le=100, description="of each cell that a source gave already")
-    best_of: int | None = Field(default=None, ge=1, le=16, description="pictures made for one, the best being kept")
-    strength: float | None = Field(
-        default=None, gt=0, le=1, description="with a reference, how much noise diffusion gives it"
-    )
 
 
 class _Request(_Fields):
     answer: Answer | None = Field(
         default=None,
-        description="form of the answer; by default what the Accept header asks for, else a picture or a zip",
+        description="form of the answer; by default what the Accept header wants, else a picture or a zip",
     )
     image_format: PictureFormat | None = Field(default=None, description="of every picture in the answer (png)")
 
 
-class _Drawn(_Request):
+class _Seeded(_Request):
     n: int = Field(default=1, ge=1, description="number of pictures")
-    seed: Seed = Field(default=0, description="of the first picture; the next has the next")
+    seed: Seed = Field(default=0, description="of the first picture; each further picture has the next")
     seeds: Seeds | None = Field(default=None, description="of each picture, in place of n and seed")
-    settings: SettingsFields = SettingsFields()
+    settings: SettingValues = Field(default_factory=dict)
     where: str | None = Field(default=None, max_length=1000, description='sources to use, such as "gender=female"')
 
     @model_validator(mode="after")
-    def _one_way_to_count(self) -> _Drawn:
+    def _check_seeds(self) -> _Seeded:
         if self.seeds is not None and self.model_fields_set & {"n", "seed"}:
-            raise ValueError("seeds takes the place of n and seed; they go without it")
+            raise SettingError("seeds", self.seeds, "absent where n or seed is there")
         if self.seed + self.n - 1 > _LARGEST_SEED:
-            raise ValueError(f"seed: with n {self.n} it goes beyond {_LARGEST_SEED}")
+            raise SettingError("seed", self.seed, f"at most {_LARGEST_SEED} for the last of n pictures")
         return self
 
     @property
@@ -141,48 +115,49 @@ class _Drawn(_Request):
         return self.seeds if self.seeds is not None else list(range(self.seed, self.seed + self.n))
 
 
-class GenerateRequest(_Drawn):
+class _Sampled(_Seeded):
+    sampler: SamplerName | None = Field(default=None, description="how pictures are put together; default: the model's")
+    preset: Literal[tuple(PRESETS)] | None = Field(  # type: ignore[valid-type]
+        default=None, description="a sampler with settings that go together, in place of sampler"
+    )
+    reference: Picture | None = Field(default=None, description="picture that the new ones resemble")
+
+    @model_validator(mode="after")
+    def _check_preset(self) -> _Sampled:
+        if self.preset is not None and self.sampler is not None:
+            raise SettingError("preset", self.preset, "absent where sampler is there")
+        return self
+
+
+class GenerateRequest(_Sampled):
     """New pictures."""
 
     operation: Literal["generate"] = "generate"
-    sampler: Literal[tuple(SAMPLERS)] | None = _SAMPLER  # type: ignore[valid-type]
-    preset: Literal[tuple(PRESETS)] | None = _PRESET  # type: ignore[valid-type]
-    reference: Picture | None = Field(default=None, description="picture the new ones are to resemble")
     decoding: Literal[DECODINGS] | None = None  # type: ignore[valid-type]
 
 
-class ProvenanceRequest(_Drawn):
-    """Where the pictures of the same ``generate`` request come from: maps, one hue a source, and shares."""
+class ProvenanceRequest(_Sampled):
+    """Sources of the pictures of the same ``generate`` request: maps, one hue a source, and shares."""
 
     operation: Literal["provenance"]
-    sampler: Literal[tuple(SAMPLERS)] | None = _SAMPLER  # type: ignore[valid-type]
-    preset: Literal[tuple(PRESETS)] | None = _PRESET  # type: ignore[valid-type]
-    reference: Picture | None = None
 
 
 class _Masked(_Request):
     image: Picture = Field(description="the picture to change")
     mask: Picture | None = Field(default=None, description="picture that is white where the region is")
-    box: tuple[int, int, int, int] | None = Field(
+    box: Box | None = Field(
         default=None, description="the region as left, top, right, bottom, in pixels of the model's image size"
     )
     composite: bool = Field(default=True, description="keep the picture's own pixels outside the region")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _box_of_list(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("box"), list):
-            return {**data, "box": tuple(data["box"])}
-        return data
-
     @model_validator(mode="after")
-    def _one_region(self) -> _Masked:
+    def _check_region(self) -> _Masked:
         if (self.mask is None) == (self.box is None):
-            raise ValueError("either mask or box is expected")
+            raise ValueError("exactly one of mask and box is needed")
         return self
 
 
-class InpaintRequest(_Masked, _Drawn):
+class InpaintRequest(_Masked, _Seeded):
     """A region filled with what fits its surroundings, in n ways."""
 
     operation: Literal["inpaint"]
@@ -211,27 +186,37 @@ class InfoRequest(_Fields):
 
 
 Request = GenerateRequest | ProvenanceRequest | InpaintRequest | EditRequest | ReconstructRequest | InfoRequest
-#: Names of all fields, those of the settings too.
+#: Names of all fields but the settings.
 FIELDS = frozenset(
     name
-    for kind in (GenerateRequest, ProvenanceRequest, InpaintRequest, EditRequest, ReconstructRequest, SettingsFields)
+    for kind in (GenerateRequest, ProvenanceRequest, InpaintRequest, EditRequest, ReconstructRequest)
     for name in kind.model_fields
 )
 _ADAPTER: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="operation")])
 
 
 def parse(fields: dict[str, Any]) -> Request:
-    """A request of its fields; without ``operation`` it is ``generate``.
+    """Return the request of some fields; without ``operation`` it is ``generate``.
+
+    The settings are checked later, against those of the sampler: see :func:`~.setting_fields.apply_settings`.
 
     Raises:
-        pydantic.ValidationError: where they are not one.
+        pydantic.ValidationError: for fields that are no request.
     """
     return _ADAPTER.validate_python({"operation": "generate", **fields})
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of a request."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_ADAPTER.json_schema()}
+    """Return the JSON schema (draft 2020-12) of a request, with all samplers that are registered now."""
+    schema = _ADAPTER.json_schema()
+    for definition in schema["$defs"].values():
+        properties = definition["properties"]
+        if "settings" in properties:
+            properties["settings"] = {"$ref": "#/$defs/Settings", "default": {}}
+        if "sampler" in properties:
+            properties["sampler"]["anyOf"][0]["enum"] = list(SAMPLERS)
+    schema["$defs"]["Settings"] = settings_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 if __name__ == "__main__":

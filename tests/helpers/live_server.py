@@ -1,4 +1,4 @@
-"""A TorchServe of the tests' own: any ports, a folder for all it writes, and nothing left of it at the end."""
+"""A TorchServe for tests: free ports, a folder for all files, and no process left at the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PORTS = {
 
 
 def missing() -> str | None:
-    """What this machine lacks to run TorchServe, None where it lacks nothing."""
+    """Return the first thing this machine lacks to run TorchServe; None if it lacks nothing."""
     if shutil.which(java()) is None:
         return "Java (apt-get install openjdk-17-jre-headless)"
     for name in ("ts", "psutil", "yaml"):
@@ -40,7 +40,7 @@ def missing() -> str | None:
 
 
 def java() -> str:
-    """The Java that TorchServe takes."""
+    """Return the Java command that TorchServe uses."""
     home = os.environ.get("JAVA_HOME")
     return f"{home}/bin/java" if home else "java"
 
@@ -58,10 +58,10 @@ class Response:
 
 
 class LiveServer:
-    """TorchServe with an archive, as ``config.properties`` has it but for addresses, paths and memory.
+    """TorchServe with an archive and ``config.properties``, but for addresses, paths and memory.
 
     Args:
-        archive: the ``.mar``; its stem is taken for the model's name.
+        archive: the ``.mar``; its stem is the model's name.
         folder: an empty folder: working directory, model store, temporary files and logs.
         changes: properties to add or replace.
         properties: the file to start from.
@@ -83,7 +83,7 @@ class LiveServer:
     # --- life --------------------------------------------------------------------------------------
 
     def start(self, timeout: float = 180.0) -> LiveServer:
-        """Start, and wait until every worker is ready."""
+        """Start the server and wait until every worker is ready."""
         store, temporary = self.folder / "store", self.folder / "tmp"
         for path in (store, temporary):
             path.mkdir(parents=True)
@@ -110,7 +110,7 @@ class LiveServer:
         return self
 
     def stop(self) -> None:
-        """End all of its processes, politely first."""
+        """End all processes, first with SIGTERM."""
         process = self._process
         if process is None:
             return
@@ -137,7 +137,7 @@ class LiveServer:
         self.stop()
 
     def wait_until_ready(self, timeout: float = 60.0, workers: int | None = None) -> None:
-        """Wait for as many READY workers as the model is to have (``/ping`` is 200 before the first of them)."""
+        """Wait until all workers are READY; ``/ping`` is 200 before the first is."""
         deadline = time.monotonic() + timeout
         seen: Any = None
         while time.monotonic() < deadline:
@@ -164,7 +164,7 @@ class LiveServer:
         token: str | None = "",
         timeout: float = 60.0,
     ) -> Response:
-        """One exchange on a connection of its own.
+        """Send a request on a connection of its own and return the answer.
 
         Args:
             api: ``inference``, ``management`` or ``metrics``.
@@ -199,21 +199,21 @@ class LiveServer:
         return self.request("POST", f"/predictions/{self.model}", body, headers, token=token, timeout=timeout)
 
     def token(self, api: str = "inference") -> str | None:
-        """The key for ``inference`` or ``management`` (``API`` makes new ones); None where none is asked for."""
+        """Return the key for ``inference``, ``management`` or ``API`` (which makes new keys); None without tokens."""
         if self.properties["disable_token_authorization"] == "true":
             return None
         keys = json.loads((self.folder / "key_file.json").read_text())
         return str(keys[api]["key"])
 
     def describe(self) -> dict[str, Any]:
-        """The model as the management API tells it: batch size, workers with id, pid and status, …"""
+        """Return the model's description by the management API: batch size, workers with id, pid and status, …"""
         answer = self.request("GET", f"/models/{self.model}", api="management", timeout=10)
         if answer.status != 200:
             raise ValueError(f"GET /models/{self.model}: {answer.status} {answer.body!r}")
         return dict(answer.json()[0])
 
     def metrics(self) -> dict[str, float]:
-        """The metrics by name and labels, as Prometheus reads them."""
+        """Return the metrics by name and labels, as Prometheus reads them."""
         text = self.request("GET", "/metrics", api="metrics").body.decode()
         lines = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
@@ -221,7 +221,7 @@ class LiveServer:
     # --- processes ---------------------------------------------------------------------------------
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers that live, by the system's account and not TorchServe's."""
+        """Return the process ids of the live workers, by the system's account and not TorchServe's."""
         import psutil
 
         found = []
@@ -232,7 +232,7 @@ class LiveServer:
         return sorted(found)
 
     def memory(self) -> dict[int, int]:
-        """Resident bytes of each process, workers and Java."""
+        """Return the resident bytes of each process, workers and Java."""
         import psutil
 
         found = {}
@@ -242,7 +242,7 @@ class LiveServer:
         return found
 
     def log_tail(self, lines: int = 40) -> str:
-        """The end of what it printed."""
+        """Return the end of the output."""
         text = (self.folder / "output.txt").read_text(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 

@@ -1,4 +1,4 @@
-"""Requests to throw at a server, good and bad, with the answers they must get; and clients to throw them."""
+"""Requests to send to a server, good and bad, with the right answers; and clients that send them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import io
 import json
 import random
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from latentpatch.serving import Call, Response, Service, respond
 
 @dataclass(frozen=True)
 class Sent:
-    """A request over HTTP: what goes into a POST."""
+    """A request over HTTP: body and headers of a POST."""
 
     body: bytes
     headers: dict[str, str]
@@ -29,7 +31,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Got:
-    """What came back: status 0 for a connection that broke."""
+    """An answer and its time; status 0 for a connection that broke."""
 
     status: int
     body: bytes
@@ -50,8 +52,22 @@ def text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def ask(service: Service, body: Any, **headers: str) -> Response:
+    """Return the answer to one body without a server; of the headers' names underscores become hyphens."""
+    (answer,) = respond(service, [Call(body, {name.replace("_", "-"): value for name, value in headers.items()})])
+    return answer
+
+
+def error(answer: Response) -> dict[str, Any]:
+    """Return the content of a refusal."""
+    assert answer.content_type == "application/json"
+    fault: dict[str, Any] = json.loads(answer.body)["error"]
+    assert fault["status"] == answer.status
+    return fault
+
+
 def good(i: int) -> Sent:
-    """The i-th of an endless row of good requests, of all operations and forms."""
+    """Return the i-th of an endless sequence of good requests, of all operations and forms."""
     picture = face(i % 5)
     box = [32, 48, 112, 128]
     kinds: tuple[Callable[[], Sent], ...] = (
@@ -69,7 +85,7 @@ def good(i: int) -> Sent:
 
 
 def bad(i: int) -> Sent:
-    """The i-th of an endless row of bad ones."""
+    """Return the i-th of an endless sequence of bad requests."""
     kinds: tuple[Callable[[], Sent], ...] = (
         lambda: as_json({"n": -i}),
         lambda: Sent(b"{", {"Content-Type": "application/json"}),
@@ -83,14 +99,14 @@ def bad(i: int) -> Sent:
 
 
 def bomb(side: int = 8000) -> bytes:
-    """A small file of very many pixels."""
+    """Return a small file of very many pixels."""
     buffer = io.BytesIO()
     Image.new("1", (side, side)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def expected(service: Service, sent: Sent) -> Response:
-    """The answer made without a server, on one thread as its workers are."""
+    """Return the answer without a server, on one thread as its workers have."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -102,7 +118,7 @@ def expected(service: Service, sent: Sent) -> Response:
 def throw(
     send: Callable[[Sent], Any], requests: Sequence[Sent], clients: int, while_running: Callable[[], None] | None = None
 ) -> list[Got]:
-    """Send all requests from so many clients at once, each waiting for its answer before its next."""
+    """Send all requests from several clients at once, each of which waits for its answer before its next."""
 
     def one(sent: Sent) -> Got:
         start = time.perf_counter()
@@ -121,6 +137,13 @@ def throw(
         return [future.result() for future in waiting]
 
 
+def unpacked(archive: Path, folder: Path) -> Path:
+    """Unpack a model archive and return its folder."""
+    with zipfile.ZipFile(archive) as mar:
+        mar.extractall(folder)
+    return folder
+
+
 # --- fuzzing ---------------------------------------------------------------------------------------------
 
 _FIELDS = ("operation", "n", "seed", "seeds", "settings", "where", "sampler", "reference", "decoding", "answer")
@@ -130,8 +153,9 @@ _TYPES += ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x
 
 
 def fuzzed(seed: int, count: int) -> Iterable[Sent]:
-    """Bodies made to break things: fields of the schema with values of any kind, bytes of any kind, pictures cut short
-    or blown up, forms with broken borders.
+    """Yield bodies that may break things.
+
+    Fields of the schema with values of any kind, bytes of any kind, pictures cut short or blown up, broken forms.
     """
     rng = random.Random(seed)
     picture = face(1)
@@ -219,7 +243,7 @@ def fuzzed(seed: int, count: int) -> Iterable[Sent]:
 
 
 def _claiming(side: int) -> bytes:
-    """A PNG whose header claims to be so large."""
+    """Return a PNG whose header claims such sides."""
     data = bytearray(face(0))
     data[16:24] = side.to_bytes(4, "big") * 2
     return bytes(data)

@@ -6,8 +6,8 @@ import base64
 import io
 import json
 import zipfile
-from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -16,54 +16,22 @@ from torch import Tensor
 
 pytest.importorskip("pydantic", reason="the serve extra is not installed")
 
-from latentpatch import LatentPatch
+from helpers import traffic
+from helpers.traffic import ask, error, text
+
 from latentpatch.io.images import encode_png, read_image
-from latentpatch.serving import Call, Limits, Response, Service, json_schema, respond
+from latentpatch.registry import SAMPLERS
+from latentpatch.serving import Call, Response, Service, json_schema, respond
 
 
-@pytest.fixture(scope="module")
-def service() -> Service:
-    """A service of drawn faces with the embedded autoencoder: what is the same in any batch must be so there."""
-    from helpers.draw_faces import draw_face
-
-    pictures = torch.stack([_tensor(draw_face(seed, 64)) for seed in range(12)])
-    return Service(LatentPatch("embedded", components=8).fit(_large(pictures), attributes=_COLOURS))
-
-
-_COLOURS = {str(i): {"colour": "red" if i % 2 else "green"} for i in range(12)}
-
-
-def _tensor(picture: Image.Image) -> Tensor:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return read_image(buffer.getvalue())
-
-
-def _large(pictures: Tensor) -> Tensor:
-    return pictures.repeat_interleave(4, 2).repeat_interleave(4, 3)
+@pytest.fixture
+def service(default_service: Service) -> Service:
+    return default_service
 
 
 @pytest.fixture(scope="module")
 def face() -> bytes:
-    from helpers.draw_faces import draw_face
-
-    return encode_png(_large(_tensor(draw_face(40, 64))[None])[0])
-
-
-def text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def ask(service: Service, body: Any, **headers: str) -> Response:
-    (answer,) = respond(service, [Call(body, {name.replace("_", "-"): value for name, value in headers.items()})])
-    return answer
-
-
-def error(answer: Response) -> dict[str, Any]:
-    assert answer.content_type == "application/json"
-    fault: dict[str, Any] = json.loads(answer.body)["error"]
-    assert fault["status"] == answer.status
-    return fault
+    return traffic.face(40)
 
 
 # --- operations ------------------------------------------------------------------------------------------
@@ -129,12 +97,25 @@ def test_inpaint_edit_and_reconstruct(service: Service, face: bytes) -> None:
     assert torch.equal(read_image(answer.body), _levels(model.reconstruct(picture, reduced=True)[0]))
 
 
+#: Bounded by the grid, the number of sources, the declaration, and the limit of requests.
+_RANGES = {
+    "patch_size": [1, 16],
+    "neighbors": [1, 12],
+    "donors": [0, 12],
+    "max_share": [0, 1],
+    "sweeps": [0, 16],
+    "symmetric": [False, True],
+}
+
+
 def test_info_tells_all_a_client_needs(service: Service) -> None:
     for body in ({"operation": "info"}, None, b""):
         info = json.loads(ask(service, body).body)
         assert info["sources"] == 12
         assert info["image_size"] == [256, 256]
-        assert info["ranges"]["neighbours"] == [1, 12]
+        assert info["ranges"].items() >= _RANGES.items()
+        assert info["ranges"].keys() == SAMPLERS.settings().keys()
+        assert info["samplers"] == sorted(SAMPLERS)
         assert info["attributes"] == ["colour"]
         assert info["schema"] == json.loads(json.dumps(json_schema()))
 
@@ -204,57 +185,79 @@ def test_the_open_inference_protocol(service: Service) -> None:
 
 # --- refusals --------------------------------------------------------------------------------------------
 
-BAD: list[tuple[Any, int, str]] = [
-    ({"n": 0}, 422, "n"),
-    ({"n": 65}, 413, "n"),
-    ({"n": 2**70}, 422, "n"),
-    ({"seeds": list(range(65))}, 413, "seeds"),
-    ({"seeds": []}, 422, "seeds"),
-    ({"seeds": [1], "n": 2}, 422, "seeds takes the place"),
-    ({"n": "3"}, 422, "n"),
-    ({"n": True}, 422, "n"),
-    ({"n": 1.5}, 422, "n"),
-    ({"seed": -1}, 422, "seed"),
-    ({"seed": 2**63}, 422, "seed"),
-    ({"seed": 2**63 - 1, "n": 2}, 422, "seed"),
-    ({"settings": {"patch_size": 40}}, 422, "patch_size 40"),
-    ({"settings": {"patch_size": 3, "stride": 4}}, 422, "stride 4"),
-    ({"settings": {"neighbours": 13}}, 422, "neighbours 13"),
-    ({"settings": {"scales": 1000}}, 422, "scales"),
-    ({"settings": {"omega": 3}}, 422, "omega"),
-    ({"sampler": "random-cells", "settings": {"scales": 3}}, 422, "scales"),
-    ({"sampler": "magic"}, 422, "sampler"),
-    ({"where": "colour=blue"}, 422, "colour=blue"),
-    ({"where": "shape=round"}, 422, "shape"),
-    ({"where": "colour=="}, 422, "colour"),
-    ({"reference": "%%%"}, 422, "base64"),
-    ({"reference": ""}, 422, "reference"),
-    ({"reference": text(b"no picture")}, 422, "reference"),
-    ({"operation": "explode"}, 422, "explode"),
-    ({"operation": "edit"}, 422, "image"),
-    ({"operation": ["edit"]}, 422, "operation"),
-    ({"colour": "red"}, 422, "colour"),
-    ({"operation": "info", "answer": "zip"}, 422, "answer"),
-    ([1, 2], 400, "object"),
-    ("17", 400, "object"),
-    (b"{", 400, "JSON"),
-    (b"[" * 100_000, 400, "JSON"),
-    (b'{"n": ' + b"9" * 10_000 + b"}", 400, "JSON"),
-    ('{"n": NaN}', 422, "n"),
-    (b"\xff\xd8\xff garbage", 422, "image"),
-    ({"inputs": 3}, 400, "Open Inference"),
-    ({"inputs": [{"name": "n", "shape": [2], "datatype": "INT64", "data": [1]}]}, 400, "shape"),
-    ({"inputs": [{"name": "n", "shape": [0], "datatype": "INT64", "data": []}]}, 400, "shape"),
-    ({"inputs": [{"name": "n", "shape": [2], "datatype": "INT64", "data": [1, 2]}]}, 400, "one value"),
-    ({"inputs": [{"name": ["n"], "shape": [1], "datatype": "INT64", "data": [1]}]}, 400, "name"),
+#: Bodies with their status, code and field.
+BAD: list[tuple[Any, int, str, str | None]] = [
+    ({"n": 0}, 422, "invalid_value", "n"),
+    ({"n": 65}, 413, "too_many_images", "n"),
+    ({"n": 2**70}, 422, "invalid_value", "seed"),
+    ({"seeds": list(range(65))}, 413, "too_many_images", "seeds"),
+    ({"seeds": []}, 422, "invalid_value", "seeds"),
+    ({"seeds": [1], "n": 2}, 422, "invalid_value", "seeds"),
+    ({"n": "3"}, 422, "invalid_value", "n"),
+    ({"n": True}, 422, "invalid_value", "n"),
+    ({"n": 1.5}, 422, "invalid_value", "n"),
+    ({"seed": -1}, 422, "invalid_value", "seed"),
+    ({"seed": 2**63}, 422, "invalid_value", "seed"),
+    ({"seed": 2**63 - 1, "n": 2}, 422, "invalid_value", "seed"),
+    ({"preset": "few", "sampler": "raster"}, 422, "invalid_value", "preset"),
+    ({"settings": {"patch_size": 40}}, 422, "invalid_value", "settings.patch_size"),
+    ({"settings": {"patch_size": 3, "stride": 4}}, 422, "invalid_value", "settings.stride"),
+    ({"settings": {"neighbours": 13}}, 422, "invalid_value", "settings.neighbors"),
+    ({"settings": {"neighbours": 2, "neighbors": 2}}, 422, "invalid_value", "settings.neighbors"),
+    ({"sampler": "raster", "settings": {"scales": 1000}}, 422, "invalid_value", "settings.scales"),
+    ({"settings": {"sweeps": 17}}, 422, "invalid_value", "settings.sweeps"),
+    ({"settings": {"patch_size": "3"}}, 422, "invalid_value", "settings.patch_size"),
+    ({"settings": {"patch_size": 3.0}}, 422, "invalid_value", "settings.patch_size"),
+    ({"settings": {"patch_size": True}}, 422, "invalid_value", "settings.patch_size"),
+    ({"settings": {"patch_size": [3]}}, 422, "invalid_value", "settings.patch_size"),
+    ({"settings": {"symmetric": 1}}, 422, "invalid_value", "settings.symmetric"),
+    ({"settings": {"donors": True}}, 422, "invalid_value", "settings.donors"),
+    ({"settings": {"max_share": 5e-324}}, 422, "invalid_value", "settings.max_share"),
+    ({"settings": {"max_share": 1e-310}}, 422, "invalid_value", "settings.max_share"),
+    ({"sampler": "diffusion", "settings": {"end_noise": 5e-324}}, 422, "invalid_value", "settings.end_noise"),
+    ({"settings": {"donors": 1e308}}, 422, "invalid_value", "settings.donors"),
+    ({"sampler": "diffusion", "settings": {"windows": [3] * 65}}, 422, "invalid_value", "settings.windows"),
+    ({"sampler": "diffusion", "settings": {"windows": [[3]]}}, 422, "invalid_value", "settings.windows"),
+    ('{"settings": {"switch_cost": Infinity}}', 422, "invalid_value", "settings.switch_cost"),
+    ('{"settings": {"max_share": NaN}}', 422, "invalid_value", "settings.max_share"),
+    ({"settings": {"omega": 3}}, 422, "invalid_value", "settings"),
+    ({"settings": [3]}, 422, "invalid_value", "settings"),
+    ({"sampler": "random-cells", "settings": {"scales": 3}}, 422, "invalid_value", "settings"),
+    ({"sampler": "magic"}, 422, "invalid_value", "sampler"),
+    ({"sampler": ["raster"]}, 422, "invalid_value", "sampler"),
+    ({"where": "colour=blue"}, 422, "invalid_value", ANY),
+    ({"where": "shape=round"}, 422, "invalid_value", ANY),
+    ({"where": "colour=="}, 422, "invalid_value", ANY),
+    ({"reference": "%%%"}, 422, "invalid_value", "reference"),
+    ({"reference": ""}, 422, "invalid_value", "reference"),
+    ({"reference": text(b"no picture")}, 422, "unusable_picture", "reference"),
+    ({"operation": "explode"}, 422, "invalid_value", None),
+    ({"operation": "edit"}, 422, "invalid_value", "image"),
+    ({"operation": ["edit"]}, 422, "invalid_value", None),
+    ({"colour": "red"}, 422, "invalid_value", "colour"),
+    ({"operation": "info", "answer": "zip"}, 422, "invalid_value", "answer"),
+    ([1, 2], 400, "malformed", None),
+    ("17", 400, "malformed", None),
+    (b"{", 400, "malformed", None),
+    (b"[" * 100_000, 400, "malformed", None),
+    (b'{"n": ' + b"9" * 10_000 + b"}", 400, "malformed", None),
+    ('{"n": NaN}', 422, "invalid_value", "n"),
+    (b"\xff\xd8\xff garbage", 422, "unusable_picture", "image"),
+    ({"inputs": 3}, 400, "malformed", None),
+    ({"inputs": [{"name": "n", "shape": [2], "datatype": "INT64", "data": [1]}]}, 400, "malformed", None),
+    ({"inputs": [{"name": "n", "shape": [0], "datatype": "INT64", "data": []}]}, 400, "malformed", None),
+    ({"inputs": [{"name": "n", "shape": [2], "datatype": "INT64", "data": [1, 2]}]}, 400, "malformed", None),
+    ({"inputs": [{"name": ["n"], "shape": [1], "datatype": "INT64", "data": [1]}]}, 400, "malformed", None),
 ]
 
 
-@pytest.mark.parametrize(("body", "status", "named"), BAD)
-def test_what_is_wrong_is_said(service: Service, body: Any, status: int, named: str) -> None:
+@pytest.mark.parametrize(("body", "status", "code", "field"), BAD)
+def test_a_bad_request_is_refused_by_code_and_field(
+    service: Service, body: Any, status: int, code: str, field: str | None
+) -> None:
     fault = error(ask(service, body))
-    assert fault["status"] == status
-    assert named in fault["message"]
+    assert (fault["status"], fault["code"], fault["field"]) == (status, code, field), fault
+    assert not isinstance(field, str) or field.rpartition(".")[2] in fault["message"]
     assert len(fault["message"]) < 1000
 
 
@@ -262,24 +265,23 @@ def test_bad_pictures_and_regions_are_refused(service: Service, face: bytes) -> 
     base = {"operation": "inpaint", "image": text(face)}
     bomb = io.BytesIO()
     Image.new("L", (5000, 5000)).save(bomb, "PNG")
-    for change, status, named in [
-        ({}, 422, "mask or box"),
-        ({"box": [0, 0, 9, 9], "mask": text(face)}, 422, "mask or box"),
+    for change, status, field in [
+        ({}, 422, None),
+        ({"box": [0, 0, 9, 9], "mask": text(face)}, 422, None),
         ({"box": [0, 0, 9]}, 422, "box"),
         ({"box": [9, 0, 9, 9]}, 422, "box"),
         ({"box": [0, 0, 257, 9]}, 422, "box"),
         ({"box": [-1, 0, 5, 9]}, 422, "box"),
-        ({"mask": text(encode_png(torch.zeros(3, 256, 256)))}, 422, "no cell"),
+        ({"mask": text(encode_png(torch.zeros(3, 256, 256)))}, 422, ANY),
         ({"box": [0, 0, 9, 9], "image": text(face[: len(face) // 2])}, 422, "image"),
         ({"box": [0, 0, 9, 9], "image": text(bomb.getvalue())}, 413, "image"),
         ({"mask": text(bomb.getvalue())}, 413, "mask"),
         ({"box": [0, 0, 9, 9], "image": text(bytes(8 * 2**20 + 1))}, 413, "image"),
     ]:
         fault = error(ask(service, base | change))
-        assert (fault["status"], named in fault["message"]) == (status, True), fault
-    fault = error(
-        ask(service, {"operation": "edit", "image": text(face), "box": [0, 0, 99, 99], "donor": "source:nobody"})
-    )
+        assert (fault["status"], (fault["field"] or "").partition(".")[0] or None) == (status, field), fault
+    donor = {"operation": "edit", "image": text(face), "box": [0, 0, 99, 99], "donor": "source:nobody"}
+    fault = error(ask(service, donor))
     assert (fault["status"], "nobody" in fault["message"]) == (422, True)
 
 
@@ -299,7 +301,7 @@ def test_one_bad_request_costs_only_itself_and_company_changes_nothing(service: 
     assert all(answer.status == 200 for answer in alone)
     bodies: list[Any] = []
     wanted: list[Response | None] = []
-    for i, (bad, _, _) in enumerate(BAD):
+    for i, (bad, *_) in enumerate(BAD):
         bodies += [bad, good[i % len(good)]]
         wanted += [None, alone[i % len(good)]]
     answers = respond(service, [Call(body) for body in bodies])
@@ -308,125 +310,3 @@ def test_one_bad_request_costs_only_itself_and_company_changes_nothing(service: 
             assert answer.status in (400, 413, 422)
         else:
             assert answer == expected
-
-
-# --- limits ----------------------------------------------------------------------------------------------
-
-
-def test_work_beyond_the_time_given_is_refused_before_it_starts(service: Service) -> None:
-    impatient = Service(service.model, Limits(max_seconds=1e-6))
-    fault = error(ask(impatient, {"n": 1}))
-    assert (fault["status"], fault["code"]) == (413, "too_much_work")
-    assert impatient.costs.images["search"] == 0
-    seconds = impatient._estimate(service_request(8)) * 1.5
-    busy = Service(service.model, Limits(max_seconds=seconds))
-    busy._seconds_per_image, busy._seconds_per_step = impatient._seconds_per_image, impatient._seconds_per_step
-    answers = respond(busy, [Call({"n": 8}), Call({"n": 8}), Call({"operation": "info"})])
-    assert answers[1].status == 503
-    assert answers[1].headers == {"Retry-After": "1"}
-    assert answers[2].status == 200
-
-
-def service_request(n: int) -> Any:
-    from latentpatch.serving import parse
-
-    return parse({"n": n})
-
-
-def test_a_batch_of_many_pictures_goes_in_rounds(service: Service) -> None:
-    small = Service(service.model, Limits(max_batch_images=4))
-    answers = respond(small, [Call({"n": 3, "seed": seed}) for seed in range(4)])
-    assert answers == [ask(small, {"n": 3, "seed": seed}) for seed in range(4)]
-
-
-@pytest.mark.parametrize("change", [{"max_images": 0}, {"max_seconds": float("nan")}])
-def test_limits_are_checked(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(change))):
-        Limits(**change)
-    with pytest.raises(TypeError, match="max_pixels"):
-        Limits(max_pixels="many")  # type: ignore[arg-type]
-
-
-def test_a_fault_of_ours_is_a_500_that_tells_nothing(
-    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken(*_: Any) -> Any:
-        raise RuntimeError("secret path /root")
-
-    monkeypatch.setattr(service.model.bank, "sample", broken)
-    fault = error(ask(service, {"n": 1}))
-    assert (fault["status"], "secret" in fault["message"]) == (500, False)
-    assert "secret" in caplog.text
-
-
-def test_headers_with_tokens_are_not_shown() -> None:
-    assert "s3cret" not in repr(Call(None, {"Authorization": "Bearer s3cret"}))
-
-
-def test_no_server_is_imported(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, latentpatch.serving; sys.exit(bool({'ts', 'fastapi', 'starlette', 'uvicorn'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-# --- bodies made to cost time ----------------------------------------------------------------------------
-
-
-def quickly(service: Service, body: Any, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    import time
-
-    start = time.process_time()
-    fault = error(respond(service, [Call(body, headers or {})])[0])
-    assert time.process_time() - start < 3  # these took half a minute and more
-    return fault
-
-
-def test_bodies_made_to_cost_time_cost_little(service: Service) -> None:
-    shape = {"inputs": [{"name": "n", "shape": [10**4000] * 2000, "datatype": "INT64", "data": [1]}]}
-    assert quickly(service, shape)["status"] == 400
-    assert quickly(service, {"seeds": ["x"] * 1_000_000})["status"] == 422
-    assert quickly(service, {str(i): i for i in range(100_000)})["status"] == 400
-    assert quickly(service, {"settings": {str(i): i for i in range(100_000)}})["status"] == 400
-    deep: Any = []
-    for _ in range(5000):
-        deep = [deep]
-    assert quickly(service, {"where": deep})["status"] in (400, 422)
-
-
-def test_a_jpeg_of_very_many_scans_is_refused(service: Service) -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4000, 4000)).save(buffer, "JPEG", progressive=True)
-    data = buffer.getvalue()
-    last = data.rindex(b"\xff\xda")
-    many = data[:last] + data[last:-2] * 2000 + data[-2:]
-    fault = quickly(service, many, {"Content-Type": "image/jpeg"})
-    assert (fault["status"], "scans" in fault["message"]) == (422, True)
-    assert respond(service, [Call(data, {"Content-Type": "image/jpeg"})])[0].status == 200
-
-
-@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "application/json"])
-def test_a_body_of_which_nothing_is_left_is_no_request_for_information(service: Service, kind: str) -> None:
-    assert error(respond(service, [Call(None, {"content-type": kind})])[0])["status"] == 400
-    assert respond(service, [Call(None, {"content-length": "0"})])[0].status == 200
-
-
-def test_a_refusal_keeps_nothing_of_its_batch(service: Service) -> None:
-    import gc
-
-    def kept() -> int:
-        return sum(issubclass(type(thing), Tensor) and thing.numel() >= 3 * 256 * 256 for thing in gc.get_objects())
-
-    calls = [Call({"seed": 1}), Call({"where": "colour=blue"}), Call({"reference": text(b"x")})]
-    respond(service, calls)
-    gc.collect()
-    gc.disable()
-    try:
-        before = kept()
-        respond(service, calls)
-        assert kept() == before
-    finally:
-        gc.enable()

@@ -1,4 +1,4 @@
-"""TorchServe with the archive as users make it: started, asked and stopped by the tests."""
+"""TorchServe with the default archive, started and stopped by the tests."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ pytestmark = pytest.mark.slow
 
 
 def test_starts_as_configured(server: LiveServer) -> None:
-    told = server.describe()
-    assert told["modelName"] == "latentpatch"
-    assert told["modelVersion"] == __version__
-    assert (told["batchSize"], told["maxBatchDelay"], told["responseTimeout"]) == (16, 10, 60)
-    assert told["jobQueueStatus"]["remainingCapacity"] == 64
-    assert [worker["status"] for worker in told["workers"]] == ["READY", "READY"]
-    assert sorted(worker["pid"] for worker in told["workers"]) == server.worker_pids()
+    description = server.describe()
+    assert description["modelName"] == "latentpatch"
+    assert description["modelVersion"] == __version__
+    assert (description["batchSize"], description["maxBatchDelay"], description["responseTimeout"]) == (16, 10, 60)
+    assert description["jobQueueStatus"]["remainingCapacity"] == 64
+    assert [worker["status"] for worker in description["workers"]] == ["READY", "READY"]
+    assert sorted(worker["pid"] for worker in description["workers"]) == server.worker_pids()
 
 
 def test_ping(server: LiveServer) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from math import ceil, inf, sqrt
+from math import ceil, inf, prod, sqrt
 
 import torch
 from torch import Tensor
@@ -29,12 +29,13 @@ from torch import Tensor
 from ...errors import SettingError
 from ...validation import check_noise, check_reference
 from ..base import Context, Sampler
-from .resynthesis import resynthesis, resynthesis_steps
+from .resynthesis import Resynthesis, resynthesis, resynthesis_steps
 from .search.prepared import MAX_MEMORY, PreparedSources
 from .settings import DiffusionSettings
 
 __all__ = ["DiffusionSettings", "PatchDiffusion", "diffusion", "diffusion_steps"]
 
+LEVEL_WORK = 256  # cost of a cell at a level, in compared window cells; measured, whatever the size of windows
 _WINDOW_UNITS = 16  # units of a window's side in a grid's side
 
 
@@ -121,10 +122,10 @@ class PatchDiffusion(Sampler):
         return diffusion_steps(context.grid, settings)
 
     def work(self, settings: DiffusionSettings, context: Context) -> int:
-        area, (height, width) = self.noise_dim(settings, context), context.grid
-        sides = [(ceil(height * part / _WINDOW_UNITS), ceil(width * part / _WINDOW_UNITS)) for part in settings.windows]
-        windows = sum(min(down, height) * min(right, width) for down, right in sides) / len(sides)
-        return area * round(settings.levels * windows + settings.sweeps * settings.patch_size**2)
+        denoising = prod(context.grid) * settings.levels * LEVEL_WORK
+        if not settings.sweeps or context.mask is not None:
+            return denoising
+        return denoising + Resynthesis().work(settings.sweep_settings(), context)
 
     def sample(
         self,

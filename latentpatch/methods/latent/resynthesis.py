@@ -28,7 +28,7 @@ from ...errors import SettingError
 from ...ops.nearest import nearest
 from ...ops.noise import draw
 from ...validation import check_noise, check_reference
-from ..base import Context, Sampler
+from ..base import Context, Sampler, window_size
 from .search import numba_backend as cpu
 from .search.assignment import CANDIDATES, ROUNDS, allot
 from .search.keys import exact_dtype
@@ -37,6 +37,8 @@ from .settings import ResynthesisSettings
 
 __all__ = ["Resynthesis", "ResynthesisSettings", "resynthesis", "resynthesis_steps"]
 
+CELL_WORK = 128  # cost of a cell besides its windows, in compared window cells; measured
+ENERGY_WORK = 8  # cost of a window cell of an image's energy, in compared window cells; measured
 SUBSET_STEPS = 1  # uniforms that a picture's subset is drawn with
 _STREAMS = 1 << 24  # as many as floating point numbers of 32 bits tell apart
 _PRIME = (1 << 31) - 1
@@ -261,7 +263,12 @@ class Resynthesis(Sampler):
         return resynthesis_steps(context.grid, settings, context.has_reference)
 
     def work(self, settings: ResynthesisSettings, context: Context) -> int:
-        return self.noise_dim(settings, context) * settings.sweeps * settings.patch_size**2
+        (height, width), stride = context.grid, settings.stride
+        window = window_size(context.grid, settings.patch_size)
+        blocks = -(-height // stride) * -(-width // stride)
+        cell = CELL_WORK + (ENERGY_WORK * window if settings.best_of > 1 else 0)
+        # The assignment compares as much as a sweep.
+        return round(settings.best_of * (height * width * cell + blocks * window * (settings.sweeps + 1)))
 
     def sample(
         self,

@@ -28,6 +28,8 @@ MIN_DISTINCT_OUTPUTS = 1000  # images that starts and donors should make with on
 FEW_SOURCES_NEIGHBORS = 3  # nearest sources drawn from where they would make fewer
 MIN_DONORS = 4  # sources, where the number of donors is a share of all
 MIN_CAPACITY_FACTOR = 2  # times the cells of a grid that the donors' caps add up to, at least
+MIN_NOISE = 1e-6  # standard deviations of the sources: less is lost in rounding, and its square in underflow
+MIN_AIMED_SHARE = 1e-6  # share of the cells: less than a cell of the largest grid
 DEFAULT_STRENGTH = 0.5  # part of the noise levels, with a reference
 
 _PATCH_SIZE_HELP = "side of the compared patches, in latent cells"
@@ -77,6 +79,7 @@ class ResynthesisSettings(Settings):
         "take patches only from this many randomly chosen sources for each image: a number such as 4, or a share of "
         "the sources such as 0.5 (at least four sources)",
         above=0,
+        limited_by="sources",
         metavar="N|SHARE",
         aliases=("subset",),
     )
@@ -121,7 +124,7 @@ class ResynthesisSettings(Settings):
         available = num_sources if has_reference or self.allow_start_as_donor else num_sources - 1
         if not isinstance(self.donors, float):
             return min(available, self.donors)
-        enough = 0 if self.max_share is None else ceil(MIN_CAPACITY_FACTOR / self.max_share)
+        enough = 0 if self.max_share is None else ceil(min(available, MIN_CAPACITY_FACTOR / self.max_share))
         return min(available, max(ceil(self.donors * available), enough, MIN_DONORS))
 
     def resolved(self, num_sources: int, has_reference: bool) -> ResynthesisSettings:
@@ -163,7 +166,7 @@ class DiffusionSettings(Settings):
     start_noise: float = setting(
         5.0,
         "standard deviation of the noise at the first level, in standard deviations of the sources",
-        above=0,
+        minimum=MIN_NOISE,
         limit=1000,
         metavar="SIGMA",
         is_advanced=True,
@@ -171,7 +174,7 @@ class DiffusionSettings(Settings):
     end_noise: float = setting(
         0.0375,
         "standard deviation of the noise at the last level, in standard deviations of the sources",
-        above=0,
+        minimum=MIN_NOISE,
         limit=1000,
         metavar="SIGMA",
         is_advanced=True,
@@ -197,7 +200,7 @@ class DiffusionSettings(Settings):
     max_share: float | None = setting(
         None,
         "largest share of an image's cells that one source may give: kept by the sweeps, aimed at without",
-        above=0,
+        minimum=MIN_AIMED_SHARE,
         maximum=1,
         metavar="SHARE",
         default_help="0.3; at least 1.5 even shares",
