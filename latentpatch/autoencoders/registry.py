@@ -7,45 +7,9 @@ import importlib
 import torch
 
 from .base import Autoencoder, AutoencoderSpec
+from .names import AUTOENCODERS, DEFAULT, parse_autoencoder
 
 __all__ = ["AUTOENCODERS", "DEFAULT", "Autoencoder", "AutoencoderSpec", "load_autoencoder", "parse_autoencoder"]
-
-#: Family of each autoencoder; a family's module is imported when one of its members is asked for.
-AUTOENCODERS = {
-    "embedded": "embedded",
-    "embedded-vq": "embedded",
-    "taesd": "taesd",
-    "taesdxl": "taesd",
-    "taesd3": "taesd",
-    "taef1": "taesd",
-    "taef2": "taesd",
-    "vqgan-ffhq": "vqgan",
-    "vqgan-celebahq": "vqgan",
-    "vqgan-faceshq": "vqgan",
-    "vqgan-imagenet-1024": "vqgan",
-    "vqgan-imagenet-16384": "vqgan",
-    "diffusers": "hf_diffusers",
-    "pixels": "pixels",
-}
-
-
-#: The one that is taken where none is named: it needs no download.
-DEFAULT = "embedded"
-
-
-def parse_autoencoder(text: str) -> tuple[str, str | None]:
-    """Split ``NAME[:ARGUMENT]``, e.g. ``taef2:weights/`` or ``pixels:8``.
-
-    Raises:
-        ValueError: for an unknown name or nothing after the colon.
-    """
-    name, colon, argument = text.partition(":")
-    if name not in AUTOENCODERS:
-        raise ValueError(f"autoencoder {name!r}: one of {', '.join(AUTOENCODERS)} is expected")
-    if colon and not argument:
-        raise ValueError(f"autoencoder {text!r}: a file or folder is expected after the colon")
-    return name, argument or None
-
 
 def load_autoencoder(name: str, argument: str | None = None, *, pretrained: bool = True) -> Autoencoder:
     """Build an autoencoder by name. Under ``torch.device("meta")`` no weights are read.

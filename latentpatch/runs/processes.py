@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import LatentPatchError
 from ..io.mmap import Rows
+from .launch import launched, rank
 
 __all__ = ["ALONE", "ProcessError", "Processes", "joined", "launched", "rank"]
 
@@ -112,16 +113,6 @@ class Processes:
 
 #: A process on its own.
 ALONE = Processes()
-
-
-def launched() -> int:
-    """How many processes torchrun started with this one: 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def rank() -> int:
-    """Number of this process among them."""
-    return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager

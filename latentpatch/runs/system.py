@@ -15,7 +15,7 @@ from ..errors import SettingError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["choose_device", "keep_freed_memory", "machine_memory"]
+__all__ = ["choose_device", "is_out_of_memory", "keep_freed_memory", "machine_memory"]
 
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -76,3 +76,11 @@ def keep_freed_memory() -> bool:
         return False
     # 32 MiB is the most that glibc takes for the one.
     return bool(library.mallopt(_MAP_THRESHOLD, 32 << 20)) and bool(library.mallopt(_TRIM_THRESHOLD, 1 << 29))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the machine or a GPU has no memory left."""
+    import torch
+
+    # The allocator of CPU tensors raises a RuntimeError of its own.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
