@@ -7,8 +7,8 @@ lists samplers and settings without importing torch. :func:`latentpatch.methods.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import SettingTypeError
@@ -25,7 +25,10 @@ from .validation import check_choice
 if TYPE_CHECKING:
     from .methods.base import Sampler
 
-__all__ = ["SAMPLERS", "SamplerRegistry", "settings_from_record", "settings_record"]
+__all__ = ["FLAGS", "SAMPLERS", "SamplerRegistry", "settings_from_record", "settings_record"]
+
+#: Flags of the sampler contract that the registry knows without importing a sampler.
+FLAGS = ("accepts_reference", "accepts_mask", "is_shardable", "is_exportable")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class _Entry:
     settings_class: type[Settings]
     summary: str
     target: str | Sampler
+    flags: frozenset[str] = frozenset()
 
 
 class SamplerRegistry(Mapping[str, "Sampler"]):
@@ -48,7 +52,14 @@ class SamplerRegistry(Mapping[str, "Sampler"]):
         self._entries: dict[str, _Entry] = {}
         self.version = 0
 
-    def declare(self, name: str, settings_class: type[Settings], summary: str, target: str | Sampler) -> None:
+    def declare(
+        self,
+        name: str,
+        settings_class: type[Settings],
+        summary: str,
+        target: str | Sampler,
+        flags: Collection[str] = (),
+    ) -> None:
         """Enter a sampler.
 
         Args:
@@ -56,6 +67,7 @@ class SamplerRegistry(Mapping[str, "Sampler"]):
             settings_class: its settings; each sampler has a class of its own.
             summary: one sentence.
             target: the sampler, or "MODULE:CLASS" relative to this package.
+            flags: of :data:`FLAGS`, those that are true of the sampler.
 
         Raises:
             ValueError: for a name or a settings class that another sampler has.
@@ -63,7 +75,7 @@ class SamplerRegistry(Mapping[str, "Sampler"]):
         for other, entry in self._entries.items():
             if other == name or entry.settings_class is settings_class:
                 raise ValueError(f"sampler {name!r}: its name or settings class is that of {other!r}")
-        self._entries[name] = _Entry(settings_class, summary, target)
+        self._entries[name] = _Entry(settings_class, summary, target, frozenset(flags))
         self.version += 1
 
     def remove(self, name: str) -> None:
@@ -76,7 +88,7 @@ class SamplerRegistry(Mapping[str, "Sampler"]):
         if isinstance(entry.target, str):
             module, _, attribute = entry.target.partition(":")
             sampler: Sampler = getattr(importlib.import_module(module, __package__), attribute)()
-            self._entries[name] = entry = _Entry(entry.settings_class, entry.summary, sampler)
+            self._entries[name] = replace(entry, target=sampler)
             return sampler
         return entry.target
 
@@ -100,6 +112,10 @@ class SamplerRegistry(Mapping[str, "Sampler"]):
     def settings_class(self, name: str) -> type[Settings]:
         """Return the settings class of a sampler, without importing the sampler."""
         return self._entries[check_choice("sampler", name, self)].settings_class
+
+    def having(self, flag: str) -> list[str]:
+        """Return the names of the samplers of which a flag is true, without importing them."""
+        return [name for name, entry in self._entries.items() if flag in entry.flags]
 
     def summary(self, name: str) -> str:
         """Return one sentence about a sampler."""
@@ -136,30 +152,35 @@ SAMPLERS.declare(
     ResynthesisSettings,
     "Rebuilds a randomly drawn source, or a reference, from patches of the other sources.",
     ".methods.latent.resynthesis:Resynthesis",
+    ("accepts_reference", "is_exportable"),
 )
 SAMPLERS.declare(
     "diffusion",
     DiffusionSettings,
     "Denoises Gaussian noise, or a noised reference, in closed form by the patches of the sources.",
     ".methods.latent.patch_diffusion:PatchDiffusion",
+    ("accepts_reference", "accepts_mask"),
 )
 SAMPLERS.declare(
     "raster",
     RasterSettings,
     "Grows an image block by block, coarse to fine, in raster order: the sampler of the LatentPatch paper.",
     ".methods.latent.raster:Raster",
+    ("accepts_reference", "accepts_mask", "is_shardable", "is_exportable"),
 )
 SAMPLERS.declare(
     "random-cells",
     RandomCellsSettings,
     "Draws the source of every cell uniformly: a baseline of the paper (figure 1 a).",
     ".methods.latent.random_tiles:RandomCells",
+    ("is_shardable",),
 )
 SAMPLERS.declare(
     "random-patches",
     RandomPatchesSettings,
     "Draws the source of every patch uniformly: a baseline of the paper (figure 1 b).",
     ".methods.latent.random_tiles:RandomPatches",
+    ("is_shardable",),
 )
 
 

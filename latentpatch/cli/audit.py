@@ -1,81 +1,79 @@
-"""The command that looks for copies: ``audit``."""
+"""``latentpatch audit``: look for copies of sources among pictures."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import FileError
-from ..io import atomic as files
-from ..io import images
-from ..model import LatentPatch
-from ..provenance.audit import CopyLimits, audit_report, concatenate
-from ..provenance.copying import Copying, copying, copying_of_sources
-from ..provenance.explanation import source_pictures
-from .arguments import add_common, add_sources
-from .common import counted, say, shows_progress, skipped_files, source_files, sources_model, write_json
+from . import _options as cli
 
-__all__ = ["add_audit"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-#: Exit status where copies were found: not that of an error (1), nor of unusable arguments (2).
-FAILED = 3
+    from ..model import LatentPatch
+    from ..provenance.copying import Copying
 
-_BATCH = 16
-_PAIRS = 12  # on the sheet
+__all__ = ["COMMAND", "COPIES_FOUND"]
+
+#: Exit status where copies were found: neither that of an error (1) nor of unusable arguments (2).
+COPIES_FOUND = 3
+
+_BATCH_IMAGES = 16
+_SHEET_PAIRS = 12
+_MAX_FAILURES_SHOWN = 10
+_MIN_SAME_CELLS = 0.5  # part of the cells of a recorded map that the picture's own map confirms
 _RECORDS = ("generation.json", "inpaint.json", "edit.json")
 _SHEETS = ("grid.png", "provenance.png")
 
 
-def add_audit(commands: Any) -> None:
-    parser = commands.add_parser(
-        "audit", help="are pictures copies of sources? (exit status 3 where some are)", allow_abbrev=False
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions(cli.CommandOptions):
+    output: Path = cli.output_option()
+    held_out: Path | None = cli.option(Path, "PICTURES", "pictures like the sources, none of them, to compare with")
+    max_mean_share: float = cli.option(
+        cli.number(0, 1), "SHARE", "share of a picture's largest source, on average", default=0.5, section="limits"
     )
-    add_sources(parser)
-    parser.add_argument(
-        "pictures", help="the pictures: a folder, such as generate writes, one picture, or a text file that lists some"
+    max_share: float = cli.option(
+        cli.number(0, 1), "SHARE", "share of the largest source of any picture", default=0.9, section="limits"
     )
-    parser.add_argument(
-        "--held-out", metavar="PICTURES", help="pictures like the sources that are none of them, to compare with"
+    min_relative: float = cli.option(
+        cli.number(0, 1),
+        "RATIO",
+        "distance to the nearest source over that to the next nearest, of any picture",
+        default=0.6,
+        section="limits",
     )
-    group = parser.add_argument_group("limits")
-    group.add_argument(
-        "--max-mean-share",
-        type=float,
-        default=CopyLimits.mean_share,
-        help="share of the largest source, on average (0.5)",
-    )
-    group.add_argument("--max-share", type=float, default=CopyLimits.share, help="that of any picture (0.9)")
-    group.add_argument(
-        "--min-relative",
-        type=float,
-        default=CopyLimits.relative,
-        help="distance to the nearest source beside that to the next nearest, of any picture (0.6)",
-    )
-    add_common(parser, _audit)
+    sources: cli.SourceOptions = cli.group(cli.SourceOptions)
+    pictures: Path = cli.argument("PICTURES", f"the pictures: {cli.PICTURES_HELP}")
+    run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
 
 
-def _audit(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
+    """Audit pictures, and write the report with a sheet of the closest pairs."""
+    from ..io import atomic, images
+    from ..provenance.audit import CopyLimits, audit_report
+    from ..provenance.copying import copying_of_sources
+    from ._load import open_model, skipped_files
+    from ._output import write_json
+
     limits = CopyLimits(options.max_mean_share, options.max_share, options.min_relative)
-    paths = _pictures_in(Path(options.pictures))
-    held_out = None if options.held_out is None else _pictures_in(Path(options.held_out))
-    with files.staged(options.output) as staging:
-        model = sources_model(options)
-        figures = _figures(model, paths, options, "pictures")
-        index, known = _recorded(Path(options.pictures), paths, model)
-        agrees = (index == figures.index).flatten(1).float().mean(1) >= 0.5  # or the record is of another picture
-        figures = figures.with_index(index, known & agrees)
-        reference = copying_of_sources(model) if held_out is None else _figures(model, held_out, options, "held out")
-        names = (
-            [path.name for path in paths] if len({path.name for path in paths}) == len(paths) else [*map(str, paths)]
-        )
+    paths = _list_pictures(options.pictures)
+    held_out = None if options.held_out is None else _list_pictures(options.held_out)
+    with atomic.staged(options.output) as staging:
+        model = open_model(options.sources, context, options.output)
+        figures = _measure(model, paths, context, "pictures")
+        index, is_recorded = _recorded_maps(options.pictures, paths, model)
+        # Otherwise the record is of another picture.
+        is_confirmed = (index == figures.index).flatten(1).float().mean(1) >= _MIN_SAME_CELLS
+        figures = figures.with_index(index, is_recorded & is_confirmed)
+        reference = copying_of_sources(model) if held_out is None else _measure(model, held_out, context, "held out")
+        is_unique = len({path.name for path in paths}) == len(paths)
+        names = [path.name if is_unique else str(path) for path in paths]
         report: dict[str, Any] = {
             "command": "audit",
             "version": __version__,
@@ -92,42 +90,52 @@ def _audit(options: argparse.Namespace) -> dict[str, Any]:
             report["held_out_failures"] = [failure for failure in beyond if failure["file"] is not None]
         rows = figures.records(model.bank.sources)
         report["images"] = [{"file": name, **row} for name, row in zip(names, rows, strict=True)]
-        closest = figures.relative.argsort()[:_PAIRS].tolist()
+        closest = figures.relative.argsort()[:_SHEET_PAIRS].tolist()
         report["pairs"] = [{"file": names[i], "nearest": rows[i]["nearest"]} for i in closest]
-        images.write_image(staging / "pairs.png", _pairs(model, paths, figures, closest, options))
+        images.write_image(staging / "pairs.png", _pairs_sheet(model, paths, figures, closest, options.sources))
         write_json(staging / "audit.json", report)
-    _summarise(options, report)
-    options.status = 0 if report["verdict"] == "pass" else FAILED
+    _summarize(options, context, report)
     return report
 
 
-def _pictures_in(path: Path) -> list[Path]:
-    """The pictures that are meant: all of a folder, less the sheets our commands put beside theirs."""
-    paths = images.list_images(path)
+def _list_pictures(path: Path) -> list[Path]:
+    """Return the pictures of a folder, list or file, without the sheets that commands write beside theirs."""
+    from ..io.listing import list_images
+
+    paths = list_images(path)
     if path.is_dir() and any((path / name).exists() for name in _RECORDS):
         paths = [each for each in paths if each.name not in _SHEETS]
     if not paths:
-        raise FileError(f"{path}: holds no pictures but sheets")
+        raise FileError(path, "holds no pictures but sheets")
     return paths
 
 
-def _figures(model: LatentPatch, paths: Sequence[Path], options: argparse.Namespace, name: str) -> Copying:
+def _measure(model: LatentPatch, paths: Sequence[Path], context: cli.RunContext, name: str) -> Copying:
+    """Return how near pictures are to sources."""
+    import torch
+
+    from ..io.images import read_image
+    from ..provenance.audit import concatenate
+    from ..provenance.copying import copying
+
     parts = []
-    with tqdm(total=len(paths), desc=name, unit="img", disable=not shows_progress(options), leave=False) as bar:
-        for first in range(0, len(paths), _BATCH):
-            batch = [images.read_image(path, model.image_size) for path in paths[first : first + _BATCH]]
+    with context.progress(name=name, total=len(paths)) as bar:
+        for first in range(0, len(paths), _BATCH_IMAGES):
+            batch = [read_image(path, model.image_size) for path in paths[first : first + _BATCH_IMAGES]]
             parts.append(copying(model, torch.stack(batch)))
             bar.update(len(batch))
     return concatenate(parts)
 
 
-def _recorded(folder: Path, paths: Sequence[Path], model: LatentPatch) -> tuple[Tensor, Tensor]:
-    """Maps ``(N, h, w)`` of the sources that ``generate`` noted, and which pictures have one: ``(N,)`` bool."""
+def _recorded_maps(folder: Path, paths: Sequence[Path], model: LatentPatch) -> tuple[Tensor, Tensor]:
+    """Return the source maps ``(N, h, w)`` that generate recorded, and which pictures have one: ``(N,)`` bool."""
+    import torch
+
     index = torch.full((len(paths), *model.bank.grid), -1, dtype=torch.int64)
-    known = torch.zeros(len(paths), dtype=torch.bool)
+    is_recorded = torch.zeros(len(paths), dtype=torch.bool)
     note = folder / "generation.json"
     if not folder.is_dir() or not note.exists():
-        return index, known
+        return index, is_recorded
     try:
         record = json.loads(note.read_text(encoding="utf-8", errors="replace"))
         if record["sources_sha256"] == model.bank.digest():
@@ -136,41 +144,52 @@ def _recorded(folder: Path, paths: Sequence[Path], model: LatentPatch) -> tuple[
                 if path.parent == folder and path.name in maps:
                     if maps[path.name].shape != model.bank.grid:
                         raise ValueError(f"a map of shape {tuple(maps[path.name].shape)}")
-                    index[i], known[i] = maps[path.name], True
+                    index[i], is_recorded[i] = maps[path.name], True
+        if int(index.max()) >= len(model.bank) or int(index.min()) < -1:
+            raise ValueError(f"positions beyond the {len(model.bank)} sources")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
-        raise FileError(f"{note}: not a record that generate wrote: {error}") from error
-    if int(index.max()) >= len(model.bank) or int(index.min()) < -1:
-        raise FileError(f"{note}: not a record that generate wrote: positions beyond the {len(model.bank)} sources")
-    return model.bank.variants.sources_of(index), known
+        raise FileError(note, f"not a record that generate wrote: {error}") from error
+    return model.bank.variants.sources_of(index), is_recorded
 
 
-def _pairs(
-    model: LatentPatch, paths: Sequence[Path], figures: Copying, closest: Sequence[int], options: argparse.Namespace
+def _pairs_sheet(
+    model: LatentPatch, paths: Sequence[Path], figures: Copying, closest: Sequence[int], sources: cli.SourceOptions
 ) -> Tensor:
-    """Pictures, each with its nearest source on the right, the closest pairs first."""
-    pictures = [images.read_image(paths[i], model.image_size) for i in closest]
-    sources = source_pictures(
-        model, (figures.nearest[closest] * model.bank.variants.count).tolist(), source_files(options)
-    )
-    both = [each for pair in zip(pictures, sources, strict=True) for each in pair]
-    return images.contact_sheet(torch.stack(both), columns=2 * min(3, len(closest)))
+    """Return a sheet of pictures, each left of its nearest source, the closest pairs first."""
+    import torch
+
+    from ..io.images import contact_sheet, read_image
+    from ..provenance.explanation import source_pictures
+    from ._load import source_files
+
+    pictures = [read_image(paths[i], model.image_size) for i in closest]
+    positions = (figures.nearest[closest] * model.bank.variants.count).tolist()
+    nearest = source_pictures(model, positions, source_files(sources))
+    both = [each for pair in zip(pictures, nearest, strict=True) for each in pair]
+    return contact_sheet(torch.stack(both), columns=2 * min(3, len(closest)))
 
 
-def _summarise(options: argparse.Namespace, report: dict[str, Any]) -> None:
+def _summarize(options: AuditOptions, context: cli.RunContext, report: dict[str, Any]) -> None:
     failures = report["failures"]
     share, relative = report["figures"]["largest_share"], report["figures"]["relative"]
-    say(
-        options,
-        f"{report['verdict']}: {counted(report['pictures'], 'picture')}; largest share {share['mean']:.0%} on average, "
-        f"{share['most']:.0%} at most; nearest source at {relative['least']:.2f} of the next ones at least",
+    context.say(
+        f"{report['verdict']}: {cli.plural(report['pictures'], 'picture')}; largest share {share['mean']:.0%} on "
+        f"average, {share['most']:.0%} at most; nearest source at {relative['least']:.2f} of the next ones at least"
     )
-    for failure in failures[:10]:
-        say(
-            options,
-            f"  {failure['file'] or 'on average'}: {failure['figure'].replace('_', ' ')} {failure['value']:.2f}, "
-            f"limit {failure['limit']:.2f}",
+    for failure in failures[:_MAX_FAILURES_SHOWN]:
+        figure = failure["figure"].replace("_", " ")
+        context.say(
+            f"  {failure['file'] or 'on average'}: {figure} {failure['value']:.2f}, limit {failure['limit']:.2f}"
         )
-    if len(failures) > 10:
-        say(options, f"  and {len(failures) - 10} more: {options.output}/audit.json")
+    if len(failures) > _MAX_FAILURES_SHOWN:
+        context.say(f"  and {len(failures) - _MAX_FAILURES_SHOWN} more: {options.output}/audit.json")
     if report.get("held_out_failures"):
-        say(options, f"  held-out pictures that look like copies themselves: {len(report['held_out_failures'])}")
+        context.say(f"  held-out pictures that look like copies themselves: {len(report['held_out_failures'])}")
+
+
+COMMAND = cli.Command(
+    AuditOptions,
+    run,
+    ("audit PICTURES out -o audit", "audit people.safetensors out --held-out OTHERS -o audit"),
+    exit_status=lambda report: 0 if report["verdict"] == "pass" else COPIES_FOUND,
+)

@@ -1,45 +1,48 @@
-"""The command that measures: ``bench``."""
+"""``latentpatch bench``: measure the speed of this machine at every stage."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from typing import Any
 
-from .arguments import add_network, add_precision, add_report, add_settings, positive
-from .common import bare_model, chosen_settings
+from . import _options as cli
+from ._samplers import RasterOptions
 
-__all__ = ["add_bench"]
+__all__ = ["COMMAND"]
 
 
-def add_bench(commands: Any) -> None:
-    parser = commands.add_parser("bench", help="how fast this machine is at every stage", allow_abbrev=False)
-    parser.add_argument(
-        "--sizes", type=_sizes, default=(16, 64, 1000, 10000), metavar="B,B,…", help="sources (16,64,1000,10000)"
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(map(cli.integer(1), text.split(",")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(cli.CommandOptions):
+    sizes: tuple[int, ...] = cli.option(
+        _sizes, "B,B,...", "numbers of sources to search (16,64,1000,10000)", default=(16, 64, 1000, 10000)
     )
-    parser.add_argument("-n", type=positive, default=16, help="images made together (16)")
-    parser.add_argument("--components", type=int, metavar="R", help="principal components searched (16)")
-    add_settings(parser)
-    add_network(parser)
-    add_precision(parser)
-    add_report(parser, _bench)
+    n: int = cli.option(cli.integer(1), "N", "number of images made together", default=16)
+    components: int = cli.option(cli.integer(1), "R", "number of principal components to search in", default=16)
+    sampler: RasterOptions = cli.group(RasterOptions)
+    run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
+
+    def check(self) -> None:
+        self.sampler.settings()
 
 
-def _bench(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: BenchOptions, context: cli.RunContext) -> dict[str, Any]:
+    """Measure, and print a table where no JSON report is asked for."""
     from ..runs.benchmark import bench, table
+    from ._load import open_autoencoder
 
-    model = bare_model(options)
+    settings: Any = options.sampler.settings()
+    precision = context.options.precision
+    autoencoder = open_autoencoder(context).autoencoder
     report = bench(
-        model.autoencoder,
-        options.sizes,
-        n=options.n,
-        components=16 if options.components is None else options.components,
-        settings=chosen_settings(options, model),
-        precision=options.precision,
+        autoencoder, options.sizes, n=options.n, components=options.components, settings=settings, precision=precision
     )
-    if not options.json:
+    if not context.options.json:
         print(table(report))
     return report
 
 
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(positive(part) for part in text.split(","))
+COMMAND = cli.Command(BenchOptions, run, ("bench --sizes 16,500 --autoencoder taef2",))

@@ -1,107 +1,110 @@
-"""The command that compares samplers: ``evaluate``."""
+"""``latentpatch evaluate``: measure quality and novelty of samplers against held-out pictures."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+from . import _options as cli
 
-from ..errors import MissingDependencyError
-from ..evaluation.experiments import Row, parse_row, read_tables, standard_rows
-from ..evaluation.features import BUILT_IN, find_extractor
-from ..evaluation.protocol import Evaluation, Protocol, with_copier
-from ..evaluation.report import frontier, markdown, summary
-from ..io import atomic as files
-from ..io import images
-from ..model import LatentPatch
-from .arguments import add_common, add_sources, natural, positive
-from .common import counted, files_by_id, say, shows_progress, sources_model
+if TYPE_CHECKING:
+    from ..evaluation.experiments import Row
+    from ..evaluation.protocol import Evaluation
+    from ..model import LatentPatch
 
-__all__ = ["add_evaluate"]
+__all__ = ["COMMAND"]
 
 
-def add_evaluate(commands: Any) -> None:
-    parser = commands.add_parser(
-        "evaluate", help="how good and how new the pictures of samplers are, against held-out ones", allow_abbrev=False
-    )
-    add_sources(parser)
-    parser.add_argument(
-        "--held-out",
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(cli.CommandOptions):
+    output: Path = cli.output_option()
+    held_out: Path = cli.option(
+        Path,
+        "HOLDOUT",
+        "pictures like the sources, but none of them: a folder or list; or their features, .npy or .safetensors",
         required=True,
-        metavar="HOLDOUT",
-        help="pictures of the sources' kind that are none: a folder or list; or their features, .npy or .safetensors",
     )
-    parser.add_argument(
-        "--originals",
+    originals: tuple[Path, ...] = cli.option(
+        Path,
+        "SOURCE",
+        "the sources' pictures, if SOURCES is a fitted model (decoded sources)",
         nargs="+",
-        metavar="SOURCE",
-        help="the sources' pictures, where SOURCES is a fitted model (otherwise decoded sources stand for them)",
+        default=(),
     )
-    parser.add_argument(
-        "--row",
+    row: tuple[str, ...] = cli.option(
+        str,
+        "'[NAME:] SAMPLER KEY=VALUE ...'",
+        "a sampler to evaluate; may be repeated (all samplers with their default settings)",
         action="append",
-        default=[],
-        metavar="'[NAME:] SAMPLER KEY=VALUE …'",
-        help="what to evaluate, as often as wanted (all samplers at their defaults)",
+        default=(),
     )
-    parser.add_argument("--table", action="append", default=[], metavar="FILE.json", help="rows from a file")
-    parser.add_argument("--samples", type=positive, default=160, help="pictures in a set (160)")
-    parser.add_argument("--seeds", type=positive, default=3, help="sets (3)")
-    parser.add_argument(
-        "--pairs", type=positive, default=700, help="random pairs whose distance is the diversity (700)"
+    table: tuple[Path, ...] = cli.option(
+        Path, "FILE.json", "a file of rows; may be repeated", action="append", default=()
     )
-    parser.add_argument(
-        "--features",
-        default="latents",
-        metavar="NAME",
-        help=f"{', '.join(BUILT_IN)}, MODULE:CALLABLE or FILE.py[:CALLABLE], which is run (latents)",
+    samples: int = cli.option(cli.integer(1), "N", "images in a set", default=160)
+    seeds: int = cli.option(cli.integer(1), "N", "number of sets", default=3)
+    pairs: int = cli.option(cli.integer(1), "N", "random pairs, whose mean distance is the diversity", default=700)
+    features: str = cli.option(
+        str, "NAME", "latents, inception, lpips, MODULE:CALLABLE or FILE.py[:CALLABLE], which is run", default="latents"
     )
-    parser.add_argument(
-        "--perceptual", metavar="NAME", help="the same for distances of pairs, as lpips (what --features names)"
+    perceptual: str | None = cli.option(str, "NAME", "the same for distances of pairs, such as lpips (as --features)")
+    directions: int | None = cli.option(
+        cli.integer(0), "D", "leading directions of the Fréchet distance; 0 for all (64 if pictures are few)"
     )
-    parser.add_argument(
-        "--directions",
-        type=natural,
-        metavar="D",
-        help="leading directions the Fréchet distance is reduced to; 0 for none (64 where pictures are too few)",
-    )
-    parser.add_argument("--resamples", type=natural, default=200, help="of the bootstrap; 0 for no intervals (200)")
-    add_common(parser, _evaluate)
+    resamples: int = cli.option(cli.integer(0), "N", "resamples of the bootstrap; 0 for no intervals", default=200)
+    sources: cli.SourceOptions = cli.group(cli.SourceOptions)
+    run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
+
+    def check(self) -> None:
+        super().check()
+        if self.originals and not self.sources.is_fitted:
+            raise ValueError("--originals: only a fitted model needs them; SOURCES are pictures")
+        if self.held_out.is_dir() and self.output.resolve().is_relative_to(self.held_out.resolve()):
+            raise ValueError(
+                f"--output {self.output} lies within {self.held_out}: its sheets would be held-out pictures"
+            )
 
 
-def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    options.resume = True  # rows that are made stay: the same command goes on
-    if options.originals is not None and Path(options.sources[0]).suffix != ".safetensors":
-        raise ValueError("--originals: only a fitted model needs them; SOURCES are pictures")
+def run(options: EvaluateOptions, context: cli.RunContext) -> dict[str, Any]:
+    """Evaluate samplers and write tables and figures."""
+    from ..evaluation.features import find_extractor
+    from ..evaluation.protocol import Evaluation, Protocol
+    from ..evaluation.report import markdown
+    from ..io.atomic import write_bytes
+    from ..io.listing import list_images
+    from ._load import open_model
+
     protocol = Protocol(options.samples, options.seeds, options.pairs, options.directions, options.resamples)
     tables = _tables(options)
-    held_out = _held_out(options)
+    is_features = options.held_out.suffix in (".npy", ".safetensors")
+    held_out = options.held_out if is_features else list_images(options.held_out)
     find_features, find_perceptual = find_extractor(options.features), find_extractor(options.perceptual or "latents")
-    model = sources_model(options)  # may take minutes, so what can be wrong is looked at before
+    model = open_model(options.sources, context, options.output)
     features = find_features(model.autoencoder)
     perceptual = None if options.perceptual is None else find_perceptual(model.autoencoder)
-    evaluation = Evaluation(
-        model, held_out, options.output, features, perceptual, sources=_originals(options, model), protocol=protocol
-    )
+    originals = _originals(options, model)
+    evaluation = Evaluation(model, held_out, options.output, features, perceptual, sources=originals, protocol=protocol)
     evaluation.check([row for rows in tables.values() for row in rows])
-    done = {heading: [_entry(options, evaluation, row) for row in rows] for heading, rows in tables.items()}
+    done = {heading: [_entry(context, evaluation, row) for row in rows] for heading, rows in tables.items()}
     recoveries = evaluation.memorization()
-    output = Path(options.output)
     notes = [extractor.note for extractor in (features, perceptual) if extractor is not None and extractor.note]
-    files.write_bytes(output / "evaluation.md", markdown(done, recoveries, notes).encode())
+    write_bytes(options.output / "evaluation.md", markdown(done, recoveries, notes).encode())
     report = {
         "conditions": evaluation.conditions,
         "tables": {heading: list(entries) for heading, entries in done.items()},
         "memorisation": recoveries,
-        "frontier": _frontier(options, evaluation, output),
+        "frontier": _frontier(options.output, context, evaluation),
     }
-    say(options, f"{counted(sum(map(len, done.values())), 'row')} in {output / 'evaluation.md'}")
+    context.say(f"{cli.plural(sum(map(len, done.values())), 'row')} in {options.output / 'evaluation.md'}")
     return report
 
 
-def _tables(options: argparse.Namespace) -> dict[str, list[Row]]:
+def _tables(options: EvaluateOptions) -> dict[str, list[Row]]:
+    """Return the rows to evaluate by the heading of their table."""
+    from ..evaluation.experiments import parse_row, read_tables, standard_rows
+    from ..evaluation.protocol import with_copier
+
     tables: dict[str, list[Row]] = {}
     for path in options.table:
         for heading, rows in read_tables(path).items():
@@ -111,43 +114,54 @@ def _tables(options: argparse.Namespace) -> dict[str, list[Row]]:
     return {heading: with_copier(rows) for heading, rows in tables.items()}
 
 
-def _held_out(options: argparse.Namespace) -> list[Path] | Path:
-    path = Path(options.held_out)
-    if path.suffix in (".npy", ".safetensors"):
-        return path
-    if path.is_dir() and Path(options.output).resolve().is_relative_to(path.resolve()):
-        raise ValueError(f"--output {options.output} lies within {path}: its sheets would be held-out pictures")
-    return images.list_images(path)
+def _originals(options: EvaluateOptions, model: LatentPatch) -> list[Path] | None:
+    """Return the sources' files in the bank's order; None where a fitted model is all there is."""
+    from ..io.listing import list_images
+    from ._load import files_by_id
 
-
-def _originals(options: argparse.Namespace, model: LatentPatch) -> list[Path] | None:
-    """The sources' files in the bank's order; None where a fitted model is all there is."""
-    fitted = Path(options.sources[0]).suffix == ".safetensors"
-    if options.originals is None and fitted:
-        return None
-    if not fitted:
+    if not options.sources.is_fitted:
         skipped = {path for path, _ in model.skipped}
-        return [path for path in images.list_images(*options.sources) if path not in skipped]
-    named = files_by_id(options.originals)
-    missing = [name for name in model.bank.sources if name not in named]
+        return [path for path in list_images(*options.sources.sources) if path not in skipped]
+    if not options.originals:
+        return None
+    by_id = files_by_id(options.originals)
+    missing = [name for name in model.bank.sources if name not in by_id]
     if missing:
-        raise ValueError(f"--originals: {options.sources[0]} has a source {missing[0]!r}, which is not among them")
-    return [named[name] for name in model.bank.sources]
+        source = options.sources.sources[0]
+        raise ValueError(f"--originals: {source} has a source {missing[0]!r}, which is not among them")
+    return [by_id[name] for name in model.bank.sources]
 
 
-def _entry(options: argparse.Namespace, evaluation: Evaluation, row: Row) -> dict[str, Any]:
+def _entry(context: cli.RunContext, evaluation: Evaluation, row: Row) -> dict[str, Any]:
+    """Return the figures of a row, of an earlier run where there are any."""
+    from ..evaluation.report import summary
+
     found = evaluation.find(row)
     if found is None:
-        with tqdm(desc=row.name, unit="img", disable=not shows_progress(options), leave=False) as bar:
+        with context.progress(name=row.name) as bar:
             found = evaluation.run(row, bar.update)
-        say(options, summary(found))
+        context.say(summary(found))
     return found
 
 
-def _frontier(options: argparse.Namespace, evaluation: Evaluation, output: Path) -> str | None:
+def _frontier(output: Path, context: cli.RunContext, evaluation: Evaluation) -> str | None:
+    """Plot quality against novelty; return the file's name, None where there is nothing to plot or no matplotlib."""
+    from ..evaluation.report import frontier
+
     entries = [each for each in evaluation.entries() if each["conditions"] == evaluation.conditions and "row" in each]
     try:
         return "frontier.png" if frontier(entries, output / "frontier.png") else None
-    except MissingDependencyError as error:
-        say(options, f"frontier.png was not drawn: {error}")
+    except ImportError as error:
+        context.say(f"frontier.png was not drawn: {error}; pip install 'latentpatch[bench]'")
         return None
+
+
+COMMAND = cli.Command(
+    EvaluateOptions,
+    run,
+    (
+        "evaluate PICTURES --held-out OTHERS -o figures",
+        'evaluate PICTURES --held-out OTHERS --row "raster scales=3" --row "resynthesis donors=4" -o figures',
+    ),
+    is_resumable=True,
+)

@@ -1,44 +1,47 @@
-"""The command that says where a picture comes from: ``explain``."""
+"""``latentpatch explain``: find the sources of a picture, where and how much."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ..io import atomic as files
-from ..io import images
-from ..provenance.explanation import explain
-from .arguments import add_common, add_sources
-from .common import counted, say, skipped_files, source_files, sources_model, write_json
+from . import _options as cli
 
-__all__ = ["add_explain"]
+__all__ = ["COMMAND"]
 
 
-def add_explain(commands: Any) -> None:
-    parser = commands.add_parser(
-        "explain", help="which sources a picture is from, where and how much", allow_abbrev=False
-    )
-    parser.add_argument("image", help="the picture; what generate wrote says itself how it was made")
-    add_sources(parser)
-    parser.add_argument("--reference", metavar="IMAGE", help="the reference the picture was made with, where it was")
-    add_common(parser, _explain)
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions(cli.CommandOptions):
+    image: Path = cli.argument("IMAGE", "the picture; images of generate hold a record of how they were made")
+    output: Path = cli.output_option()
+    reference: Path | None = cli.option(Path, "IMAGE", "the reference, if the picture was made with one")
+    sources: cli.SourceOptions = cli.group(cli.SourceOptions)
+    run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
 
 
-def _explain(options: argparse.Namespace) -> dict[str, Any]:
-    images.read_image(options.image)  # before sources are encoded, which may take minutes
-    with files.staged(options.output) as staging:
-        model = sources_model(options)
+def run(options: ExplainOptions, context: cli.RunContext) -> dict[str, Any]:
+    """Explain a picture and write the explanation as picture, page and JSON."""
+    from ..io import atomic, images
+    from ..provenance.explanation import explain
+    from ._load import open_model, skipped_files, source_files
+    from ._output import write_json
+
+    images.read_image(options.image)  # refused before sources are encoded, which may take minutes
+    with atomic.staged(options.output) as staging:
+        model = open_model(options.sources, context, options.output)
         reference = None if options.reference is None else images.read_image(options.reference, model.image_size)
-        found = explain(model, options.image, originals=source_files(options), reference=reference)
+        found = explain(model, options.image, originals=source_files(options.sources), reference=reference)
         report = {"command": "explain", **found.record(), "skipped": skipped_files(model)}
         images.write_image(staging / "explanation.png", found.sheet())
-        files.write_bytes(staging / "explanation.html", found.page().encode())
+        atomic.write_bytes(staging / "explanation.html", found.page().encode())
         write_json(staging / "explanation.json", report)
-    largest = found.sources[0] if found.sources else None
-    say(
-        options,
-        f"{options.output}/explanation.html: {counted(len(found.sources), 'source')}"
-        + (f", the largest {largest.id} with {largest.share:.0%}" if largest else ""),
-    )
-    say(options, found.note)
+    largest = f", the largest {found.sources[0].id} with {found.sources[0].share:.0%}" if found.sources else ""
+    context.say(f"{options.output}/explanation.html: {cli.plural(len(found.sources), 'source')}{largest}")
+    context.say(found.note)
     return report
+
+
+COMMAND = cli.Command(
+    ExplainOptions, run, ("explain out/0003.png PICTURES -o why    # then open why/explanation.html",)
+)

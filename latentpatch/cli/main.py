@@ -1,67 +1,126 @@
-"""The command line, ``latentpatch COMMAND``: see :data:`_COMMANDS`."""
+"""The command line, ``latentpatch COMMAND``: parser, signals and exit status.
+
+Help, the version and refusals of a command line import no torch: commands import what they need when they run.
+"""
 
 from __future__ import annotations
 
-import argparse
+import difflib
+import importlib
 import io
 import json
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
-import torch
-
 from .. import __version__
-from ..errors import LatentPatchError
-from ..runs.processes import process_group, rank
+from ..errors import LatentPatchError, SettingError
+from ..runs.launch import num_processes, rank
 from ..runs.system import is_out_of_memory, keep_freed_memory
-from . import align, audit, bench, evaluate, explain, exporting, making, models, unlearn
+from ._options import Command, CommandOptions, RunContext
+from ._parsing import Parser
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
 
-#: Each adds a command's parser, which holds the function that runs it; in the order of the help.
-_COMMANDS = (
-    making.add_generate,
-    making.add_inpaint,
-    making.add_edit,
-    making.add_reconstruct,
-    align.add_align,
-    models.add_fit,
-    models.add_archive,
-    exporting.add_export,
-    explain.add_explain,
-    audit.add_audit,
-    unlearn.add_unlearn,
-    evaluate.add_evaluate,
-    bench.add_bench,
-    models.add_inspect,
-)
+#: Commands and their summaries; each is a module of this package.
+COMMANDS = {
+    "generate": "make new images from sources",
+    "inpaint": "fill a region of a picture, in several ways",
+    "edit": "copy a region of one picture into another, in latent space",
+    "reconstruct": "encode and decode pictures: what the autoencoder loses",
+    "align": "register similar pictures to one another",
+    "fit": "encode sources once and keep them in one file",
+    "archive": "make the model archive that TorchServe serves",
+    "export": "write graphs that run without this package",
+    "explain": "find the sources of a picture, where and how much",
+    "audit": "look for copies of sources among pictures (exit status 3 if there are some)",
+    "unlearn": "remove sources from a model file, with a proof that nothing is left",
+    "evaluate": "measure quality and novelty of samplers against held-out pictures",
+    "bench": "measure the speed of this machine at every stage",
+    "inspect": "describe a picture, a model file or a folder",
+}
+
+_START = """\
+start here:
+  latentpatch generate PICTURES -o out      16 images from a folder of similar pictures; see out/grid.png
+  latentpatch align PICTURES -o aligned     first, if faces or things are not at the same place in all pictures
+  latentpatch explain out/0003.png PICTURES -o why     which pictures an image comes from
+  latentpatch COMMAND --help                options and examples of a command"""
+
+_HEAD_START = 5  # seconds the first process has to report before others end: torchrun stops all when one ends
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Returns the exit status: 0, 1 for an error, 2 for unusable arguments, 3 for copies found."""
-    with redirect_stderr(io.StringIO()) if rank() else nullcontext():  # one process complains for all
-        options = _parser().parse_args(arguments)
-    keep_freed_memory()
+    """Run a command. Return the exit status: 0, 1 for an error, 2 for unusable arguments, 3 for copies found."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    is_resumable = False
     try:
-        with _terminable(), _joined(options):
-            report = options.run(options)
+        with _first_process_reports():
+            name, command, options = _parse(words)
+            options.check()
+            if num_processes() > 1 and not command.is_parallel:
+                raise ValueError(f"{name} must be one process; torchrun is for generate and inpaint")
+        keep_freed_memory()
+        is_resumable = command.is_resumable or options.run.resume or num_processes() > 1
+        with _terminable(), _context(name, options, is_resumable) as context:
+            report = command.run(options, context)
     except (LatentPatchError, ValueError, TypeError) as error:
-        return _failed(str(error))
+        return _fail(_reason(error, words))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return _failed("out of memory; fewer sources, a smaller --size or another --device may fit")
+        return _fail("out of memory; fewer sources, a smaller --size or another --device may fit")
     except KeyboardInterrupt:
-        kept = getattr(options, "resume", False)
-        print("latentpatch: interrupted,", "run it again to go on" if kept else "nothing was written", file=sys.stderr)
+        print(
+            "latentpatch: interrupted,",
+            "run it again to go on" if is_resumable else "nothing was written",
+            file=sys.stderr,
+        )
         return 130
-    status: int = options.status
-    return (_print(report) if options.json else 0) or status
+    prints = not context.processes.rank and (options.run.json or command.always_prints)
+    return (_print(report) if prints else 0) or command.exit_status(report)
+
+
+def _parse(words: list[str]) -> tuple[str, Command[Any], CommandOptions]:
+    """Return the command and its options; exit where the command line asks for help or is refused."""
+    parser = Parser(
+        prog="latentpatch",
+        usage="latentpatch COMMAND ...",
+        description="New images from a handful of registered examples, without training.\n\ncommands:\n"
+        + "\n".join(f"  {name:12} {summary}" for name, summary in COMMANDS.items()),
+        epilog=_START,
+    )
+    parser.add_argument("--version", action="version", version=f"latentpatch {__version__}")
+    if not words:
+        parser.error("COMMAND is missing")
+    name = words[0]
+    if name not in COMMANDS:
+        if name.startswith("-"):
+            parser.parse_args(words)
+            parser.error("COMMAND must come first")
+        near = [each for each in COMMANDS if each.startswith(name)] or difflib.get_close_matches(name, COMMANDS, 1)
+        parser.error(f"no command {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    command: Command[Any] = importlib.import_module(f".{name}", __package__).COMMAND
+    return name, command, command.parse(name, COMMANDS[name], words[1:])
+
+
+@contextmanager
+def _first_process_reports() -> Iterator[None]:
+    """Refuse a command line in all processes of torchrun, and print the reason in the first one."""
+    if rank() == 0:
+        yield
+        return
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    except BaseException as error:
+        time.sleep(_HEAD_START)
+        raise SystemExit(1) from error
 
 
 @contextmanager
@@ -78,45 +137,39 @@ def _terminable() -> Iterator[None]:
 
 
 @contextmanager
-def _joined(options: argparse.Namespace) -> Iterator[None]:
-    """The processes that torchrun started, as ``options.processes``; the first one speaks for all."""
-    device = getattr(options, "device", "cpu")
+def _context(name: str, options: CommandOptions, is_resumable: bool) -> Iterator[RunContext]:
+    """Join the processes that torchrun started."""
+    import torch
+
+    from ..runs.processes import process_group
+
+    device = options.run.device
     kind = "cuda" if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    with process_group(kind) as options.processes:
-        if options.processes.count > 1:
-            if not hasattr(options, "resume"):
-                raise ValueError(f"{options.command}: one process is expected; torchrun is for generate and inpaint")
-            options.resume = True
-            if kind == "cuda" and ":" not in device:
-                options.device = str(options.processes.device)
-            if options.processes.rank:
-                options.quiet, options.json = True, False
-        yield
+    with process_group(kind) as processes:
+        if processes.count > 1 and kind == "cuda" and ":" not in device:
+            device = str(processes.device)
+        yield RunContext(name, options.run, device, processes, is_resumable)
 
 
 def _print(report: dict[str, Any]) -> int:
     try:
         print(json.dumps(report, indent=1, sort_keys=True), flush=True)
     except OSError as error:
-        # What is left in the buffer goes nowhere, or Python would complain again on leaving.
+        # The rest of the buffer goes nowhere, or Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _failed(f"cannot write the report: {error.strerror or error}")
+        return _fail(f"cannot write the report: {error.strerror or error}")
     return 0
 
 
-def _failed(reason: str) -> int:
+def _reason(error: Exception, words: list[str]) -> str:
+    """Return an error's message; a setting that is on the command line is named as it is there."""
+    if isinstance(error, SettingError):
+        option = f"--{error.name.replace('_', '-')}"
+        if any(word.partition("=")[0] == option for word in words):
+            return str(error).replace(error.name, option, 1)
+    return str(error)
+
+
+def _fail(reason: str) -> int:
     print("latentpatch: error:", " ".join(line.strip() for line in reason.splitlines()), file=sys.stderr)
     return 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="latentpatch",
-        description="New images from a handful of registered examples, without training.",
-        allow_abbrev=False,  # an abbreviation would change its meaning with the next option
-    )
-    parser.add_argument("--version", action="version", version=f"latentpatch {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for add in _COMMANDS:
-        add(commands)
-    return parser

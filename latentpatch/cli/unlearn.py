@@ -1,74 +1,88 @@
-"""The command that forgets: ``unlearn``."""
+"""``latentpatch unlearn``: remove sources from a model file, with a proof that nothing is left."""
 
 from __future__ import annotations
 
-import argparse
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..autoencoders.weights import sha256_of
-from ..bank.format import ModelFile
-from ..errors import FileError, UnlearningError
-from ..io import atomic as files
-from ..model import LatentPatch
-from ..provenance.unlearning import Check, check_removable, unlearned, verify_unlearning
+from ..errors import FileError
 from ..registry import settings_record
-from .arguments import add_network, add_report, add_sampler, natural, positive
-from .common import chosen_settings, counted, files_by_id, placed, say, write_json
+from . import _options as cli
+from ._samplers import SamplerOptions
 
-__all__ = ["add_unlearn"]
+if TYPE_CHECKING:
+    from ..model import LatentPatch
+    from ..provenance.unlearning import Check
+
+__all__ = ["COMMAND"]
 
 
-def add_unlearn(commands: Any) -> None:
-    parser = commands.add_parser(
-        "unlearn", help="remove sources from a model file, with a proof that nothing is left", allow_abbrev=False
+@dataclass(frozen=True, kw_only=True)
+class UnlearnOptions(cli.CommandOptions):
+    model: Path = cli.argument("MODEL", "a fitted model file")
+    ids: tuple[str, ...] = cli.option(
+        str, "ID", "source to remove; may be repeated", "--id", action="append", required=True
     )
-    parser.add_argument("model", help="a fitted model file")
-    parser.add_argument("--id", action="append", required=True, dest="ids", help="source to remove; may come again")
-    parser.add_argument("-o", "--output", required=True, metavar="NEW.safetensors", help="the model without them")
-    parser.add_argument("--report", required=True, metavar="REPORT.json", help="the proof; as text beside it, .txt")
-    parser.add_argument(
-        "--pictures", nargs="+", metavar="SOURCE", help="the sources' pictures, to encode those that remain again"
+    output: Path = cli.output_option("NEW.safetensors", "the model without the sources")
+    report: Path = cli.option(Path, "REPORT.json", "the proof; as text beside it, .txt", required=True)
+    pictures: tuple[Path, ...] = cli.option(
+        Path, "SOURCE", "the sources' pictures, to encode again those that remain", nargs="+", default=()
     )
-    parser.add_argument("--seeds", type=positive, default=256, help="pictures made with both models (256)")
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the first (0)")
-    add_sampler(parser)
-    add_network(parser)
-    add_report(parser, _unlearn)
-    parser.set_defaults(precision="float32")
+    seeds: int = cli.option(cli.integer(1), "N", "images made with both models", default=256)
+    seed: int = cli.option(cli.integer(0), "SEED", "seed of the first image", default=0)
+    sampler: SamplerOptions = cli.group(SamplerOptions)
+    run: cli.RunOptions = cli.group(cli.RunOptions, omit=("precision", "resume"))
+
+    def check(self) -> None:
+        if self.output.suffix != ".safetensors":
+            raise ValueError(f"--output must be a name ending in .safetensors, got {self.output}")
+        if self.report.suffix != ".json":
+            raise ValueError(f"--report must be a name ending in .json, got {self.report}")
+        old, new = self.model, self.output
+        if new.resolve() == old.resolve() or (new.exists() and old.exists() and new.samefile(old)):
+            raise ValueError(f"--output {new} is the model itself: name another file, so that both can be compared")
+        self.sampler.checked_name(is_fitted=True)
 
 
-def _unlearn(options: argparse.Namespace) -> dict[str, Any]:
-    path, new, note = Path(options.model), Path(options.output), Path(options.report)
-    _check_paths(path, new, note)
-    stored = ModelFile.read(path, whole=True)
-    stored.verify(path)
-    before = placed(LatentPatch.load(path, options.autoencoder), options)
-    settings = chosen_settings(options, before)
+def run(options: UnlearnOptions, context: cli.RunContext) -> dict[str, Any]:
+    """Remove sources, prove it, and write model and proof, or nothing."""
+    import torch
+
+    from ..bank.format import ModelFile
+    from ..errors import UnlearningError
+    from ..io import atomic
+    from ..provenance.unlearning import check_removable, unlearned, verify_unlearning
+    from ._load import load_model
+    from ._output import write_json
+
+    path, new, note = options.model, options.output, options.report
+    ModelFile.read(path, whole=True).verify(path)
+    before = load_model(path, context)
+    settings = options.sampler.settings(before.settings)
     check_removable(before, options.ids, settings)
     pictures = _remaining_pictures(options, before)
-    with files.staged(note.parent) as notes, files.staged(new.parent) as staging:
-        unlearned(path, options.ids, options.autoencoder).save(staging / new.name)
-        ModelFile.read(staging / new.name, whole=True).verify(staging / new.name)
-        after = placed(LatentPatch.load(staging / new.name, options.autoencoder), options)
+    with atomic.staged(note.parent) as notes, atomic.staged(new.parent) as staging:
+        written = staging / new.name
+        unlearned(path, options.ids, options.run.autoencoder).save(written)
+        ModelFile.read(written, whole=True).verify(written)
+        after = load_model(written, context)
         seeds = range(options.seed, options.seed + options.seeds)
-        checks = verify_unlearning(before, after, staging / new.name, options.ids, seeds, pictures, settings)
+        checks = verify_unlearning(before, after, written, options.ids, seeds, pictures, settings)
         failed = [check.name for check in checks if not check.passed]
         if failed:
             raise UnlearningError(f"{path}: not proved, nothing was written: {'; '.join(failed)}")
         report: dict[str, Any] = {
             "command": "unlearn",
             "verdict": "pass",
-            "removed": options.ids,
+            "removed": list(options.ids),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "before": _facts(path, path, before),
-            "after": _facts(new, staging / new.name, after),
+            "before": _facts(path.name, path, before),
+            "after": _facts(new.name, written, after),
             "autoencoder": before.identity(),
             "settings": settings_record(settings),
             "components": before.components,
@@ -82,35 +96,30 @@ def _unlearn(options: argparse.Namespace) -> dict[str, Any]:
         }
         write_json(notes / note.name, report)
         text = _statement(report, checks)
-        files.write_bytes(notes / f"{note.stem}.txt", text.encode(errors="backslashreplace"))
-    say(options, text.rstrip())
+        atomic.write_bytes(notes / f"{note.stem}.txt", text.encode(errors="backslashreplace"))
+    context.say(text.rstrip())
     return report
 
 
-def _check_paths(path: Path, new: Path, note: Path) -> None:
-    if new.suffix != ".safetensors":
-        raise ValueError(f"--output {new}: a name ending in .safetensors is expected")
-    if note.suffix != ".json":
-        raise ValueError(f"--report {note}: a name ending in .json is expected")
-    if new.resolve() == path.resolve() or (new.exists() and path.exists() and new.samefile(path)):
-        raise ValueError(f"--output {new}: is the model itself; another file is expected, so that both can be compared")
+def _remaining_pictures(options: UnlearnOptions, model: LatentPatch) -> list[Path]:
+    """Return the files of the sources that stay, in the bank's order."""
+    from ._load import files_by_id
 
-
-def _remaining_pictures(options: argparse.Namespace, model: LatentPatch) -> list[Path]:
-    """Files of the sources that stay, in the bank's order."""
     if not options.pictures:
         return []
     by_id = files_by_id(options.pictures)
-    kept = [name for name in model.bank.sources if name not in set(options.ids)]
-    missing = [name for name in kept if name not in by_id]
+    remaining = [name for name in model.bank.sources if name not in options.ids]
+    missing = [name for name in remaining if name not in by_id]
     if missing:
         raise FileError(f"--pictures: {len(missing)} sources have no picture among them, such as {missing[0]!r}")
-    return [by_id[name] for name in kept]
+    return [by_id[name] for name in remaining]
 
 
-def _facts(name: Path, path: Path, model: LatentPatch) -> dict[str, Any]:
+def _facts(name: str, path: Path, model: LatentPatch) -> dict[str, Any]:
+    from ..autoencoders.weights import sha256_of
+
     return {
-        "file": name.name,
+        "file": name,
         "bytes": path.stat().st_size,
         "sha256": sha256_of(path),
         "sources": len(model.bank.sources),
@@ -119,16 +128,22 @@ def _facts(name: Path, path: Path, model: LatentPatch) -> dict[str, Any]:
 
 
 def _statement(report: dict[str, Any], checks: Sequence[Check]) -> str:
-    """The report for people."""
+    """Return the report as text."""
     before, after, run = report["before"], report["after"], report["checks"][-1]
+    removed = cli.plural(len(report["removed"]), "source")
     lines = [
-        f"{counted(len(report['removed']), 'source')} removed, and nothing of it left: {', '.join(report['removed'])}",
-        f"before: {before['file']}, {counted(before['sources'], 'source')}, SHA-256 {before['sha256']}",
-        f"after:  {after['file']}, {counted(after['sources'], 'source')}, SHA-256 {after['sha256']}",
+        f"{removed} removed, and nothing of it left: {', '.join(report['removed'])}",
+        f"before: {before['file']}, {cli.plural(before['sources'], 'source')}, SHA-256 {before['sha256']}",
+        f"after:  {after['file']}, {cli.plural(after['sources'], 'source')}, SHA-256 {after['sha256']}",
         *(f"passed: {check.name}" for check in checks),
         f"        ({run['pictures_before']} of {run['seeds']} pictures had one before, {run['pictures_after']} after)",
-        f"{report['date']}, latentpatch {__version__}, torch {torch.__version__}, {platform.machine()}",
+        f"{report['date']}, latentpatch {__version__}, torch {report['versions']['torch']}, {platform.machine()}",
     ]
     if not run["pictures_before"]:
         lines.insert(-1, "        that none had one before shows little: --seeds takes more")
     return "\n".join(lines) + "\n"
+
+
+COMMAND = cli.Command(
+    UnlearnOptions, run, ("unlearn people.safetensors --id anna --id bert -o rest.safetensors --report proof.json",)
+)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SettingError
-from ..registry import SAMPLERS
+from ..registry import FLAGS, SAMPLERS
 from ..settings import Settings
 from .latent.search.prepared import PreparedSources
 
@@ -163,5 +163,6 @@ def register(sampler: S) -> S:
     The first line of its docstring becomes its summary in documentation and help.
     """
     summary = (sampler.__doc__ or sampler.name).strip().splitlines()[0]
-    SAMPLERS.declare(sampler.name, sampler.Settings, summary, sampler())
+    flags = [flag for flag in FLAGS if getattr(sampler, flag)]
+    SAMPLERS.declare(sampler.name, sampler.Settings, summary, sampler(), flags)
     return sampler

@@ -15,10 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "blend_with", "default_decoding"]
+from .decodings import DECODINGS
 
-#: Decodings: ways from an index map to latents, see :meth:`LatentPatch.generate`.
-DECODINGS = ("detail", "blend", "gather", "unproject")
+__all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "blend_with", "default_decoding"]
 
 #: Weight of a latent's change against that of a difference between neighbors. A step of tone at a seam spreads over
 #: some 1 / sqrt(0.03) = 6 cells.

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import LatentPatchError
 from ..io.mmap import Rows
+from .launch import num_processes, rank
 
 __all__ = ["ALONE", "ProcessError", "Processes", "num_processes", "process_group", "rank"]
 
@@ -116,16 +117,6 @@ class Processes:
 
 #: A process on its own.
 ALONE = Processes()
-
-
-def num_processes() -> int:
-    """Return the number of processes that torchrun started; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def rank() -> int:
-    """Return the number of this process among those of torchrun; 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from latentpatch import SAMPLERS, Context, SettingError
 from latentpatch.methods.base import Sampler
 from latentpatch.methods.latent.search.prepared import PreparedSources
 from latentpatch.ops.noise import noise_from_seeds
-from latentpatch.registry import settings_from_record, settings_record
+from latentpatch.registry import FLAGS, settings_from_record, settings_record
 from latentpatch.settings import declared
 from latentpatch.validation import check_noise
 
@@ -52,6 +52,11 @@ def test_names_and_settings_lead_back(sampler: Sampler) -> None:
     for field in fields(settings):  # type: ignore[arg-type]
         with pytest.raises(FrozenInstanceError):
             setattr(settings, field.name, None)
+
+
+def test_the_registry_knows_the_flags(sampler: Sampler) -> None:
+    for flag in FLAGS:
+        assert (sampler.name in SAMPLERS.having(flag)) == getattr(sampler, flag), flag
 
 
 def test_every_setting_is_declared(sampler: Sampler) -> None:

@@ -1,0 +1,170 @@
+"""Models and inputs from options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..autoencoders.registry import DEFAULT, Autoencoder, load_autoencoder
+from ..bank.attributes import read_attributes
+from ..bank.predicate import parse_predicate
+from ..bank.sharded import ShardedBank
+from ..errors import SettingError
+from ..io import images
+from ..methods.base import Context
+from ..model import LatentPatch
+from ..registry import SAMPLERS
+from ..runs.system import choose_device
+from ._options import RegionOptions, RunContext, SourceOptions
+from ._samplers import SamplerOptions
+
+__all__ = [
+    "check_output_apart",
+    "check_pixels",
+    "files_by_id",
+    "load_model",
+    "open_autoencoder",
+    "open_model",
+    "pixel_size",
+    "read_region",
+    "skipped_files",
+    "source_files",
+]
+
+
+def open_autoencoder(context: RunContext) -> LatentPatch:
+    """Return a model without sources on the run's device."""
+    model = LatentPatch(context.options.autoencoder or DEFAULT).to(choose_device(context.device))
+    model.precision = context.options.precision
+    return model
+
+
+def load_model(path: Path, context: RunContext) -> LatentPatch:
+    """Return a fitted model on the run's device."""
+    options = context.options
+    return LatentPatch.open(path, autoencoder=options.autoencoder, device=context.device, precision=options.precision)
+
+
+def open_model(
+    options: SourceOptions,
+    context: RunContext,
+    output: Path,
+    where: str | None = None,
+    sampler: SamplerOptions | None = None,
+    has_reference: bool = False,
+    is_sharded: bool = False,
+    scratch: Path | None = None,
+) -> LatentPatch:
+    """Return the model that the sources stand for, loaded or fitted.
+
+    Encoding may take minutes: everything that can be wrong without it is refused first.
+
+    Args:
+        options: the sources.
+        context: of the run.
+        output: where the command writes, which must be outside of the sources.
+        where: predicate whose syntax is checked.
+        sampler: settings to check against the grid and the number of sources.
+        has_reference: whether the sampler gets a reference.
+        is_sharded: whether each process keeps its part of a model file's sources.
+        scratch: see :meth:`LatentPatch.fit`.
+    """
+    if options.is_fitted:
+        model = load_model(options.sources[0], context)
+        if is_sharded:
+            model.bank = ShardedBank(model.bank, context.processes)
+        return model
+    paths = images.list_images(*options.sources)
+    check_output_apart(output, options.sources)
+    attributes = None if options.attributes is None else read_attributes(options.attributes)
+    if where is not None:
+        parse_predicate(where)
+    autoencoder = load_autoencoder(context.options.autoencoder or DEFAULT)
+    size = pixel_size(options.size, autoencoder)
+    if sampler is not None:
+        settings = sampler.settings()
+        SAMPLERS.of(settings).validate(settings, Context(autoencoder.grid(*size), len(paths), has_reference))
+    model = LatentPatch.open(
+        paths,
+        autoencoder=autoencoder,
+        components=options.components,
+        device=context.device,
+        precision=context.options.precision,
+        processes=context.processes,
+        attributes=attributes,
+        size=size,
+        skip_bad=options.skip_bad,
+        mirrored=options.mirrored,
+        offsets=options.offsets,
+        offset_cost=options.offset_cost,
+        residuals=options.residuals,
+        progress=context.shows_progress,
+        scratch=scratch,
+    )
+    for _, reason in model.skipped:
+        context.say(f"skipped: {reason}")
+    if attributes is not None and not any(model.bank.attributes):
+        raise ValueError(f"--attributes {options.attributes}: names none of the sources, such as {model.bank.ids[0]!r}")
+    return model
+
+
+def source_files(options: SourceOptions) -> dict[str, Path]:
+    """Return the files of the sources by id; none for a fitted model, which holds no pictures."""
+    return {} if options.is_fitted else files_by_id(options.sources)
+
+
+def files_by_id(sources: Sequence[Path]) -> dict[str, Path]:
+    """Return pictures of folders, lists and files, by the id that each has as a source."""
+    paths = images.list_images(*sources)
+    return dict(zip(images.identifiers(paths), paths, strict=True))
+
+
+def check_output_apart(output: Path, sources: Sequence[Path]) -> None:
+    """Refuse to write pictures where the next run would find them as sources.
+
+    Raises:
+        ValueError: where ``output`` lies within one of the sources that are folders.
+    """
+    place = output.resolve()
+    for source in sources:
+        if source.is_dir() and place.is_relative_to(source.resolve()) and place != source.resolve():
+            raise ValueError(f"--output {output} lies within the sources {source}: its pictures would become sources")
+
+
+def pixel_size(size: tuple[int, int] | None, autoencoder: Autoencoder) -> tuple[int, int]:
+    """Return height and width in pixels, the autoencoder's own where none is set.
+
+    Raises:
+        SettingError: for too many pixels, and sides that are no multiples of the autoencoder's cells.
+    """
+    if size is None:
+        return autoencoder.spec.image_size, autoencoder.spec.image_size
+    check_pixels(size)
+    autoencoder.grid(*size)
+    return size
+
+
+def check_pixels(size: tuple[int, int]) -> None:
+    """Refuse a size of more pixels than pictures may have.
+
+    Raises:
+        SettingError: naming ``size``.
+    """
+    if size[0] * size[1] > images.MAX_PIXELS:
+        raise SettingError("size", "x".join(map(str, size)), f"at most {images.MAX_PIXELS} pixels")
+
+
+def read_region(options: RegionOptions, size: tuple[int, int]) -> Tensor:
+    """Return a region as a mask ``(H, W)`` bool."""
+    if options.box is not None:
+        return images.parse_box(options.box, size)
+    assert options.mask is not None  # the parser wants one of them
+    return images.read_mask(options.mask, size)
+
+
+def skipped_files(model: LatentPatch) -> list[dict[str, Any]]:
+    """Return the files that fitting left out and the reasons, for a report."""
+    return [{"file": str(path), "reason": reason} for path, reason in model.skipped]

@@ -1,0 +1,258 @@
+"""Options that commands share, and what a command is; importing this module imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..autoencoders.names import AUTOENCODERS, DEFAULT, parse_autoencoder
+from ._parsing import OptionGroup, Parser, argument, choice, flag, group, integer, number, option, switch
+
+if TYPE_CHECKING:
+    from ..runs.processes import Processes
+
+__all__ = [
+    "BARE",
+    "PICTURES_HELP",
+    "Command",
+    "CommandOptions",
+    "RegionOptions",
+    "RunContext",
+    "RunOptions",
+    "SampleOptions",
+    "SamplingOptions",
+    "SourceOptions",
+    "argument",
+    "choice",
+    "flag",
+    "group",
+    "image_size",
+    "integer",
+    "number",
+    "option",
+    "output_option",
+    "plural",
+    "size_option",
+]
+
+#: Options of a run that commands without an autoencoder omit.
+BARE = ("autoencoder", "device", "precision", "resume")
+
+PICTURES_HELP = "a folder, pictures, or a text file that lists pictures"
+
+#: Options of sources that a fitted model file settles.
+_SETTLED_BY_FIT = ("components", "size", "attributes", "mirrored", "offsets", "offset_cost", "residuals")
+
+O = TypeVar("O", bound="CommandOptions")  # noqa: E741
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Return height and width of ``SIDE`` or ``HEIGHTxWIDTH``."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be pixels as SIDE or HEIGHTxWIDTH, got {text!r}")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _device(text: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", text) is None:
+        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:NUMBER, got {text!r}")
+    return text
+
+
+def _autoencoder(text: str) -> str:
+    try:
+        parse_autoencoder(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def output_option(metavar: str = "FOLDER", help: str = "where to write; replaces files of the same names") -> Any:
+    """Declare ``--output``."""
+    return option(Path, metavar, help, "-o", required=True)
+
+
+def size_option(default: tuple[int, int] | None = None) -> Any:
+    """Declare ``--size``."""
+    return option(image_size, "SIDE|HxW", "pixels to which pictures are cropped and resized (256)", default=default)
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(OptionGroup):
+    """Options of how a command computes and reports."""
+
+    title = "running"
+
+    autoencoder: str | None = option(
+        _autoencoder, "NAME[:PATH]", f"one of {', '.join(AUTOENCODERS)}; after a colon, its local weights ({DEFAULT})"
+    )
+    device: str = option(_device, None, "cpu, cuda or cuda:NUMBER; auto takes a GPU if there is one", default="auto")
+    precision: str = choice(("float32", "bfloat16"), "of the decoder; bfloat16 is faster on some processors", "float32")
+    resume: bool = flag("keep finished images, and continue an interrupted run; torchrun implies it")
+    json: bool = flag("print a report as JSON on standard output")
+    quiet: bool = flag("print no progress and no closing line", "-q")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(OptionGroup):
+    """Sources of a model, and how it is fitted on them."""
+
+    title = "sources"
+
+    sources: tuple[Path, ...] = argument("SOURCES", f"{PICTURES_HELP}; or a fitted model file", "+")
+    attributes: Path | None = option(Path, "CSV", "table of the sources' attributes, for --where")
+    skip_bad: bool = flag("leave out files that cannot be used, and list them")
+    size: tuple[int, int] | None = size_option()
+    components: int | None = option(integer(1), "R", "number of principal components to search in (16)")
+    mirrored: bool = flag("use every source mirrored, too; for few sources, if left and right do not matter")
+    offsets: int | None = option(integer(0), "D", "use sources moved by up to D cells, too, if not registered (0)")
+    offset_cost: float | None = option(number(0, 10), "COST", "penalty for a source moved by one cell (0.05)")
+    residuals: bool | None = switch(
+        "store the fine detail that the autoencoder loses, and add it to images, for four times the memory (yes with "
+        "the embedded autoencoders)",
+        aliases=("--details", "--no-details"),
+    )
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the source is a fitted model file."""
+        return len(self.sources) == 1 and self.sources[0].suffix == ".safetensors"
+
+    def check(self) -> None:
+        """Refuse options of fitting for a model that is fitted."""
+        if self.offset_cost is not None and not self.offsets:
+            raise ValueError("--offset-cost needs --offsets")
+        settled = {name: getattr(self, name) for name in _SETTLED_BY_FIT} | {"mirrored": self.mirrored or None}
+        for name, value in settled.items():
+            if self.is_fitted and value is not None:
+                text = f"{self.sources[0]} is fitted already; use it in the command that fits"
+                raise ValueError(f"--{name.replace('_', '-')}: {text}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(OptionGroup):
+    """Number, seeds and sources of images."""
+
+    n: int = option(integer(1), "N", "number of images", default=16)
+    seed: int = option(integer(0), "SEED", "seed of the first image; the next image has the next seed", default=0)
+    where: str | None = option(str, "PREDICATE", 'sources to use, such as "gender=female and birth_year>1960"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionOptions(OptionGroup):
+    """A region of a picture."""
+
+    mask: Path | None = option(
+        Path,
+        "IMAGE",
+        "picture that is white in the region, cropped and resized as the picture is",
+        exclusive="region",
+        required=True,
+    )
+    box: str | None = option(
+        str,
+        "LEFT,TOP,RIGHT,BOTTOM",
+        "the region in pixels of the cropped and resized picture",
+        exclusive="region",
+        required=True,
+    )
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The circumstances of one run.
+
+    Attributes:
+        command: its name.
+        options: its options.
+        device: name of the device to compute on.
+        processes: the processes that run the command together; the first reports for all.
+        is_resumable: whether finished images outlive an interruption.
+    """
+
+    command: str
+    options: RunOptions
+    device: str
+    processes: Processes
+    is_resumable: bool
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether only errors are printed."""
+        return self.options.quiet or self.processes.rank > 0
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether there are progress bars."""
+        return sys.stderr.isatty() and not self.is_quiet
+
+    def say(self, text: str) -> None:
+        """Print a line on standard error."""
+        if not self.is_quiet:
+            print(text, file=sys.stderr)
+
+    def progress(self, items: Any = None, *, name: str, total: int | None = None) -> Any:
+        """Return a progress bar of images, over items or to be updated."""
+        from tqdm import tqdm
+
+        return tqdm(items, total=total, desc=name, unit="img", disable=not self.shows_progress, leave=False)
+
+
+class CommandOptions(OptionGroup):
+    """All options of a command."""
+
+    run: RunOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(CommandOptions):
+    """Options of commands that draw images from seeds."""
+
+    output: Path = output_option()
+    sampling: SamplingOptions = group(SamplingOptions)
+
+
+@dataclass(frozen=True)
+class Command(Generic[O]):
+    """A command.
+
+    Attributes:
+        options: the class of its options.
+        run: function that does the work and returns the report.
+        examples: command lines for the help.
+        is_parallel: whether torchrun may start it as several processes.
+        is_resumable: whether an interrupted run always continues where it was.
+        always_prints: whether the report is printed without ``--json``, too.
+        exit_status: function of the report.
+    """
+
+    options: type[O]
+    run: Callable[[O, RunContext], dict[str, Any]]
+    examples: tuple[str, ...]
+    is_parallel: bool = False
+    is_resumable: bool = False
+    always_prints: bool = False
+    exit_status: Callable[[dict[str, Any]], int] = lambda report: 0
+
+    def parse(self, name: str, summary: str, words: list[str]) -> O:
+        """Return the options of a command line; exit where it asks for help or is refused."""
+        examples = "\n".join(f"  latentpatch {each}" for each in self.examples)
+        parser = Parser(
+            prog=f"latentpatch {name}",
+            usage="%(prog)s ... [options]",
+            description=summary,
+            epilog=f"examples:\n{examples}",
+        )
+        self.options.add_to(parser)
+        return self.options.read(parser.parse_args(words))

@@ -1,0 +1,45 @@
+"""``latentpatch edit``: copy a region of one picture into another, in latent space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import _options as cli
+
+__all__ = ["COMMAND"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditOptions(cli.CommandOptions):
+    image: Path = cli.argument("IMAGE", "the picture to edit")
+    output: Path = cli.output_option()
+    donor: Path = cli.option(Path, "IMAGE", "the picture to copy from", required=True)
+    region: cli.RegionOptions = cli.group(cli.RegionOptions)
+    composite: bool = cli.flag("keep the picture's own pixels outside of the region")
+    size: tuple[int, int] | None = cli.size_option()
+    run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
+
+
+def run(options: EditOptions, context: cli.RunContext) -> dict[str, Any]:
+    """Copy the region and write the image."""
+    from ..io import atomic, images
+    from ._load import open_autoencoder, pixel_size, read_region
+    from ._output import RunWriter, run_facts
+
+    region, composite = options.region, options.composite
+    with atomic.staged(options.output) as staging:
+        model = open_autoencoder(context)
+        size = pixel_size(options.size, model.autoencoder)
+        picture, donor = images.read_image(options.image, size), images.read_image(options.donor, size)
+        files = {"image": options.image, "donor": options.donor, "mask": region.mask}
+        facts = run_facts(model, context, {"box": region.box, "composite": composite}, files)
+        writer = RunWriter(staging, options.output, model, context, facts, [picture, donor])
+        writer.add(model.edit(picture, donor, read_region(region, size), composite=composite))
+        return writer.close()
+
+
+COMMAND = cli.Command(
+    EditOptions, run, ("edit face.jpg --donor other.jpg --box 64,128,192,224 --composite -o edited    # pixels",)
+)

@@ -1,0 +1,82 @@
+"""``latentpatch generate``: make new images from sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..ops.decodings import DECODING_HELP
+from ..registry import SAMPLERS
+from . import _options as cli
+from ._samplers import SamplerOptions
+
+__all__ = ["COMMAND"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(cli.SampleOptions):
+    reference: Path | None = cli.option(Path, "IMAGE", "picture to resemble, cropped and resized as sources are")
+    decoding: str | None = cli.choice(DECODING_HELP, "; ".join(map(": ".join, DECODING_HELP.items())))
+    sampler: SamplerOptions = cli.group(SamplerOptions)
+    sources: cli.SourceOptions = cli.group(cli.SourceOptions)
+    run: cli.RunOptions = cli.group(cli.RunOptions)
+    shard_bank: bool = cli.flag("with torchrun, let each process search its part of a model file")
+
+    def check(self) -> None:
+        super().check()
+        sampler = self.sampler.checked_name(self.sources.is_fitted)
+        if self.shard_bank and not self.sources.is_fitted:
+            raise ValueError("--shard-bank needs a fitted model file: fit the sources first")
+        if self.shard_bank:
+            _require("--shard-bank", sampler or _sampler_of(self.sources.sources[0]), "is_shardable")
+        if self.reference is not None and sampler is not None:
+            _require("--reference", sampler, "accepts_reference")
+
+
+def _require(option: str, sampler: str, flag: str) -> None:
+    """Refuse an option that needs another sampler."""
+    names = SAMPLERS.having(flag)
+    if sampler not in names:
+        raise ValueError(f"{option} needs --sampler {'|'.join(names)}, got {sampler}")
+
+
+def _sampler_of(path: Path) -> str:
+    """Return the sampler of the settings in a model file."""
+    from ..bank.format import ModelFile
+
+    return SAMPLERS.name_of(ModelFile.read(path).settings)
+
+
+def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
+    """Generate images and write them."""
+    from ..io.images import read_image
+    from ._load import open_model
+    from ._output import run_facts, sample_writer, staging_folder
+
+    where, has_reference = options.sampling.where, options.reference is not None
+    with staging_folder(options.output, context) as staging:
+        model = open_model(
+            options.sources, context, options.output, where, options.sampler, has_reference, options.shard_bank
+        )
+        settings = options.sampler.settings(model.settings)
+        decoding = options.decoding or model.default_decoding(settings)
+        reference = None if options.reference is None else read_image(options.reference, model.image_size)
+        facts = run_facts(model, context, {"where": where, "decoding": decoding}, {"reference": options.reference})
+        inputs: dict[str, Any] = {"settings": settings, "reference": reference, "where": where, "decoding": decoding}
+        with sample_writer(staging, options, model, context, facts, settings) as writer:
+            for seeds, part in writer.batches(options.sampling):
+                writer.add(model.generate(seeds=seeds, part=part, **inputs))
+            return writer.close()
+
+
+COMMAND = cli.Command(
+    GenerateOptions,
+    run,
+    (
+        "generate PICTURES -n 100 -o out",
+        "generate PICTURES --preset few --mirrored -o out    # for some sixteen pictures",
+        "generate PICTURES --reference face.jpg -o like-this",
+    ),
+    is_parallel=True,
+)
