@@ -28,6 +28,7 @@ class PixelAutoencoder(Autoencoder):
             "pixels", "pixels", 3 * downsampling**2, downsampling, 256, "none", argument=str(downsampling)
         )
         super().__init__(spec, fold=downsampling)
+        self.freeze()
 
     @property
     def lossless(self) -> bool:
