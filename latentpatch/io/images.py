@@ -1,7 +1,7 @@
 """Read and write pictures as tensors: float32 RGB ``(3, H, W)`` in [0, 1].
 
 Files are read as if made by an adversary: whatever their bytes, there is a tensor or an :class:`ImageError`.
-Listing files, contact sheets and PNG records, in modules of their own, are at hand here, too.
+Names of :mod:`.listing`, :mod:`.sheets` and :mod:`.metadata` are at hand here, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import FileError, SettingError, SettingTypeError
 from .atomic import write_bytes
 from .listing import SUFFIXES, identifiers, list_images
-from .metadata import parse_record, read_metadata, read_record, record_metadata
+from .metadata import read_metadata
 from .opening import MAX_PIXELS, MIN_SIDE, ImageSource, read_rgb
 from .sheets import contact_sheet
 
@@ -32,12 +32,9 @@ __all__ = [
     "identifiers",
     "list_images",
     "parse_box",
-    "parse_record",
     "read_image",
     "read_mask",
     "read_metadata",
-    "read_record",
-    "record_metadata",
     "to_pil",
     "write_image",
 ]
