@@ -65,7 +65,7 @@ class Task:
 
 
 def digits() -> Task:
-    """Return the digits of scikit-learn (UCI ML hand-written digits): 8x8 pixels, each of them a latent cell."""
+    """Return the digits of scikit-learn (UCI ML hand-written digits): 8x8 pixels, each a latent cell."""
     from sklearn.datasets import load_digits
 
     dataset = load_digits()
@@ -180,7 +180,7 @@ def network(classes: int) -> nn.Sequential:
 
 
 def score(task: Task, draw: Callable[[], Batch], chosen: Tensor, steps: int, seed: int) -> float:
-    """Train a network on batches of ``draw``; return its balanced accuracy on pictures other than ``chosen``."""
+    """Train a network on batches of ``draw``; return its balanced accuracy on all but ``chosen``."""
     torch.manual_seed(seed)
     model = network(len(task.classes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import FileError, SettingError, SettingTypeError
 from .atomic import write_bytes
 from .listing import SUFFIXES, identifiers, list_images
-from .metadata import read_metadata
+from .metadata import parse_record, read_metadata, read_record, record_metadata
 from .opening import MAX_PIXELS, MIN_SIDE, ImageSource, read_rgb
 from .sheets import contact_sheet
 
@@ -32,9 +32,12 @@ __all__ = [
     "identifiers",
     "list_images",
     "parse_box",
+    "parse_record",
     "read_image",
     "read_mask",
     "read_metadata",
+    "read_record",
+    "record_metadata",
     "to_pil",
     "write_image",
 ]
@@ -146,7 +149,7 @@ def parse_box(text: str, size: tuple[int, int]) -> Tensor:
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """Convert ``(3, H, W)`` floating point in [0, 1] to an 8-bit RGB picture, rounded to the nearest level.
+    """Convert ``(3, H, W)`` floating point in [0, 1] to an 8-bit RGB picture, to the nearest level.
 
     Values outside [0, 1] become 0 or 1.
 

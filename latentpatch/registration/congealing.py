@@ -106,7 +106,7 @@ def congeal(
 
 
 def recentre(placements: Tensor, members: Tensor | None = None) -> Tensor:
-    """Move the frame so that log zooms, angles and shifts are 0 on average; the registration stays the same.
+    """Move the frame so that log zooms, angles and shifts are 0 on average; registration stays.
 
     Args:
         placements: ``(N, 4)``.

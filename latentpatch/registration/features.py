@@ -1,4 +1,4 @@
-"""Compute features for registration: blurred structure tensors of gradients divided by their local energy.
+"""Compute features for registration: blurred structure tensors of normalized gradients.
 
 Bigün and Granlund, "Optimal orientation detection of linear symmetry", ICCV 1987. The features say where edges are
 and along which direction, whatever their contrast, sign and colour.
@@ -122,7 +122,7 @@ def _sample(
 
 
 def _structure(grey: Tensor, inside: Tensor, blur: float) -> Tensor:
-    """Compute ``(N, 3, h, h)``: strength of edges, and strength times cosine and sine of twice their angle."""
+    """Compute ``(N, 3, h, h)``: strength of edges, and that times cosine and sine of twice the angle."""
     grey = _blur(grey, _GREY_BLUR)
     x = F.pad(grey[..., 2:] - grey[..., :-2], (1, 1, 0, 0)) * inside
     y = F.pad(grey[..., 2:, :] - grey[..., :-2, :], (0, 0, 1, 1)) * inside

@@ -152,7 +152,7 @@ def measure_search(
 
 
 def exact_search(name: str, vectors: Tensor, num_neighbors: int) -> Callable[[Tensor], Tensor]:
-    """Return an exact search of vectors ``(B, d)``: queries ``(N, d)`` -> nearest indices ``(N, num_neighbors)``.
+    """Return an exact search of vectors ``(B, d)``: queries ``(N, d)`` -> indices ``(N, k)``.
 
     By name: ``cdist`` or ``addmm`` and top-k in torch, or the flat index of ``faiss`` on the CPU.
     """
@@ -177,7 +177,7 @@ def synthetic_keys(sources: int, grid: tuple[int, int], components: int, seed: i
 
 
 def best_seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Return the seconds of the fastest of up to five rounds after a warm-up, or of the warm-up where it is long."""
+    """Return the seconds of the fastest of some rounds after a warm-up, or of a long warm-up."""
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) <= _MAX_ROUNDS and (len(times) < 2 or time.perf_counter() - begin < _MAX_SECONDS):
