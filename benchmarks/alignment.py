@@ -1,4 +1,4 @@
-"""Measure errors of registration: without it, by congealing, and by the landmarks themselves, which is the optimum.
+"""Measure errors of registration: without any, by congealing, and by the landmarks, the optimum.
 
     python benchmarks/alignment.py FOLDER LANDMARKS.csv
     python benchmarks/alignment.py FOLDER --misalign [--rotation 15 --zoom 1.25 --shift 0.12]

@@ -65,7 +65,7 @@ class Task:
 
 
 def digits() -> Task:
-    """Return the digits of scikit-learn (UCI ML hand-written digits): 8x8 pixels, each of them a latent cell."""
+    """Return the digits of scikit-learn (UCI ML hand-written digits): 8x8 pixels, each a latent cell."""
     from sklearn.datasets import load_digits
 
     dataset = load_digits()
@@ -180,7 +180,7 @@ def network(classes: int) -> nn.Sequential:
 
 
 def score(task: Task, draw: Callable[[], Batch], chosen: Tensor, steps: int, seed: int) -> float:
-    """Train a network on batches of ``draw``; return its balanced accuracy on pictures other than ``chosen``."""
+    """Train a network on batches of ``draw``; return its balanced accuracy on all but ``chosen``."""
     torch.manual_seed(seed)
     model = network(len(task.classes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
@@ -275,24 +275,18 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| task | augmentation | " + " | ".join(f"{count} a class" for count in counts) + " |"]
     lines.append("|---" * (len(counts) + 2) + "|")
 
-    def line(task: str, name: str, values: Callable[[int], list[float]]) -> None:
-        cells = [interval(accuracies) if (accuracies := values(count)) else "" for count in counts]
+    gains = [("ours", "none"), ("ours + standard", "standard")]
+    for task, (one, other) in itertools.product(
+        sorted({row["task"] for row in rows}), [*((m, "") for m in METHODS), *gains]
+    ):
+        cells = []
+        for count in counts:
+            values = [accuracy.get((task, count, one, seed)) for seed in seeds]
+            others = [accuracy.get((task, count, other, seed)) if other else 0.0 for seed in seeds]
+            both = [(x, y) for x, y in zip(values, others, strict=True) if x is not None and y is not None]
+            cells.append(interval([x - y for x, y in both]) if both else "")
+        name = f"*{one}, less {other}*" if other else one
         lines.append(f"| {task} | {name} | {' | '.join(cells)} |")
-
-    for task in sorted({row["task"] for row in rows}):
-        for method in METHODS:
-            line(
-                task,
-                method,
-                lambda c, t=task, m=method: [accuracy[t, c, m, s] for s in seeds if (t, c, m, s) in accuracy],
-            )
-        for one, other in (("ours", "none"), ("ours + standard", "standard")):
-
-            def gain(count: int, task: str = task, one: str = one, other: str = other) -> list[float]:
-                pairs = [((task, count, one, seed), (task, count, other, seed)) for seed in seeds]
-                return [accuracy[a] - accuracy[b] for a, b in pairs if a in accuracy and b in accuracy]
-
-            line(task, f"*{one}, less {other}*", gain)
     return "\n".join(lines)
 
 

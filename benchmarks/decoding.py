@@ -1,4 +1,4 @@
-"""Time decoding by each autoencoder at its best settings, and generating sixteen pictures, as ratios in one run.
+"""Time decoding by each autoencoder at its best settings, and generating sixteen pictures.
 
     python benchmarks/decoding.py [--autoencoder embedded taef2 vqgan-faceshq] [--random taef2 vqgan-faceshq]
 

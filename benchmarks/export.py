@@ -37,7 +37,7 @@ FORMS = ("eager", "compile", "pt2", "aoti", "onnx")
 
 
 def make(name: str, model: LatentPatch, folder: Path, threads: int) -> Form:
-    """Make a form, a function of noise ``(N, noise_dim)``: images, and index maps beside them where exported."""
+    """Make a form: noise ``(N, noise_dim)`` -> images, and the index map beside them where exported."""
     if name == "eager":
         return model
     if name == "compile":

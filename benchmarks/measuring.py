@@ -19,7 +19,7 @@ Seconds = dict[str, list[float]]
 def take_turns(
     rivals: dict[str, Callable[[], object]], rounds: int, device: torch.device = CPU, warmups: int = 1
 ) -> Seconds:
-    """Time each call once a round, one after the other, so that a slow moment of the machine hits all of them."""
+    """Time each call once a round, in turns, so that a slow moment of the machine hits all of them."""
     seconds: Seconds = {name: [] for name in rivals}
     for number in range(rounds + warmups):
         for name, call in rivals.items():

@@ -210,7 +210,7 @@ def points_of(document: str, name: str) -> list[tuple[float, float, str]]:
 
 
 def farthest(model: LatentPatch, count: int) -> list[int]:
-    """Return positions of sources, each the farthest from those before; the first is the farthest from the mean."""
+    """Return positions of sources: the farthest from the mean, then each the farthest from those before."""
     keys = model.bank.keys.flatten(1).double()
     distance = (keys - keys.mean(0)).square().sum(1)
     chosen: list[int] = []

@@ -1,4 +1,4 @@
-"""Measure how time and memory of the search grow with the sources, the images, the patch size and the grid.
+"""Measure how time and memory of the search grow with sources, images, patch size and grid.
 
     python benchmarks/scaling.py -o docs/images/scaling.png
 

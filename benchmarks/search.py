@@ -1,4 +1,4 @@
-"""Time the search of the raster sampler against plain exact searches and against decoding, as ratios in one run.
+"""Time the search of the raster sampler against plain exact searches and against decoding.
 
     python benchmarks/search.py [--json] [--baselines] [--decoders embedded vqgan-faceshq] [--random vqgan-faceshq]
     python benchmarks/search.py --device cuda --rounds 50 --decoders embedded

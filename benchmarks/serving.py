@@ -1,4 +1,4 @@
-"""Measure the cost of TorchServe and the gain of batching: requests a second and latencies, against the bare model.
+"""Measure the cost of TorchServe and the gain of batching, against the bare model.
 
     python benchmarks/serving.py [--seconds 10] [--clients 1 4 16 64] [--json FILE]
 

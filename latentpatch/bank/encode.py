@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..autoencoders.base import Autoencoder
 from ..errors import FileError, ImageError, SettingError, SettingTypeError
@@ -18,6 +17,7 @@ from ..io.images import read_image
 from ..io.listing import identifiers, list_images
 from ..io.mmap import Rows
 from ..runs.processes import ALONE, Processes
+from ..runs.progress import progress as progress_bar
 from .augmentation import Variants
 from .checks import check_ids
 from .residuals import can_have_residuals, encode_residuals
@@ -79,7 +79,7 @@ def encode_sources(
         Rows(
             count * variants.count, (*grid, 3 * side**2) if residuals else (0, 0, 0), torch.int8, device, scratch
         ) as residual_rows,
-        tqdm(total=count, desc="encoding", unit="img", disable=not progress, leave=False) as bar,
+        progress_bar("encoding", total=count, shown=progress) as bar,
     ):
         readable = _read(names[part], pictures[part], shape, skipped if skip_bad else None)
         while batch := list(islice(readable, _BATCH)):

@@ -204,9 +204,9 @@ class RunContext:
 
     def progress(self, items: Any = None, *, name: str, total: int | None = None) -> Any:
         """Return a progress bar of images, over items or to be updated."""
-        from tqdm import tqdm
+        from ..runs.progress import progress
 
-        return tqdm(items, total=total, desc=name, unit="img", disable=not self.shows_progress, leave=False)
+        return progress(name, items, total=total, shown=self.shows_progress)
 
 
 class CommandOptions(OptionGroup):

@@ -70,7 +70,7 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` (same suffix, hidden) that replaces ``path`` when the block ends.
+    """Yield a hidden path beside ``path``, of the same suffix, that replaces ``path`` when the block ends.
 
     Where the block raises, the temporary file is removed and ``path`` stays unchanged.
 
@@ -121,7 +121,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
 
 
 def move_into(staging: Path, folder: Path) -> None:
-    """Move the contents of one folder into another, each file in one step, replacing files of the same names.
+    """Move the contents of one folder into another, each file in one step; same names are replaced.
 
     Raises:
         FileError: where a file cannot move; most reasons are found before the first one moves.

@@ -1,7 +1,7 @@
 """Read and write pictures as tensors: float32 RGB ``(3, H, W)`` in [0, 1].
 
 Files are read as if made by an adversary: whatever their bytes, there is a tensor or an :class:`ImageError`.
-Listing files, contact sheets and PNG records, in modules of their own, are at hand here, too.
+Names of :mod:`.listing`, :mod:`.sheets` and :mod:`.metadata` are at hand here, too.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def parse_box(text: str, size: tuple[int, int]) -> Tensor:
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """Convert ``(3, H, W)`` floating point in [0, 1] to an 8-bit RGB picture, rounded to the nearest level.
+    """Convert ``(3, H, W)`` floating point in [0, 1] to an 8-bit RGB picture, to the nearest level.
 
     Values outside [0, 1] become 0 or 1.
 

@@ -41,7 +41,7 @@ def list_images(*sources: str | Path) -> list[Path]:
         except (OSError, RuntimeError) as error:  # a loop of links
             raise FileError(path, f"cannot be resolved: {error}") from error
         if resolved in first:
-            raise FileError(path, f"given twice, the first time as {first[resolved]}")
+            raise FileError(path, f"listed twice, the first time as {first[resolved]}")
         first[resolved] = path
     return paths
 

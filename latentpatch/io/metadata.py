@@ -1,4 +1,4 @@
-"""Records in PNG files: a text chunk ``latentpatch`` of JSON states what it takes to make the picture again.
+"""Write and read records in PNG files: JSON in a text chunk ``latentpatch``, to repeat a picture.
 
 Readers believe nothing: anyone may have written the chunk.
 """
@@ -20,7 +20,7 @@ _KEYWORD = "latentpatch"
 
 
 def record_metadata(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return the text chunks of a record, for ``write_image`` and ``encode_png``; equal records give equal text."""
+    """Return a record's text chunks for ``write_image`` and ``encode_png``; equal records, equal text."""
     return {_KEYWORD: json.dumps(dict(record), sort_keys=True)}
 
 

@@ -156,7 +156,7 @@ def explain(
         exact, reason = None, "the image has no metadata"
     else:
         title, pixels = Path(picture).name, images.read_image(picture, model.image_size)
-        facts = _metadata(picture)
+        facts = images.read_record(picture)
         exact, reason = _exact_index(model, facts, images.read_image(picture), reference)
     shown = {name: facts[name] for name in _FACTS if name in facts}
     if exact is not None:
@@ -212,15 +212,6 @@ def _explanation(
         share, region = cells / index.numel(), round(region_share * index.numel())
         parts.append(SourcePart(model.bank.ids[b], share, cells, region, model.bank.attributes[b], pixels))
     return Explanation(title, picture, ranks, True, note, parts, None, facts)
-
-
-def _metadata(path: str | Path) -> dict[str, Any]:
-    """Return the metadata that ``generate`` writes into images; its contents are untrusted."""
-    try:
-        facts = json.loads(images.read_metadata(path).get("latentpatch", "{}"), parse_constant=str)
-    except (ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def _exact_index(

@@ -71,7 +71,7 @@ def estimate(
     min_agreement: float = MIN_AGREEMENT,
     reference: Iterable[Tensor] | None = None,
 ) -> Alignment:
-    """Estimate transforms that register pictures to one another, from the pictures alone (:mod:`.congealing`).
+    """Estimate transforms that register pictures to one another, from the pictures alone.
 
     The frame is that of the central crops, averaged over the registered pictures.
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from .features import (
     STRIDE,
     GreyPictures,
+    Level,
     PictureBatch,
     cell_centres,
     frame_features,
@@ -41,26 +42,10 @@ _MAX_STEP = 0.1  # placement units
 _DIFFERENCE = 0.02  # placement units, of numerical derivatives
 
 
-class _Level(NamedTuple):
-    """A square of the frame and its sampling.
-
-    Attributes:
-        half: half the side, frame units.
-        cells: number of cells along the side.
-        blur: standard deviation of the blur of the features, in cells.
-        window: standard deviation of the window, frame units.
-    """
-
-    half: float
-    cells: int
-    blur: float
-    window: float
-
-
-_COARSE = _Level(half=1.0, cells=64, blur=2.5, window=_WINDOWS[-1])
-_FINE = (_Level(half=0.9, cells=64, blur=2.0, window=0.6), _Level(half=0.7, cells=72, blur=1.5, window=0.45))
+_COARSE = Level(half=1.0, cells=64, blur=2.5, window=_WINDOWS[-1])
+_FINE = (Level(half=0.9, cells=64, blur=2.0, window=0.6), Level(half=0.7, cells=72, blur=1.5, window=0.45))
 # The surroundings of the focus move a picture; the focus itself judges it, because strangers agree least there.
-_JUDGED = _Level(half=0.5, cells=64, blur=1.5, window=0.25)
+_JUDGED = Level(half=0.5, cells=64, blur=1.5, window=0.25)
 
 _SIDE = _COARSE.cells // STRIDE  # features along the side of the coarse level
 _MARGIN = _SIDE // 4  # features; largest shift of the search to either side, half a frame unit
@@ -121,7 +106,7 @@ def congeal(
 
 
 def recentre(placements: Tensor, members: Tensor | None = None) -> Tensor:
-    """Move the frame so that log zooms, angles and shifts are 0 on average; the registration stays the same.
+    """Move the frame so that log zooms, angles and shifts are 0 on average; registration stays.
 
     Args:
         placements: ``(N, 4)``.
@@ -136,26 +121,16 @@ def recentre(placements: Tensor, members: Tensor | None = None) -> Tensor:
 
 
 class _Means(NamedTuple):
-    """Means of registered pictures at every level.
+    """Means of registered pictures at every level."""
 
-    Attributes:
-        features: ``(1, 3, h, h)`` each, of length 1 under the window of the level.
-        biases: ``(1, 3, 1, 1)`` each, subtracted from features beforehand.
-    """
-
-    features: list[Tensor]
-    biases: list[Tensor]
+    features: list[Tensor]  # (1, 3, h, h) each, of length 1 under the window of the level
+    biases: list[Tensor]  # (1, 3, 1, 1) each, subtracted from features beforehand
 
 
 class _Congealer(NamedTuple):
-    """The search for placements.
+    """The search for placements."""
 
-    Attributes:
-        hypotheses: log zoom and angle of the exhaustive search.
-        focus: the point of the frame that counts most.
-    """
-
-    hypotheses: list[tuple[float, float]]
+    hypotheses: list[tuple[float, float]]  # log zoom and angle of the exhaustive search
     focus: tuple[float, float]
 
     def congeal(self, pictures: GreyPictures) -> Congealing:
@@ -169,15 +144,12 @@ class _Congealer(NamedTuple):
                 features = unit_features(self._features(_COARSE, batch, placements, bias), window)
                 placements = recentre(_best_placements(spectra, mean_of_others(features), window))
         for level in _FINE:
-            bias, window = self._bias(level, batch, placements), self._window(level)
-            descent = _Descent(self, level, batch, placements, bias)
+            descent = _Descent(self, level, batch, placements, self._bias(level, batch, placements))
             for _ in range(_STEPS_PER_LEVEL):
-                features = unit_features(self._features(level, batch, descent.placements, bias), window)
-                descent.step(mean_of_others(features))
+                descent.step(mean_of_others(descent.features(descent.placements)))
                 descent.placements = recentre(descent.placements)
             placements = descent.placements
-        bias = self._bias(_JUDGED, batch, placements)
-        features = unit_features(self._features(_JUDGED, batch, placements, bias), self._window(_JUDGED))
+        features = self.windowed(_JUDGED, batch, placements, self._bias(_JUDGED, batch, placements))
         return Congealing(placements, (features * mean_of_others(features)).sum((1, 2, 3)).double())
 
     def means(self, pictures: GreyPictures, placements: Tensor) -> _Means:
@@ -185,8 +157,7 @@ class _Congealer(NamedTuple):
         batch, features, biases = PictureBatch.of(pictures), [], []
         for level in (_COARSE, *_FINE, _JUDGED):
             bias = self._bias(level, batch, placements)
-            unit = unit_features(self._features(level, batch, placements, bias), self._window(level))
-            mean = unit.sum(0, keepdim=True)
+            mean = self.windowed(level, batch, placements, bias).sum(0, keepdim=True)
             features.append(mean / norms(mean))
             biases.append(bias)
         return _Means(features, biases)
@@ -205,19 +176,22 @@ class _Congealer(NamedTuple):
             for _ in range(_STEPS_PER_LEVEL):
                 descent.step(mean)
             placements = descent.placements
-        features = unit_features(self._features(_JUDGED, pictures, placements, means.biases[-1]), self._window(_JUDGED))
+        features = self.windowed(_JUDGED, pictures, placements, means.biases[-1])
         return Congealing(placements, (features * means.features[-1]).sum((1, 2, 3)).double())
 
-    def _bias(self, level: _Level, pictures: PictureBatch, placements: Tensor) -> Tensor:
-        features = self._features(level, pictures, placements, torch.zeros(()))
-        return features.mean((0, 2, 3), keepdim=True)
+    def _bias(self, level: Level, pictures: PictureBatch, placements: Tensor) -> Tensor:
+        return self._features(level, pictures, placements, torch.zeros(())).mean((0, 2, 3), keepdim=True)
 
-    def _features(self, level: _Level, pictures: PictureBatch, placements: Tensor, bias: Tensor) -> Tensor:
+    def windowed(self, level: Level, pictures: PictureBatch, placements: Tensor, bias: Tensor) -> Tensor:
+        """Compute the features of a level under its window, of length 1."""
+        return unit_features(self._features(level, pictures, placements, bias), self._window(level))
+
+    def _features(self, level: Level, pictures: PictureBatch, placements: Tensor, bias: Tensor) -> Tensor:
         """Compute the features of a level, about the focus at all levels but the coarse one."""
         centre = (0.0, 0.0) if level is _COARSE else self.focus
-        return frame_features(pictures, placements, centre, level.half, level.cells, level.blur, bias)
+        return frame_features(pictures, placements, centre, level, bias)
 
-    def _window(self, level: _Level) -> Tensor:
+    def _window(self, level: Level) -> Tensor:
         """Compute the window of a level: ``(1, 1, h, h)``, 1 at the focus."""
         side = level.cells // STRIDE
         centre = self.focus if level.half == _COARSE.half else (0.0, 0.0)
@@ -228,10 +202,10 @@ class _Congealer(NamedTuple):
     def _spectra(self, pictures: PictureBatch, bias: Tensor) -> Iterator[_Spectrum]:
         """Transform the features of whole pictures under every hypothesis to the Fourier domain."""
         half = _COARSE.half * (1 + 2 * _MARGIN / _SIDE)
+        level = _COARSE._replace(half=half, cells=(_SIDE + 2 * _MARGIN) * STRIDE)
         for zoom, angle in self.hypotheses:
             placements = torch.tensor([[zoom, angle, 0, 0]], dtype=torch.float64).expand(len(pictures.reach), 4)
-            cells = (_SIDE + 2 * _MARGIN) * STRIDE
-            features = frame_features(pictures, placements, (0.0, 0.0), half, cells, _COARSE.blur, bias)
+            features = frame_features(pictures, placements, (0.0, 0.0), level, bias)
             yield _Spectrum(placements, _fft(features), _fft(features.square().sum(1)))
 
 
@@ -268,36 +242,36 @@ class _Descent:
     """Damped Gauss-Newton steps (Levenberg-Marquardt) of each picture towards a mean."""
 
     def __init__(
-        self, congealer: _Congealer, level: _Level, pictures: PictureBatch, placements: Tensor, bias: Tensor
+        self, congealer: _Congealer, level: Level, pictures: PictureBatch, placements: Tensor, bias: Tensor
     ) -> None:
         self.congealer, self.level, self.pictures, self.bias = congealer, level, pictures, bias
         self.placements = placements
         self.damping = torch.full((len(placements),), 1e-2)
-        self.window = congealer._window(level)
 
     def step(self, mean: Tensor) -> None:
         """Move each picture, if that improves its agreement with a mean ``(N or 1, 3, h, h)``."""
         mean = mean / norms(mean)
-        features = self._features(self.placements).flatten(1)
+        features = self.features(self.placements).flatten(1)
         slopes = torch.stack([self._slope(k) for k in range(4)], 1)
         normal = slopes @ slopes.mT
         normal = normal + torch.diag_embed(normal.diagonal(dim1=1, dim2=2) * self.damping[:, None] + 1e-9)
         right_side = (slopes @ (mean.flatten(1) - features)[..., None])[..., 0]
         change = torch.linalg.solve(normal, right_side).clamp(-_MAX_STEP, _MAX_STEP).double()
         moved = _move(self.placements, change, self.congealer.focus)
-        before, after = (features * mean.flatten(1)).sum(1), (self._features(moved) * mean).sum((1, 2, 3))
+        before, after = (features * mean.flatten(1)).sum(1), (self.features(moved) * mean).sum((1, 2, 3))
         better = after > before
         self.placements = torch.where(better[:, None], moved, self.placements)
         self.damping = torch.where(better, self.damping / 4, self.damping * 8).clamp(1e-3, 1e3)
 
-    def _features(self, placements: Tensor) -> Tensor:
-        return unit_features(self.congealer._features(self.level, self.pictures, placements, self.bias), self.window)
+    def features(self, placements: Tensor) -> Tensor:
+        """Compute the features to be compared with the mean."""
+        return self.congealer.windowed(self.level, self.pictures, placements, self.bias)
 
     def _slope(self, parameter: int) -> Tensor:
         """Differentiate the features by a parameter: ``(N, F)``."""
         change = torch.zeros_like(self.placements)
         change[:, parameter] = _DIFFERENCE
-        ahead, behind = (self._features(_move(self.placements, c, self.congealer.focus)) for c in (change, -change))
+        ahead, behind = (self.features(_move(self.placements, c, self.congealer.focus)) for c in (change, -change))
         return ((ahead - behind) / (2 * _DIFFERENCE)).flatten(1)
 
 

@@ -1,4 +1,4 @@
-"""Compute features for registration: blurred structure tensors of gradients divided by their local energy.
+"""Compute features for registration: blurred structure tensors of normalized gradients.
 
 Bigün and Granlund, "Optimal orientation detection of linear symmetry", ICCV 1987. The features say where edges are
 and along which direction, whatever their contrast, sign and colour.
@@ -20,6 +20,7 @@ from torch import Tensor
 __all__ = [
     "STRIDE",
     "GreyPictures",
+    "Level",
     "PictureBatch",
     "cell_centres",
     "frame_features",
@@ -36,6 +37,15 @@ _FLAT_GRADIENT = 0.02  # grey levels in [0, 1] a cell; gradients below it count 
 _ENERGY_BLUR = 6.0  # cells; standard deviation of the window of the local energy
 _GREY_BLUR = 0.8  # cells
 _CANVAS_HALF = 2.0  # frame units; half the side of the square that holds a picture
+
+
+class Level(NamedTuple):
+    """A square of the frame and its sampling."""
+
+    half: float  # half the side, frame units
+    cells: int  # along the side
+    blur: float  # standard deviation of the blur of the features, in cells
+    window: float  # standard deviation of the window, frame units
 
 
 class GreyPictures(NamedTuple):
@@ -76,30 +86,22 @@ def linear_parts(placements: Tensor) -> Tensor:
 
 
 def frame_features(
-    pictures: PictureBatch,
-    placements: Tensor,
-    centre: tuple[float, float],
-    half: float,
-    cells: int,
-    blur: float,
-    bias: Tensor,
+    pictures: PictureBatch, placements: Tensor, centre: tuple[float, float], level: Level, bias: Tensor
 ) -> Tensor:
-    """Compute the features of a square of the frame under placements, less a bias, 0 beyond the pictures.
+    """Compute features of a square of the frame about ``centre``, less a bias, and 0 beyond the pictures.
 
     Args:
         pictures: N pictures.
         placements: ``(N, 4)``.
         centre: centre of the square, frame units.
-        half: half the side of the square, frame units.
-        cells: number of cells along the side.
-        blur: standard deviation of the blur of the features, in cells.
+        level: size and sampling of the square.
         bias: ``(1, 3, 1, 1)``, or a scalar.
 
     Returns:
         ``(N, 3, cells / STRIDE, cells / STRIDE)``.
     """
-    grey, inside = _sample(pictures, placements, centre, half, cells)
-    return (_structure(grey, inside, blur) - bias) * F.avg_pool2d(inside, STRIDE)
+    grey, inside = _sample(pictures, placements, centre, level.half, level.cells)
+    return (_structure(grey, inside, level.blur) - bias) * F.avg_pool2d(inside, STRIDE)
 
 
 def _sample(
@@ -120,7 +122,7 @@ def _sample(
 
 
 def _structure(grey: Tensor, inside: Tensor, blur: float) -> Tensor:
-    """Compute ``(N, 3, h, h)``: strength of edges, and strength times cosine and sine of twice their angle."""
+    """Compute ``(N, 3, h, h)``: strength of edges, and that times cosine and sine of twice the angle."""
     grey = _blur(grey, _GREY_BLUR)
     x = F.pad(grey[..., 2:] - grey[..., :-2], (1, 1, 0, 0)) * inside
     y = F.pad(grey[..., 2:, :] - grey[..., :-2, :], (0, 0, 1, 1)) * inside

@@ -7,7 +7,9 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +63,10 @@ def bench(
 ) -> dict[str, Any]:
     """Time every stage for n images, and the search for banks of several sizes.
 
-    Pictures and keys are random; their values decide only which sources are chosen.
+    Pictures and keys are random: their values do not decide the time.
 
     Args:
-        autoencoder: an autoencoder on the device to be measured.
+        autoencoder: on the device to be measured.
         sizes: numbers of sources.
         n: number of images in a batch.
         components: number of principal components, r.
@@ -73,8 +75,7 @@ def bench(
         precision: precision of the decoder, ``float32`` or ``bfloat16``.
 
     Returns:
-        A record of plain values: ``hardware``, ``versions``, ``settings``, ``stages`` and ``search``, for
-        :func:`table` or JSON. Times are those of :func:`best_seconds`.
+        A record for :func:`table` or JSON, with times of :func:`best_seconds`.
 
     Raises:
         SettingError: where an argument is out of range.
@@ -142,22 +143,18 @@ def measure_search(
     side = settings.patch_size
     vectors, queries = (each[:, :side, :side].flatten(1).float() for each in (keys, reference))
     for name in ("cdist", "faiss"):
-        seconds = None
+        row[f"{name}_place"] = row[f"{name}_ratio"] = None
         if name != "faiss" or (device.type == "cpu" and has_faiss()):
             search = exact_search(name, vectors, settings.neighbors)
-            seconds = best_seconds(lambda search=search: search(queries), device)  # type: ignore[misc]
-        row[f"{name}_place"] = seconds
-        row[f"{name}_ratio"] = None if seconds is None else seconds / row["place"]
+            row[f"{name}_place"] = best_seconds(partial(search, queries), device)
+            row[f"{name}_ratio"] = row[f"{name}_place"] / row["place"]
     return row
 
 
 def exact_search(name: str, vectors: Tensor, num_neighbors: int) -> Callable[[Tensor], Tensor]:
-    """Return a plain exact search: queries ``(N, d)`` -> indices ``(N, num_neighbors)`` of the nearest vectors.
+    """Return an exact search of vectors ``(B, d)``: queries ``(N, d)`` -> indices ``(N, k)``.
 
-    Args:
-        name: ``cdist`` or ``addmm``, each with top-k in torch, or ``faiss``, its flat index on the CPU.
-        vectors: ``(B, d)`` float32.
-        num_neighbors: number of vectors to find.
+    By name: ``cdist`` or ``addmm`` and top-k in torch, or the flat index of ``faiss`` on the CPU.
     """
     if name == "faiss":
         import faiss
@@ -180,7 +177,7 @@ def synthetic_keys(sources: int, grid: tuple[int, int], components: int, seed: i
 
 
 def best_seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Return the seconds of the fastest of up to five rounds after a warm-up, or of the warm-up where it is long."""
+    """Return the seconds of the fastest of some rounds after a warm-up, or of a long warm-up."""
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) <= _MAX_ROUNDS and (len(times) < 2 or time.perf_counter() - begin < _MAX_SECONDS):
@@ -255,17 +252,11 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that decide the speed, by name."""
-    found = {"latentpatch": __version__, "python": platform.python_version(), "torch": torch.__version__}
-    if numba_backend.installed():
-        found["numba"] = version("numba")
-    found["numpy"] = np.__version__
-    return found | ({"faiss": version("faiss-cpu")} if has_faiss() else {})
+    required = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    numba = {"numba": version("numba")} if numba_backend.installed() else {}
+    return {"latentpatch": __version__, **required, **numba, **({"faiss": version("faiss-cpu")} if has_faiss() else {})}
 
 
 def has_faiss() -> bool:
     """Return whether faiss is installed."""
-    try:
-        import faiss  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("faiss") is not None

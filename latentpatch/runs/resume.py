@@ -112,7 +112,7 @@ class ResumableRun:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all pictures are made, and moving them into place was interrupted."""
+        """True where all pictures are made, and moving them into place was interrupted."""
         return (self.folder / "complete").exists()
 
     def finish(self) -> None:

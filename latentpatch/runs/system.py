@@ -34,7 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:NUMBER``; ``auto`` is a GPU where there is one.
+    """Return the device of ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:NUMBER``.
 
     Raises:
         SettingError: for another name, or a device that cannot be used on this machine.
@@ -55,7 +55,7 @@ def choose_device(name: str | torch.device) -> torch.device:
 
 @lru_cache(maxsize=1)
 def machine_memory() -> int:
-    """Return the bytes of memory a process may use: the machine's, or its control group's limit. 0 if unknown."""
+    """Return the bytes a process may use: the machine's, or its control group's limit; 0 if unknown."""
     try:
         limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (AttributeError, OSError, ValueError):  # Windows has none

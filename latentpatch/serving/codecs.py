@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..io.images import encode_lossy, encode_png
+from ..io.metadata import record_metadata
 from .kserve import encode_kserve, parse_kserve
 from .limits import Failure, Refusal, failure_of, malformed, truncate_for_message
 from .schema import Answer, InfoRequest, PictureFormat, Request, parse
@@ -295,7 +296,7 @@ def _encode_pictures(result: Result, pictures: Tensor, image_format: PictureForm
     files = []
     for picture, record in zip(pictures, result.records, strict=True):
         facts = shared | ({"seed": record["seed"]} if "seed" in record else {})
-        files.append(encode_png(picture, {"latentpatch": json.dumps(facts, sort_keys=True)}, _PNG_LEVEL))
+        files.append(encode_png(picture, record_metadata(facts), _PNG_LEVEL))
     return files
 
 

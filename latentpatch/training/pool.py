@@ -1,4 +1,4 @@
-"""Make the training examples of a student: pictures, mosaics of their latents, and a teacher's decodings of both."""
+"""Make training examples: pictures, mosaics of their latents, and a teacher's decodings of both."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _COMMITMENT_WEIGHT = 0.25  # weight of the encoder's distance to its codes
 
 
 def picture_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Compute the L1 distance of pixels, of differences between neighbors (edges) and of averages (colour)."""
+    """Compute L1 distances of pixels, of differences of neighbors (edges) and of averages (colour)."""
     loss = F.l1_loss(output, target)
     for axis in (2, 3):
         loss = loss + F.l1_loss(output.diff(dim=axis), target.diff(dim=axis))
@@ -30,7 +30,7 @@ def picture_loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 class Distillation:
-    """Train the wide embedded autoencoder on the teacher's latents of pictures and its decodings, mosaics included."""
+    """Train the wide embedded autoencoder on the teacher's latents and decodings, mosaics included."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.options = options
@@ -84,7 +84,7 @@ class Narrowing:
 
 
 class Quantization:
-    """Train the quantized autoencoder to reconstruct the pool's pictures, real ones and mosaics, through its codebook.
+    """Train the quantized autoencoder to reconstruct pictures and mosaics through its codebook.
 
     Van den Oord et al., "Neural discrete representation learning", 2017, arXiv:1711.00937.
     """
@@ -94,7 +94,7 @@ class Quantization:
         self.model = QuantizedAutoencoder()
         self.pictures = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("targets", "images")]
         self.used = torch.zeros(len(self.model.codebook), dtype=torch.bool)
-        self.first_step = options.steps // 20  # that quantizes
+        self.first_step = options.steps // 20  # the first one with quantization
 
     def losses(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the losses of pictures, and of latents against their codes."""

@@ -37,9 +37,9 @@ from .students import STUDENTS, load_wide_student
 
 __all__ = ["main", "train"]
 
-_WARM_UP_STEPS = 500  # of the learning rate
+_WARM_UP_STEPS = 500  # the learning rate grows to its largest value
 _FINAL_RATE = 0.01  # share of the largest learning rate
-_MAX_DECAY = 0.999  # of the moving average of weights
+_MAX_DECAY = 0.999  # a step, in the moving average of weights
 
 
 def train(folder: Path, options: argparse.Namespace) -> None:

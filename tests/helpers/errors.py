@@ -15,7 +15,7 @@ __all__ = ["refuses", "refuses_file"]
 
 @contextmanager
 def refuses(name: str, error: type[Exception] = SettingError) -> Iterator[pytest.ExceptionInfo[Exception]]:
-    """Assert that a :class:`SettingError` about the argument ``name`` is raised, in the common form of messages.
+    """Assert that a :class:`SettingError` about ``name`` is raised, in the common form of messages.
 
     Args:
         name: the argument.

@@ -1,4 +1,4 @@
-"""Pictures have the size asked for, selections are those that are bright, and what is written reads back."""
+"""Pictures get any size, bright pixels are selected, and written pictures read back."""
 
 from __future__ import annotations
 

@@ -79,10 +79,10 @@ def test_wrong_sources_are_refused(tmp_path: Path) -> None:
 
 def test_repeats_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "d/a.png", "d/b.png")
-    with refuses_file("a.png", "given twice"):
+    with refuses_file("a.png", "listed twice"):
         list_images(tmp_path / "d", tmp_path / "d" / ".." / "d" / "a.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "d" / "b.png")
-    with refuses_file("link.png", "given twice, the first time as") as caught:
+    with refuses_file("link.png", "listed twice, the first time as") as caught:
         list_images(tmp_path / "d", tmp_path / "link.png")
     assert caught.value.reason.endswith("b.png")
 

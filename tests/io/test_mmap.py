@@ -113,13 +113,13 @@ def test_a_file_may_be_larger_than_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("in_file", [False, True])
 def test_rows_come_in_batches(tmp_path: Path, in_file: bool) -> None:
-    given = torch.arange(42, dtype=torch.int16).view(7, 2, 3)
+    expected = torch.arange(42, dtype=torch.int16).view(7, 2, 3)
     with Rows(10, (2, 3), torch.int16, folder=tmp_path if in_file else None) as rows:
-        for batch in given.split(3):
+        for batch in expected.split(3):
             rows.append(batch)
         assert len(rows) == 7
         value = rows.tensor()
-    assert torch.equal(value, given)
+    assert torch.equal(value, expected)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -33,12 +33,12 @@ def nearly() -> Misaligned:
 @pytest.fixture
 def folder(nearly: Misaligned, tmp_path: Path) -> Path:
     """The three in as many formats."""
-    given = tmp_path / "given"
-    (given / "deeper").mkdir(parents=True)
+    originals = tmp_path / "originals"
+    (originals / "deeper").mkdir(parents=True)
     for picture, name in zip(nearly.pictures, ("a.png", "b.jpg", "deeper/c.webp"), strict=True):
         levels = (picture.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-        Image.fromarray(levels).save(given / name)
-    return given
+        Image.fromarray(levels).save(originals / name)
+    return originals
 
 
 @pytest.fixture
@@ -116,11 +116,11 @@ def test_damaged_pictures_are_refused_or_listed(
     folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
-    given = (folder, "-o", tmp_path / "out", "--landmarks", table)
-    assert run(*given) == 1
+    arguments = (folder, "-o", tmp_path / "out", "--landmarks", table)
+    assert run(*arguments) == 1
     assert "broken.png" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert run(*given, "--skip-bad") == 0
+    assert run(*arguments, "--skip-bad") == 0
     report = json.loads((tmp_path / "out" / "alignment.json").read_text())
     assert [Path(entry["file"]).name for entry in report["skipped"]] == ["broken.png"]
     assert len(report["images"]) == 3

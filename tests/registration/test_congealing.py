@@ -126,10 +126,10 @@ def test_too_few_pictures() -> None:
 
 
 def test_real_portraits_are_registered(shared: Path) -> None:
-    known = read_landmarks(shared / "portraits" / "raw_landmarks.csv")
+    landmarks = read_landmarks(shared / "portraits" / "raw_landmarks.csv")
     paths = list_images(shared / "portraits" / "raw")[::2]
     found = estimate((read_image(path) for path in paths), SIZE)
-    errors = scatter(transform_points(torch.stack([known[path.name] for path in paths]), found.matrices))
+    errors = scatter(transform_points(torch.stack([landmarks[path.name] for path in paths]), found.matrices))
     assert int(found.registered.sum()) >= 19
     assert float(errors.median()) < 0.06  # 0.275 before; 0.03 by the landmarks themselves
     assert int((errors.mean(1) > 0.25).sum()) <= 1

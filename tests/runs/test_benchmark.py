@@ -113,7 +113,7 @@ def test_scaling_measures_points_and_fits_slopes(tmp_path: Path, monkeypatch: py
     (points,) = report["points"].values()
     assert [point["sources"] for point in points] == [16, 64]
     assert (tmp_path / "a.png").exists() == figure
-    monkeypatch.syspath_prepend(path.parent)  # as for a script
+    monkeypatch.syspath_prepend(path.parent)
     spec = importlib.util.spec_from_file_location("scaling", path)
     scaling = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(scaling)

@@ -288,13 +288,13 @@ def test_shards_give_the_maps_of_the_whole(
     plain: Any = inspect.unwrap(raster)
     monkeypatch.setattr(plain, "__kwdefaults__", {**plain.__kwdefaults__, "memory": 256 * 12})
     model = LatentPatch.load(fitted)
-    asked: dict[str, Any] = {"settings": settings, "where": where, "reference": face_images[2] if guided else None}
-    whole = model.generate(3, **asked)
+    arguments: dict[str, Any] = {"settings": settings, "where": where, "reference": face_images[2] if guided else None}
+    whole = model.generate(3, **arguments)
 
     def one(processes: Processes) -> Generation:
         own = LatentPatch.load(fitted)
         own.bank = ShardedBank(own.bank, processes)
-        return own.generate(3, **asked, part=processes.share(3))
+        return own.generate(3, **arguments, part=processes.share(3))
 
     parts = in_threads(count, one)
     assert torch.equal(torch.cat([part.index for part in parts]), whole.index)
