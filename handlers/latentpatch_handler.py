@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from latentpatch.registry import import_plugins
 from latentpatch.runs.system import keep_freed_memory
 from latentpatch.serving import Call, Limits, Response, Service, respond
 from latentpatch.serving.archive import holds_graph, load_archived
@@ -34,6 +35,7 @@ class LatentPatchHandler:
         threads = int(options.get("threads", 1))
         torch.set_num_threads(threads)
         keep_freed_memory()
+        import_plugins()
         limits = Limits(**(options.get("limits") or {}))
         self.batch_size = int(properties.get("batch_size") or 1)
         self.service: Service | GraphService

@@ -7,11 +7,12 @@ lists samplers and settings without importing torch. :func:`latentpatch.methods.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .errors import SettingTypeError
+from .errors import SettingError, SettingTypeError
 from .methods.latent.settings import (
     DiffusionSettings,
     RandomCellsSettings,
@@ -25,7 +26,15 @@ from .validation import check_choice
 if TYPE_CHECKING:
     from .methods.base import Sampler
 
-__all__ = ["FLAGS", "SAMPLERS", "SamplerRegistry", "settings_from_record", "settings_record"]
+__all__ = [
+    "FLAGS",
+    "PLUGINS",
+    "SAMPLERS",
+    "SamplerRegistry",
+    "import_plugins",
+    "settings_from_record",
+    "settings_record",
+]
 
 #: Flags of the sampler contract that the registry knows without importing a sampler.
 FLAGS = ("accepts_reference", "accepts_mask", "is_shardable", "is_exportable")
@@ -182,6 +191,25 @@ SAMPLERS.declare(
     ".methods.latent.random_tiles:RandomPatches",
     ("is_shardable",),
 )
+
+
+#: Environment variable that names modules with samplers of one's own, separated by commas.
+PLUGINS = "LATENTPATCH_PLUGINS"
+
+
+def import_plugins() -> None:
+    """Import the modules that :data:`PLUGINS` names, whose samplers register themselves.
+
+    The command line and the servers call this once at their start.
+
+    Raises:
+        SettingError: naming the first module that cannot be imported.
+    """
+    for name in filter(None, (part.strip() for part in os.environ.get(PLUGINS, "").split(","))):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise SettingError(PLUGINS, name, f"modules that can be imported ({error})") from error
 
 
 def settings_record(settings: Settings) -> dict[str, Any]:

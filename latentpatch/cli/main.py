@@ -20,6 +20,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import LatentPatchError, SettingError
+from ..registry import import_plugins
 from ..runs.launch import num_processes, rank
 from ..runs.system import is_out_of_memory, keep_freed_memory
 from ._options import Command, CommandOptions, RunContext
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     is_resumable = False
     try:
+        import_plugins()
         with _first_process_reports():
             name, command, options = _parse(words)
             options.check()

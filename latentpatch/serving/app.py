@@ -29,6 +29,7 @@ from starlette.routing import Route
 from .. import __version__
 from ..errors import FileError, LatentPatchError, SettingError
 from ..model import LatentPatch
+from ..registry import import_plugins
 from ..validation import check_integer, check_real
 from .batcher import Batcher
 from .codecs import Call, Response, encode_failure, internal_failure
@@ -275,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server until a signal ends it, and return the exit status."""
     parsed = _parser().parse_args(arguments)
     try:
+        import_plugins()
         options = Options(
             batch_size=parsed.batch_size,
             max_batch_delay=parsed.max_batch_delay / 1000,
