@@ -7,7 +7,6 @@ import io
 import json
 import zipfile
 from typing import Any
-from unittest.mock import ANY
 
 import pytest
 import torch
@@ -225,9 +224,9 @@ BAD: list[tuple[Any, int, str, str | None]] = [
     ({"sampler": "random-cells", "settings": {"scales": 3}}, 422, "invalid_value", "settings"),
     ({"sampler": "magic"}, 422, "invalid_value", "sampler"),
     ({"sampler": ["raster"]}, 422, "invalid_value", "sampler"),
-    ({"where": "colour=blue"}, 422, "invalid_value", ANY),
-    ({"where": "shape=round"}, 422, "invalid_value", ANY),
-    ({"where": "colour=="}, 422, "invalid_value", ANY),
+    ({"where": "colour=blue"}, 422, "invalid_value", "where"),
+    ({"where": "shape=round"}, 422, "invalid_value", "where"),
+    ({"where": "colour=="}, 422, "invalid_value", "where"),
     ({"reference": "%%%"}, 422, "invalid_value", "reference"),
     ({"reference": ""}, 422, "invalid_value", "reference"),
     ({"reference": text(b"no picture")}, 422, "unusable_picture", "reference"),
@@ -257,7 +256,7 @@ def test_a_bad_request_is_refused_by_code_and_field(
 ) -> None:
     fault = error(ask(service, body))
     assert (fault["status"], fault["code"], fault["field"]) == (status, code, field), fault
-    assert not isinstance(field, str) or field.rpartition(".")[2] in fault["message"]
+    assert field is None or field.rpartition(".")[2] in fault["message"]
     assert len(fault["message"]) < 1000
 
 
@@ -272,7 +271,7 @@ def test_bad_pictures_and_regions_are_refused(service: Service, face: bytes) -> 
         ({"box": [9, 0, 9, 9]}, 422, "box"),
         ({"box": [0, 0, 257, 9]}, 422, "box"),
         ({"box": [-1, 0, 5, 9]}, 422, "box"),
-        ({"mask": text(encode_png(torch.zeros(3, 256, 256)))}, 422, ANY),
+        ({"mask": text(encode_png(torch.zeros(3, 256, 256)))}, 422, "mask"),
         ({"box": [0, 0, 9, 9], "image": text(face[: len(face) // 2])}, 422, "image"),
         ({"box": [0, 0, 9, 9], "image": text(bomb.getvalue())}, 413, "image"),
         ({"mask": text(bomb.getvalue())}, 413, "mask"),
