@@ -92,11 +92,7 @@ class PretrainedMixin:
         pretrained_model_name_or_path: str | Path,
         *,
         autoencoder: Autoencoder | str | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
+        **options: Any,
     ) -> LatentPatch:
         """Load a model that :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
 
@@ -105,21 +101,14 @@ class PretrainedMixin:
         Args:
             pretrained_model_name_or_path: a folder, a model file, or ``OWNER/NAME`` on the Hugging Face Hub.
             autoencoder: see :meth:`~latentpatch.LatentPatch.load`.
-            revision, token, cache_dir, force_download, local_files_only: of ``huggingface_hub.hf_hub_download``.
+            options: of ``huggingface_hub.hf_hub_download``, such as ``revision``, ``token`` and ``cache_dir``.
 
         Raises:
             FileError: where there is no such model, or it cannot be downloaded.
             MissingDependencyError: for a repository, without huggingface_hub.
             WeightsError: where the autoencoder's weights are not those it was fitted with.
         """
-        path = find_model(
-            pretrained_model_name_or_path,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-        )
+        path = find_model(pretrained_model_name_or_path, **options)
         return cast("type[LatentPatch]", cls).load(path, autoencoder)
 
     def save_pretrained(self, save_directory: str | Path, *, repo_id: str | None = None) -> None:
@@ -145,14 +134,14 @@ class PretrainedMixin:
         commit_message: str = "Push model using latentpatch",
         private: bool | None = None,
         token: str | bool | None = None,
-        revision: str | None = None,
-        create_pr: bool | None = None,
+        **options: Any,
     ) -> str:
         """Publish the model, **and with it its sources**, on the Hugging Face Hub. Returns the commit's address.
 
         Args:
             repo_id: ``OWNER/NAME``; made where it is missing.
-            commit_message, private, token, revision, create_pr: of ``huggingface_hub.HfApi``.
+            commit_message, private, token: of ``huggingface_hub.HfApi``.
+            options: of its ``upload_folder``, such as ``revision`` and ``create_pr``.
 
         Raises:
             FileError: where it cannot be published.
@@ -166,13 +155,7 @@ class PretrainedMixin:
             with tempfile.TemporaryDirectory() as folder:
                 self.save_pretrained(folder, repo_id=name)
                 return str(
-                    api.upload_folder(
-                        repo_id=name,
-                        folder_path=folder,
-                        commit_message=commit_message,
-                        revision=revision,
-                        create_pr=create_pr,
-                    )
+                    api.upload_folder(repo_id=name, folder_path=folder, commit_message=commit_message, **options)
                 )
         except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
             raise FileError(repo_id, f"cannot be published: {' '.join(str(error).split())}") from error
@@ -252,7 +235,7 @@ def latentpatch(
     preset: str | None = None,
     **settings: Any,
 ) -> LatentPatch:
-    """New images from a handful of registered examples, without training (LatentPatch, ICIP 2023).
+    """Build a model that makes images from a handful of registered examples, without training (ICIP 2023).
 
     Args:
         sources: a folder of pictures, files, or a text file that lists files, to fit the model on; a
@@ -260,11 +243,10 @@ def latentpatch(
         autoencoder: name of the autoencoder, e.g. ``embedded``, ``taef2``, ``vqgan-faceshq``, ``pixels``; by
             default the one a fitted model file names, otherwise ``embedded``, which needs no download.
         weights: local file or folder of the autoencoder's weights; None to use the cache or download.
-        pretrained: False for random weights: touches no file and no network.
-        components: principal components kept for the search, 16 by default.
-        preset: ``faithful``, ``balanced`` (the default), ``diverse``, ``few`` or ``paper``: how pictures are put
-            together.
-        settings: settings of the preset's sampler to change, such as ``patch_size`` or ``neighbours``.
+        pretrained: False for random weights, without files or network.
+        components: number of principal components that the search compares, 16 by default.
+        preset: settings of a sampler: ``faithful``, ``balanced`` (the default), ``diverse``, ``few`` or ``paper``.
+        settings: single settings of the preset's sampler, such as ``patch_size`` or ``neighbors``.
 
     Returns:
         A :class:`LatentPatch` module.
@@ -296,11 +278,11 @@ def latentpatch(
 
 
 def embedded_autoencoder(name: str = "embedded", weights: str | None = None, pretrained: bool = True) -> Autoencoder:
-    """An autoencoder the package carries (MIT): f16, small and fast, taught to blend.
+    """Build an autoencoder of this package (MIT): f16, small and fast, trained to blend.
 
     Args:
         name: ``embedded`` (128 channels, the latent space of taef2) or ``embedded-vq`` (256 channels, 1024 codes).
-        weights: folder of weights of one's own training; None for those of the package.
+        weights: folder of weights of your own training; None for those of the package.
         pretrained: False for random weights.
 
     Example:
@@ -313,7 +295,7 @@ def embedded_autoencoder(name: str = "embedded", weights: str | None = None, pre
 
 
 def tiny_autoencoder(name: str = "taef2", weights: str | None = None, pretrained: bool = True) -> Autoencoder:
-    """A tiny autoencoder of the TAESD family (MIT): f8, folded to f16.
+    """Build a tiny autoencoder of the TAESD family (MIT): f8, folded to f16.
 
     Args:
         name: ``taesd``, ``taesdxl``, ``taesd3``, ``taef1`` or ``taef2``.
@@ -330,7 +312,7 @@ def tiny_autoencoder(name: str = "taef2", weights: str | None = None, pretrained
 
 
 def taming_autoencoder(name: str = "vqgan-faceshq", weights: str | None = None, pretrained: bool = True) -> Autoencoder:
-    """A VQGAN of taming-transformers: f16 with a codebook. Needs ``pip install latentpatch[taming]``.
+    """Build a VQGAN of taming-transformers: f16 with a codebook. Needs ``pip install latentpatch[taming]``.
 
     Args:
         name: ``vqgan-ffhq``, ``vqgan-celebahq``, ``vqgan-faceshq``, ``vqgan-imagenet-1024`` or
@@ -342,7 +324,7 @@ def taming_autoencoder(name: str = "vqgan-faceshq", weights: str | None = None, 
 
 
 def diffusers_autoencoder(weights: str) -> Autoencoder:
-    """An AutoencoderTiny, VQModel or AutoencoderKL of diffusers. Needs ``pip install latentpatch[diffusers]``.
+    """Build an AutoencoderTiny, VQModel or AutoencoderKL. Needs ``pip install latentpatch[diffusers]``.
 
     Args:
         weights: local folder or Hugging Face repository, ``PATH_OR_REPO[@SUBFOLDER]``.
@@ -351,7 +333,7 @@ def diffusers_autoencoder(weights: str) -> Autoencoder:
 
 
 def pixel_autoencoder(downsampling: int = 16) -> Autoencoder:
-    """Pixels as latents: no weights, nothing blended.
+    """Build an autoencoder whose latents are pixels: no weights, no blending.
 
     Args:
         downsampling: pixels a latent cell covers along each side.
@@ -370,5 +352,5 @@ def pixel_autoencoder(downsampling: int = 16) -> Autoencoder:
 def _member(family: str, name: str, weights: str | None, pretrained: bool) -> Autoencoder:
     from .autoencoders.registry import AUTOENCODERS, load_autoencoder
 
-    check_choice("name", name, [member for member, of in AUTOENCODERS.items() if of == family])
+    check_choice("name", name, [member for member, module in AUTOENCODERS.items() if module == family])
     return load_autoencoder(name, weights, pretrained=pretrained)

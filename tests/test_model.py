@@ -591,6 +591,7 @@ def test_load_refuses_other_files(tmp_path, model):
             lambda header, tensors: tensors.update({"bank.keys": tensors["bank.keys"][:5]}),
             "ids must be one for",
         ),
+        (lambda header, tensors: tensors.update({"bank.keys": torch.tensor(3, dtype=torch.int16)}), "ids must be one"),
         (lambda header, tensors: tensors["bank.keys"].fill_(9000), "keys must not be longer than 2047"),
         (lambda header, tensors: tensors["bank.latents"].fill_(float("nan")), "latents must be finite"),
         (lambda header, tensors: tensors.update({"bank.latents": tensors["bank.latents"][:, :8]}), "latents of shape"),

@@ -233,10 +233,14 @@ class SourceBank(StoredSources):
         Returns:
             ``(N, h, w)`` int64 positions, -1 for the cells that keep the reference.
         """
+        self._check_sampler(sampler)
         index = sampler(self.prepared(candidates), noise, settings, reference=reference, mask=mask)
         if candidates is None:
             return index
         return torch.where(index < 0, index, candidates[index.clamp(min=0)])
+
+    def _check_sampler(self, sampler: Sampler) -> None:
+        """Refuse samplers that cannot search this kind of bank."""
 
     def prepared(self, candidates: Tensor | None = None) -> PreparedSources:
         """Return the keys with what searches prepare, which is kept until the keys change.

@@ -49,7 +49,7 @@ def check_shape(name: str, tensor: Tensor, shape: Sequence[int], count: int | No
 def check_layout(bank: StoredSources) -> None:
     """Refuse tensors, ids and attributes whose types, shapes or counts do not go together."""
     keys, latents, residuals = bank.keys, bank.latents, bank.residuals
-    check_ids(bank.ids, keys.shape[0])
+    check_ids(bank.ids, len(keys) if keys.ndim else 0)
     for name, tensor, dtypes in (
         ("keys", keys, (torch.int16,)),
         ("latents", latents, (torch.float16, torch.int16)),

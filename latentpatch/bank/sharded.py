@@ -13,7 +13,6 @@ from ..methods.latent.search.prepared import PreparedSources
 from ..methods.latent.search.sharded import ShardedSources
 from ..registry import SAMPLERS
 from ..runs.processes import Processes
-from ..settings import Settings
 from .bank import SourceBank
 
 __all__ = ["ShardedBank"]
@@ -38,20 +37,10 @@ class ShardedBank(SourceBank):
         self._take_rows(bank, part)
         self.ids, self.attributes, self._claimed_digest = bank.ids, bank.attributes, bank.digest()
 
-    def sample(
-        self,
-        sampler: Sampler,
-        noise: Tensor,
-        settings: Settings,
-        candidates: Tensor | None = None,
-        reference: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """See :meth:`SourceBank.sample`."""
+    def _check_sampler(self, sampler: Sampler) -> None:
         if not sampler.is_shardable:
             names = ", ".join(name for name, each in SAMPLERS.items() if each.is_shardable)
             raise SettingError("sampler", sampler.name, f"one of {names} for a sharded bank")
-        return super().sample(sampler, noise, settings, candidates, reference, mask)
 
     def _prepare(self, keys: Tensor, candidates: Tensor | None) -> PreparedSources:
         if candidates is None:
