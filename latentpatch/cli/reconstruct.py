@@ -28,6 +28,7 @@ def run(options: ReconstructOptions, context: cli.RunContext) -> dict[str, Any]:
     """Reconstruct pictures, and write them with their PSNR."""
     import torch
 
+    from ..evaluation.metrics import psnr
     from ..io import atomic, images
     from ._load import open_autoencoder, pixel_size
     from ._output import SHEET_IMAGES, portable, run_facts, write_json
@@ -53,8 +54,7 @@ def run(options: ReconstructOptions, context: cli.RunContext) -> dict[str, Any]:
             result = model.reconstruct(picture)[0].cpu()
             file = f"{len(rows):04d}.png"
             images.write_image(staging / file, result, metadata)
-            psnr = -10 * torch.log10((result - picture).square().mean().clamp(min=1e-10))
-            rows.append({"file": file, "id": name, "psnr": round(float(psnr), 3)})
+            rows.append({"file": file, "id": name, "psnr": round(float(psnr(result[None], picture[None])), 3)})
             if len(sheet) < SHEET_IMAGES:
                 sheet += [picture, result]
         if not rows:

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import __version__
 from ..batching import Costs, Operation
 from ..errors import SettingError
+from ..evaluation.metrics import psnr
 from ..io import images
 from ..methods.latent.presets import INPAINTING_SAMPLER, PRESETS
 from ..model import LatentPatch
@@ -164,8 +165,8 @@ class Service:
     def _reconstruct(self, request: ReconstructRequest) -> Operation[Result]:
         picture = self._picture(request.image, "image")
         pictures = (yield from self.model.reconstructing(picture, reduced=request.reduced)).cpu()
-        psnr = float(-10 * torch.log10((pictures - picture).square().mean().clamp(min=1e-10)))
-        return Result(request.operation, pictures, dict(self.facts), [{"psnr": round(psnr, 3)}])
+        record = {"psnr": round(float(psnr(pictures, picture[None])), 3)}
+        return Result(request.operation, pictures, dict(self.facts), [record])
 
     def _info(self, _: InfoRequest) -> Operation[Result]:
         model = self.model
