@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MissingDependencyError
 from . import _options as cli
 
 if TYPE_CHECKING:
@@ -151,8 +152,8 @@ def _frontier(output: Path, context: cli.RunContext, evaluation: Evaluation) -> 
     entries = [each for each in evaluation.entries() if each["conditions"] == evaluation.conditions and "row" in each]
     try:
         return "frontier.png" if frontier(entries, output / "frontier.png") else None
-    except ImportError as error:
-        context.say(f"frontier.png was not drawn: {error}; pip install 'latentpatch[bench]'")
+    except MissingDependencyError as error:
+        context.say(f"frontier.png was not drawn: {error}")
         return None
 
 
