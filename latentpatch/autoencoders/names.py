@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..errors import SettingError
-from ..validation import check_choice
 
 __all__ = ["AUTOENCODERS", "DEFAULT", "parse_autoencoder"]
 
@@ -36,7 +35,8 @@ def parse_autoencoder(text: str) -> tuple[str, str | None]:
         SettingError: for an unknown name or nothing after the colon.
     """
     name, colon, argument = text.partition(":")
-    check_choice("autoencoder", name, AUTOENCODERS)
+    if name not in AUTOENCODERS:
+        raise SettingError("autoencoder", name, f"one of {', '.join(AUTOENCODERS)}")
     if colon and not argument:
-        raise SettingError("autoencoder", text, "a name, or a name with a file or folder after the colon")
+        raise SettingError("autoencoder", text, "followed by a file or folder after the colon")
     return name, argument or None

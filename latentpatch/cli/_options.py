@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..autoencoders.names import AUTOENCODERS, DEFAULT, parse_autoencoder
+from ..errors import SettingError
 from ._parsing import OptionGroup, Parser, argument, choice, flag, group, integer, number, option, switch
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ def _device(text: str) -> str:
 def _autoencoder(text: str) -> str:
     try:
         parse_autoencoder(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    except SettingError as error:
+        raise argparse.ArgumentTypeError(f"must be {error.constraint}, got {text!r}") from error
     return text
 
 

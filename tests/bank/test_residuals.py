@@ -250,10 +250,10 @@ def test_on_the_command_line(faces: Path, tmp_path: Path, capsys: pytest.Capture
 
     common = ["--size", 64, "--components", 8, "-q"]
     assert run("fit", faces, *common, "-o", tmp_path / "with.safetensors") == 0
-    assert run("fit", faces, *common, "--no-details", "-o", tmp_path / "without.safetensors") == 0
+    assert run("fit", faces, *common, "--no-residuals", "-o", tmp_path / "without.safetensors") == 0
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("with", "without")]
     assert sizes[0] - sizes[1] >= 12 * 3 * 64 * 64
     assert run("inspect", tmp_path / "with.safetensors", "--json") == 0
     assert '"details": true' in capsys.readouterr().out
     assert run("generate", tmp_path / "with.safetensors", "--no-details", "-n", 1, "-o", tmp_path / "out") == 1
-    assert "--details: " in capsys.readouterr().err
+    assert "--residuals: " in capsys.readouterr().err

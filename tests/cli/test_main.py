@@ -51,7 +51,7 @@ MISUSES: dict[str, tuple[list[str], list[str]]] = {
     "a word for a setting": ([*OUT, "--patch-size", "big"], ["--patch-size", "an integer", "'big'"]),
     "setting out of range": ([*OUT, "--patch-size", "0"], ["--patch-size", "at least 1", "'0'"]),
     "former name out of range": ([*OUT, "--neighbours", "0"], ["--neighbours", "at least 1", "'0'"]),
-    "share out of range": ([*OUT, "--max-share", "1.5"], ["--max-share", "at most 1", "'1.5'"]),
+    "share out of range": ([*OUT, "--max-share", "1.5"], ["--max-share", " 1", "'1.5'"]),
     "no number": ([*OUT, "--switch-cost", "nan"], ["--switch-cost", "100", "'nan'"]),
     "no windows": ([*OUT, "--windows", "3,x"], ["--windows", "'3,x'"]),
     "unknown sampler": ([*OUT, "--sampler", "magic"], ["--sampler", "raster", "magic"]),

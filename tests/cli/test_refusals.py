@@ -16,7 +16,7 @@ from helpers.command_line import (
 )
 from PIL import Image
 
-from latentpatch import LatentPatch, load_autoencoder
+from latentpatch import Autoencoder, load_autoencoder
 from latentpatch.cli.main import main
 
 IMAGE = ["--image", "FACES/face00.png"]
@@ -112,7 +112,7 @@ def test_what_is_wrong_is_found_before_encoding(
     def encode(*_: Any) -> None:
         raise AssertionError("encoding began")
 
-    monkeypatch.setattr(LatentPatch, "_encode", encode)
+    monkeypatch.setattr(Autoencoder, "encode", encode)
     for option, value in {
         "--neighbors": 13,
         "--patch-size": 11,

@@ -210,7 +210,7 @@ def test_a_bank_is_sharded_for_samplers_that_search_shards(
         raise AssertionError("loading began")
 
     monkeypatch.setattr(LatentPatch, "open", load)
-    monkeypatch.setattr("latentpatch.runs.processes.joined", load)
+    monkeypatch.setattr("latentpatch.runs.processes.process_group", load)
     for choice in ([], ["--preset", "few"], ["--sampler", "diffusion"]):
         line = refused(capsys, tmp_path, "generate", model, *choice, "--shard-bank")
         assert all(word in line for word in ("--shard-bank", "raster", "random-cells", "random-patches"))

@@ -132,11 +132,11 @@ def test_the_same_picture_under_another_id_is_not_forgotten(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--id", "nobody"], "'nobody' is not in the bank"),
+        (["--id", "nobody"], "'nobody'"),
         (["--id", "face01", "--id", "face01"], "ids must be at least one id, each once"),
         ([part for i in range(12) for part in ("--id", f"face{i:02d}")], "ids must be fewer than the 12 sources"),
         ([*["--sampler", "raster"], *(p for i in range(10) for p in ("--id", f"face{i:02d}"))], "neighbors must be"),
-        (["--id", "face01", "--patch-size", "40"], "patch_size must be"),
+        (["--id", "face01", "--patch-size", "40"], "--patch-size must be"),
     ],
 )
 def test_unusable_ids_are_refused(
