@@ -127,7 +127,7 @@ class SourceOptions(OptionGroup):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the source is a fitted model file."""
+        """True if the source is a fitted model file."""
         return len(self.sources) == 1 and self.sources[0].suffix == ".safetensors"
 
     def check(self) -> None:
@@ -190,12 +190,12 @@ class RunContext:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether only errors are printed."""
+        """True if only errors are printed."""
         return self.options.quiet or self.processes.rank > 0
 
     @property
     def shows_progress(self) -> bool:
-        """Whether there are progress bars."""
+        """True if progress bars are shown."""
         return sys.stderr.isatty() and not self.is_quiet
 
     def say(self, text: str) -> None:
