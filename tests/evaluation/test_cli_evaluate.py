@@ -138,7 +138,7 @@ def test_a_model_file_and_a_file_of_features_suffice(
     assert main([*command, "--held-out", sources, *known]) == 1
     assert "which is not among them" in capsys.readouterr().err
     assert main([*command, "--held-out", given, "--row", "held-out", "-o", str(tmp_path / "refused")]) == 1
-    assert "held_out must be images" in capsys.readouterr().err
+    assert "--held-out must be images" in capsys.readouterr().err
 
 
 def test_without_matplotlib_a_message_replaces_the_plot(
@@ -159,7 +159,7 @@ def test_without_matplotlib_a_message_replaces_the_plot(
     [
         (["--held-out", "nowhere"], 1, "nowhere: no such file or folder"),
         (["--held-out", "SOURCES"], 1, "held out, but also the source"),
-        (["--held-out", "FEW"], 1, "held_out must be at least 6, got 3"),
+        (["--held-out", "FEW"], 1, "--held-out must be at least 6, got 3"),
         (["--held-out", "none.npy"], 1, "none.npy"),
         (["--held-out", "ABOVE"], 1, "its sheets would be held-out pictures"),
         (["--originals", "SOURCES"], 1, "only a fitted model needs them"),
