@@ -30,6 +30,7 @@ __all__ = [
     "SourceOptions",
     "argument",
     "choice",
+    "command",
     "flag",
     "group",
     "image_size",
@@ -226,11 +227,11 @@ class SampleOptions(CommandOptions):
 
 @dataclass(frozen=True)
 class Command(Generic[O]):
-    """A command.
+    """A command; :func:`command` makes it of the function that does the work and returns the report.
 
     Attributes:
+        run: the function.
         options: the class of its options.
-        run: function that does the work and returns the report.
         examples: command lines for the help.
         is_parallel: whether torchrun may start it as several processes.
         is_resumable: whether an interrupted run always continues where it was.
@@ -238,8 +239,8 @@ class Command(Generic[O]):
         exit_status: function of the report.
     """
 
-    options: type[O]
     run: Callable[[O, RunContext], dict[str, Any]]
+    options: type[O]
     examples: tuple[str, ...]
     is_parallel: bool = False
     is_resumable: bool = False
@@ -252,8 +253,15 @@ class Command(Generic[O]):
         parser = Parser(
             prog=f"latentpatch {name}",
             usage="%(prog)s ... [options]",
-            description=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=f"examples:\n{examples}",
         )
         self.options.add_to(parser)
         return self.options.read(parser.parse_args(words))
+
+
+def command(
+    options: type[O], *examples: str, **declaration: Any
+) -> Callable[[Callable[[O, RunContext], dict[str, Any]]], Command[O]]:
+    """Make a function a :class:`Command`; a decorator."""
+    return lambda run: Command(run, options, examples, **declaration)

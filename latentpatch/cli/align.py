@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..registration.alignment import Alignment
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 _CONVENTION = (
     "matrix takes a point (x, y) of the upright original to the aligned picture, "
@@ -84,6 +84,12 @@ class AlignOptions(cli.CommandOptions):
             raise ValueError(f"--mean {self.mean} lies within --output: it would become a source")
 
 
+@cli.command(
+    AlignOptions,
+    "align PICTURES -o aligned --mean mean.png    # mean.png is sharp where the pictures agree",
+    "align PICTURES -o aligned --zoom 2 --rotation 25 --skip-bad",
+    "align NEW -o more --to aligned               # into the frame of registered pictures",
+)
 def run(options: AlignOptions, context: cli.RunContext) -> dict[str, Any]:
     """Register pictures and write them."""
     import torch
@@ -247,14 +253,3 @@ def _summarize(options: AlignOptions, context: cli.RunContext, report: dict[str,
     if report["closer"] > 2:
         text += f"; cropped {report['closer']:.1f} times closer, because of pictures whose subject is near an edge"
     context.say(text)
-
-
-COMMAND = cli.Command(
-    AlignOptions,
-    run,
-    (
-        "align PICTURES -o aligned --mean mean.png    # mean.png is sharp where the pictures agree",
-        "align PICTURES -o aligned --zoom 2 --rotation 25 --skip-bad",
-        "align NEW -o more --to aligned               # into the frame of registered pictures",
-    ),
-)

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import MissingDependencyError
 from . import _options as cli
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 
 _SERVER = "configuration of TorchServe"
@@ -63,6 +63,11 @@ class ArchiveOptions(cli.CommandOptions):
                 raise ValueError(f"--{name}: the export settled it: leave it out with --graphs")
 
 
+@cli.command(
+    ArchiveOptions,
+    "archive PICTURES --workers 4 -o model_store/faces.mar",
+    "archive --graphs graphs -o model_store/faces.mar    # what export wrote",
+)
 def run(options: ArchiveOptions, context: cli.RunContext) -> dict[str, Any]:
     """Make an archive of a model or a graph."""
     from ..autoencoders.weights import sha256_of
@@ -101,13 +106,3 @@ def run(options: ArchiveOptions, context: cli.RunContext) -> dict[str, Any]:
     report: dict[str, Any] = {"sha256": sha256_of(path), "bytes": path.stat().st_size, **contents}
     context.say(f"{path}: {cli.plural(report['sources'], 'source')}, {report['bytes'] / 1e6:.0f} MB")
     return report
-
-
-COMMAND = cli.Command(
-    ArchiveOptions,
-    run,
-    (
-        "archive PICTURES --workers 4 -o model_store/faces.mar",
-        "archive --graphs graphs -o model_store/faces.mar    # what export wrote",
-    ),
-)

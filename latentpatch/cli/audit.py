@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..model import LatentPatch
     from ..provenance.copying import Copying
 
-__all__ = ["COMMAND", "COPIES_FOUND"]
+__all__ = ["COPIES_FOUND", "run"]
 
 #: Exit status where copies were found: neither that of an error (1) nor of unusable arguments (2).
 COPIES_FOUND = 3
@@ -53,6 +53,12 @@ class AuditOptions(cli.CommandOptions):
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
 
 
+@cli.command(
+    AuditOptions,
+    "audit PICTURES out -o audit",
+    "audit people.safetensors out --held-out OTHERS -o audit",
+    exit_status=lambda report: 0 if report["verdict"] == "pass" else COPIES_FOUND,
+)
 def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
     """Audit pictures, and write the report with a sheet of the closest pairs."""
     from ..io import atomic, images
@@ -185,11 +191,3 @@ def _summarize(options: AuditOptions, context: cli.RunContext, report: dict[str,
         context.say(f"  and {len(failures) - _MAX_FAILURES_SHOWN} more: {options.output}/audit.json")
     if report.get("held_out_failures"):
         context.say(f"  held-out pictures that look like copies themselves: {len(report['held_out_failures'])}")
-
-
-COMMAND = cli.Command(
-    AuditOptions,
-    run,
-    ("audit PICTURES out -o audit", "audit people.safetensors out --held-out OTHERS -o audit"),
-    exit_status=lambda report: 0 if report["verdict"] == "pass" else COPIES_FOUND,
-)

@@ -8,7 +8,7 @@ from typing import Any
 from . import _options as cli
 from ._samplers import RasterOptions
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -29,6 +29,7 @@ class BenchOptions(cli.CommandOptions):
         self.sampler.settings()
 
 
+@cli.command(BenchOptions, "bench --sizes 16,500 --autoencoder taef2")
 def run(options: BenchOptions, context: cli.RunContext) -> dict[str, Any]:
     """Measure, and print a table where no JSON report is asked for."""
     from ..runs.benchmark import bench, table
@@ -43,6 +44,3 @@ def run(options: BenchOptions, context: cli.RunContext) -> dict[str, Any]:
     if not context.options.json:
         print(table(report))
     return report
-
-
-COMMAND = cli.Command(BenchOptions, run, ("bench --sizes 16,500 --autoencoder taef2",))

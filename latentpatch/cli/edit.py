@@ -8,7 +8,7 @@ from typing import Any
 
 from . import _options as cli
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class EditOptions(cli.CommandOptions):
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
 
 
+@cli.command(EditOptions, "edit face.jpg --donor other.jpg --box 64,128,192,224 --composite -o edited    # pixels")
 def run(options: EditOptions, context: cli.RunContext) -> dict[str, Any]:
     """Copy the region and write the image."""
     from ..io import atomic, images
@@ -38,8 +39,3 @@ def run(options: EditOptions, context: cli.RunContext) -> dict[str, Any]:
         writer = RunWriter(staging, options.output, model, context, facts, [picture, donor])
         writer.add(model.edit(picture, donor, read_region(region, size), composite=composite))
         return writer.close()
-
-
-COMMAND = cli.Command(
-    EditOptions, run, ("edit face.jpg --donor other.jpg --box 64,128,192,224 --composite -o edited    # pixels",)
-)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..evaluation.protocol import Evaluation
     from ..model import LatentPatch
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,12 @@ class EvaluateOptions(cli.CommandOptions):
             )
 
 
+@cli.command(
+    EvaluateOptions,
+    "evaluate PICTURES --held-out OTHERS -o figures",
+    'evaluate PICTURES --held-out OTHERS --row "raster scales=3" --row "resynthesis donors=4" -o figures',
+    is_resumable=True,
+)
 def run(options: EvaluateOptions, context: cli.RunContext) -> dict[str, Any]:
     """Evaluate samplers and write tables and figures."""
     from ..evaluation.features import find_extractor
@@ -155,14 +161,3 @@ def _frontier(output: Path, context: cli.RunContext, evaluation: Evaluation) -> 
     except MissingDependencyError as error:
         context.say(f"frontier.png was not drawn: {error}")
         return None
-
-
-COMMAND = cli.Command(
-    EvaluateOptions,
-    run,
-    (
-        "evaluate PICTURES --held-out OTHERS -o figures",
-        'evaluate PICTURES --held-out OTHERS --row "raster scales=3" --row "resynthesis donors=4" -o figures',
-    ),
-    is_resumable=True,
-)

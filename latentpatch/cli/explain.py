@@ -8,7 +8,7 @@ from typing import Any
 
 from . import _options as cli
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,7 @@ class ExplainOptions(cli.CommandOptions):
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
 
 
+@cli.command(ExplainOptions, "explain out/0003.png PICTURES -o why    # then open why/explanation.html")
 def run(options: ExplainOptions, context: cli.RunContext) -> dict[str, Any]:
     """Explain a picture and write the explanation as picture, page and JSON."""
     from ..io import atomic, images
@@ -40,8 +41,3 @@ def run(options: ExplainOptions, context: cli.RunContext) -> dict[str, Any]:
     context.say(f"{options.output}/explanation.html: {cli.plural(len(found.sources), 'source')}{largest}")
     context.say(found.note)
     return report
-
-
-COMMAND = cli.Command(
-    ExplainOptions, run, ("explain out/0003.png PICTURES -o why    # then open why/explanation.html",)
-)

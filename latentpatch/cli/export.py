@@ -9,7 +9,7 @@ from typing import Any
 from . import _options as cli
 from ._samplers import SamplerOptions
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class ExportOptions(cli.CommandOptions):
         self.sampler.checked_name(self.sources.is_fitted)
 
 
+@cli.command(ExportOptions, "export PICTURES -o graphs", "export PICTURES --format pt2 --graphs generate -o graphs")
 def run(options: ExportOptions, context: cli.RunContext) -> dict[str, Any]:
     """Export a model."""
     from ..export.formats import export
@@ -48,10 +49,3 @@ def run(options: ExportOptions, context: cli.RunContext) -> dict[str, Any]:
     graphs, sources = cli.plural(len(report["graphs"]), "graph"), cli.plural(len(report["sources"]), "source")
     context.say(f"{options.output}: {graphs} of {sources}")
     return report
-
-
-COMMAND = cli.Command(
-    ExportOptions,
-    run,
-    ("export PICTURES -o graphs", "export PICTURES --format pt2 --graphs generate -o graphs"),
-)

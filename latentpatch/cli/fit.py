@@ -8,7 +8,7 @@ from typing import Any
 
 from . import _options as cli
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,11 @@ class FitOptions(cli.CommandOptions):
             raise ValueError(f"--output must be a name ending in .safetensors, got {self.output}")
 
 
+@cli.command(
+    FitOptions,
+    "fit PICTURES --attributes people.csv -o people.safetensors",
+    'generate people.safetensors --where "gender=female" -o out',
+)
 def run(options: FitOptions, context: cli.RunContext) -> dict[str, Any]:
     """Fit a model and write it."""
     from ..bank.format import ModelFile
@@ -37,13 +42,3 @@ def run(options: FitOptions, context: cli.RunContext) -> dict[str, Any]:
         report = describe_model(ModelFile.read(path)) | {"skipped": skipped_files(model)}
     context.say(f"{options.output}: {cli.plural(len(model.bank.sources), 'source')}")
     return report
-
-
-COMMAND = cli.Command(
-    FitOptions,
-    run,
-    (
-        "fit PICTURES --attributes people.csv -o people.safetensors",
-        'generate people.safetensors --where "gender=female" -o out',
-    ),
-)

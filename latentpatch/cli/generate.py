@@ -11,7 +11,7 @@ from ..registry import SAMPLERS
 from . import _options as cli
 from ._samplers import SamplerOptions
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,13 @@ def _sampler_of(path: Path) -> str:
     return SAMPLERS.name_of(ModelFile.read(path).settings)
 
 
+@cli.command(
+    GenerateOptions,
+    "generate PICTURES -n 100 -o out",
+    "generate PICTURES --preset few --mirrored -o out    # for some sixteen pictures",
+    "generate PICTURES --reference face.jpg -o like-this",
+    is_parallel=True,
+)
 def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
     """Generate images and write them."""
     from ..io.images import read_image
@@ -68,15 +75,3 @@ def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
             for seeds, part in writer.batches(options.sampling):
                 writer.add(model.generate(seeds=seeds, part=part, **inputs))
             return writer.close()
-
-
-COMMAND = cli.Command(
-    GenerateOptions,
-    run,
-    (
-        "generate PICTURES -n 100 -o out",
-        "generate PICTURES --preset few --mirrored -o out    # for some sixteen pictures",
-        "generate PICTURES --reference face.jpg -o like-this",
-    ),
-    is_parallel=True,
-)

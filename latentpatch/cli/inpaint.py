@@ -9,7 +9,7 @@ from typing import Any
 from . import _options as cli
 from ._samplers import MaskSamplerOptions
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,12 @@ class InpaintOptions(cli.SampleOptions):
         self.sampler.checked_name(self.sources.is_fitted)
 
 
+@cli.command(
+    InpaintOptions,
+    "inpaint PICTURES --image face.jpg --mask hole.png -n 8 -o filled",
+    "inpaint PICTURES --image face.jpg --box 64,128,192,224 -o filled    # pixels",
+    is_parallel=True,
+)
 def run(options: InpaintOptions, context: cli.RunContext) -> dict[str, Any]:
     """Fill the region and write the images."""
     import torch
@@ -47,14 +53,3 @@ def run(options: InpaintOptions, context: cli.RunContext) -> dict[str, Any]:
             for seeds, _ in writer.batches(options.sampling):
                 writer.add(model.inpaint(picture, mask, seeds=seeds, **inputs))
             return writer.close()
-
-
-COMMAND = cli.Command(
-    InpaintOptions,
-    run,
-    (
-        "inpaint PICTURES --image face.jpg --mask hole.png -n 8 -o filled",
-        "inpaint PICTURES --image face.jpg --box 64,128,192,224 -o filled    # pixels",
-    ),
-    is_parallel=True,
-)

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ImageError
 from . import _options as cli
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,12 @@ class InspectOptions(cli.CommandOptions):
             raise ValueError(f"--verify needs a model file ending in .safetensors, got {self.path}")
 
 
+@cli.command(
+    InspectOptions,
+    "inspect out/0003.png    # seed, settings and sources that made it",
+    "inspect people.safetensors",
+    always_prints=True,
+)
 def run(options: InspectOptions, context: cli.RunContext) -> dict[str, Any]:
     """Describe a path."""
     from ..bank.format import ModelFile
@@ -45,11 +51,3 @@ def run(options: InspectOptions, context: cli.RunContext) -> dict[str, Any]:
         except ImageError as error:
             unusable[str(file)] = str(error)
     return {"pictures": len(paths), "unusable": unusable}
-
-
-COMMAND = cli.Command(
-    InspectOptions,
-    run,
-    ("inspect out/0003.png    # seed, settings and sources that made it", "inspect people.safetensors"),
-    always_prints=True,
-)

@@ -107,7 +107,7 @@ def _parse(words: list[str]) -> tuple[str, Command[Any], CommandOptions]:
             parser.error("COMMAND must come first")
         near = [each for each in COMMANDS if each.startswith(name)] or difflib.get_close_matches(name, COMMANDS, 1)
         parser.error(f"no command {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
-    command: Command[Any] = importlib.import_module(f".{name}", __package__).COMMAND
+    command: Command[Any] = importlib.import_module(f".{name}", __package__).run
     return name, command, command.parse(name, COMMANDS[name], words[1:])
 
 

@@ -12,7 +12,7 @@ from . import _options as cli
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class ReconstructOptions(cli.CommandOptions):
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
 
 
+@cli.command(ReconstructOptions, "reconstruct PICTURES --autoencoder taef2 -o out")
 def run(options: ReconstructOptions, context: cli.RunContext) -> dict[str, Any]:
     """Reconstruct pictures, and write them with their PSNR."""
     import torch
@@ -65,6 +66,3 @@ def run(options: ReconstructOptions, context: cli.RunContext) -> dict[str, Any]:
     mean = sum(float(row["psnr"]) for row in rows) / len(rows)
     context.say(f"{cli.plural(len(rows), 'reconstruction')} in {options.output}, mean PSNR {mean:.2f} dB")
     return report
-
-
-COMMAND = cli.Command(ReconstructOptions, run, ("reconstruct PICTURES --autoencoder taef2 -o out",))

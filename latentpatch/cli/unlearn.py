@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..model import LatentPatch
     from ..provenance.unlearning import Check
 
-__all__ = ["COMMAND"]
+__all__ = ["run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class UnlearnOptions(cli.CommandOptions):
         self.sampler.checked_name(is_fitted=True)
 
 
+@cli.command(UnlearnOptions, "unlearn people.safetensors --id anna --id bert -o rest.safetensors --report proof.json")
 def run(options: UnlearnOptions, context: cli.RunContext) -> dict[str, Any]:
     """Remove sources, prove it, and write model and proof, or nothing."""
     import torch
@@ -142,8 +143,3 @@ def _statement(report: dict[str, Any], checks: Sequence[Check]) -> str:
     if not run["pictures_before"]:
         lines.insert(-1, "        that none had one before shows little: --seeds takes more")
     return "\n".join(lines) + "\n"
-
-
-COMMAND = cli.Command(
-    UnlearnOptions, run, ("unlearn people.safetensors --id anna --id bert -o rest.safetensors --report proof.json",)
-)

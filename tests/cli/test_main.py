@@ -124,10 +124,10 @@ def test_help_names_every_option_and_ends_in_an_example(capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_can_be_parsed(command: str) -> None:
-    declared = importlib.import_module(f"latentpatch.cli.{command}").COMMAND
+    declared = importlib.import_module(f"latentpatch.cli.{command}").run
     for example in declared.examples:
         name, *words = shlex.split(example, comments=True)
-        other = importlib.import_module(f"latentpatch.cli.{name}").COMMAND
+        other = importlib.import_module(f"latentpatch.cli.{name}").run
         other.parse(name, COMMANDS[name], words).check()
 
 

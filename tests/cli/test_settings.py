@@ -111,7 +111,7 @@ def test_settings_are_read_by_all_their_names(sampler: str, words: list[object],
 
 
 def options_of(command: str, *words: object) -> Any:
-    declared = importlib.import_module(f"latentpatch.cli.{command}").COMMAND
+    declared = importlib.import_module(f"latentpatch.cli.{command}").run
     return declared.parse(command, COMMANDS[command], [str(word) for word in words])
 
 
