@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from functools import lru_cache
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -19,7 +19,8 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in MODULES]
 #: Rooms from the ways in down to the arithmetic; a module imports from its own line or from lines below.
 LAYERS = [
     {"__main__", "cli", "serving", "training", "data"},
-    {"export", "evaluation", "runs.benchmark", "provenance.explanation", "provenance.unlearning", "provenance.audit", "datasets"},
+    {"export", "evaluation", "runs.benchmark", "datasets"}
+    | {f"provenance.{name}" for name in ("audit", "copying", "explanation", "trace", "unlearning")},
     {"model", "tasks", "fitting", "hub", "provenance", "registration", "results", "batching", "search_op"},
     {"bank"},
     {"methods", "registry", "inputs"},
@@ -37,7 +38,7 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@lru_cache(maxsize=None)
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
