@@ -16,14 +16,15 @@ from ..details import LEVELS, fading, quarters, to_pixels
 from ..model import LatentPatch
 from ..sampling import SAMPLERS, Settings
 from ..sampling.keys import KEY_NORM
+from ..sampling.sources import PreparedSources
 from .raster import TraceableRaster
 from .resynthesis import TraceableResynthesis
 
 __all__ = ["TRACEABLE", "Graph", "graphs"]
 
-#: Traceable forms of samplers: ``(keys, settings, whether a reference is given) -> module``. Those that are missing
+#: Traceable forms of samplers: ``(sources, settings, whether a reference is given) -> module``. Those that are missing
 #: here are refused by name.
-TRACEABLE: dict[str, Callable[[Tensor, Any, bool], nn.Module]] = {
+TRACEABLE: dict[str, Callable[[PreparedSources, Any, bool], nn.Module]] = {
     "resynthesis": TraceableResynthesis,
     "raster": TraceableRaster,
 }
@@ -64,20 +65,18 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
         raise ValueError(f"sampler {sampler!r}: cannot be exported; one of {', '.join(TRACEABLE)} is expected")
     if model.autoencoder.decode_dtype != torch.float32 or model.autoencoder.encode_dtype != torch.float32:
         raise ValueError("precision bfloat16: cannot be exported; float32 is expected")
-    if sampler == "resynthesis" and model.bank.variants.count > 1:
-        raise ValueError("mirrored or moved sources: cannot be exported with resynthesis")
     bank, search = model.bank, TRACEABLE[sampler]
-    keys = bank.searchable()
+    sources = bank.prepared()
     decoder, encoder = Decoder(model.autoencoder), Encoder(model.autoencoder)
-    free, like = search(keys, settings, False), search(keys, guided, True)
+    free, like = search(sources, settings, False), search(sources, guided, True)
     images = torch.rand(2, 3, *model.image_size)  # one tensor given twice would become one input
     masks = torch.rand(2, *model.image_size) < 0.5
     latents = torch.zeros(2, model.autoencoder.spec.latent_channels, *bank.grid)
-    sources = Sources(model)
+    latents_of = Sources(model)
 
     def pictures_of(chosen: Settings) -> nn.Module:
         decoding = model.default_decoding(chosen)
-        latents = Blended(sources, model) if decoding in ("blend", "detail") and not bank.coded else sources
+        latents = Blended(latents_of, model) if decoding in ("blend", "detail") and not bank.coded else latents_of
         return Detailed(latents, decoder, model) if decoding == "detail" else nn.Sequential(latents, decoder)
 
     return [

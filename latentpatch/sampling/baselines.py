@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_integer, check_noise
-from .raster import draw
+from .torch_loops import draw
 
 __all__ = ["RandomCellsSettings", "RandomPatchesSettings", "random_cells", "random_patches"]
 

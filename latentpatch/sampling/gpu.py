@@ -27,12 +27,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from . import kernels
-from .keys import _weights
-from .plan import last_writers
-from .raster import draw, raster, raster_steps
-from .schedule import RasterSettings, Scale
+from .keys import Resize
+from .raster import raster, raster_steps
+from .schedule import RasterSettings, Scale, last_writers, places_in_units
 from .sharded import ShardedSources
 from .sources import PreparedSources, cut, paste, score_bound
+from .torch_loops import draw
 
 __all__ = ["agrees", "grow", "obstacle"]
 
@@ -362,31 +362,6 @@ class _Search:
         self.index.copy_(self.levels[-1].picks[self.writers].movedim(2, 0))
 
 
-class Resize:
-    """What :func:`~latentpatch.sampling.keys.resize_keys` does, in integers and with nothing left on the host."""
-
-    def __init__(self, old: tuple[int, int], new: tuple[int, int], device: torch.device) -> None:
-        self.same = old == new
-        self.denominator = 4 * new[0] * new[1]
-        self.taps = [
-            # No sample lies between more than two.
-            tuple(table.T.long().to(device) for table in _weights(before, after).topk(min(2, before)))
-            for before, after in zip(old, new, strict=True)
-        ]
-
-    def __call__(self, grids: Tensor) -> Tensor:
-        """``(N, h, w, r)`` -> ``(N, h', w', r)`` int16."""
-        if self.same:
-            return grids
-        sums = grids.long()
-        for axis, (weights, cells) in enumerate(self.taps, start=1):
-            ones = (1,) * (3 - axis)
-            pairs = zip(weights, cells, strict=True)
-            terms = [sums.index_select(axis, where) * weight.view(-1, *ones) for weight, where in pairs]
-            sums = terms[0] if len(terms) == 1 else terms[0] + terms[1]
-        return torch.div(2 * sums + self.denominator, 2 * self.denominator, rounding_mode="floor").short()
-
-
 def to_slabs(grids: Tensor, side: int, length: int) -> Tensor:
     """Keys cut into units and those into slabs, in two planes: (N, h, w, r) int16 -> (slabs, 2, N, length) int8."""
     units = cut(grids, side).flatten(0, 1)
@@ -410,22 +385,15 @@ def _joined(slabs: Tensor) -> Tensor:
 
 def _slabs_of_places(scale: Scale, slabs: int) -> tuple[list[int], list[tuple[int, int, int]]]:
     """Slabs to compare and to write of one place after the other; and where each place's begin, change and end."""
-    held = scale.known[:: scale.unit, :: scale.unit].copy()
-    per_unit = slabs // held.size
-    units = np.arange(held.size).reshape(held.shape)
+    per_unit = np.arange(slabs // scale.units)
     numbers: list[int] = []
     spans = []
-    for place in scale.places:
-        top, bottom, left, right = (-(-edge // scale.unit) for edge in place.window)
-        window = slice(top, bottom), slice(left, right)
-        rows, columns = np.divmod(np.array(place.cells), scale.size[1])
-        written = np.unique(units[rows // scale.unit, columns // scale.unit])
+    for place in places_in_units(scale):
         ends = [len(numbers)]
-        for some in (units[window][held[window]], written):
-            numbers.extend((some[:, None] * per_unit + np.arange(per_unit)).ravel().tolist())
+        for units in (place.window, place.block):
+            numbers += (np.array(units, dtype=int)[:, None] * len(per_unit) + per_unit).ravel().tolist()
             ends.append(len(numbers))
         spans.append((ends[0], ends[1], ends[2]))
-        held.flat[written] = True
     return numbers, spans
 
 

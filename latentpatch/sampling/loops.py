@@ -1,6 +1,6 @@
 """Loops of the search on CPUs, compiled by Numba; :mod:`.cpu` calls them.
 
-Arithmetic is that of :mod:`.search`: scores are exact integers, held by floating point while they are multiplied.
+Arithmetic is that of :mod:`.torch_raster`: scores are exact integers, held by floating point while they are multiplied.
 """
 
 from __future__ import annotations
