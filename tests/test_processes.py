@@ -24,7 +24,7 @@ from torch import Tensor
 from latentpatch import FileError, Generation, LatentPatch, RandomCellsSettings, RasterSettings
 from latentpatch.cli import main
 from latentpatch.processes import ALONE, Processes
-from latentpatch.sampling import SAMPLERS, noise_from_seeds, raster
+from latentpatch.sampling import SAMPLERS, noise_from_seeds, raster, torch_loops
 from latentpatch.sharding import ShardedBank
 from latentpatch.work import Work
 
@@ -283,6 +283,7 @@ def test_shards_give_the_maps_of_the_whole(
     """Also where a process has fewer sources than neighbours, or none, and where images go in groups."""
     plain: Any = inspect.unwrap(raster)
     monkeypatch.setattr(plain, "__kwdefaults__", {**plain.__kwdefaults__, "memory": 256 * 12})
+    monkeypatch.setattr(torch_loops, "_TOGETHER", 13)  # places of a level in parts, though shares are of unlike sizes
     model = LatentPatch.load(fitted)
     asked: dict[str, Any] = {"settings": settings, "where": where, "reference": face_images[2] if guided else None}
     whole = model.generate(3, **asked)

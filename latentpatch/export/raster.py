@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ..sampling.keys import KEY_NORM, Resize
 from ..sampling.nearest import nearest
 from ..sampling.schedule import RasterSettings, Scale, raster_schedule
-from ..sampling.sources import PreparedSources, cut, paste, score_bound, sum_dtype
-from ..sampling.torch_loops import draw
-from ..sampling.torch_raster import Level, begin, level_fillers, make_levels, to_map, visit_levels
+from ..sampling.sources import PreparedSources, cut, score_bound, sum_dtype
+from ..sampling.torch_loops import draw, put
+from ..sampling.torch_raster import Level, Scanned, State, level_fillers, make_levels, visit_levels
 from .buffers import Steps, UnitBuffers
 
 __all__ = ["TraceableRaster"]
@@ -85,16 +85,15 @@ class _ScaleSearch(nn.Module):
 
     def forward(self, uniforms: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
         """``(N, places)`` and the former grid's keys, or None -> index map ``(N, h, w)``, and this grid's keys."""
-        units = self.units()
-        empty = uniforms.new_zeros((len(self.all_units) + 1, uniforms.shape[0], self.count), dtype=self.sums)
-        held = None
+        units, size = self.units(), (len(self.all_units) + 1, uniforms.shape[0])
+        scores = uniforms.new_zeros((*size, self.count), dtype=self.sums)
+        held = units.vectors.new_zeros((*size, units.vectors.shape[1]))
         if self.begun and grid is not None:
-            held = cut(self.resize(grid).to(units.vectors.dtype), self.side).flatten(0, 1).transpose(1, 2)
-        found = begin(units, held, self.all_units, empty)
+            keys = cut(self.resize(grid).to(held.dtype), self.side).flatten(0, 1).transpose(1, 2)
+            scores, held = units.compare(scores, self.all_units, keys), put(held, self.all_units, keys)
+        state = State(scores, held, uniforms.new_full(size, -1, dtype=torch.int64))
         ranks, anyone = draw(uniforms, self.neighbours).T, draw(uniforms, self.count).T
         for steps in self.loops:
-            found = visit_levels(units, Level(*steps()), found, ranks, anyone, nearest, self.neighbours)
-        index = found.picked[:-1]
-        keys = units.pick(self.all_units, index).transpose(1, 2).to(torch.int16)
-        shape = -(-self.size[0] // self.side), -(-self.size[1] // self.side)
-        return to_map(index, self.size, self.side), paste(keys.unflatten(0, shape), self.size, self.side)
+            state = visit_levels(units, Level(*steps()), state, ranks, anyone, nearest, self.neighbours)
+        found = Scanned(self.size, self.side, state)
+        return found.picks(), found.grid()

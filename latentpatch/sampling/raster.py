@@ -106,7 +106,7 @@ def raster(
         search = _NumbaSearch(sources, settings, norm, kept, causal=mask is None)
     else:
         kept += 2  # zeros beyond the last, and sums
-        search = TorchSearch(sources, settings.neighbours, sums, norm, causal=mask is None)
+        search = TorchSearch(sources, settings, sums, norm, causal=mask is None)
     group = max(1, memory // (kept * max(1, sources.most) * sums.itemsize))
     group = -(-len(noise) // max(1, -(-len(noise) // group)))  # as many groups, but even
     parts = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]

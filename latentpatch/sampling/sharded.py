@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
 
 from ..processes import Processes
 from .nearest import smallest_ranks
-from .sources import PreparedSources
+from .sources import PreparedSources, Size
 
 __all__ = ["ShardedSources"]
 
@@ -43,6 +43,10 @@ class ShardedSources(PreparedSources):
             ranks[:, :own] = smallest_ranks(scores, own, self.total, self.first)
         merged = torch.cat(self.processes.gathered(ranks), 1)
         return merged.topk(count, dim=1, largest=False, sorted=True).values.remainder_(self.total)
+
+    def keeps(self, grids: Collection[tuple[Size, int]]) -> bool:
+        """See :meth:`PreparedSources.keeps`; of all processes, which do the same steps."""
+        return all(self.processes.every(super().keeps(grids)))
 
     def pick(self, gather: Callable[[Tensor], Tensor], picks: Tensor, length: int) -> Tensor:
         """See :meth:`PreparedSources.pick`."""

@@ -23,6 +23,7 @@ __all__ = [
     "add_at",
     "draw",
     "each",
+    "places_together",
     "put",
     "split_places",
     "stack",
@@ -117,18 +118,22 @@ def sum_windows(scores: Tensor, windows: Tensor, many: bool = False) -> Tensor:
     return total
 
 
-def split_places(choose: Callable[[slice], Tensor], places: int, elements: int) -> Tensor:
+def places_together(elements: int) -> int:
+    """Return how many places are compared at a time, where the scores of one are so many elements."""
+    return max(1, _TOGETHER // max(1, elements))
+
+
+def split_places(choose: Callable[[slice], Tensor], places: int, together: int) -> Tensor:
     """Return the picks ``(places, N)`` of all places of a step; called eagerly, few places at a time.
 
     Args:
         choose: returns the picks of some places.
         places: number of places in the step.
-        elements: N * B, the size of one place's scores.
+        together: most places at a time.
     """
-    few = max(1, _TOGETHER // max(1, elements))
-    if torch.compiler.is_exporting() or few >= places:
+    if torch.compiler.is_exporting() or places <= together:
         return choose(slice(0, places))
-    return torch.cat([choose(slice(first, first + few)) for first in range(0, places, few)])
+    return torch.cat([choose(slice(first, first + together)) for first in range(0, places, together)])
 
 
 class Units(Protocol):
@@ -179,9 +184,12 @@ class PreparedUnits:
         size: cells ``(h, w)`` of the grid.
         side: cells along a side of a unit.
         exact: floating point type that holds all scores.
+        rows: number of rows of units that a block reaches over.
     """
 
-    def __init__(self, sources: PreparedSources, size: tuple[int, int], side: int, exact: torch.dtype) -> None:
+    def __init__(
+        self, sources: PreparedSources, size: tuple[int, int], side: int, exact: torch.dtype, rows: int = 1
+    ) -> None:
         self.sources, self.exact = sources, exact
         self.columns = -(-size[1] // side)
         self.cells = side == 1 and size == sources.keys.shape[1:3]
@@ -190,7 +198,8 @@ class PreparedUnits:
         if sources.keeps([(size, side)]):
             vectors, norms = sources.units(size, side)
             self.vectors, self.norms = vectors.flatten(0, 1), norms.flatten(0, 1)
-        self._row = lru_cache(maxsize=1)(lambda row: sources.row(size, side, row))
+        # What the sources do not keep is not prepared more than once while blocks of a row are written.
+        self._row = lru_cache(maxsize=rows)(lambda row: sources.row(size, side, row))
 
     def pick(self, units: Tensor, picks: Tensor) -> Tensor:
         """See :meth:`Units.pick`."""

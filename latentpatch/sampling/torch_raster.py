@@ -16,27 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .keys import Resize, exact_dtype
-from .schedule import Scale, UnitPlace, places_in_units
+from .schedule import RasterSettings, Scale, UnitPlace, places_in_units
 from .sources import PreparedSources, cut, paste, score_bound
-from .torch_loops import PreparedUnits, Units, draw, each, put, split_places, sum_windows
+from .torch_loops import PreparedUnits, Units, draw, each, places_together, put, split_places, sum_windows
 
-__all__ = [
-    "Level",
-    "Scores",
-    "TorchSearch",
-    "begin",
-    "kept_levels",
-    "level_fillers",
-    "make_levels",
-    "to_map",
-    "visit_levels",
-]
+__all__ = ["Level", "Scanned", "State", "TorchSearch", "level_fillers", "make_levels", "scan_parts", "visit_levels"]
 
 
 class Level(NamedTuple):
@@ -57,43 +49,39 @@ class Level(NamedTuple):
     writers: Tensor
 
 
-class Scores(NamedTuple):
+class State(NamedTuple):
     """A scan on its way.
 
     Attributes:
-        scores: ``(units + 1, N, B)`` what each unit holds, compared with the sources there; zero where nothing is held.
+        scores: ``(units + 1, N, B)`` what each unit holds, compared with the sources there; zeros for the unit beyond.
+        held: ``(units + 1, N, K)`` keys that the images hold.
         picked: ``(units + 1, N)`` int64 source of each unit, -1 where none was copied yet.
     """
 
     scores: Tensor
+    held: Tensor
     picked: Tensor
 
 
 def make_levels(scale: Scale) -> list[Level]:
     """Return the levels of a scale, each after those that it depends on."""
-    places, units = places_in_units(scale), scale.units
+    places = places_in_units(scale)
     # The patch that an empty grid begins with is larger than the blocks that follow.
     first = 0 if scale.known.all() else 1
-    levels = [[0]][:first] + _levels(places, first)
-    result = []
-    for level in levels:
-        chosen = [places[number] for number in level]
-        width = max(1, *(len(place.window) for place in chosen))
-        windows = [[*place.window, *[units] * (width - len(place.window))] for place in chosen]
-        writers = [number for number, place in enumerate(chosen) for _ in place.block]
-        result.append(
-            Level(
-                torch.tensor(level),
-                torch.tensor(windows),
-                torch.tensor([[place.blind] for place in chosen]),
-                torch.tensor([unit for place in chosen for unit in place.block]),
-                torch.tensor(writers),
-            )
-        )
-    return result
+    return [_level(places, numbers, scale.units) for numbers in [[0]][:first] + _levels(places, first)]
 
 
-kept_levels = lru_cache(maxsize=128)(make_levels)
+def _level(places: Sequence[UnitPlace], numbers: Sequence[int], units: int) -> Level:
+    """Return places of some numbers as a level."""
+    chosen = [places[number] for number in numbers]
+    width = max(1, *(len(place.window) for place in chosen))
+    return Level(
+        torch.tensor(numbers),
+        torch.tensor([[*place.window, *[units] * (width - len(place.window))] for place in chosen]),
+        torch.tensor([[place.blind] for place in chosen]),
+        torch.tensor([unit for place in chosen for unit in place.block]),
+        torch.tensor([writer for writer, place in enumerate(chosen) for _ in place.block]),
+    )
 
 
 def level_fillers(units: int) -> tuple[int, ...]:
@@ -120,42 +108,31 @@ def _levels(places: Sequence[UnitPlace], done: int) -> list[list[int]]:
     return levels
 
 
-def begin(units: Units, held: Tensor | None, known: Tensor, empty: Tensor) -> Scores:
-    """Return scores of what images hold before a scan.
-
-    Args:
-        units: the sources.
-        held: ``(units, N, K)`` keys; None for an empty grid.
-        known: units that hold something.
-        empty: ``(units + 1, N, B)``; anything but zeros for the last unit.
-    """
-    scores = empty if held is None else units.compare(empty, known, held)
-    return Scores(scores, empty.new_full((empty.shape[0], empty.shape[1]), -1, dtype=torch.int64))
-
-
 def visit_levels(
     units: Units,
     levels: Sequence[Level] | Level,
-    begun: Scores,
+    begun: State,
     ranks: Tensor,
     anyone: Tensor,
     nearest: Callable[[Tensor, int], Tensor],
     neighbours: int,
-) -> Scores:
+    together: int = 1,
+) -> State:
     """Do all places of some levels.
 
     Args:
         units: the sources.
         levels: list of levels, or all of them stacked.
-        begun: scores to begin with.
+        begun: state to begin with.
         ranks: ``(places, N)`` which of the nearest sources is copied.
         anyone: ``(places, N)`` which of all sources is copied at a blind place.
         nearest: ``(scores (M, B), k) -> (M, k)`` the nearest sources in order.
         neighbours: number of nearest sources, k.
+        together: most places that are compared at a time, where this is not traced.
     """
 
-    def visit(state: tuple[Tensor, Tensor], step: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        (scores, picked), level = state, Level(*step)
+    def visit(state: tuple[Tensor, ...], step: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (scores, held, picked), level = state, Level(*step)
 
         def choose(some: slice) -> Tensor:
             total = sum_windows(scores, level.windows[some])
@@ -164,35 +141,60 @@ def visit_levels(
             picks = near.gather(2, ranks[numbers][:, :, None])[:, :, 0]
             return torch.where(level.blind[some].to(picks.device), anyone[numbers], picks)
 
-        picks = split_places(choose, level.places.shape[0], scores[0].numel())[level.writers]
-        scores = units.compare(scores, level.written, units.pick(level.written, picks))
-        return scores, put(picked, level.written, picks)
+        picks = split_places(choose, level.places.shape[0], together)[level.writers]
+        keys = units.pick(level.written, picks)
+        scores = units.compare(scores, level.written, keys)
+        return scores, put(held, level.written, keys), put(picked, level.written, picks)
 
-    return Scores(*each(visit, tuple(begun), levels))
+    return State(*each(visit, tuple(begun), levels))
 
 
-def to_map(index: Tensor, size: tuple[int, int], side: int) -> Tensor:
-    """Return the index map ``(N, h, w)`` of sources of units ``(units, N)``."""
-    shape = -(-size[0] // side), -(-size[1] // side)
-    cells = index.unflatten(0, shape)[:, :, None].expand(-1, -1, side * side, -1)
-    return paste(cells, size, side)[..., 0]
+class Scanned(NamedTuple):
+    """What a scan found.
+
+    Attributes:
+        size: cells ``(h, w)`` of the grid.
+        side: cells along a side of a unit.
+        state: after the last place.
+    """
+
+    size: tuple[int, int]
+    side: int
+    state: State
+
+    def grid(self) -> Tensor:
+        """Return the keys the images hold: ``(N, h, w, r)`` int16."""
+        return self._paste(self.state.held[:-1].transpose(1, 2).to(torch.int16))
+
+    def picks(self) -> Tensor:
+        """Return the source of each cell, -1 for none: ``(N, h, w)`` int64."""
+        cells = self.state.picked[:-1, None].expand(-1, self.side * self.side, -1)
+        return self._paste(cells)[..., 0].contiguous()
+
+    def _paste(self, units: Tensor) -> Tensor:
+        """Return units ``(units, K, N)`` as grids ``(N, h, w, r)``."""
+        shape = -(-self.size[0] // self.side), -(-self.size[1] // self.side)
+        return paste(units.unflatten(0, shape), self.size, self.side)
 
 
 class TorchSearch:
-    """Visit the places of scales in torch, level by level.
+    """Visit the places of scales in torch.
 
     Args:
         sources: the sources.
-        neighbours: number of nearest sources that are drawn from.
+        settings: of the sampler.
         sums: integers that hold sums of scores over windows.
         norm: bound on the norms of all keys.
         causal: whether the schedule may be met again.
     """
 
-    def __init__(self, sources: PreparedSources, neighbours: int, sums: torch.dtype, norm: int, causal: bool) -> None:
-        self.sources, self.neighbours, self.sums, self.norm = sources, neighbours, sums, norm
+    def __init__(
+        self, sources: PreparedSources, settings: RasterSettings, sums: torch.dtype, norm: int, causal: bool
+    ) -> None:
+        self.sources, self.sums, self.norm = sources, sums, norm
+        self.neighbours, self.step = settings.neighbours, settings.step
         # A mask's scales are made for one call: in the cache they would only push out others.
-        self.levels = kept_levels if causal else make_levels
+        self.parts = scan_parts if causal else scan_parts.__wrapped__
         self.room = torch.empty(0, dtype=sums)  # for scores: memory that was used already is faster than new
 
     def resize(self, keys: Tensor, size: tuple[int, int]) -> Tensor:
@@ -203,46 +205,42 @@ class TorchSearch:
     def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Scanned:
         """Visit all places of a scale: keys ``(N, h, w, r)`` held beforehand, and uniforms ``(N, places)``."""
         side, images, count = scale.unit, len(grid), len(self.sources.keys)
-        units = PreparedUnits(self.sources, scale.size, side, exact_dtype(score_bound(side, self.norm)))
-        known = torch.from_numpy(scale.known[::side, ::side].ravel().nonzero()[0])
-        held = cut(grid, side).flatten(0, 1).transpose(1, 2)
+        exact = exact_dtype(score_bound(side, self.norm))
+        units = PreparedUnits(self.sources, scale.size, side, exact, rows=self.step // side)
         shape = scale.units + 1, images, count
-        if len(self.room) < shape[0] * images * count:
-            self.room = torch.empty(shape[0] * images * count, dtype=self.sums, device=grid.device)
-        empty = self.room[: shape[0] * images * count].view(shape)
-        empty[-1] = 0
-        begun = begin(units, held[known].to(units.exact), known, empty)
+        if len(self.room) < prod(shape):
+            self.room = torch.empty(prod(shape), dtype=self.sums, device=grid.device)
+        scores = self.room[: prod(shape)].view(shape)
+        scores[-1] = 0
+        held = pad(cut(grid, side).flatten(0, 1).transpose(1, 2).to(units.exact), (0, 0, 0, 0, 0, 1))
+        state = State(scores, held, torch.full(shape[:2], -1, device=grid.device))
         ranks, anyone = (draw(uniforms, choices).t() for choices in (self.neighbours, self.sources.total))
-        found = visit_levels(
-            units, self.levels(scale), begun, ranks, anyone, self.sources.nearest, self.neighbours
-        )  # fmt: skip
-        return Scanned(scale, units, held, found.picked[:-1])
+        together = places_together(images * self.sources.most)
+        for known, levels in self.parts(scale, units.vectors is not None):
+            state = state._replace(scores=units.compare(state.scores, known, state.held[known]))
+            state = visit_levels(
+                units, levels, state, ranks, anyone, self.sources.nearest, self.neighbours, together
+            )  # fmt: skip
+        return Scanned(scale.size, side, state)
 
 
-class Scanned(NamedTuple):
-    """What a scan found.
+@lru_cache(maxsize=128)
+def scan_parts(scale: Scale, in_levels: bool) -> list[tuple[Tensor, list[Level]]]:
+    """Return the parts of an eager scan: units that hold something and are compared first, and levels of places.
 
-    Attributes:
+    Args:
         scale: the scale.
-        units: the sources.
-        held: ``(units, N, K)`` keys the images held beforehand.
-        picked: ``(units, N)`` source of each unit, -1 where none was copied.
+        in_levels: whether all places are done by levels. Otherwise they are done one by one, and rows of units are
+            compared where a window first reaches them, so that units are visited row by row.
     """
-
-    scale: Scale
-    units: PreparedUnits
-    held: Tensor
-    picked: Tensor
-
-    def grid(self) -> Tensor:
-        """Return the keys the images hold: ``(N, h, w, r)`` int16."""
-        size, side = self.scale.size, self.scale.unit
-        keys = self.held.to(torch.int16)
-        filled = torch.from_numpy(self.scale.fill[::side, ::side].ravel().nonzero()[0])
-        keys = keys.index_copy(0, filled.to(keys.device), self.units.pick(filled, self.picked[filled]).to(keys.dtype))
-        shape = -(-size[0] // side), -(-size[1] // side)
-        return paste(keys.unflatten(0, shape).transpose(2, 3), size, side)
-
-    def picks(self) -> Tensor:
-        """Return the source of each cell, -1 for none: ``(N, h, w)`` int64."""
-        return to_map(self.picked, self.scale.size, self.scale.unit).contiguous()
+    columns = -(-scale.size[1] // scale.unit)
+    known = torch.from_numpy(scale.known[:: scale.unit, :: scale.unit].ravel().nonzero()[0])
+    if in_levels:
+        return [(known, make_levels(scale))]
+    places, parts, rows = places_in_units(scale), [], 0
+    for number, place in enumerate(places):
+        last = max(rows, max((*place.window, *place.block)) // columns + 1)
+        new = known[(known >= rows * columns) & (known < last * columns)]
+        parts.append((new, [_level(places, [number], scale.units)]))
+        rows = last
+    return parts

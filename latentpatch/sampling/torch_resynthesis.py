@@ -17,7 +17,7 @@ from torch import Tensor
 from .allotment import allot
 from .nearest import nearest
 from .resynthesis_plan import Wave
-from .torch_loops import Units, add_at, each, put, split_places, sum_windows
+from .torch_loops import Units, add_at, each, places_together, put, split_places, sum_windows
 
 __all__ = ["Rules", "Step", "Tables", "least_energy", "make_tables", "resynthesize", "step_fillers"]
 
@@ -165,6 +165,10 @@ class _Search:
         self.barred, self.pictures, self.rules, self.count = barred, pictures, rules, count
         self.groups = F.pad(groups, (0, 1), value=pictures)
 
+    def _together(self, scores: Tensor) -> int:
+        """Return how many blocks are compared at a time; in graphs all are."""
+        return 1 if torch.compiler.is_exporting() else places_together(scores[0].numel())
+
     def _of_sources(self, of_pictures: Tensor) -> Tensor:
         """Return what is known of pictures ``(N, pictures)`` for each source ``(N, B)``."""
         return of_pictures if self.pictures == self.count else of_pictures[:, self.groups[:-1]]
@@ -178,7 +182,7 @@ class _Search:
                 total = total.masked_fill_(self._of_sources(self.barred), self.rules.excluded)
             return self._best_of_pictures(total)
 
-        ranks = split_places(best, tables.windows.shape[0], scores[0].numel()).transpose(0, 1)
+        ranks = split_places(best, tables.windows.shape[0], self._together(scores)).transpose(0, 1)
         costs, sources = ranks.div(self.count, rounding_mode="floor"), ranks.remainder(self.count)
         asked = allot(costs, self.groups[sources], tables.sizes.to(ranks.device), self.rules.limit, self.pictures)
         picks = sources.gather(2, asked.clamp(min=0)[:, :, None])[:, :, 0]
@@ -226,7 +230,7 @@ class _Search:
                 own = index[step.first[some]][:, :, None]
                 return self._nearest(total, barred, own, None if ranks is None else ranks[step.places[some]])
 
-            picks = split_places(choose, step.places.shape[0], scores[0].numel())[step.writers]
+            picks = split_places(choose, step.places.shape[0], self._together(scores))[step.writers]
             scores = units.compare(scores, step.written, units.pick(step.written, picks))
             # A cell beyond the grid stays nobody's: graphs write there what pads their tables.
             picks = torch.where((step.written < area).to(picks.device)[:, None], picks, self.count)
