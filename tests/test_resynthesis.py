@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from latentpatch.sampling import PRESETS, ResynthesisSettings, noise_from_seeds, resynthesis, resynthesis_steps
-from latentpatch.sampling.resynthesis import barred_pictures
+from latentpatch.sampling.donors import barred_pictures
 from latentpatch.sampling.sources import PreparedSources
 
 pytestmark = pytest.mark.usefixtures("cpu_search")
@@ -41,10 +41,13 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
         index = np.full((height, width), -1)
         barred = set() if known.keep_start else {start}
         drawn = {b for b in range(count) if b not in barred}
-        if known.givers(count, reference is not None) < len(drawn):
+        givers = known.givers(count, reference is not None)
+        if givers < len(drawn):
             # Which are drawn is the sampler's own affair; tests below count how often each is.
             first = None if start is None else torch.tensor([start])
-            given = barred_pictures(first, torch.from_numpy(uniforms[None]), torch.arange(count), known)
+            given = barred_pictures(
+                first, torch.from_numpy(uniforms[None]), torch.arange(count), givers, known.keep_start
+            )
             barred = set(given[0].nonzero()[:, 0].tolist())
         uniforms = uniforms[1:]
         places = []

@@ -7,15 +7,9 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
+from ..sampling.donors import SUBSET_STEPS, barred_pictures, start_sources
 from ..sampling.keys import KEY_NORM
-from ..sampling.resynthesis import (
-    SUBSET_STEPS,
-    ResynthesisSettings,
-    barred_pictures,
-    resynthesis_steps,
-    rules_of,
-    start_sources,
-)
+from ..sampling.resynthesis import ResynthesisSettings, resynthesis_steps, rules_of
 from ..sampling.resynthesis_plan import waves
 from ..sampling.sources import PreparedSources, score_bound
 from ..sampling.torch_loops import draw
@@ -86,7 +80,8 @@ class TraceableResynthesis(nn.Module):
             first = self.groups[start]
         else:
             held = reference.repeat_interleave(tried, 0).flatten(1, 2).movedim(1, 0).to(units.vectors.dtype)
-        barred = barred_pictures(first, uniforms, self.numbers, settings)
+        givers = settings.givers(self.pictures, reference is not None)
+        barred = barred_pictures(first, uniforms, self.numbers, givers, settings.keep_start)
         empty = uniforms.new_zeros((len(self.cells) + 1, uniforms.shape[0], self.count), dtype=self.sums)
         ranks = draw(uniforms[:, SUBSET_STEPS:], self.rules.neighbours).T
         tables, steps = Tables(self.windows, self.sizes, self.writers), Step(*self.loop())

@@ -24,6 +24,7 @@ from torch import Tensor
 from . import cpu
 from .allotment import CANDIDATES, ROUNDS
 from .checks import check_integer, check_noise, check_number, check_real, check_reference
+from .donors import SUBSET_STEPS, barred_pictures, start_sources
 from .keys import exact_dtype
 from .raster import MAX_MEMORY
 from .resynthesis_plan import blocks_of, waves
@@ -41,9 +42,6 @@ _PICTURES = 1000  # that sources should make
 _NEIGHBOURS = 3  # where one would make too few
 _LEAST = 4  # sources of a subset that is a share of them
 _ENOUGH = 2  # times as many as fill a picture, likewise
-SUBSET_STEPS = 1  # uniforms that a picture's subset is drawn with
-_STREAMS = 1 << 24  # as many as floating point numbers of 32 bits tell apart
-_PRIME = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -232,7 +230,13 @@ def resynthesis(
             else:
                 first, start = None, reference.expand(len(noise) // tried, -1, -1, -1)[some // tried]
             first = None if first is None else sources.groups[first]
-            barred = barred_pictures(first, uniforms, torch.arange(count, device=noise.device), settings)
+            barred = barred_pictures(
+                first,
+                uniforms,
+                torch.arange(count, device=noise.device),
+                settings.givers(count, given),
+                settings.keep_start,
+            )
             uniforms = uniforms[:, SUBSET_STEPS:]
             if compiled:
                 maps.append(_compiled(sources, start, barred, norm, settings, rules, sums, uniforms))
@@ -364,60 +368,3 @@ def _limit(settings: ResynthesisSettings, grid: tuple[int, int], count: int, giv
             "a picture"
         )
     return limit
-
-
-def start_sources(uniforms: Tensor, distances: Tensor, starts: Tensor | None) -> Tensor:
-    """Return the sources to start with, ``(N,)`` int64: of some that are drawn the farthest from the mean of all.
-
-    Args:
-        uniforms: ``(N, draws)``.
-        distances: ``(B,)`` int64 squared distance of each source to the mean.
-        starts: ``(S,)`` int64 sources that are drawn from; None for all.
-    """
-    count = distances.shape[0]
-    drawn = draw(uniforms, count) if starts is None else starts[draw(uniforms, starts.shape[0])]
-    draws = uniforms.shape[1]
-    if draws == 1:
-        return drawn[:, 0]
-    # The first drawn among equals.
-    farthest = (distances[drawn] * draws - torch.arange(draws, device=drawn.device)).argmax(1, keepdim=True)
-    return drawn.gather(1, farthest)[:, 0]
-
-
-def barred_pictures(
-    first: Tensor | None, uniforms: Tensor, numbers: Tensor, settings: ResynthesisSettings
-) -> Tensor | None:
-    """Which pictures give nothing: ``(N, B)`` bool, None where all may give.
-
-    Args:
-        first: ``(N,)`` those that are started with.
-        uniforms: ``(N, SUBSET_STEPS)`` to draw the others with; there may be more.
-        numbers: ``(B,)`` int64, those of all pictures, from 0 on. In a graph they must be data: AOTInductor multiplies
-            numbers that it counts up itself in 32 bits.
-        settings: whether that which is started with gives, and how many do.
-    """
-    count = numbers.shape[0]
-    givers = settings.givers(count, first is None)
-    if givers == count:
-        return None
-    images = uniforms.shape[0]  # len would be one number in a graph
-    ranks = _shuffled(draw(uniforms[:, :1], _STREAMS), numbers) * count + numbers
-    if first is not None:
-        ranks = ranks.scatter(1, first[:, None], -1 if settings.keep_start else _PRIME * count)
-    giving = ranks.topk(givers, dim=1, largest=False).indices
-    return uniforms.new_ones((images, count), dtype=torch.bool).scatter(1, giving, False)
-
-
-def _shuffled(stream: Tensor, numbers: Tensor) -> Tensor:
-    """Numbers that look random, for each stream others, all from 0 to a prime less one.
-
-    Two rounds of x^5, which permutes them, in integers of 64 bits: the same on every device, and in graphs.
-    """
-    once = _fifth_power(stream * 1_618_033 + numbers * 271_828_183 + 1)
-    return _fifth_power(once + stream * 141_421_356 + numbers * 577_215_664)
-
-
-def _fifth_power(x: Tensor) -> Tensor:
-    x = x % _PRIME
-    square = x * x % _PRIME
-    return square * square % _PRIME * x % _PRIME
