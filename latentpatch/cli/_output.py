@@ -260,7 +260,7 @@ def describe_model(stored: ModelFile) -> dict[str, Any]:
         "autoencoder": stored.autoencoder,
         "sources": len(bank.sources),
         "variants": bank.variants.record(),
-        "details": bank.detailed,
+        "details": bank.has_residuals,
         "sources_sha256": bank.digest(),
         "grid": list(bank.grid),
         "image_size": [side * stored.autoencoder["downsampling"] for side in bank.grid],
