@@ -73,8 +73,6 @@ def export(
     """
     if format not in FORMATS:
         raise ValueError(f"format {format!r}: one of {', '.join(FORMATS)} is expected")
-    if model.bank.variants.offsets and model.bank.variants.offset_cost:
-        raise ValueError(f"offset_cost {model.bank.variants.offset_cost}: 0 is expected of sources with offsets")
     _check_tools(format)
     method, chosen = model.sampler_and_settings(sampler, settings)
     model, sampler = _subset(model, where), SAMPLERS.name_of(chosen)
@@ -131,6 +129,7 @@ def _write_onnx(
         verbose=False,
     )
     assert made is not None
+    _repair(made.model.graph)
     made.model.metadata_props.update(
         {"latentpatch": text, "license": facts["autoencoder"]["license"], "seeds": facts["seeds"]}
     )
@@ -139,6 +138,23 @@ def _write_onnx(
     ]
     made.save(str(path), external_data=sum(value.nbytes for value in values) >= external_from)
     onnx.checker.check_model(str(path), full_check=True)
+
+
+def _repair(graph: Any) -> None:
+    """Repair what the exporter leaves: other values that are named as outputs are, and empty lists of a ``Scan``."""
+    names = {value.name for value in graph.outputs}
+    for value in [value for name, value in graph.initializers.items() if name in names]:
+        del graph.initializers[value.name]
+        value.name += "_constant"
+        graph.initializers[value.name] = value
+    for node in graph:
+        for value in node.outputs:
+            if value.name in names and not any(value is output for output in graph.outputs):
+                value.name += "_within"
+        # quantize_dynamic of ONNX Runtime refuses a list without elements, which has no type.
+        empty = [name for name, held in node.attributes.items() if held.type.name == "INTS" and not held.value]
+        for name in empty if node.op_type == "Scan" else ():
+            del node.attributes[name]
 
 
 def _subset(model: LatentPatch, where: str | None) -> LatentPatch:

@@ -56,4 +56,5 @@ def smallest_ranks(scores: Tensor, count: int, total: int, first: int = 0) -> Te
 
 
 def _smallest(scores: Tensor, sources: Tensor, total: int, count: int) -> Tensor:
-    return torch.add(sources, scores, alpha=total).topk(count, dim=1, largest=False, sorted=True).values
+    # Compilers of graphs may multiply integers of 32 bits before they widen them.
+    return torch.add(sources, scores.long(), alpha=total).topk(count, dim=1, largest=False, sorted=True).values

@@ -22,13 +22,13 @@ from latentpatch import LatentPatch, RasterSettings, load_autoencoder
 from latentpatch.autoencoders import vqgan as taming
 from latentpatch.cli.main import main
 from latentpatch.export.formats import export
-from latentpatch.export.raster import TraceableRaster
-from latentpatch.export.resynthesis import TraceableResynthesis
 from latentpatch.methods.latent.presets import DEFAULT_PRESET, PRESETS
 from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.resynthesis import resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search.keys import KEY_NORM
+from latentpatch.methods.latent.search.prepared import Groups, PreparedSources
 from latentpatch.methods.latent.settings import ResynthesisSettings
+from latentpatch.methods.latent.traceable import TraceableRaster, TraceableResynthesis
 from latentpatch.ops.noise import noise_from_seeds
 from latentpatch.registry import SAMPLERS
 from latentpatch.search_op import search
@@ -128,6 +128,9 @@ def test_resynthesis_equals_the_sampler(seed):
         donors=int(chance.integers(3, 6)) if seed % 2 else 0.9,
         symmetric=bool(chance.integers(2)),
         max_share=float(chance.choice([0.8, 1.0])),
+        switch_cost=float(chance.choice([0, 0.5])),
+        reuse_cost=float(chance.choice([0, 0.05])),
+        best_of=int(chance.integers(1, 4)),
     )
     reference = some_keys(3, grid, seed=seed + 99) if seed % 3 == 0 else None
     noise = noise_from_seeds(range(3), resynthesis_steps(grid, settings, reference is not None))
@@ -142,6 +145,32 @@ def test_resynthesis_of_the_longest_keys(patch):
     settings = ResynthesisSettings(patch, 4, max_share=0.6)
     noise = noise_from_seeds(range(4), resynthesis_steps((16, 16), settings))
     assert torch.equal(TraceableResynthesis(keys, settings)(noise), resynthesis(keys, noise, settings))
+
+
+@pytest.mark.parametrize("cost", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ResynthesisSettings(max_share=0.6),
+        ResynthesisSettings(3, 2, best_of=2, reuse_cost=0.05, max_share=0.8),
+        RasterSettings(3),
+    ],
+    ids=["resynthesis", "with costs", "raster"],
+)
+def test_search_of_variants_equals_the_sampler(settings, cost):
+    keys = some_keys(24, (7, 8))
+    groups = Groups(torch.arange(24) // 4, torch.tensor([0, 1, 1, 2]).repeat(6), cost)
+    sources = PreparedSources(keys, groups=groups)
+    sample, steps, traceable = (
+        (raster, raster_steps, TraceableRaster)
+        if isinstance(settings, RasterSettings)
+        else (resynthesis, resynthesis_steps, TraceableResynthesis)
+    )
+    noise = noise_from_seeds(range(4), steps((7, 8), settings, False))
+    found = traceable(sources, settings)(noise)
+    assert torch.equal(found, sample(sources, noise, settings))
+    if cost or not isinstance(settings, RasterSettings):
+        assert not torch.equal(found, sample(keys, noise, settings))
 
 
 # --- ONNX ----------------------------------------------------------------------------------------------
@@ -164,6 +193,43 @@ def test_onnx_of_other_settings(settings, small, tmp_path):
     expected = small.generate(4, settings=settings)
     _, index = run_onnx(tmp_path / "generate.onnx", noise=noise_from_seeds(range(4), steps_of(tmp_path, "generate")))
     assert torch.equal(index, expected.index)
+
+
+VARIED = {
+    "costs": ({}, ResynthesisSettings(3, switch_cost=1.0, reuse_cost=0.05, best_of=3, max_share=0.6)),
+    "mirrored": (
+        {"mirrored": True},
+        ResynthesisSettings(stride=2, best_of=2, allow_start_as_donor=True, max_share=0.5),
+    ),
+    "moved": ({"mirrored": True, "offsets": 1}, ResynthesisSettings(4, sweeps=1)),
+    "moved raster": ({"offsets": 1}, RasterSettings(4, neighbors=2, scales=2)),
+}
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_costs_and_variants_are_exported(name, face_images, tmp_path):
+    fit, settings = VARIED[name]
+    varied = LatentPatch("pixels:8", components=8, settings=settings).fit(face_images, **fit)
+    noise = noise_from_seeds(range(3), varied.noise_dim)
+    expected = varied.generate(3)
+    export(varied, tmp_path / "pt2", "pt2", only=("generate",))
+    images, index = torch.export.load(tmp_path / "pt2" / "generate.pt2").module()(noise)
+    assert torch.equal(index, expected.index)
+    assert (images - expected.images).abs().max() <= NEAR
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: ONNX was not tested")
+    export(varied, tmp_path / "onnx", only=("generate", "reference"))
+    _, index = run_onnx(tmp_path / "onnx" / "generate.onnx", noise=noise)
+    assert torch.equal(index, expected.index)
+    references, steps = face_images[:3] * 0.8 + 0.1, steps_of(tmp_path / "onnx", "reference")
+    noise = noise_from_seeds(range(3), steps)
+    _, index = run_onnx(tmp_path / "onnx" / "reference.onnx", reference=references, noise=noise)
+    assert torch.equal(index, varied.generate(3, reference=references).index)
+
+
+def test_onnx_can_be_quantized(written, tmp_path):
+    quantization = pytest.importorskip("onnxruntime.quantization", reason="onnxruntime is not installed")
+    quantization.quantize_dynamic(str(written / "generate.onnx"), str(tmp_path / "small.onnx"))
+    assert (tmp_path / "small.onnx").exists()
 
 
 def test_onnx_networks_and_edits(written, small, face_images):

@@ -28,6 +28,7 @@ from latentpatch.bank.sharded import ShardedBank
 from latentpatch.cli.main import main
 from latentpatch.methods.base import Context
 from latentpatch.methods.latent.raster import raster
+from latentpatch.methods.latent.search import torch_loops
 from latentpatch.ops.noise import noise_from_seeds
 from latentpatch.registry import SAMPLERS
 from latentpatch.runs.processes import ALONE, Processes
@@ -287,6 +288,7 @@ def test_shards_give_the_maps_of_the_whole(
     """Also where a process has fewer sources than neighbours, or none, and where images go in groups."""
     plain: Any = inspect.unwrap(raster)
     monkeypatch.setattr(plain, "__kwdefaults__", {**plain.__kwdefaults__, "memory": 256 * 12})
+    monkeypatch.setattr(torch_loops, "_TOGETHER", 13)  # places of a level in parts, though shares are of unlike sizes
     model = LatentPatch.load(fitted)
     arguments: dict[str, Any] = {"settings": settings, "where": where, "reference": face_images[2] if guided else None}
     whole = model.generate(3, **arguments)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from math import isqrt, prod
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,17 +18,13 @@ from ...ops.noise import draw
 from ...validation import check_noise, check_reference
 from ..base import Context, Sampler
 from .search import numba_backend as cpu
-from .search.keys import exact_dtype, resize_keys
-from .search.plan import Plan, make_plan
-from .search.prepared import MAX_MEMORY, PreparedSources, cut, longest, paste, score_bound
+from .search.prepared import MAX_MEMORY, PreparedSources, longest, sum_dtype
 from .search.schedule import BoolArray, Scale, raster_schedule
-from .search.wavefront import Rings, WavePlan, WaveScores, make_waves
-from .search.window_scores import Scores, WindowScores, sum_dtype
+from .search.torch_raster import TorchSearch
 from .settings import RasterSettings
+from .traceable import TraceableRaster
 
 __all__ = ["Raster", "RasterSettings", "raster", "raster_steps"]
-
-Plans = Sequence[Plan | WavePlan]
 
 BACKENDS = ("torch", "triton", "numba")
 
@@ -37,12 +33,6 @@ INPAINTING_SCALES = 3
 
 #: Cost of comparing a cell with the sources when it is written, in compared window cells; measured.
 CELL_WORK = 64
-
-#: Bound on the elements of the sources that a wave is compared with.
-MAX_READ = 1 << 18
-
-#: Blocks of a wave that this has to allow: narrower waves are not faster than going place by place.
-MIN_WAVE = 8
 
 
 def raster_steps(
@@ -74,8 +64,8 @@ def raster(
     place is nearest to what is there already.
 
     An image's cells are compared with the sources' once, when they are written; a patch's distance is a sum of those
-    results. Arithmetic is exact (:mod:`.search`), ties go to the lower source, so an image depends on its own noise
-    alone: not on its batch, the device, the number of threads or the bound on memory.
+    results. Arithmetic is exact (:mod:`.search.torch_raster`), ties go to the lower source, so an image depends on its
+    own noise alone: not on its batch, the device, the number of threads or the bound on memory.
 
     Args:
         keys: ``(B, h, w, r)`` int16 sources; or those with what earlier searches prepared, which this one then spares.
@@ -87,8 +77,8 @@ def raster(
             inpainting. Cells outside it get index -1.
         memory: bound in bytes on the scores kept at a time: images go in groups that keep it, of one at least (16 in
             Triton).
-        backend: ``torch``, ``triton`` (:mod:`.gpu`) or ``numba`` (:mod:`.cpu`); where None, Triton on GPUs and Numba
-            on CPUs where it is installed and can do what is asked.
+        backend: ``torch``, ``triton`` (:mod:`.search.triton_backend`) or ``numba`` (:mod:`.search.numba_backend`);
+            where None, Triton on GPUs and Numba on CPUs where it is installed and can do what is asked.
 
     Returns:
         ``(N, h, w)`` int64: which source each cell comes from.
@@ -119,14 +109,12 @@ def raster(
 
         return gpu.grow(sources, noise, settings, reference, scales, memory=memory, keep=mask is None)
     search: Search
+    sums, kept = sum_dtype(settings.patch_size, norm), max(scale.units for scale in scales)
     if cpu.chosen(backend, sources, settings.neighbors, {(scale.size, scale.unit) for scale in scales}):
-        kept = max(_units(scale) for scale in scales)
         search = _NumbaSearch(sources, settings, norm, kept, causal=mask is None)
     else:
-        plans = _plans(sources, scales, settings, causal=mask is None)
-        kept = max(plan.units_kept for plan in plans)
-        search = _TorchSearch(sources, settings, norm, plans)
-    sums = sum_dtype(settings.patch_size, norm)
+        kept += 2  # zeros beyond the last, and sums
+        search = TorchSearch(sources, settings, sums, norm, causal=mask is None)
     group = max(1, memory // (kept * max(1, sources.most) * sums.itemsize))
     group = -(-len(noise) // max(1, -(-len(noise) // group)))  # as many groups, but even
     parts = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]
@@ -175,9 +163,7 @@ class Raster(Sampler):
         return raster(sources, noise, settings, reference, mask)
 
     def traceable(self, sources: PreparedSources, settings: RasterSettings, has_reference: bool) -> nn.Module:
-        from ...export.raster import TraceableRaster
-
-        return TraceableRaster(sources.keys, settings, has_reference)
+        return TraceableRaster(sources, settings, has_reference)
 
 
 def _grow(
@@ -255,83 +241,6 @@ class _NumbaSearch:
         return scan
 
 
-class _TorchSearch:
-    """By torch's operations, following plans."""
-
-    def __init__(self, sources: PreparedSources, settings: RasterSettings, norm: int, plans: Plans) -> None:
-        self.sources, self.settings, self.norm, self.plans = sources, settings, norm, plans
-        largest = plans[-1]
-        self.exact = exact_dtype(score_bound(largest.side, norm))
-        self.sums = sum_dtype(settings.patch_size, norm)
-        self.rings: tuple[int, Rings] | None = None  # of a number of images
-
-    def resize(self, keys: Tensor, size: tuple[int, int]) -> Tensor:
-        return resize_keys(keys, size, self.norm)
-
-    def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Found:
-        plan = self.plans[level]
-        scores = self._scores(plan, cut(grid, plan.side))
-        return _Scanned(scores, plan, _scan(scores, uniforms, self.settings.neighbors))
-
-    def _scores(self, plan: Plan | WavePlan, queries: Tensor) -> Scores:
-        if isinstance(plan, Plan):
-            return WindowScores(self.sources, plan, queries, self.exact, self.sums)
-        images, keys = queries.shape[3], self.sources.keys
-        if self.rings is None or self.rings[0] != images:
-            largest = self.plans[-1]
-            assert isinstance(largest, WavePlan)
-            length = largest.side**2 * keys.shape[3]
-            self.rings = images, Rings(largest, images, len(keys), length, self.exact, self.sums, keys.device)
-        return WaveScores(self.sources, plan, queries, self.rings[1])
-
-
-class _Scanned(NamedTuple):
-    scores: Scores
-    plan: Plan | WavePlan
-    picked: Tensor
-
-    def grid(self) -> Tensor:
-        return paste(self.scores.queries(), self.plan.size, self.plan.side)
-
-    def picks(self) -> Tensor:
-        return self.picked[:, torch.from_numpy(self.plan.writers).to(self.picked.device)]
-
-
-def _scan(scores: Scores, uniforms: Tensor, neighbours: int) -> Tensor:
-    """Visit all places of a scale. -> (N, places) picked sources, -1 beyond"""
-    sources, images = scores.sources, len(uniforms)
-    order = torch.tensor([place for step in scores.plan.steps for place in step.places], device=uniforms.device)
-    ranks, blind = (draw(uniforms, choices).t()[order] for choices in (neighbours, sources.total))
-    picks = ranks.new_empty((len(order), images))
-    first = 0
-    for step in scores.plan.steps:
-        here = slice(first, first + len(step.places))
-        first = here.stop
-        sums = scores.sum(step)
-        if sums is None:
-            picks[here] = blind[here]
-        else:
-            ordered = sources.nearest(sums, neighbours)
-            torch.gather(ordered, 1, ranks[here].view(-1, 1), out=picks[here].view(-1, 1))
-        scores.write(step, picks[here])
-    result = ranks.new_full((images, len(order) + 1), -1)
-    result[:, order] = picks.t()
-    return result
-
-
-def _plans(sources: PreparedSources, scales: Sequence[Scale], settings: RasterSettings, causal: bool) -> Plans:
-    """By waves where some blocks of all sources fit into a core's cache together, else place by place."""
-    if not causal:
-        # A mask's scales are made for one call: in the cache they would only push out others.
-        return [make_plan.__wrapped__(scale) for scale in scales]
-    side = scales[0].unit
-    units = (settings.step // side) ** 2
-    width = MAX_READ // (sources.most * units * (side * side * sources.keys.shape[3] + 1))
-    if width >= MIN_WAVE:
-        return [make_waves(scale, settings.patch_size, settings.step, width) for scale in scales]
-    return [make_plan(scale) for scale in scales]
-
-
 def _in_triton(
     backend: str | None, sources: PreparedSources, scales: Sequence[Scale], settings: RasterSettings, norm: int
 ) -> bool:
@@ -350,10 +259,6 @@ def _in_triton(
     if obstacle is not None:
         raise ValueError(f"backend 'triton': {obstacle}")
     return True
-
-
-def _units(scale: Scale) -> int:
-    return -(-scale.size[0] // scale.unit) * -(-scale.size[1] // scale.unit)
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-import sys
 
 import pytest
 import torch
@@ -16,10 +15,11 @@ from latentpatch import RasterSettings
 from latentpatch.bank.bank import SourceBank
 from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.search import prepared as sources
+from latentpatch.methods.latent.search import torch_loops
 from latentpatch.methods.latent.search.keys import KEY_NORM, exact_dtype, resize_keys
-from latentpatch.methods.latent.search.plan import make_plan
 from latentpatch.methods.latent.search.prepared import PreparedSources, cut, longest, paste
-from latentpatch.methods.latent.search.schedule import raster_schedule
+from latentpatch.methods.latent.search.schedule import places_in_units, raster_schedule
+from latentpatch.methods.latent.search.torch_raster import make_levels, scan_parts
 from latentpatch.ops.nearest import nearest
 from latentpatch.ops.noise import noise_from_seeds
 
@@ -44,11 +44,10 @@ def test_random_settings_equal_plain_loops(seed, monkeypatch):
     settings = RasterSettings(patch, stride, neighbours, scales, start)
     noise = noise_from_seeds(range(2), raster_steps(grid, settings, reference is not None, mask))
 
-    # In waves of any width, or place by place.
-    module = sys.modules["latentpatch.methods.latent.raster"]
-    monkeypatch.setattr(module, "MAX_READ", choose.choice([0, 100, 1 << 18]))
-    monkeypatch.setattr(module, "MIN_WAVE", 1)
-    monkeypatch.setattr(sources, "_CHUNK", choose.choice([1, 500, 1 << 21]))
+    # Levels of places as a whole or in parts, units and sources in groups of any size.
+    monkeypatch.setattr(torch_loops, "_CHUNK", choose.choice([1, 100, 1 << 18]))
+    monkeypatch.setattr(torch_loops, "_GATHERED", choose.choice([0, 1 << 16]))
+    monkeypatch.setattr(torch_loops, "_TOGETHER", choose.choice([1, 50, 1 << 19]))
     monkeypatch.setattr(sources, "_TILE", choose.choice([1, 1 << 18]))
     prepared = PreparedSources(keys, keep=choose.choice([0, 2000, 1 << 20]))
     results = [raster(prepared, noise, settings, reference, mask, memory=choose.choice([0, 1 << 20])) for _ in range(2)]
@@ -84,7 +83,7 @@ def test_result_does_not_depend_on_pieces_threads_or_precision(monkeypatch):
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
-    monkeypatch.setattr(sources, "_CHUNK", 20_000)  # long rows, in pieces
+    monkeypatch.setattr(torch_loops, "_CHUNK", 20_000)  # units one by one, and sources in pieces
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         assert torch.equal(raster(keys, noise, settings, memory=1 << 19), expected)
 
@@ -122,9 +121,7 @@ def test_nearest_equals_a_stable_sort(count, values, neighbours):
 
 
 @pytest.mark.parametrize(("size", "side"), [((9, 7), 1), ((9, 7), 2), ((9, 7), 3), ((5, 8), 2), ((11, 13), 4)])
-@pytest.mark.parametrize("chunk", [1, 1 << 21])
-def test_rows_hold_interpolated_sources_and_norms(size, side, chunk, monkeypatch):
-    monkeypatch.setattr(sources, "_CHUNK", chunk)
+def test_rows_hold_interpolated_sources_and_norms(size, side):
     keys = some_keys(6, (9, 7), 2, 1200, 1)
     resized = torch.tensor([interpolate(grid, *size) for grid in keys.tolist()])
     assert torch.equal(resize_keys(keys, size).long(), resized)
@@ -194,18 +191,41 @@ def test_bank_keeps_what_it_prepared_of_the_last_choice():
     assert torch.equal(bank.prepared(first).keys, bank.keys[first])
 
 
-# --- plans ---------------------------------------------------------------------------------------------
+# --- schedules -----------------------------------------------------------------------------------------
 
 
-def test_default_plans_compare_blocks_and_keep_what_a_patch_is_high():
+def test_default_levels_are_the_diagonals_of_blocks_in_units():
     for scale in raster_schedule((16, 16), RasterSettings()):
-        plan = make_plan(scale)
-        assert make_plan(scale) is plan
-        assert (plan.side, plan.depth, plan.reach) == (2, 3, 1)
-        assert plan.shape == (-(-scale.size[0] // 2), -(-scale.size[1] // 2))
-        assert (plan.writers >= 0).all()
-    assert make_plan(raster_schedule((16, 16), RasterSettings(5, 2))[0]).side == 1
-    assert make_plan(raster_schedule((16, 16), RasterSettings(8, 4))[0]).side == 4
+        blocks = -(-scale.size[0] // 2)
+        assert (scale.unit, scale.units) == (2, blocks**2)
+        parts = scan_parts(scale, True)
+        assert scan_parts(scale, True) is parts
+        ((known, levels),) = parts
+        assert len(known) == (blocks**2 if scale.known.all() else 0)
+        # An empty grid begins with a patch of 3 x 3 blocks, and the diagonals before its last one need no visit.
+        assert len(levels) == 2 * blocks - 1 - (0 if scale.known.all() else 2)
+        written = torch.cat([level.written for level in levels])
+        assert written.sort().values.tolist() == list(range(blocks**2))
+        # Unknown units, as a block of an empty grid is itself, are not compared.
+        assert max(level.windows.shape[1] for level in levels) == (9 if scale.known.all() else 8)
+    assert raster_schedule((16, 16), RasterSettings(5, 2))[0].unit == 1
+    assert raster_schedule((16, 16), RasterSettings(8, 4))[0].unit == 4
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_levels_keep_the_order_of_places_that_depend_on_each_other(masked):
+    mask = torch.zeros(9, 11, dtype=torch.bool).numpy()
+    mask[2:8, 1:9] = True
+    for scale in raster_schedule((9, 11), RasterSettings(5, 2, scales=2), masked, mask if masked else None):
+        places = places_in_units(scale)
+        level_of = {place: number for number, level in enumerate(make_levels(scale)) for place in level.places.tolist()}
+        assert sorted(level_of) == list(range(len(places)))
+        for later, place in enumerate(places):
+            for earlier, before in enumerate(places[:later]):
+                if set(before.block) & {*place.window, *place.block}:
+                    assert level_of[earlier] < level_of[later]
+                if set(before.window) & set(place.block):
+                    assert level_of[earlier] <= level_of[later]
 
 
 def test_a_masks_schedule_is_made_once():

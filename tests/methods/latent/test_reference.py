@@ -24,8 +24,6 @@ from latentpatch import (
     RasterSettings,
     ResynthesisSettings,
 )
-from latentpatch.export.raster import TraceableRaster
-from latentpatch.export.resynthesis import TraceableResynthesis
 from latentpatch.methods.latent import reference as slow
 from latentpatch.methods.latent.patch_diffusion import diffusion
 from latentpatch.methods.latent.raster import raster, raster_steps
@@ -33,6 +31,7 @@ from latentpatch.methods.latent.resynthesis import resynthesis, resynthesis_step
 from latentpatch.methods.latent.search import numba_backend
 from latentpatch.methods.latent.search.assignment import allot
 from latentpatch.methods.latent.search.prepared import Groups, PreparedSources
+from latentpatch.methods.latent.traceable import TraceableRaster, TraceableResynthesis
 from latentpatch.ops.noise import noise_from_seeds
 
 BACKENDS = ["torch", "numba"] if numba_backend.installed() else ["torch"]

@@ -8,8 +8,9 @@ import torch
 from helpers.errors import refuses
 from torch import Tensor
 
+from latentpatch.methods.latent.donors import barred_pictures
 from latentpatch.methods.latent.presets import PRESETS
-from latentpatch.methods.latent.resynthesis import Resynthesis, barred_pictures, resynthesis, resynthesis_steps
+from latentpatch.methods.latent.resynthesis import Resynthesis, resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search.prepared import PreparedSources
 from latentpatch.methods.latent.settings import ResynthesisSettings
 from latentpatch.ops.noise import noise_from_seeds
@@ -44,10 +45,13 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
         index = np.full((height, width), -1)
         barred = set() if known.allow_start_as_donor else {start}
         drawn = {b for b in range(count) if b not in barred}
-        if known.num_donors(count, reference is not None) < len(drawn):
+        num_donors = known.num_donors(count, reference is not None)
+        if num_donors < len(drawn):
             # Which are drawn is the sampler's own affair; tests below count how often each is.
             first = None if start is None else torch.tensor([start])
-            given = barred_pictures(first, torch.from_numpy(uniforms[None]), torch.arange(count), known)
+            given = barred_pictures(
+                first, torch.from_numpy(uniforms[None]), torch.arange(count), num_donors, known.allow_start_as_donor
+            )
             barred = set(given[0].nonzero()[:, 0].tolist())
         uniforms = uniforms[1:]
         places = []

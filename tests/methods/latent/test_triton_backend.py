@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latentpatch import RasterSettings
 from latentpatch.methods.latent.raster import raster, raster_steps
-from latentpatch.methods.latent.search.keys import KEY_NORM, resize_keys
+from latentpatch.methods.latent.search.keys import KEY_NORM, Resize, resize_keys
 from latentpatch.methods.latent.search.prepared import PreparedSources
 from latentpatch.methods.latent.search.schedule import raster_schedule
 from latentpatch.methods.latent.search.sharded import ShardedSources
@@ -28,6 +28,7 @@ from latentpatch.runs.processes import ALONE
 pytest.importorskip("triton", reason="Triton is not installed: the kernels were not tested")
 from latentpatch.methods.latent.search import triton_backend as gpu
 from latentpatch.methods.latent.search import triton_kernels as kernels
+from latentpatch.methods.latent.search import triton_layout
 
 on_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no GPU: the kernels were tested by the interpreter only"
@@ -117,16 +118,16 @@ def test_kernels_equal_torch_and_plain_loops(number, interpreted):
 )
 def test_slabs_hold_all_digits(size, side, length):
     keys = some_keys(5, size, 5, KEY_NORM + 100, 0)
-    slabs = gpu.to_slabs(keys, side, length)
+    slabs = triton_layout.to_slabs(keys, side, length)
     assert slabs.dtype == torch.int8
     assert slabs.shape[1:] == (2, 5, length)
-    assert torch.equal(gpu.from_slabs(slabs, size, side, 5), keys)
+    assert torch.equal(triton_layout.from_slabs(slabs, size, side, 5), keys)
 
 
 @pytest.mark.parametrize(("old", "new"), [((8, 8), (5, 6)), ((5, 6), (8, 8)), ((1, 4), (3, 2)), ((7, 7), (7, 7))])
 def test_grids_are_resized_as_keys_are(old, new):
     keys = some_keys(3, old, 4, KEY_NORM, 1)
-    resized = gpu.Resize(old, new, keys.device)(keys)
+    resized = Resize(old, new, keys.device)(keys)
     assert resized.dtype == torch.int16
     assert torch.equal(resized, resize_keys(keys, new))
 
@@ -164,7 +165,7 @@ def test_layouts_beyond_the_memory_are_refused(monkeypatch):
 
 def test_layouts_of_other_sizes_make_room(monkeypatch):
     keys = some_keys(9, (6, 6), 2, 5, 0)
-    bank, taken = gpu._Bank(), [gpu._Layout.bytes(9, 2, size, 1) for size in ((6, 6), (5, 5), (4, 4))]
+    bank, taken = gpu._Bank(), [gpu.Layout.bytes(9, 2, size, 1) for size in ((6, 6), (5, 5), (4, 4))]
 
     def search(start: int) -> object:
         settings = RasterSettings(2, 1, 1, 2, start)

@@ -14,7 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["CANDIDATES", "ROUNDS", "allot", "ask", "regrets_of", "settled"]
+from .torch_loops import each
+
+__all__ = ["CANDIDATES", "ROUNDS", "allot"]
 
 #: Sources each place may ask for, one after the other.
 CANDIDATES = 8
@@ -35,31 +37,34 @@ def allot(costs: Tensor, candidates: Tensor, sizes: Tensor, limit: int, count: i
     Returns:
         ``(N, P)`` int64, each from 0 to M - 1, or -1 where a place was turned away to the last.
     """
-    regrets = regrets_of(costs)
+    regrets = _regrets_of(costs)
     asked = torch.zeros_like(candidates[:, :, 0])
-    for _ in range(ROUNDS):
-        next_asked = ask(candidates, regrets, asked, sizes, limit, count)
-        if asked.device.type == "cpu" and torch.equal(asked, next_asked):
-            break
-        asked = next_asked
-    return settled(candidates, regrets, asked, sizes, limit, count)
+    if torch.compiler.is_exporting():
+
+        def one_round(asked: Tensor, _: tuple[Tensor, ...]) -> Tensor:
+            return _ask(candidates, regrets, asked, sizes, limit, count)
+
+        asked = each(one_round, asked, (sizes.new_zeros(ROUNDS),))
+    else:
+        for _ in range(ROUNDS):
+            next_asked = _ask(candidates, regrets, asked, sizes, limit, count)
+            if asked.device.type == "cpu" and torch.equal(asked, next_asked):
+                break
+            asked = next_asked
+    # After the last round those that are turned away get nothing.
+    return torch.where(_turned_away(candidates, regrets, asked, sizes, limit, count), -1, asked)
 
 
-def regrets_of(costs: Tensor) -> Tensor:
+def _regrets_of(costs: Tensor) -> Tensor:
     """What it costs to be turned away by each candidate ``(N, P, M)``: by the last one, more than by any other."""
     most = (costs[:, :, -1:] - costs[:, :, :1]).amax(1, keepdim=True) + 1
     return torch.cat([costs[:, :, 1:] - costs[:, :, :-1], most.expand_as(costs[:, :, :1])], 2)
 
 
-def ask(candidates: Tensor, regrets: Tensor, asked: Tensor, sizes: Tensor, limit: int, count: int) -> Tensor:
+def _ask(candidates: Tensor, regrets: Tensor, asked: Tensor, sizes: Tensor, limit: int, count: int) -> Tensor:
     """A round: which candidate each place asks next, ``(N, P)``; the last one again where there is no other."""
     away = _turned_away(candidates, regrets, asked, sizes, limit, count)
     return (asked + away).clamp(max=candidates.shape[2] - 1)
-
-
-def settled(candidates: Tensor, regrets: Tensor, asked: Tensor, sizes: Tensor, limit: int, count: int) -> Tensor:
-    """After the last round: those that are asked, -1 where that is too much for them."""
-    return torch.where(_turned_away(candidates, regrets, asked, sizes, limit, count), -1, asked)
 
 
 def _turned_away(candidates: Tensor, regrets: Tensor, asked: Tensor, sizes: Tensor, limit: int, count: int) -> Tensor:

@@ -14,9 +14,9 @@ import os
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["KEY_NORM", "exact_dtype", "interpolate", "interpolation_weights", "resize_keys", "rows_behind", "to_keys"]
+__all__ = ["KEY_NORM", "Resize", "exact_dtype", "interpolate", "resize_keys", "rows_behind", "to_keys"]
 
 #: Largest Euclidean norm of a key. Squared distances stay below 2^25, also after interpolation.
 KEY_NORM = 2047
@@ -61,6 +61,39 @@ def resize_keys(keys: Tensor, size: tuple[int, int], norm: int = MAX_NORM) -> Te
     cells = keys[:, rows_behind(height, size[0], rows)].movedim(0, -1).flatten(2)
     resized = interpolate(cells, (height, width), size, rows, norm).to(keys.dtype)
     return resized.view(*size, depth, count).movedim(-1, 0)
+
+
+class Resize(nn.Module):
+    """Do what :func:`resize_keys` does in 64-bit integers, with nothing left on the host.
+
+    Args:
+        old: cells ``(h, w)`` of the grids.
+        new: cells ``(h', w')`` of the results.
+        device: where they are.
+    """
+
+    def __init__(self, old: tuple[int, int], new: tuple[int, int], device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.same = old == new
+        self.denominator = 4 * new[0] * new[1]
+        for axis, (before, after) in enumerate(zip(old, new, strict=True)):
+            # No sample lies between more than two.
+            weights, cells = interpolation_weights(before, after).topk(min(2, before))
+            self.register_buffer(f"weights{axis}", weights.T.long().contiguous().to(device))
+            self.register_buffer(f"cells{axis}", cells.T.contiguous().to(device))
+
+    def forward(self, grids: Tensor) -> Tensor:
+        """``(N, h, w, r)`` -> ``(N, h', w', r)`` int16."""
+        if self.same:
+            return grids
+        sums = grids.long()
+        for axis in range(2):
+            weights, cells = self.get_buffer(f"weights{axis}"), self.get_buffer(f"cells{axis}")
+            ones = (1,) * (2 - axis)
+            pairs = zip(weights.unbind(), cells.unbind(), strict=True)
+            terms = [sums.index_select(axis + 1, where) * weight.view(-1, *ones) for weight, where in pairs]
+            sums = terms[0] if len(terms) == 1 else terms[0] + terms[1]
+        return torch.div(2 * sums + self.denominator, 2 * self.denominator, rounding_mode="floor").short()
 
 
 def interpolate(cells: Tensor, old: tuple[int, int], new: tuple[int, int], rows: range, norm: int) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .prepared import PreparedSources, paste, score_bound
-from .schedule import Scale
+from .schedule import Scale, places_in_units
 
 __all__ = [
     "MAX_NEIGHBOURS",
@@ -176,22 +176,7 @@ def _firsts(lengths: list[int]) -> IntArray:
 @lru_cache(maxsize=64)
 def scale_walk(scale: Scale) -> Walk:
     """The places of a raster scale, one after the other."""
-    side, width = scale.unit, -(-scale.size[1] // scale.unit)
-    known = scale.known[::side, ::side].ravel().copy()
-    places: list[list[Place]] = []
-    for place in scale.places:
-        top, bottom, left, right = place.window
-        window = [
-            row * width + column
-            for row in range(top // side, -(-bottom // side))
-            for column in range(left // side, -(-right // side))
-            if known[row * width + column]
-        ]
-        rows, columns = np.divmod(np.array(place.cells), scale.size[1])
-        block = np.unique(rows // side * width + columns // side)
-        known[block] = True
-        places.append([Place(window, block.tolist(), blind=place.blind)])
-    return walk_of(places)
+    return walk_of([[Place(place.window, place.block, blind=place.blind)] for place in places_in_units(scale)])
 
 
 def resize(keys: Tensor, size: tuple[int, int]) -> Tensor:
@@ -290,7 +275,7 @@ class Scan:
         self.fresh = False
 
     def allot(self, walk: Walk, order: Tensor, candidates: int, rounds: int) -> None:
-        """Fill the images with what each source gives of them, before any walk: see :mod:`.allotment`.
+        """Fill the images with what each source gives of them, before any walk: see :mod:`.assignment`.
 
         Args:
             walk: places, with what they are compared in.

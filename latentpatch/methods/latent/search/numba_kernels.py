@@ -1,6 +1,6 @@
-"""Loops of the search on CPUs, compiled by Numba; :mod:`.cpu` calls them.
+"""Loops of the search on CPUs, compiled by Numba; :mod:`.numba_backend` calls them.
 
-Arithmetic is that of :mod:`.search`: scores are exact integers, held by floating point while they are multiplied.
+Arithmetic is that of :mod:`.torch_raster`: scores are exact integers, held by floating point while they are multiplied.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def allot(
     vectors, norms, held, scores, windows, window_units, blocks, block_units, order, index, given, spans, limit, most,
     rounds,
 ):  # fmt: skip
-    """Fill some images with what each source gives of them, see :mod:`.allotment`.
+    """Fill some images with what each source gives of them, see :mod:`.assignment`.
 
     Args:
         vectors, norms, index, given, spans, limit: see :func:`take`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection
 from functools import cached_property
 from math import isqrt
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from ....ops.nearest import nearest
 from ....runs.system import machine_memory
 from .keys import KEY_NORM, interpolate, rows_behind
 
-__all__ = ["Groups", "PreparedSources", "Row", "Units", "cut", "longest", "paste", "score_bound"]
+__all__ = ["Groups", "PreparedSources", "Units", "cut", "longest", "paste", "score_bound", "sum_dtype"]
 
 Size = tuple[int, int]
 
@@ -33,6 +33,11 @@ def score_bound(side: int, norm: int) -> int:
 
 #: Bytes that scores of a search may take at a time.
 MAX_MEMORY = 1 << 29
+
+
+def sum_dtype(patch_size: int, norm: int) -> torch.dtype:
+    """Return the integers that hold sums of scores over windows."""
+    return torch.int32 if score_bound(patch_size, norm) < 1 << 31 else torch.int64
 
 
 def longest(keys: Tensor) -> int:
@@ -67,66 +72,12 @@ def paste(units: Tensor, size: tuple[int, int], side: int) -> Tensor:
     return cells.reshape(images, rows * side, columns * side, -1)[:, : size[0], : size[1]]
 
 
-class Row:
-    """A row of units of all sources: vectors y and their squared norms.
-
-    Short rows are kept as they are multiplied, ``(columns, K + 1, B)`` floating point with the norms below the
-    vectors; long ones as ``(columns, K, B)`` int16, half the memory and traffic, and ``(columns, 1, B)`` norms.
-
-    Args:
-        exact: the type that holds the norms.
-    """
-
-    def __init__(self, columns: int, length: int, count: int, exact: torch.dtype, device: torch.device) -> None:
-        self.length = length
-        self.whole: Tensor | None = None
-        if columns * (length + 1) * count <= 8 * _CHUNK:
-            self.whole = torch.empty((columns, length + 1, count), dtype=exact, device=device)
-            self.vectors, self.norms = self.whole[:, :length], self.whole[:, length:]
-        else:
-            self.vectors = torch.empty((columns, length, count), dtype=torch.int16, device=device)
-            self.norms = torch.empty((columns, 1, count), dtype=exact, device=device)
-
-    @property
-    def bytes(self) -> int:
-        """Memory it takes."""
-        return self.vectors.nbytes + self.norms.nbytes
-
-    def pieces(self, units: slice, images: int, dtype: torch.dtype) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Units with their norms below, ready to be multiplied; as many at a time as keep temporaries small.
-
-        Args:
-            units: which.
-            images: how many vectors they are going to be multiplied by.
-            dtype: floating point type.
-
-        Yields:
-            Units counted from the first, sources, and ``(units, K + 1, sources)``.
-        """
-        if self.whole is not None:
-            yield slice(None), slice(None), self.whole[units].to(dtype)
-            return
-        vectors, norms = self.vectors[units], self.norms[units]
-        number, _, count = vectors.shape
-        fit = max(1, _CHUNK // (self.length + 1 + images))
-        parts = -(-count // fit)
-        few = max(1, fit // max(1, count))
-        for some in (slice(first, first + few) for first in range(0, number, few)):
-            for part in range(parts):
-                sources = slice(part * count // parts, (part + 1) * count // parts)
-                below = norms[some, :, sources]
-                piece = below.new_empty((below.shape[0], self.length + 1, below.shape[2]), dtype=dtype)
-                piece[:, : self.length] = vectors[some, :, sources]
-                piece[:, self.length :] = below
-                yield some, sources, piece
-
-
 class Units(NamedTuple):
-    """All units of all sources: vectors y and their squared norms.
+    """Units of all sources, or a row of them: vectors y and their squared norms.
 
     Attributes:
-        vectors: ``(rows, columns, K, B)`` int16.
-        norms: ``(rows, columns, 1, B)`` floating point.
+        vectors: ``(rows, columns, K, B)`` int16; of a row ``(columns, K, B)``.
+        norms: ``(rows, columns, 1, B)`` floating point; of a row ``(columns, 1, B)``.
     """
 
     vectors: Tensor
@@ -191,7 +142,7 @@ class PreparedSources:
         self._of = keys if of is None else of
         self._version = _version(self._of)
         self._left = _bound(keys.device) if keep is None else keep
-        self._rows: dict[tuple[Size, int, int], Row] = {}
+        self._rows: dict[tuple[Size, int, int], Units] = {}
         self._units: dict[tuple[Size, int], Units] = {}
 
     @cached_property
@@ -201,11 +152,15 @@ class PreparedSources:
         return torch.div(2 * total + len(self.keys), 2 * len(self.keys), rounding_mode="floor")
 
     @cached_property
+    def distances(self) -> Tensor:
+        """Squared distance of each source to the mean: ``(B,)`` int64."""
+        return torch.cat([(some.long() - self.mean).square().flatten(1).sum(1) for some in self.keys.split(64)])
+
+    @cached_property
     def spread(self) -> float:
         """Mean squared distance of a cell to the mean of all sources there."""
         # int64 throughout: the same on every device.
-        total = sum(int((some.long() - self.mean).square().sum()) for some in self.keys.split(256))
-        return total / max(1, self.keys.shape[:3].numel())
+        return int(self.distances.sum()) / max(1, self.keys.shape[:3].numel())
 
     @cached_property
     def spans(self) -> Tensor:
@@ -238,40 +193,44 @@ class PreparedSources:
         """The nearest sources of all by their scores, see :func:`~latentpatch.ops.nearest.nearest`."""
         return nearest(scores, count)
 
-    def pick(self, units: Tensor, picks: Tensor) -> Tensor:
-        """Keys of chosen sources: ``(units, K, B)`` of those here and ``(units, N)`` of all -> ``(units, K, N)``."""
-        return units.gather(2, picks[:, None, :].expand(-1, units.shape[1], -1))
+    def pick(self, gather: Callable[[Tensor], Tensor], picks: Tensor, length: int) -> Tensor:
+        """Return the keys ``(T, N, length)`` of picked sources ``(T, N)``; ``gather`` reads those of this process."""
+        return gather(picks)
 
-    def row(self, size: Size, side: int, row: int) -> Row:
+    def row(self, size: Size, side: int, row: int) -> Units:
         """A row of units of ``side x side`` cells of the sources, brought to ``size`` cells."""
-        name = (size, side, row)
-        found = self._rows.get(name)
+        found = self._rows.get((size, side, row))
         if found is None:
-            length, columns = side * side * self.keys.shape[3], -(-size[1] // side)
-            found = Row(columns, length, len(self.keys), self._exact(side), self.keys.device)
+            found = self._empty((-(-size[1] // side),), side)
             self._fill(found.vectors, found.norms, size, side, row)
-            if found.bytes <= self._left:
-                self._left -= found.bytes
-                self._rows[name] = found
+            if self._keep(found):
+                self._rows[size, side, row] = found
         return found
 
     def units(self, size: Size, side: int) -> Units:
         """All units of ``side x side`` cells of the sources, brought to ``size`` cells."""
-        name = (size, side)
-        found = self._units.get(name)
+        found = self._units.get((size, side))
         if found is None:
-            rows, columns = -(-size[0] // side), -(-size[1] // side)
-            length, count, device = side * side * self.keys.shape[3], len(self.keys), self.keys.device
-            found = Units(
-                torch.empty((rows, columns, length, count), dtype=torch.int16, device=device),
-                torch.empty((rows, columns, 1, count), dtype=self._exact(side), device=device),
-            )
-            for row in range(rows):
+            found = self._empty((-(-size[0] // side), -(-size[1] // side)), side)
+            for row in range(len(found.vectors)):
                 self._fill(found.vectors[row], found.norms[row], size, side, row)
-            if found.bytes <= self._left:
-                self._left -= found.bytes
-                self._units[name] = found
+            if self._keep(found):
+                self._units[size, side] = found
         return found
+
+    def _empty(self, shape: tuple[int, ...], side: int) -> Units:
+        """Memory for units in rows and columns, or in columns alone."""
+        count, depth, device = len(self.keys), self.keys.shape[3], self.keys.device
+        return Units(
+            torch.empty((*shape, side * side * depth, count), dtype=torch.int16, device=device),
+            torch.empty((*shape, 1, count), dtype=self._exact(side), device=device),
+        )
+
+    def _keep(self, found: Units) -> bool:
+        """Whether units still fit into what is kept."""
+        fits = found.bytes <= self._left
+        self._left -= found.bytes if fits else 0
+        return fits
 
     def keeps(self, grids: Collection[tuple[Size, int]]) -> bool:
         """Whether all units of grids of some sizes, with the side of a unit, are kept, or will be."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,17 @@ import numpy.typing as npt
 from ....errors import SettingError
 from ..settings import RasterSettings
 
-__all__ = ["Place", "Scale", "causal_places", "raster_schedule", "scale_sizes", "surrounded_places"]
+__all__ = [
+    "Place",
+    "Scale",
+    "UnitPlace",
+    "causal_places",
+    "last_writers",
+    "places_in_units",
+    "raster_schedule",
+    "scale_sizes",
+    "surrounded_places",
+]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -54,6 +65,49 @@ class Scale:
     known: BoolArray
     fill: BoolArray
     unit: int = 1
+
+    @property
+    def units(self) -> int:
+        """Number of units that cover the grid; those at the border may reach beyond it."""
+        return -(-self.size[0] // self.unit) * -(-self.size[1] // self.unit)
+
+
+class UnitPlace(NamedTuple):
+    """A step of a scan, told in units, which are numbered row by row.
+
+    Attributes:
+        window: units that are compared, as far as they are known at that step.
+        block: units that are written.
+        blind: whether nothing is known within the window.
+    """
+
+    window: tuple[int, ...]
+    block: tuple[int, ...]
+    blind: bool
+
+
+def places_in_units(scale: Scale) -> list[UnitPlace]:
+    """Return the places of a scale, in order."""
+    side, columns = scale.unit, -(-scale.size[1] // scale.unit)
+    known = scale.known[::side, ::side].copy()
+    units = np.arange(known.size).reshape(known.shape)
+    places = []
+    for place in scale.places:
+        top, bottom, left, right = (-(-edge // side) for edge in place.window)
+        window = units[top:bottom, left:right][known[top:bottom, left:right]]
+        rows, cells = np.divmod(np.array(place.cells), scale.size[1])
+        block = np.unique(rows // side * columns + cells // side)
+        known.flat[block] = True
+        places.append(UnitPlace(tuple(window.tolist()), tuple(block.tolist()), place.blind))
+    return places
+
+
+def last_writers(scale: Scale) -> npt.NDArray[np.int64]:
+    """Return the place that writes each cell last, ``(h, w)``; -1 where none does."""
+    writers = np.full(scale.size, -1, dtype=np.int64)
+    for number, place in enumerate(scale.places):
+        writers.ravel()[list(place.cells)] = number
+    return writers
 
 
 def scale_sizes(grid: tuple[int, int], scales: int, start_size: int | None = None) -> list[tuple[int, int]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 import torch
 from torch import Tensor
 
 from ....ops.nearest import smallest_ranks
 from ....runs.processes import Processes
-from .prepared import PreparedSources
+from .prepared import PreparedSources, Size
 
 __all__ = ["ShardedSources"]
 
@@ -42,11 +44,15 @@ class ShardedSources(PreparedSources):
         merged = torch.cat(self.processes.gather(ranks), 1)
         return merged.topk(count, dim=1, largest=False, sorted=True).values.remainder_(self.total)
 
-    def pick(self, units: Tensor, picks: Tensor) -> Tensor:
+    def keeps(self, grids: Collection[tuple[Size, int]]) -> bool:
+        """See :meth:`PreparedSources.keeps`; of all processes, which do the same steps."""
+        return all(self.processes.gather_objects(super().keeps(grids)))
+
+    def pick(self, gather: Callable[[Tensor], Tensor], picks: Tensor, length: int) -> Tensor:
         """See :meth:`PreparedSources.pick`."""
-        own, local = units.shape[2], picks - self.first
-        keys = torch.zeros((*units.shape[:2], picks.shape[1]), dtype=torch.int32, device=units.device)
+        own, local = len(self.keys), picks - self.first
+        keys = torch.zeros((*picks.shape, length), dtype=torch.int32, device=picks.device)
         if own:
-            held = ((local >= 0) & (local < own))[:, None, :]
-            keys = super().pick(units, local.clamp(0, own - 1)).int() * held
+            held = ((local >= 0) & (local < own))[:, :, None]
+            keys = gather(local.clamp(0, own - 1)).int() * held
         return self.processes.sum(keys)

@@ -1,6 +1,6 @@
 """The raster sampler by Triton kernels, without synchronising with the host, to the same index maps as in torch.
 
-Sources are laid out once for every scale, in two planes of int8 (:mod:`.kernels`). Where there are few, one
+Sources are laid out once for every scale, in two planes of int8 (:mod:`.triton_kernels`). Where there are few, one
 program walks the places of a scale for a block of images. Where there are many, each place is two kernels: programs
 that compare whole windows with parts of the sources and keep the nearest of each as they go, then one that draws from
 what they found and copies. Whole windows read a source cell as often as patches cover it, but nothing an image and
@@ -24,17 +24,16 @@ import numpy as np
 import torch
 import triton
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ....ops.noise import draw
 from ..raster import raster, raster_steps
 from ..settings import RasterSettings
 from . import triton_kernels as kernels
-from .keys import interpolation_weights
-from .plan import last_writers
-from .prepared import PreparedSources, cut, paste, score_bound
-from .schedule import Scale
+from .keys import Resize
+from .prepared import PreparedSources, score_bound
+from .schedule import Scale, last_writers, places_in_units
 from .sharded import ShardedSources
+from .triton_layout import Layout, from_slabs, to_slabs
 
 __all__ = ["agrees", "grow", "obstacle"]
 
@@ -55,8 +54,6 @@ MAX_SHARE = 0.25
 #: Searches a bank keeps buffers and graphs of: the least recently used goes.
 MAX_SEARCHES = 8
 
-_CHUNK = 1 << 22  # numbers interpolated at a time
-
 
 def obstacle(sources: PreparedSources, scales: Sequence[Scale], settings: RasterSettings, norm: int) -> str | None:
     """Why the kernels cannot search a bank; None where they can.
@@ -76,7 +73,7 @@ def obstacle(sources: PreparedSources, scales: Sequence[Scale], settings: Raster
         return f"patch_size {settings.patch_size}: sums over such patches exceed what is held exactly"
     if count > _SPAN:
         return f"{count} sources: at most {_SPAN} is expected"
-    needed = sum(_Layout.bytes(count, depth, *name) for name in {(scale.size, scale.unit) for scale in scales})
+    needed = sum(Layout.bytes(count, depth, *name) for name in {(scale.size, scale.unit) for scale in scales})
     if needed > _allowed(device):
         return f"{count} sources: their layouts take {needed} bytes, at most {_allowed(device)} is expected"
     if device.type != "cuda" and isinstance(kernels.walk, triton.JITFunction):  # not run by the interpreter
@@ -140,7 +137,7 @@ class _Bank:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.layouts: dict[tuple[tuple[int, int], int], _Layout] = {}
+        self.layouts: dict[tuple[tuple[int, int], int], Layout] = {}
         self.searches: OrderedDict[object, _Search] = OrderedDict()
 
     def search(
@@ -173,51 +170,16 @@ class _Bank:
     def _lay_out(self, keys: Tensor, names: set[tuple[tuple[int, int], int]]) -> None:
         """Prepare the sources at these sizes; those of former searches go where not all fit."""
         count, depth = len(keys), keys.shape[3]
-        if sum(_Layout.bytes(count, depth, *name) for name in names | self.layouts.keys()) > _allowed(keys.device):
+        if sum(Layout.bytes(count, depth, *name) for name in names | self.layouts.keys()) > _allowed(keys.device):
             self.searches.clear()
             self.layouts.clear()
         for name in names - self.layouts.keys():
-            self.layouts[name] = _Layout(keys, *name)
+            self.layouts[name] = Layout(keys, *name)
 
 
 _BANKS: WeakKeyDictionary[PreparedSources, _Bank] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 _CAPTURING = threading.Lock()
-
-
-class _Layout:
-    """A bank's sources at one size: slabs ``(slabs, 2, B, length)`` int8 and their squared norms, int32.
-
-    Args:
-        keys: ``(B, h, w, r)`` int16.
-        size: cells of the grid.
-        side: cells along a side of a unit.
-    """
-
-    def __init__(self, keys: Tensor, size: tuple[int, int], side: int) -> None:
-        count, *old, depth = keys.shape
-        self.length, slabs = self.shape(depth, size, side)
-        self.slabs = torch.empty((slabs, 2, count, self.length), dtype=torch.int8, device=keys.device)
-        self.norms = torch.empty((slabs, count), dtype=torch.int32, device=keys.device)
-        resize = Resize((old[0], old[1]), size, keys.device)
-        group = max(1, _CHUNK // max(keys[0].numel(), size[0] * size[1] * depth))
-        for some in (slice(first, first + group) for first in range(0, count, group)):
-            slabs_of_some = to_slabs(resize(keys[some]), side, self.length)
-            self.slabs[:, :, some] = slabs_of_some
-            self.norms[:, some] = _joined(slabs_of_some).int().square().sum(2, dtype=torch.int32)
-
-    @staticmethod
-    def shape(depth: int, size: tuple[int, int], side: int) -> tuple[int, int]:
-        """Length and number of slabs, of the length that leaves least empty."""
-        vector = side * side * depth
-        length = min((64, 32), key=lambda length: -(-vector // length) * length)
-        return length, -(-vector // length) * -(-size[0] // side) * -(-size[1] // side)
-
-    @classmethod
-    def bytes(cls, count: int, depth: int, size: tuple[int, int], side: int) -> int:
-        """Memory it takes."""
-        length, slabs = cls.shape(depth, size, side)
-        return slabs * count * (2 * length + 4)
 
 
 class _Level:
@@ -228,7 +190,7 @@ class _Level:
         images: a multiple of :data:`IMAGES`.
     """
 
-    def __init__(self, scale: Scale, layout: _Layout, neighbours: int, images: int) -> None:
+    def __init__(self, scale: Scale, layout: Layout, neighbours: int, images: int) -> None:
         device = layout.norms.device
         self.scale = scale
         self.layout = layout
@@ -364,70 +326,17 @@ class _Search:
         self.index.copy_(self.levels[-1].picks[self.writers].movedim(2, 0))
 
 
-class Resize:
-    """What :func:`.keys.resize_keys` does, in integers and with nothing left on the host."""
-
-    def __init__(self, old: tuple[int, int], new: tuple[int, int], device: torch.device) -> None:
-        self.same = old == new
-        self.denominator = 4 * new[0] * new[1]
-        self.taps = [
-            # No sample lies between more than two.
-            tuple(table.T.long().to(device) for table in interpolation_weights(before, after).topk(min(2, before)))
-            for before, after in zip(old, new, strict=True)
-        ]
-
-    def __call__(self, grids: Tensor) -> Tensor:
-        """``(N, h, w, r)`` -> ``(N, h', w', r)`` int16."""
-        if self.same:
-            return grids
-        sums = grids.long()
-        for axis, (weights, cells) in enumerate(self.taps, start=1):
-            ones = (1,) * (3 - axis)
-            pairs = zip(weights, cells, strict=True)
-            terms = [sums.index_select(axis, where) * weight.view(-1, *ones) for weight, where in pairs]
-            sums = terms[0] if len(terms) == 1 else terms[0] + terms[1]
-        return torch.div(2 * sums + self.denominator, 2 * self.denominator, rounding_mode="floor").short()
-
-
-def to_slabs(grids: Tensor, side: int, length: int) -> Tensor:
-    """Keys cut into units and those into slabs, in two planes: (N, h, w, r) int16 -> (slabs, 2, N, length) int8."""
-    units = cut(grids, side).flatten(0, 1)
-    vectors = pad(units, (0, 0, 0, -units.shape[1] % length)).unflatten(1, (-1, length)).flatten(0, 1).transpose(1, 2)
-    high = (vectors + 64) >> 7
-    return torch.stack([high, vectors - (high << 7)], 1).to(torch.int8)
-
-
-def from_slabs(slabs: Tensor, size: tuple[int, int], side: int, depth: int) -> Tensor:
-    """What :func:`to_slabs` was given."""
-    rows, columns = -(-size[0] // side), -(-size[1] // side)
-    vectors = _joined(slabs).transpose(1, 2).unflatten(0, (rows, columns, -1)).flatten(2, 3)
-    return paste(vectors[:, :, : side * side * depth], size, side)
-
-
-def _joined(slabs: Tensor) -> Tensor:
-    """(slabs, 2, N, length) int8 -> (slabs, N, length) int16"""
-    high, low = slabs.short().unbind(1)
-    return (high << 7) + low
-
-
 def _slabs_of_places(scale: Scale, slabs: int) -> tuple[list[int], list[tuple[int, int, int]]]:
     """Slabs to compare and to write of one place after the other; and where each place's begin, change and end."""
-    held = scale.known[:: scale.unit, :: scale.unit].copy()
-    per_unit = slabs // held.size
-    units = np.arange(held.size).reshape(held.shape)
+    per_unit = np.arange(slabs // scale.units)
     numbers: list[int] = []
     spans = []
-    for place in scale.places:
-        top, bottom, left, right = (-(-edge // scale.unit) for edge in place.window)
-        window = slice(top, bottom), slice(left, right)
-        rows, columns = np.divmod(np.array(place.cells), scale.size[1])
-        written = np.unique(units[rows // scale.unit, columns // scale.unit])
+    for place in places_in_units(scale):
         ends = [len(numbers)]
-        for some in (units[window][held[window]], written):
-            numbers.extend((some[:, None] * per_unit + np.arange(per_unit)).ravel().tolist())
+        for units in (place.window, place.block):
+            numbers += (np.array(units, dtype=int)[:, None] * len(per_unit) + per_unit).ravel().tolist()
             ends.append(len(numbers))
         spans.append((ends[0], ends[1], ends[2]))
-        held.flat[written] = True
     return numbers, spans
 
 

@@ -1,0 +1,242 @@
+"""Building blocks of the searches in torch: units of all sources, sums over windows, and loops over steps.
+
+Every search runs in two ways. Called eagerly it writes in place, and works through many sources in pieces that stay in
+a core's cache. While ``torch.export`` traces it, it is plain operations on whole tensors within one loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch._higher_order_ops.scan import scan
+
+from .prepared import PreparedSources
+
+__all__ = [
+    "PreparedUnits",
+    "TensorUnits",
+    "Units",
+    "add_at",
+    "each",
+    "places_together",
+    "put",
+    "split_places",
+    "stack",
+    "sum_windows",
+]
+
+#: Elements that one operation reads or writes at a time: a core's cache holds them.
+_CHUNK = 1 << 18
+#: Elements of all windows of a step up to which one gather is faster than one addition a cell.
+_GATHERED = 1 << 16
+#: Elements of the sums of the places that are compared together.
+_TOGETHER = 1 << 19
+
+
+def put(target: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """Return a tensor with some rows replaced; called eagerly, the replacement is in place."""
+    if torch.compiler.is_exporting():
+        return target.index_put((rows,), values)
+    return target.index_copy_(0, rows, values)
+
+
+def add_at(counts: Tensor, columns: Tensor, amount: int) -> Tensor:
+    """Return counts ``(N, C)`` with an amount added at columns ``(N, T)``; called eagerly, in place."""
+    amounts = torch.full_like(columns, amount, dtype=counts.dtype)
+    if torch.compiler.is_exporting():
+        return counts.scatter_add(1, columns, amounts)
+    return counts.scatter_add_(1, columns, amounts)
+
+
+def each(visit: Callable[[Any, Any], Any], state: Any, steps: Any) -> Any:
+    """Visit steps in order, as one loop of a graph where one is traced.
+
+    Args:
+        visit: ``(state, step) -> state``; shapes and types of the state do not change.
+        state: initial value, a tensor or a tuple of tensors.
+        steps: list of steps, each a tuple of tensors; or one such tuple whose tensors have a leading dimension for all
+            steps, as :func:`stack` returns it.
+
+    Returns:
+        The final state.
+    """
+    if isinstance(steps, list) or not torch.compiler.is_exporting():
+        for step in steps if isinstance(steps, list) else zip(*steps, strict=True):
+            state = visit(state, step)
+        return state
+    if isinstance(state, Tensor):
+        # AOTInductor cannot do loops of a single tensor.
+        turns = torch.zeros(1, device=state.device)
+        return each(lambda both, step: (visit(both[0], step), both[1] + 1), (state, turns), steps)[0]
+    # Results of steps are not collected: AOTInductor does so for fixed numbers of images alone.
+    return scan(lambda state, step: (visit(state, step), []), state, tuple(steps))[0]
+
+
+def stack(steps: Sequence[Sequence[Tensor]], fillers: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return each field of all steps as one tensor, padded by the field's filler to the longest step."""
+    fields = []
+    for field, filler in zip(zip(*steps, strict=True), fillers, strict=True):
+        longest = [max(sizes) for sizes in zip(*(tensor.shape for tensor in field), strict=True)]
+        table = torch.full((len(field), *longest), filler, dtype=field[0].dtype)
+        for row, tensor in zip(table, field, strict=True):
+            row[tuple(slice(size) for size in tensor.shape)] = tensor
+        fields.append(table)
+    return tuple(fields)
+
+
+def sum_windows(scores: Tensor, windows: Tensor, many: bool = False) -> Tensor:
+    """Return the sums of scores ``(units, N, B)`` over windows ``(M, V)`` of units: ``(M, N, B)``.
+
+    Args:
+        scores: integers.
+        windows: the units of each window.
+        many: whether a graph must not gather all windows at once.
+    """
+    if many and torch.compiler.is_exporting():
+        nothing = torch.zeros_like(scores.index_select(0, windows[:, 0]))
+        total: Tensor = each(lambda total, units: total + scores[units[0]], nothing, (windows.T,))
+        return total
+    if torch.compiler.is_exporting() or windows.numel() * scores[0].numel() <= _GATHERED or windows.shape[1] < 2:
+        flat = scores.index_select(0, windows.flatten().to(scores.device))
+        summed: Tensor = flat.unflatten(0, windows.shape).sum(1, dtype=scores.dtype)
+        return summed
+    total = scores.new_empty((windows.shape[0], *scores.shape[1:]))
+    for units, result in zip(windows.tolist(), total, strict=True):
+        torch.add(scores[units[0]], scores[units[1]], out=result)
+        for unit in units[2:]:
+            result.add_(scores[unit])
+    return total
+
+
+def places_together(elements: int) -> int:
+    """Return how many places are compared at a time, where the scores of one are so many elements."""
+    return max(1, _TOGETHER // max(1, elements))
+
+
+def split_places(choose: Callable[[slice], Tensor], places: int, together: int) -> Tensor:
+    """Return the picks ``(places, N)`` of all places of a step; called eagerly, few places at a time.
+
+    Args:
+        choose: returns the picks of some places.
+        places: number of places in the step.
+        together: most places at a time.
+    """
+    if torch.compiler.is_exporting() or places <= together:
+        return choose(slice(0, places))
+    return torch.cat([choose(slice(first, first + together)) for first in range(0, places, together)])
+
+
+class Units(Protocol):
+    """Squares of cells of all sources that are compared and copied as one."""
+
+    def pick(self, units: Tensor, picks: Tensor) -> Tensor:
+        """Return the keys ``(T, N, K)`` of the picked sources ``(T, N)`` at units ``(T,)``."""
+
+    def compare(self, scores: Tensor, units: Tensor, held: Tensor) -> Tensor:
+        """Return scores ``(units, N, B)`` with those of some units ``(T,)`` replaced.
+
+        A score is |y|^2 - 2 x.y of keys x that the images hold, ``(T, N, K)``, and keys y of the sources.
+        """
+
+
+class TensorUnits:
+    """Units as two tensors, for graphs.
+
+    Args:
+        vectors: ``(units, K, B)`` floating point keys.
+        norms: ``(units, 1, B)`` their squared norms.
+    """
+
+    def __init__(self, vectors: Tensor, norms: Tensor) -> None:
+        self.vectors, self.norms = vectors, norms
+
+    def pick(self, units: Tensor, picks: Tensor) -> Tensor:
+        """See :meth:`Units.pick`."""
+        vectors = self.vectors.index_select(0, units)
+        places = picks[:, None, :].expand(-1, vectors.shape[1], -1)
+        return vectors.gather(2, places).transpose(1, 2)
+
+    def compare(self, scores: Tensor, units: Tensor, held: Tensor) -> Tensor:
+        """See :meth:`Units.compare`."""
+        norms, vectors = self.norms.index_select(0, units), self.vectors.index_select(0, units)
+        found = torch.baddbmm(norms, held, vectors, alpha=-2)
+        return put(scores, units, found.to(scores.dtype))
+
+
+class PreparedUnits:
+    """Units as :class:`~latentpatch.methods.latent.search.prepared.PreparedSources` prepares them, for eager searches.
+
+    Where the sources keep the units of this size they are read in place. Otherwise rows of units are prepared one at a
+    time; units that are single cells of the bank are taken from its keys.
+
+    Args:
+        sources: the sources.
+        size: cells ``(h, w)`` of the grid.
+        side: cells along a side of a unit.
+        exact: floating point type that holds all scores.
+        rows: number of rows of units that a block reaches over.
+    """
+
+    def __init__(
+        self, sources: PreparedSources, size: tuple[int, int], side: int, exact: torch.dtype, rows: int = 1
+    ) -> None:
+        self.sources, self.exact = sources, exact
+        self.columns = -(-size[1] // side)
+        self.cells = side == 1 and size == sources.keys.shape[1:3]
+        self.length, self.count = side * side * sources.keys.shape[3], len(sources.keys)
+        self.vectors: Tensor | None = None
+        if sources.keeps([(size, side)]):
+            vectors, norms = sources.units(size, side)
+            self.vectors, self.norms = vectors.flatten(0, 1), norms.flatten(0, 1)
+        # What the sources do not keep is not prepared more than once while blocks of a row are written.
+        self._row = lru_cache(maxsize=rows)(lambda row: sources.row(size, side, row))
+
+    def pick(self, units: Tensor, picks: Tensor) -> Tensor:
+        """See :meth:`Units.pick`."""
+
+        def gather(own: Tensor) -> Tensor:
+            if self.cells:
+                rows, columns = units // self.columns, units % self.columns
+                return self.sources.keys[own, rows[:, None], columns[:, None]]
+            if self.vectors is not None:
+                return self.vectors[units[:, None], :, own]
+            numbers = zip(units.tolist(), own, strict=True)
+            return torch.stack([self._unit(unit)[0][:, some].t() for unit, some in numbers])
+
+        return self.sources.pick(gather, picks, self.length).to(self.exact)
+
+    def compare(self, scores: Tensor, units: Tensor, held: Tensor) -> Tensor:
+        """See :meth:`Units.compare`."""
+        some = max(1, _CHUNK // max(1, (self.length + 1) * self.count))
+        if self.vectors is not None and some > 1:
+            for part, keys in zip(units.split(some), held.split(some), strict=True):
+                found = torch.baddbmm(
+                    self.norms[part].to(self.exact), keys, self.vectors[part].to(self.exact), alpha=-2
+                )
+                put(scores, part, found.to(scores.dtype))
+            return scores
+        images = held.shape[1]
+        few = max(1, _CHUNK // (self.length + 1 + images))
+        for unit, keys in zip(units.tolist(), held, strict=True):
+            vectors, norms = self._unit(unit)
+            target = scores[unit]
+            for part in (slice(first, first + few) for first in range(0, self.count, few)):
+                ready = vectors[:, part].to(self.exact)
+                target[:, part] = torch.addmm(norms[:, part].to(self.exact), keys, ready, alpha=-2)
+        return scores
+
+    def _unit(self, unit: int) -> tuple[Tensor, Tensor]:
+        """Return the keys ``(K, B)`` of a unit and their squared norms ``(1, B)``."""
+        if self.vectors is not None:
+            return self.vectors[unit], self.norms[unit]
+        row, column = divmod(unit, self.columns)
+        if self.cells:
+            vectors = self.sources.keys[:, row, column].t().contiguous()
+            norms = vectors.to(self.exact).square().sum(0, keepdim=True)
+            return vectors, norms if self.sources.costs is None else norms + self.sources.costs
+        found = self._row(row)
+        return found.vectors[column], found.norms[column]
