@@ -20,10 +20,10 @@ _LAST = torch.iinfo(torch.int64).max
 class ShardedSources(PreparedSources):
     """Shard of the sources in one process, prepared for searches.
 
-    Source numbers follow the ranks of the processes. The k nearest sources of each process are merged; the keys of the chosen sources come from the processes that own
-    them. Distances are exact integers and ties go to the lower source, so index maps equal those of a search by one
-    process bit for bit. All processes construct their shards together and search together, with the same noise,
-    settings, reference and mask.
+    Source numbers follow the ranks of the processes. The k nearest sources of each process are merged; the keys of the
+    chosen sources come from the processes that own them. Distances are exact integers and ties go to the lower source,
+    so index maps equal those of a search by one process bit for bit. All processes construct their shards together and
+    search together, with the same noise, settings, reference and mask.
 
     Args:
         keys: ``(b, h, w, r)`` int16 sources of this process; there may be none.

@@ -1,7 +1,7 @@
 """Resynthesis in torch, in eager mode and in graphs.
 
-Memory holds the scores of single cells, |y|^2 - 2 x.y, for all cells and sources: see :mod:`.torch_raster`. One more cell
-stands for all cells beyond the grid; its scores are zero, and its source is the null source, the number of sources.
+Memory holds the scores of single cells, |y|^2 - 2 x.y, for all cells and sources: see :mod:`.torch_raster`. One more
+cell stands for all cells beyond the grid; its scores are zero, and its source is null: the number of sources.
 """
 
 from __future__ import annotations
