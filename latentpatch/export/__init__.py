@@ -1,4 +1,4 @@
-"""Export of fitted models as graphs that run without this package: ONNX, torch.export, AOTInductor."""
+"""Export of fitted models to ONNX, torch.export and AOTInductor, which run without this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fitted models as graphs that run without this package: ONNX, and programs of ``torch.export``."""
+"""Files of exported models: ONNX, programs of ``torch.export`` and packages of AOTInductor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..errors import LatentPatchError
+from ..errors import LatentPatchError, MissingDependencyError, SettingError
 from ..io.atomic import staged
 from ..model import LatentPatch
 from ..registry import SAMPLERS
@@ -24,13 +24,15 @@ from .graphs import Graph, graphs
 
 __all__ = ["EXTERNAL_FROM", "FORMATS", "export"]
 
-#: What :func:`export` writes: ONNX; programs of ``torch.export``; those compiled to machine code by AOTInductor.
+#: File formats: ONNX, programs of ``torch.export``, and programs that AOTInductor compiles to machine code.
 FORMATS = ("onnx", "pt2", "aoti")
 
-#: Bytes of weights and sources from which an ONNX file has them in another one beside it. 2^31 is the format's limit.
+#: Bytes of weights and sources from which an ONNX file stores them in a second file. The format's limit is 2^31.
 EXTERNAL_FROM = 1 << 30
 
+#: Operator set of ONNX files.
 _OPSET = 18
+#: Description of the input ``noise`` in the files; part of the format.
 _SEEDS = (
     "noise: uniforms in [0, 1), float32, one row an image; those of seed s are "
     "numpy.random.default_rng(s).random(steps, dtype=numpy.float32); numbers outside count as the nearest inside"
@@ -48,31 +50,32 @@ def export(
     only: tuple[str, ...] | None = None,
     external_from: int = EXTERNAL_FROM,
 ) -> dict[str, Any]:
-    """Write a model's graphs, and ``export.json``, what they were made from.
+    """Write the graphs of a model, and ``export.json`` with the facts they were made from.
 
     The graphs are ``generate``, ``encoder``, ``decoder``, ``reference`` and ``edit``; their inputs and outputs are in
     ``docs/export.md``. Batches may be of any length.
 
     Args:
-        model: fitted.
-        folder: where; files of the same names are replaced, all of them or none.
+        model: fitted model.
+        folder: output folder; files of the same names are replaced, all of them or none.
         format: one of :data:`FORMATS`.
-        sampler: its name, of a sampler that is exportable; by default the one the settings are for.
-        settings: of the sampler; by default the model's.
-        where: predicate on attributes: the files then hold no other sources.
-        only: names of the graphs that are wanted; None for all.
+        sampler: name of an exportable sampler; None for the sampler of the settings.
+        settings: settings of the sampler; None for the model's.
+        where: predicate on attributes; the files then contain only the sources that satisfy it.
+        only: names of the graphs to write; None for all.
         external_from: see :data:`EXTERNAL_FROM`.
 
     Returns:
-        What is in ``export.json``.
+        The content of ``export.json``.
 
     Raises:
-        ValueError: for what the graphs cannot represent, by name.
-        LatentPatchError: without the packages or the compiler that a format needs.
+        SettingError: for an argument or setting that the graphs do not support.
+        MissingDependencyError: where packages of the format are missing.
+        LatentPatchError: where the compiler of the format is missing.
         FileError: where files cannot be written.
     """
     if format not in FORMATS:
-        raise ValueError(f"format {format!r}: one of {', '.join(FORMATS)} is expected")
+        raise SettingError("format", format, f"one of {', '.join(FORMATS)}")
     _check_tools(format)
     method, chosen = model.sampler_and_settings(sampler, settings)
     model, sampler = _subset(model, where), SAMPLERS.name_of(chosen)
@@ -81,7 +84,7 @@ def export(
     names = [graph.name for graph in made]
     unknown = [name for name in only or () if name not in names]
     if unknown:
-        raise ValueError(f"graph {unknown[0]!r}: one of {', '.join(names)} is expected")
+        raise SettingError("only", unknown[0], f"one of {', '.join(names)}")
     facts = _facts(model, sampler, free, guided, format)
     facts["graphs"] = {graph.name: _describe(graph) for graph in made if graph.name in (only or names)}
     with staged(folder) as staging, torch.no_grad(), _quiet():
@@ -93,6 +96,7 @@ def export(
 
 
 def _write(graph: Graph, folder: Path, format: str, facts: dict[str, Any], external_from: int) -> None:
+    """Trace a graph for batches of any length and write its file."""
     batch = torch.export.Dim("N", min=1, max=1 << 16)
     program = torch.export.export(
         graph.module.eval(),
@@ -118,6 +122,7 @@ def _write_onnx(
     text: str,
     external_from: int,
 ) -> None:
+    """Write a program as an ONNX file and check the file."""
     import onnx
 
     made = torch.onnx.export(
@@ -141,7 +146,7 @@ def _write_onnx(
 
 
 def _repair(graph: Any) -> None:
-    """Repair what the exporter leaves: other values that are named as outputs are, and empty lists of a ``Scan``."""
+    """Repair faults of the exporter: values with the name of an output, and empty lists of ``Scan``."""
     names = {value.name for value in graph.outputs}
     for value in [value for name, value in graph.initializers.items() if name in names]:
         del graph.initializers[value.name]
@@ -151,19 +156,20 @@ def _repair(graph: Any) -> None:
         for value in node.outputs:
             if value.name in names and not any(value is output for output in graph.outputs):
                 value.name += "_within"
-        # quantize_dynamic of ONNX Runtime refuses a list without elements, which has no type.
-        empty = [name for name, held in node.attributes.items() if held.type.name == "INTS" and not held.value]
+        # quantize_dynamic of ONNX Runtime rejects an empty list, because it has no type.
+        empty = [name for name, item in node.attributes.items() if item.type.name == "INTS" and not item.value]
         for name in empty if node.op_type == "Scan" else ():
             del node.attributes[name]
 
 
 def _subset(model: LatentPatch, where: str | None) -> LatentPatch:
-    """A model on the CPU of the sources that satisfy a predicate alone; the PCA is that of all."""
+    """Return a model on the CPU with only the sources that satisfy a predicate; the PCA stays the same."""
     part = model if where is None else model.subset(where)
     return part if part.bank.keys.device.type == "cpu" else copy.deepcopy(part).cpu()
 
 
 def _facts(model: LatentPatch, sampler: str, free: Any, guided: Any, format: str) -> dict[str, Any]:
+    """Return the facts of ``export.json`` that all graphs share."""
     return {
         "version": __version__,
         "format": format,
@@ -180,6 +186,7 @@ def _facts(model: LatentPatch, sampler: str, free: Any, guided: Any, format: str
 
 
 def _describe(graph: Graph) -> dict[str, Any]:
+    """Return the inputs and outputs of a graph as a JSON record."""
     return {
         "inputs": {
             name: {"type": str(value.dtype).removeprefix("torch."), "shape": ["N", *value.shape[1:]]}
@@ -190,19 +197,20 @@ def _describe(graph: Graph) -> dict[str, Any]:
 
 
 def _check_tools(format: str) -> None:
+    """Raise an error where packages or the compiler of a format are missing."""
     if format == "onnx":
         try:
             import onnx  # noqa: F401
             import onnxscript  # noqa: F401
         except ImportError as error:
-            raise LatentPatchError(f"ONNX needs the package {error.name}: pip install 'latentpatch[onnx]'") from error
+            raise MissingDependencyError(error.name or "onnx", "onnx", "ONNX export") from error
     elif format == "aoti" and shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise LatentPatchError("AOTInductor needs a C++ compiler: none is found as $CXX or g++; pt2 needs none")
+        raise LatentPatchError("The format aoti needs a C++ compiler, and neither $CXX nor g++ is one; pt2 needs none")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's remarks are about its own parts."""
+    """Suppress warnings of the exporter, which concern its own internals."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

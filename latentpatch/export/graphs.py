@@ -1,4 +1,4 @@
-"""What is exported: a fitted model's operations as modules of tensors in, tensors out, to be traced."""
+"""Graphs of a fitted model: its operations as traceable modules from tensors to tensors."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Graph:
     """A module to trace.
 
     Attributes:
-        name: of its file.
-        module: takes and gives batches, images first.
-        inputs: an example of each input, by name; the first dimension may be of any length.
-        outputs: names.
+        name: name of the graph's file.
+        module: module from batches to batches; the first dimension counts images.
+        inputs: example of each input, by name; the first dimension may have any length.
+        outputs: names of the outputs.
     """
 
     name: str
@@ -38,16 +38,16 @@ class Graph:
 
 
 def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Settings) -> list[Graph]:
-    """All graphs of a model.
+    """Return all graphs of a model.
 
     Args:
-        model: fitted, on the CPU.
-        sampler: its name.
-        settings: of ``generate``.
-        guided: of ``reference``.
+        model: fitted model on the CPU.
+        sampler: name of the sampler.
+        settings: settings of ``generate``.
+        guided: settings of ``reference``.
 
     Raises:
-        ValueError: for what cannot be exported, by name.
+        SettingError: where the sampler or the precision cannot be exported.
     """
     method = SAMPLERS.named(sampler)
     if not method.is_exportable:
@@ -58,7 +58,9 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
     bank, sources = model.bank, model.bank.prepared()
     decoder, encoder = Decoder(model.autoencoder), Encoder(model.autoencoder)
     free, like = method.traceable(sources, settings, False), method.traceable(sources, guided, True)
-    images = torch.rand(2, 3, *model.image_size)  # one tensor given twice would become one input
+    images = torch.rand(
+        2, 3, *model.image_size
+    )  # Each input is a tensor of its own: the tracer merges inputs that are one tensor.
     masks = torch.rand(2, *model.image_size) < 0.5
     latents = torch.zeros(2, model.autoencoder.spec.latent_channels, *bank.grid)
     gathered = Sources(model)
@@ -83,11 +85,15 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
 
 
 def _noise(search: nn.Module) -> Tensor:
+    """Return example noise of a sampler."""
     return torch.rand(2, int(search.steps))  # type: ignore[arg-type]
 
 
 class Encoder(nn.Module):
-    """Images ``(N, 3, H, W)`` in [0, 1] -> latents ``(N, L, h, w)``, the nearest codes where there is a codebook."""
+    """Encoder from images ``(N, 3, H, W)`` in [0, 1] to latents ``(N, L, h, w)``.
+
+    With a codebook, the latents are its nearest vectors.
+    """
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
@@ -98,16 +104,16 @@ class Encoder(nn.Module):
         latents = F.pixel_unshuffle(network.encode_raw(images).float(), network.fold)
         if network.codebook is None:
             return latents
-        # |v - c|^2 less |v|^2, in float64: autoencoder.codes() without what graphs have no operation for.
+        # Distances are |v - c|^2 less |v|^2 in float64: autoencoder.codes() with operations that graphs support.
         codebook = network.codebook.double()
         vectors = F.pixel_shuffle(latents, network.fold).movedim(1, -1).double()
         distances = codebook.square().sum(1) - 2 * vectors @ codebook.T
-        found = F.embedding(distances.argmin(-1), network.codebook)
-        return F.pixel_unshuffle(found.movedim(-1, 1), network.fold)
+        codes = F.embedding(distances.argmin(-1), network.codebook)
+        return F.pixel_unshuffle(codes.movedim(-1, 1), network.fold)
 
 
 class Decoder(nn.Module):
-    """Latents ``(N, L, h, w)`` -> images ``(N, 3, H, W)`` in [0, 1]."""
+    """Decoder from latents ``(N, L, h, w)`` to images ``(N, 3, H, W)`` in [0, 1]."""
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
@@ -118,7 +124,7 @@ class Decoder(nn.Module):
 
 
 class Sources(nn.Module):
-    """Index map ``(N, h, w)`` -> latents ``(N, L, h, w)``."""
+    """Lookup from index maps ``(N, h, w)`` to the latents of the sources ``(N, L, h, w)``."""
 
     latents: Tensor
     cells: Tensor
@@ -126,23 +132,23 @@ class Sources(nn.Module):
 
     def __init__(self, model: LatentPatch) -> None:
         super().__init__()
-        stored = model.bank.latents
+        latents = model.bank.latents
         cells = model.bank.grid[0] * model.bank.grid[1]
         self.area = cells
-        self.register_buffer("latents", stored.flatten(0, 2))
+        self.register_buffer("latents", latents.flatten(0, 2))
         self.register_buffer("cells", torch.arange(cells).view(model.bank.grid))
         self.register_buffer("codebook", model.autoencoder.codebook)
 
     def forward(self, index: Tensor) -> Tensor:
-        found = F.embedding(index * self.area + self.cells, self.latents).movedim(-1, 1)
+        latents = F.embedding(index * self.area + self.cells, self.latents).movedim(-1, 1)
         if self.codebook is None:
-            return found.float()
-        # As unfolding the codes, looking them up and folding the vectors does; runtimes unfold no integers.
-        return F.embedding(found.int(), self.codebook).movedim(-1, 1).flatten(1, 2)
+            return latents.float()
+        # The result equals unfolding codes, looking them up and folding vectors; runtimes cannot unfold integers.
+        return F.embedding(latents.int(), self.codebook).movedim(-1, 1).flatten(1, 2)
 
 
 class Blended(nn.Module):
-    """Index map ``(N, h, w)`` -> latents ``(N, L, h, w)``, joined where sources meet."""
+    """Lookup from index maps ``(N, h, w)`` to latents ``(N, L, h, w)``, blended where sources meet."""
 
     down: Tensor
     right: Tensor
@@ -160,7 +166,7 @@ class Blended(nn.Module):
 
 
 class Detailed(nn.Module):
-    """Index map ``(N, h, w)`` -> images ``(N, 3, H, W)`` with the details of the sources."""
+    """Decoding of index maps ``(N, h, w)`` to images ``(N, 3, H, W)`` with the residuals of the sources."""
 
     details: Tensor
     places: Tensor
@@ -169,9 +175,9 @@ class Detailed(nn.Module):
     def __init__(self, sources: nn.Module, decoder: Decoder, model: LatentPatch) -> None:
         super().__init__()
         self.sources, self.decoder = sources, decoder
-        stored, (rows, columns) = model.bank.residuals, model.bank.grid
+        residuals, (rows, columns) = model.bank.residuals, model.bank.grid
         self.area, self.quarter = 4 * rows * columns, model.autoencoder.spec.downsampling // 2
-        self.register_buffer("details", stored.reshape(-1, stored.shape[3] // 4))
+        self.register_buffer("details", residuals.reshape(-1, residuals.shape[3] // 4))
         self.register_buffer("places", torch.arange(self.area).view(rows, columns, 4))
         self.register_buffer("weights", fading(self.quarter, torch.device("cpu")) / LEVELS)
 
@@ -185,7 +191,7 @@ class Detailed(nn.Module):
 
 
 class Generate(nn.Module):
-    """Noise ``(N, steps)`` -> images ``(N, 3, H, W)`` and index map ``(N, h, w)``."""
+    """Generation from noise ``(N, steps)`` to images ``(N, 3, H, W)`` and index maps ``(N, h, w)``."""
 
     def __init__(self, search: nn.Module, pictures: nn.Module) -> None:
         super().__init__()
@@ -197,7 +203,7 @@ class Generate(nn.Module):
 
 
 class Reference(nn.Module):
-    """References ``(N, 3, H, W)`` and noise ``(N, steps)`` -> images and index map."""
+    """Generation from references ``(N, 3, H, W)`` and noise ``(N, steps)`` to images and index maps."""
 
     mean: Tensor
     basis: Tensor
@@ -209,7 +215,7 @@ class Reference(nn.Module):
         self.register_buffer("mean", model.pca.mean.double()[:, None, None])
         self.register_buffer("basis", model.pca.basis.double())
         self.register_buffer("unit", model.bank.key_step.double())
-        # As sampling.keys.to_keys() bounds them.
+        # The bound on the norms of keys is that of search.keys.to_keys().
         self.limit = KEY_NORM - 0.5 * model.pca.components**0.5
 
     def forward(self, reference: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,8 +228,9 @@ class Reference(nn.Module):
 
 
 class Edit(nn.Module):
-    """Images ``(N, 3, H, W)``, masks ``(N, H, W)`` bool and donors ``(N, 3, H, W)`` -> images: donors' latents where
-    half of a cell or more is masked, and where nothing is, the image through the autoencoder.
+    """Edit of images ``(N, 3, H, W)`` by donors ``(N, 3, H, W)`` inside masks ``(N, H, W)`` bool.
+
+    Cells of which the mask covers at least half get the latents of the donor; all others keep those of the image.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:

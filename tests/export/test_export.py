@@ -457,17 +457,17 @@ def test_a_copy_searches_its_own_sources(small):
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("raster", "resynthesis")])
 def test_other_samplers_are_refused_by_name(name, model, tmp_path):
-    with pytest.raises(ValueError, match=f"sampler '{name}': cannot be exported; one of resynthesis, raster"):
+    with refuses("sampler"):
         export(model, tmp_path / "a", "pt2", sampler=name)
     assert not (tmp_path / "a").exists()
 
 
 def test_refusals_name_what_cannot_be_exported(model, tmp_path):
-    with pytest.raises(ValueError, match="format 'tflite'"):
+    with refuses("format"):
         export(model, tmp_path / "a", "tflite")
-    with pytest.raises(ValueError, match="graph 'inpaint'"):
+    with refuses("only"):
         export(model, tmp_path / "a", "pt2", only=("inpaint",))
-    with pytest.raises(ValueError, match=r"max_share 0\.01: at least"):
+    with refuses("max_share"):
         export(model, tmp_path / "a", "pt2", settings=ResynthesisSettings(max_share=0.01))
     model.precision = "bfloat16"
     with refuses("precision"):
@@ -495,7 +495,7 @@ def test_the_command_exports_presets(preset, changes, faces, tmp_path):
 def test_the_command_refuses_what_cannot_be_exported(faces, tmp_path, capsys):
     arguments = [str(faces), "--autoencoder", "pixels:4", "--size", "64", "--components", "8"]
     assert main(["export", *arguments, "--sampler", "diffusion", "-o", str(tmp_path / "a")]) == 1
-    assert "sampler 'diffusion': cannot be exported" in capsys.readouterr().err
+    assert "sampler must be one of" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
 
 

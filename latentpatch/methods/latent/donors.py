@@ -1,4 +1,4 @@
-"""Which source an image starts with, and which sources may give patches to it."""
+"""Random choice of the source that an image starts with, and of the sources that give patches to it."""
 
 from __future__ import annotations
 
@@ -7,67 +7,70 @@ from torch import Tensor
 
 from ...ops.noise import draw
 
-__all__ = ["SUBSET_STEPS", "barred_pictures", "start_sources"]
+__all__ = ["SUBSET_STEPS", "excluded_pictures", "start_sources"]
 
-#: Uniforms that an image's subset of sources is drawn with.
+#: Number of uniforms that draw the donors of one image.
 SUBSET_STEPS = 1
-#: Streams of numbers: as many as floating point numbers of 32 bits tell apart.
+#: Number of random streams: a float32 uniform tells this many apart.
 _STREAMS = 1 << 24
+#: Modulus of the pseudorandom numbers; x^5 is a permutation of the residues of this prime.
 _PRIME = (1 << 31) - 1
 
 
 def start_sources(uniforms: Tensor, distances: Tensor, starts: Tensor | None) -> Tensor:
-    """Return the sources to start with, ``(N,)`` int64: of some that are drawn the farthest from the mean of all.
+    """Return start sources ``(N,)`` int64: the drawn candidates that are farthest from the mean source.
 
     Args:
-        uniforms: ``(N, draws)``.
-        distances: ``(B,)`` int64 squared distance of each source to the mean.
-        starts: ``(S,)`` int64 sources that are drawn from; None for all.
+        uniforms: ``(N, candidates)`` uniforms in [0, 1).
+        distances: ``(B,)`` int64 squared distance of each source to the mean source.
+        starts: ``(S,)`` int64 sources that candidates are drawn from; None for all.
     """
     count = distances.shape[0]
     drawn = draw(uniforms, count) if starts is None else starts[draw(uniforms, starts.shape[0])]
-    draws = uniforms.shape[1]
-    if draws == 1:
+    candidates = uniforms.shape[1]
+    if candidates == 1:
         return drawn[:, 0]
-    # The first drawn among equals.
-    farthest = (distances[drawn] * draws - torch.arange(draws, device=drawn.device)).argmax(1, keepdim=True)
+    # Ties go to the candidate that was drawn first.
+    order = torch.arange(candidates, device=drawn.device)
+    farthest = (distances[drawn] * candidates - order).argmax(1, keepdim=True)
     return drawn.gather(1, farthest)[:, 0]
 
 
-def barred_pictures(
-    first: Tensor | None, uniforms: Tensor, numbers: Tensor, givers: int, keep_start: bool
+def excluded_pictures(
+    first: Tensor | None, uniforms: Tensor, numbers: Tensor, num_donors: int, keep_start: bool
 ) -> Tensor | None:
-    """Return which pictures give nothing: ``(N, B)`` bool, None where all may give.
+    """Return the pictures that are no donors of each image ``(N, B)`` bool, or None where all are.
 
     Args:
-        first: ``(N,)`` those that are started with.
-        uniforms: ``(N, SUBSET_STEPS)`` to draw the others with; there may be more.
-        numbers: ``(B,)`` int64, those of all pictures, from 0 on. In a graph they must be data: AOTInductor multiplies
-            numbers that it counts up itself in 32 bits.
-        givers: how many of them give.
-        keep_start: whether that which is started with gives.
+        first: ``(N,)`` pictures of the start sources; None with a reference.
+        uniforms: ``(N, SUBSET_STEPS)`` uniforms that draw the donors; further columns are ignored.
+        numbers: ``(B,)`` int64 numbers of all pictures, from 0 on. In a graph they must be data: AOTInductor multiplies
+            numbers from an ``arange`` in 32 bits.
+        num_donors: number of donors of each image.
+        keep_start: whether the start picture is a donor; otherwise it never is.
     """
     count = numbers.shape[0]
-    if givers == count:
+    if num_donors == count:
         return None
-    images = uniforms.shape[0]  # len would be one number in a graph
+    images = uniforms.shape[0]  # Tracing would turn len() into a constant.
     ranks = _shuffled(draw(uniforms[:, :1], _STREAMS), numbers) * count + numbers
     if first is not None:
         ranks = ranks.scatter(1, first[:, None], -1 if keep_start else _PRIME * count)
-    giving = ranks.topk(givers, dim=1, largest=False).indices
-    return uniforms.new_ones((images, count), dtype=torch.bool).scatter(1, giving, False)
+    donors = ranks.topk(num_donors, dim=1, largest=False).indices
+    return uniforms.new_ones((images, count), dtype=torch.bool).scatter(1, donors, False)
 
 
 def _shuffled(stream: Tensor, numbers: Tensor) -> Tensor:
-    """Return numbers that look random, others for each stream, from 0 to a prime less one.
+    """Return pseudorandom integers from 0 to a prime less one, a different sequence for each stream.
 
-    Two rounds of x^5, which permutes them, in integers of 64 bits: the same on every device, and in graphs.
+    Two rounds of the permutation x^5 modulo the prime, in 64-bit integers, are the same on every device and in graphs.
     """
     once = _fifth_power(stream * 1_618_033 + numbers * 271_828_183 + 1)
     return _fifth_power(once + stream * 141_421_356 + numbers * 577_215_664)
 
 
 def _fifth_power(x: Tensor) -> Tensor:
+    """Return ``x ** 5`` modulo the prime; no intermediate product overflows 64 bits."""
     x = x % _PRIME
     square = x * x % _PRIME
     return square * square % _PRIME * x % _PRIME

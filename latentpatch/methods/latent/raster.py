@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import SettingError
+from ...errors import MissingDependencyError, SettingError
 from ...ops.noise import draw
 from ...validation import check_noise, check_reference
 from ..base import Context, Sampler
@@ -28,10 +28,10 @@ __all__ = ["Raster", "RasterSettings", "raster", "raster_steps"]
 
 BACKENDS = ("torch", "triton", "numba")
 
-#: Grid sizes, coarse to fine, where a region is filled and the settings leave them open.
+#: Default number of grid sizes, coarse to fine, for inpainting.
 INPAINTING_SCALES = 3
 
-#: Cost of comparing a cell with the sources when it is written, in compared window cells; measured.
+#: Measured cost of comparing a cell with the sources when it is written, in compared window cells.
 CELL_WORK = 64
 
 
@@ -41,9 +41,9 @@ def raster_steps(
     reference: bool = False,
     mask: Tensor | None = None,
 ) -> int:
-    """Uniforms the sampler takes for one image.
+    """Return the number of uniforms that one image consumes.
 
-    Arguments and errors are those of :func:`~latentpatch.methods.latent.search.schedule.raster_schedule`.
+    Arguments and errors are documented at :func:`~latentpatch.methods.latent.search.schedule.raster_schedule`.
     """
     scales = raster_schedule(grid, settings or RasterSettings(), reference, _on_host(mask))
     return sum(len(scale.places) for scale in scales)
@@ -60,70 +60,71 @@ def raster(
     memory: int = MAX_MEMORY,
     backend: str | None = None,
 ) -> Tensor:
-    """Grow index maps block by block, each copied from one of the k sources whose patch at the same
-    place is nearest to what is there already.
+    """Grow index maps block by block, each block from one of the k nearest sources.
 
-    An image's cells are compared with the sources' once, when they are written; a patch's distance is a sum of those
-    results. Arithmetic is exact (:mod:`.search.torch_raster`), ties go to the lower source, so an image depends on its
-    own noise alone: not on its batch, the device, the number of threads or the bound on memory.
+    The nearest sources are those whose patch at the same place is nearest to the cells of the image that are filled.
+    Each cell is compared with the sources once, when it is written; the distance of a patch is a sum of those results.
+    Arithmetic is exact (:mod:`.search.torch_raster`) and ties go to the lower source, so an image depends only on its
+    own noise: not on its batch, the device, the number of threads or the bound on memory.
 
     Args:
-        keys: ``(B, h, w, r)`` int16 sources; or those with what earlier searches prepared, which this one then spares.
-        noise: ``(N, steps)`` uniforms in [0, 1), ``steps`` from :func:`raster_steps`; numbers outside count
-            as the nearest inside.
-        settings: defaults where None.
-        reference: ``(N, h, w, r)`` or ``(1, h, w, r)`` int16 keys that fill the grid beforehand.
-        mask: ``(h, w)`` bool, True where cells are to be sampled, the others being the reference's:
-            inpainting. Cells outside it get index -1.
-        memory: bound in bytes on the scores kept at a time: images go in groups that keep it, of one at least (16 in
-            Triton).
+        keys: ``(B, h, w, r)`` int16 sources, or prepared sources, which save work that earlier searches have done.
+        noise: ``(N, steps)`` uniforms in [0, 1), ``steps`` from :func:`raster_steps`; numbers outside
+            are clamped.
+        settings: settings of the sampler; None for the defaults.
+        reference: ``(N, h, w, r)`` or ``(1, h, w, r)`` int16 initial keys of the grid.
+        mask: ``(h, w)`` bool for inpainting: cells where it is True are sampled, all others keep the reference and get
+            index -1.
+        memory: bound in bytes on the scores in memory: images are processed in groups within it, of at least one image
+            (16 in Triton).
         backend: ``torch``, ``triton`` (:mod:`.search.triton_backend`) or ``numba`` (:mod:`.search.numba_backend`);
-            where None, Triton on GPUs and Numba on CPUs where it is installed and can do what is asked.
+            None for Triton on GPUs and Numba on CPUs, where it is installed and supports the search, else torch.
 
     Returns:
-        ``(N, h, w)`` int64: which source each cell comes from.
+        ``(N, h, w)`` int64: source of each cell.
 
     Raises:
-        ValueError: where shapes, settings and bank do not go together, keys are too long, or the backend is unknown
-            or cannot do it.
+        ValueError: where shapes, settings and bank are inconsistent, keys are too long, or the backend is unknown or
+            does not support the search.
+        MissingDependencyError: for ``triton`` where it is not installed.
     """
     cpu.check_backend(backend, BACKENDS)
     if backend == "triton" and not _triton_installed():
-        raise ValueError("backend 'triton': Triton is not installed")
+        raise MissingDependencyError("triton", "triton", "the backend triton")
     settings = settings or RasterSettings()
     bank = keys.keys if isinstance(keys, PreparedSources) else keys
     _, height, width, depth = bank.shape
     settings.check_sources(keys.total if isinstance(keys, PreparedSources) else len(keys))
     if mask is not None and reference is None:
-        raise SettingError("reference", None, "there with a mask, to give the cells that are kept")
+        raise SettingError("reference", None, "set where there is a mask, for the cells outside it")
     scales = raster_schedule((height, width), settings, reference is not None, _on_host(mask))
     steps = sum(len(scale.places) for scale in scales)
     check_noise(noise, steps)
     check_reference(reference, bank, len(noise))
 
     sources = keys if isinstance(keys, PreparedSources) else PreparedSources(bank)
-    # Upsampling may lengthen keys by rounding each component by half a unit, at a scale and then at the next.
+    # Resizing rounds each component by up to half a unit at each of two scales, which may lengthen keys.
     norm = max(sources.norm, 0 if reference is None else longest(reference)) + isqrt(depth) + 1
     if _in_triton(backend, sources, scales, settings, norm):
         from .search import triton_backend as gpu  # needs Triton
 
         return gpu.grow(sources, noise, settings, reference, scales, memory=memory, keep=mask is None)
     search: Search
-    sums, kept = sum_dtype(settings.patch_size, norm), max(scale.units for scale in scales)
+    sums, num_units = sum_dtype(settings.patch_size, norm), max(scale.units for scale in scales)
     if cpu.chosen(backend, sources, settings.neighbors, {(scale.size, scale.unit) for scale in scales}):
-        search = _NumbaSearch(sources, settings, norm, kept, causal=mask is None)
+        search = _NumbaSearch(sources, settings, norm, num_units, causal=mask is None)
     else:
-        kept += 2  # zeros beyond the last, and sums
+        num_units += 2  # Scores have one more unit of zeros, and sums have the size of a unit.
         search = TorchSearch(sources, settings, sums, norm, causal=mask is None)
-    group = max(1, memory // (kept * max(1, sources.most) * sums.itemsize))
-    group = -(-len(noise) // max(1, -(-len(noise) // group)))  # as many groups, but even
+    group = max(1, memory // (num_units * max(1, sources.most) * sums.itemsize))
+    group = -(-len(noise) // max(1, -(-len(noise) // group)))  # Groups get equal sizes.
     parts = [torch.zeros((0, height, width), dtype=torch.int64, device=noise.device)]
-    # Autocast would round the integers.
+    # Autocast would round integers in matrix products.
     with torch.autocast(noise.device.type, enabled=False):
         for first in range(0, len(noise), max(1, group)):
             images = slice(first, first + group)
-            given = reference if reference is None or len(reference) == 1 else reference[images]
-            parts.append(_grow(sources, noise[images], given, scales, search))
+            own = reference if reference is None or len(reference) == 1 else reference[images]
+            parts.append(_grow(sources, noise[images], own, scales, search))
     return torch.cat(parts)
 
 
@@ -137,7 +138,7 @@ class Raster(Sampler):
     is_shardable = is_exportable = True
 
     def resolve(self, settings: RasterSettings, context: Context) -> RasterSettings:
-        if context.mask is not None:  # so that large regions hold together
+        if context.mask is not None:  # Coarse scales make large regions consistent.
             settings = replace(settings, scales=settings.scales or INPAINTING_SCALES)
         return settings.resolved(context.has_reference)
 
@@ -173,81 +174,81 @@ def _grow(
     scales: Sequence[Scale],
     search: Search,
 ) -> Tensor:
-    """Index maps of some images, coarse to fine. -> (N, h, w)"""
+    """Return index maps ``(N, h, w)`` of one group of images, sampled from coarse to fine."""
     images, depth = len(noise), sources.keys.shape[3]
-    grid: Tensor | None = None  # N x h x w x r keys of the images so far
+    grid: Tensor | None = None  # Keys (N, h, w, r) of the images at the last scale.
     index = torch.empty(0)
-    taken = 0
+    first = 0
     for level, scale in enumerate(scales):
-        given = None if reference is None else search.resize(reference, scale.size).expand(images, -1, -1, -1)
+        resized = None if reference is None else search.resize(reference, scale.size).expand(images, -1, -1, -1)
         if grid is None:
-            grid = sources.keys.new_zeros((images, *scale.size, depth)) if given is None else given
+            grid = sources.keys.new_zeros((images, *scale.size, depth)) if resized is None else resized
         else:
             grid = search.resize(grid, scale.size)
-            if given is not None and not scale.fill.all():
-                grid = torch.where(_column(scale.fill, grid.device), grid, given)
-        found = search.scan(level, scale, grid, noise[:, taken : taken + len(scale.places)])
-        taken += len(scale.places)
+            if resized is not None and not scale.fill.all():
+                grid = torch.where(_column(scale.fill, grid.device), grid, resized)
+        result = search.scan(level, scale, grid, noise[:, first : first + len(scale.places)])
+        first += len(scale.places)
         if scale is not scales[-1]:
-            grid = found.grid()
+            grid = result.grid()
         else:
-            index = found.picks()
+            index = result.picks()
     return index
 
 
-class Found(Protocol):
-    """What a scan found."""
+class ScanResult(Protocol):
+    """Result of a scan over the places of one scale."""
 
     def grid(self) -> Tensor:
-        """The keys the images hold: ``(N, h, w, r)`` int16."""
+        """Return the keys of the images: ``(N, h, w, r)`` int16."""
 
     def picks(self) -> Tensor:
-        """The source of each cell, -1 for none: ``(N, h, w)`` int64."""
+        """Return the source of each cell, -1 for none: ``(N, h, w)`` int64."""
 
 
 class Search(Protocol):
-    """How a scale's places are visited."""
+    """Backend that visits the places of scales."""
 
     def resize(self, keys: Tensor, size: tuple[int, int]) -> Tensor:
-        """Images brought to another size: ``(N, h, w, r)`` -> ``(N, h', w', r)``."""
+        """Return keys resized to another grid: ``(N, h, w, r)`` -> ``(N, h', w', r)``."""
 
-    def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Found:
-        """Visit them, with ``(N, h, w, r)`` keys that the images hold beforehand and ``(N, places)`` uniforms."""
+    def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> ScanResult:
+        """Visit the places of a scale, with initial keys ``(N, h, w, r)`` and uniforms ``(N, places)``."""
 
 
 class _NumbaSearch:
-    """Place by place, compiled."""
+    """Visit places one by one in compiled loops of Numba."""
 
     def __init__(self, sources: PreparedSources, settings: RasterSettings, norm: int, units: int, causal: bool) -> None:
         self.sources, self.settings, self.norm, self.units = sources, settings, norm, units
         self.sums = sum_dtype(settings.patch_size, norm)
-        # A mask's scales are made for one call: in the cache they would only push out others.
+        # The scales of a mask serve one call; in the cache they would only evict others.
         self.walk = cpu.scale_walk if causal else cpu.scale_walk.__wrapped__
-        self.room = cpu.score_room(0, self.sums)  # that scales share
+        self.buffer = cpu.score_room(0, self.sums)  # All scales share the score buffer.
 
     def resize(self, keys: Tensor, size: tuple[int, int]) -> Tensor:
         return cpu.resize(keys, size)
 
-    def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Found:
-        neighbours = self.settings.neighbors
+    def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> ScanResult:
+        neighbors = self.settings.neighbors
         scores = len(grid) * self.units * len(self.sources.keys)
-        if len(self.room) < scores:
-            self.room = cpu.score_room(scores, self.sums)
+        if len(self.buffer) < scores:
+            self.buffer = cpu.score_room(scores, self.sums)
         scan = cpu.Scan(
-            self.sources, scale.size, scale.unit, grid, scale.known, self.norm, self.sums, room=self.room
+            self.sources, scale.size, scale.unit, grid, scale.known, self.norm, self.sums, room=self.buffer
         )  # fmt: skip
         guesses = draw(uniforms, self.sources.total)
-        scan.run(self.walk(scale), draw(uniforms, neighbours), guesses, neighbours)
+        scan.run(self.walk(scale), draw(uniforms, neighbors), guesses, neighbors)
         return scan
 
 
 def _in_triton(
     backend: str | None, sources: PreparedSources, scales: Sequence[Scale], settings: RasterSettings, norm: int
 ) -> bool:
-    """Whether the search is Triton's.
+    """Return True where Triton does the search.
 
     Raises:
-        ValueError: where it is told to be, and cannot.
+        ValueError: where the backend ``triton`` is requested and does not support the search.
     """
     if backend in ("torch", "numba") or (backend is None and not (sources.keys.is_cuda and _triton_installed())):
         return False
@@ -263,13 +264,15 @@ def _in_triton(
 
 @lru_cache(maxsize=1)
 def _triton_installed() -> bool:
+    """Return True where the package Triton is installed."""
     return find_spec("triton") is not None
 
 
 def _column(cells: BoolArray, device: torch.device) -> Tensor:
-    """(h, w) on the host -> (h, w, 1) on the device."""
+    """Return cells ``(h, w)`` as a tensor ``(h, w, 1)`` on a device."""
     return torch.from_numpy(cells)[:, :, None].to(device)
 
 
 def _on_host(mask: Tensor | None) -> BoolArray | None:
+    """Return a mask as a NumPy array."""
     return None if mask is None else np.asarray(mask.detach().cpu().numpy(), dtype=bool)

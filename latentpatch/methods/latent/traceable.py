@@ -1,4 +1,4 @@
-"""Samplers as modules for tracing: :mod:`.search.torch_raster` and :mod:`.search.torch_resynthesis` in graphs."""
+"""Traceable modules of the samplers raster and resynthesis."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
+from ...errors import SettingError
 from ...ops.nearest import nearest
 from ...ops.noise import draw
-from .donors import SUBSET_STEPS, barred_pictures, start_sources
+from .donors import SUBSET_STEPS, excluded_pictures, start_sources
 from .search.keys import KEY_NORM, Resize
 from .search.prepared import PreparedSources, cut, score_bound, sum_dtype
 from .search.resynthesis_schedule import resynthesis_steps, waves
@@ -24,15 +25,17 @@ __all__ = ["TraceableRaster", "TraceableResynthesis"]
 
 
 class TraceableRaster(nn.Module):
-    """``noise (N, steps) -> index map (N, h, w)``; with a reference, ``noise, its keys (N, h, w, r) -> index map``.
+    """Raster sampler from noise ``(N, steps)`` to index maps ``(N, h, w)``.
+
+    With a reference, the second input is its keys ``(N, h, w, r)``.
 
     Args:
-        keys: ``(B, h, w, r)`` int16 sources, or those with what searches prepared.
-        settings: of the sampler.
-        reference: whether there is one.
+        keys: ``(B, h, w, r)`` int16 sources, or prepared sources.
+        settings: settings of the sampler.
+        reference: True where the module takes a reference.
 
     Raises:
-        ValueError: where settings and sources do not go together, or are too many for 64-bit integers.
+        SettingError: where settings do not fit the sources, or scores need more than 64 bits.
     """
 
     def __init__(self, keys: Tensor | PreparedSources, settings: RasterSettings, reference: bool = False) -> None:
@@ -42,7 +45,7 @@ class TraceableRaster(nn.Module):
         settings.check_sources(count)
         norm = max(sources.norm, KEY_NORM + isqrt(depth) // 2 + 1 if reference else 0) + isqrt(depth) + 1
         if score_bound(settings.patch_size, norm) * count >= 1 << 63:
-            raise ValueError(f"{count} sources with patch_size {settings.patch_size}: more than 64-bit integers count")
+            raise SettingError("patch_size", settings.patch_size, f"smaller for {count} sources and 64-bit scores")
         sums = sum_dtype(settings.patch_size, norm)
         scales = raster_schedule((height, width), settings, reference)
         before = [(height, width), *(scale.size for scale in scales)]
@@ -62,7 +65,7 @@ class TraceableRaster(nn.Module):
 
 
 class _ScaleSearch(nn.Module):
-    """One size of the grid, which is filled from one of another size, or empty."""
+    """Search at one grid size, from the resized grid of the scale before or an empty grid."""
 
     all_units: Tensor
 
@@ -71,49 +74,51 @@ class _ScaleSearch(nn.Module):
         sources: PreparedSources,
         scale: Scale,
         before: tuple[int, int],
-        neighbours: int,
+        neighbors: int,
         norm: int,
         sums: torch.dtype,
     ) -> None:
         super().__init__()
-        self.size, self.side, self.count, self.neighbours = scale.size, scale.unit, len(sources.keys), neighbours
+        self.size, self.side, self.count, self.neighbors = scale.size, scale.unit, len(sources.keys), neighbors
         self.sums = sums
         exact = torch.float32 if score_bound(self.side, norm) <= 1 << 24 else torch.float64
         self.units = UnitBuffers(sources, scale.size, self.side, exact)
         self.register_buffer("all_units", torch.arange(scale.units))
-        # The patch that an empty grid begins with is larger than the blocks that follow: it is not part of their loop.
-        self.begun = bool(scale.known.all())
-        levels, first = make_levels(scale), 0 if self.begun else 1
+        # The first patch of an empty grid is larger than the blocks, so it is not part of their loop.
+        self.is_filled = bool(scale.known.all())
+        levels, first = make_levels(scale), 0 if self.is_filled else 1
         parts = [part for part in (levels[:first], levels[first:]) if part]
         self.resize = Resize(before, scale.size)
         self.loops = nn.ModuleList(Steps(part, level_fillers(scale.units)) for part in parts)
 
     def forward(self, uniforms: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``(N, places)`` and the former grid's keys, or None -> index map ``(N, h, w)``, and this grid's keys."""
+        """Return index maps and keys for uniforms ``(N, places)`` and the keys of the scale before."""
         units, size = self.units(), (len(self.all_units) + 1, uniforms.shape[0])
         scores = uniforms.new_zeros((*size, self.count), dtype=self.sums)
-        held = units.vectors.new_zeros((*size, units.vectors.shape[1]))
-        if self.begun and grid is not None:
-            keys = cut(self.resize(grid).to(held.dtype), self.side).flatten(0, 1).transpose(1, 2)
-            scores, held = units.compare(scores, self.all_units, keys), put(held, self.all_units, keys)
-        state = State(scores, held, uniforms.new_full(size, -1, dtype=torch.int64))
-        ranks, anyone = draw(uniforms, self.neighbours).T, draw(uniforms, self.count).T
+        keys = units.vectors.new_zeros((*size, units.vectors.shape[1]))
+        if self.is_filled and grid is not None:
+            filled = cut(self.resize(grid).to(keys.dtype), self.side).flatten(0, 1).transpose(1, 2)
+            scores, keys = units.compare(scores, self.all_units, filled), put(keys, self.all_units, filled)
+        state = State(scores, keys, uniforms.new_full(size, -1, dtype=torch.int64))
+        ranks, guesses = draw(uniforms, self.neighbors).T, draw(uniforms, self.count).T
         for steps in self.loops:
-            state = visit_levels(units, Level(*steps()), state, ranks, anyone, nearest, self.neighbours)
-        found = Scanned(self.size, self.side, state)
-        return found.picks(), found.grid()
+            state = visit_levels(units, Level(*steps()), state, ranks, guesses, nearest, self.neighbors)
+        result = Scanned(self.size, self.side, state)
+        return result.picks(), result.grid()
 
 
 class TraceableResynthesis(nn.Module):
-    """``noise (N, steps) -> index map (N, h, w)``; with a reference, ``noise, its keys (N, h, w, r) -> index map``.
+    """Resynthesis sampler from noise ``(N, steps)`` to index maps ``(N, h, w)``.
+
+    With a reference, the second input is its keys ``(N, h, w, r)``.
 
     Args:
-        keys: ``(B, h, w, r)`` int16 sources, or those with what searches prepared.
-        settings: of the sampler.
-        reference: whether there is one.
+        keys: ``(B, h, w, r)`` int16 sources, or prepared sources.
+        settings: settings of the sampler.
+        reference: True where the module takes a reference.
 
     Raises:
-        ValueError: where settings and sources do not go together, or are too many for 64-bit integers.
+        SettingError: where settings do not fit the sources, or scores need more than 64 bits.
     """
 
     distances: Tensor
@@ -135,11 +140,9 @@ class TraceableResynthesis(nn.Module):
         self.steps = resynthesis_steps(self.grid, settings, reference)
         norm = max(sources.norm, KEY_NORM + isqrt(depth) // 2 + 1 if reference else 0)
         self.rules = rules_of(sources, settings, norm, reference)
-        if self.rules.excluded * self.count >= 1 << 63:
-            raise ValueError(
-                f"{self.count} sources with patch_size {settings.patch_size}: more than 64-bit integers count"
-            )
-        self.sums = torch.int32 if self.rules.excluded < 1 << 31 else torch.int64
+        if self.rules.excluded_score * self.count >= 1 << 63:
+            raise SettingError("patch_size", settings.patch_size, f"smaller for {self.count} sources and 64-bit scores")
+        self.sums = torch.int32 if self.rules.excluded_score < 1 << 31 else torch.int64
         exact = torch.float32 if score_bound(1, norm) <= 1 << 24 else torch.float64
         self.units = UnitBuffers(sources, self.grid, 1, exact)
         plan, area = waves(self.grid, settings.patch_size, settings.stride, settings.symmetric), height * width
@@ -162,22 +165,22 @@ class TraceableResynthesis(nn.Module):
             candidates = settings.start_candidates
             drawn, uniforms = uniforms.split([candidates, self.steps // tried - candidates], 1)
             start = start_sources(drawn, self.distances, self.starts)
-            held = units.pick(self.cells, start.expand(len(self.cells), -1))
+            keys = units.pick(self.cells, start.expand(len(self.cells), -1))
             first = self.groups[start]
         else:
-            held = reference.repeat_interleave(tried, 0).flatten(1, 2).movedim(1, 0).to(units.vectors.dtype)
-        givers = settings.num_donors(self.pictures, reference is not None)
-        barred = barred_pictures(first, uniforms, self.numbers, givers, settings.allow_start_as_donor)
+            keys = reference.repeat_interleave(tried, 0).flatten(1, 2).movedim(1, 0).to(units.vectors.dtype)
+        num_donors = settings.num_donors(self.pictures, reference is not None)
+        excluded = excluded_pictures(first, uniforms, self.numbers, num_donors, settings.allow_start_as_donor)
         empty = uniforms.new_zeros((len(self.cells) + 1, uniforms.shape[0], self.count), dtype=self.sums)
-        ranks = draw(uniforms[:, SUBSET_STEPS:], self.rules.neighbours).T
+        ranks = draw(uniforms[:, SUBSET_STEPS:], self.rules.neighbors).T
         tables, steps = Tables(self.windows, self.sizes, self.writers), Step(*self.loop())
-        index = resynthesize(units, held, empty, barred, ranks, self.groups, self.pictures, tables, steps, self.rules)
+        index = resynthesize(units, keys, empty, excluded, ranks, self.groups, self.pictures, tables, steps, self.rules)
         maps = index.T.unflatten(1, self.grid)
         return least_energy(units, maps, tried, settings.patch_size, settings.stride, settings.symmetric)
 
 
 class UnitBuffers(nn.Module):
-    """Units of all sources, and one more, of zeros, that stands for what is beyond the grid.
+    """Buffers of the units of all sources, with a unit of zeros at the end for all cells beyond the grid.
 
     Args:
         sources: the sources.
@@ -198,12 +201,12 @@ class UnitBuffers(nn.Module):
         self.norms = self.norms.to(exact)
 
     def forward(self) -> TensorUnits:
-        """Return the units as a search takes them."""
+        """Return the units in the form of a search."""
         return TensorUnits(self.vectors.to(self.exact), self.norms)
 
 
 class Steps(nn.Module):
-    """The steps of a loop, stacked: see :func:`~latentpatch.methods.latent.search.torch_loops.stack`."""
+    """Buffers of the steps of a loop, stacked by :func:`.search.torch_loops.stack`."""
 
     def __init__(self, steps: Sequence[Sequence[Tensor]], fillers: Sequence[int]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What each source gives, settled together: against known answers, and what it promises of limits."""
+"""Assignment of blocks to donors: known results, and the capacity of every donor."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import pytest
 import torch
 
 from latentpatch.methods.latent.resynthesis import resynthesis, resynthesis_steps
-from latentpatch.methods.latent.search.assignment import allot
+from latentpatch.methods.latent.search.assignment import assign
 from latentpatch.methods.latent.settings import ResynthesisSettings
 from latentpatch.ops.noise import noise_from_seeds
 
 
-def test_those_who_lose_least_are_turned_away() -> None:
-    # All want the first, which has room for two of the three; the second has room for those turned away.
+def test_donors_reject_the_blocks_that_lose_least() -> None:
+    # All propose to donor 4, which has room for two of the three; the next donors have room for the rejected block.
     costs = torch.tensor([[[0, 50, 60], [0, 5, 90], [0, 7, 90]]])
     candidates = torch.tensor([[[4, 2, 1], [4, 3, 1], [4, 3, 1]]])
-    assert allot(costs, candidates, torch.tensor([1, 1, 1]), 2, 5).tolist() == [[0, 1, 0]]
-    # Of places that are larger, only one.
-    assert allot(costs, candidates, torch.tensor([2, 2, 2]), 2, 5).tolist() == [[0, 1, 2]]
-    # Equals: the first stays. There is none left for the third.
+    assert assign(costs, candidates, torch.tensor([1, 1, 1]), 2, 5).tolist() == [[0, 1, 0]]
+    # Donor 4 has room for only one of larger blocks.
+    assert assign(costs, candidates, torch.tensor([2, 2, 2]), 2, 5).tolist() == [[0, 1, 2]]
+    # Among equals the first block stays. The third finds no donor.
     same = torch.zeros(1, 3, 2, dtype=torch.int64)
     two = torch.tensor([[[0, 1]] * 3])
-    assert allot(same, two, torch.tensor([1, 1, 1]), 1, 2).tolist() == [[0, 1, -1]]
+    assert assign(same, two, torch.tensor([1, 1, 1]), 1, 2).tolist() == [[0, 1, -1]]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -34,7 +34,7 @@ def test_no_source_gives_more_than_its_limit_and_little_is_lost(seed: int) -> No
     sorted_costs = torch.from_numpy(np.take_along_axis(costs, order, 2))
     sizes = torch.from_numpy(chance.integers(1, 4, 40))
     limit = int(sizes.sum()) // 5
-    chosen = allot(sorted_costs, torch.from_numpy(order), sizes, limit, 12)
+    chosen = assign(sorted_costs, torch.from_numpy(order), sizes, limit, 12)
     assert (chosen >= 0).all()
     sources = torch.from_numpy(order).gather(2, chosen[:, :, None])[:, :, 0]
     given = torch.zeros(3, 12, dtype=torch.int64).scatter_add(1, sources, sizes.expand(3, -1))

@@ -29,7 +29,7 @@ from latentpatch.methods.latent.patch_diffusion import diffusion
 from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.resynthesis import resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search import numba_backend
-from latentpatch.methods.latent.search.assignment import allot
+from latentpatch.methods.latent.search.assignment import assign
 from latentpatch.methods.latent.search.prepared import Groups, PreparedSources
 from latentpatch.methods.latent.traceable import TraceableRaster, TraceableResynthesis
 from latentpatch.ops.noise import noise_from_seeds
@@ -248,7 +248,7 @@ def test_assignment(seed: int) -> None:
     ]
     sizes = rng.integers(1, 5, places)
     capacity = int(rng.integers(0, 2 * sizes.sum() // donors + 2))
-    chosen = allot(
+    chosen = assign(
         torch.from_numpy(costs), torch.from_numpy(np.array(order)), torch.from_numpy(sizes), capacity, donors
     )
     for image, found in enumerate(chosen.tolist()):

@@ -8,7 +8,7 @@ import torch
 from helpers.errors import refuses
 from torch import Tensor
 
-from latentpatch.methods.latent.donors import barred_pictures
+from latentpatch.methods.latent.donors import excluded_pictures
 from latentpatch.methods.latent.presets import PRESETS
 from latentpatch.methods.latent.resynthesis import Resynthesis, resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search.prepared import PreparedSources
@@ -49,7 +49,7 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
         if num_donors < len(drawn):
             # Which are drawn is the sampler's own affair; tests below count how often each is.
             first = None if start is None else torch.tensor([start])
-            given = barred_pictures(
+            given = excluded_pictures(
                 first, torch.from_numpy(uniforms[None]), torch.arange(count), num_donors, known.allow_start_as_donor
             )
             barred = set(given[0].nonzero()[:, 0].tolist())

@@ -17,6 +17,7 @@ from helpers.slow_raster import slow_raster
 from torch import Tensor
 
 from latentpatch import RasterSettings
+from latentpatch.errors import MissingDependencyError
 from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.search.keys import KEY_NORM, Resize, resize_keys
 from latentpatch.methods.latent.search.prepared import PreparedSources
@@ -151,8 +152,9 @@ def test_what_the_kernels_cannot_do_is_said(monkeypatch):
     monkeypatch.setattr(
         importlib.import_module("latentpatch.methods.latent.raster"), "_triton_installed", lambda: False
     )
-    with pytest.raises(ValueError, match="Triton is not installed"):
+    with pytest.raises(MissingDependencyError) as error:
         raster(keys, noise, settings, backend="triton")
+    assert error.value.package == "triton"
 
 
 def test_layouts_beyond_the_memory_are_refused(monkeypatch):

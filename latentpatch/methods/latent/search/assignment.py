@@ -1,12 +1,12 @@
-"""What each source gives of a picture, settled before anything is copied.
+"""Initial assignment of the blocks of a grid to donors, each of which has a capacity.
 
-No source may give more than a share. Given out in the order of visits, the share of the source that fits best is used
-up half-way down a picture, and what follows must do with others: a seam across the face. So the places are looked at
-together, and a source gives where it would be missed most: a place that has to do without it takes the next best.
+A greedy assignment in the order of visits uses up the capacity of the best donor half-way down an image. The blocks
+below then get other donors, which shows as a seam across the face. The assignment here looks at all blocks together: a
+donor keeps the blocks that lose most without it, and a rejected block proposes to its next best candidate.
 
 This is the transportation problem, solved by the regrets of Vogel's approximation (Reinfeld and Vogel 1958) in rounds
-of deferred acceptance (Gale and Shapley 1962): all places ask for the best source they still may ask for, and a source
-that is asked for too much turns away those that lose least.
+of deferred acceptance (Gale and Shapley 1962): every block proposes to its best candidate that has not rejected it yet,
+and a donor with more proposals than capacity rejects the blocks that lose least.
 """
 
 from __future__ import annotations
@@ -16,70 +16,76 @@ from torch import Tensor
 
 from .torch_loops import each
 
-__all__ = ["CANDIDATES", "ROUNDS", "allot"]
+__all__ = ["CANDIDATES", "ROUNDS", "assign"]
 
-#: Sources each place may ask for, one after the other.
+#: Number of candidates that each block may propose to, one after the other.
 CANDIDATES = 8
-#: How often they ask. Who is turned away then takes part in the sweeps with nothing.
+#: Number of rounds of proposals. Blocks that are rejected in the last round stay unassigned until the first sweep.
 ROUNDS = 16
 
 
-def allot(costs: Tensor, candidates: Tensor, sizes: Tensor, limit: int, count: int) -> Tensor:
-    """Which of its candidates each place takes, so that none gives more than a limit.
+def assign(costs: Tensor, candidates: Tensor, sizes: Tensor, limit: int, count: int) -> Tensor:
+    """Assign each block to one of its candidates, so that no candidate gives more than its capacity.
 
     Args:
         costs: ``(N, P, M)`` integers, ascending in M.
-        candidates: ``(N, P, M)`` int64 from 0 to ``count - 1``, all of a place different.
-        sizes: ``(P,)`` int64, what a place takes of a candidate.
-        limit: what a candidate gives at most.
-        count: of candidates in all.
+        candidates: ``(N, P, M)`` int64 from 0 to ``count - 1``; the candidates of a block are distinct.
+        sizes: ``(P,)`` int64 number of cells of each block.
+        limit: capacity of each candidate in cells.
+        count: number of all candidates.
 
     Returns:
-        ``(N, P)`` int64, each from 0 to M - 1, or -1 where a place was turned away to the last.
+        ``(N, P)`` int64 positions from 0 to M - 1, or -1 where a block was rejected in the last round.
     """
     regrets = _regrets_of(costs)
-    asked = torch.zeros_like(candidates[:, :, 0])
+    proposals = torch.zeros_like(candidates[:, :, 0])
     if torch.compiler.is_exporting():
 
-        def one_round(asked: Tensor, _: tuple[Tensor, ...]) -> Tensor:
-            return _ask(candidates, regrets, asked, sizes, limit, count)
+        def one_round(proposals: Tensor, _: tuple[Tensor, ...]) -> Tensor:
+            return _propose(candidates, regrets, proposals, sizes, limit, count)
 
-        asked = each(one_round, asked, (sizes.new_zeros(ROUNDS),))
+        proposals = each(one_round, proposals, (sizes.new_zeros(ROUNDS),))
     else:
         for _ in range(ROUNDS):
-            next_asked = _ask(candidates, regrets, asked, sizes, limit, count)
-            if asked.device.type == "cpu" and torch.equal(asked, next_asked):
+            next_proposals = _propose(candidates, regrets, proposals, sizes, limit, count)
+            if proposals.device.type == "cpu" and torch.equal(proposals, next_proposals):
                 break
-            asked = next_asked
-    # After the last round those that are turned away get nothing.
-    return torch.where(_turned_away(candidates, regrets, asked, sizes, limit, count), -1, asked)
+            proposals = next_proposals
+    return _finalize(candidates, regrets, proposals, sizes, limit, count)
 
 
 def _regrets_of(costs: Tensor) -> Tensor:
-    """What it costs to be turned away by each candidate ``(N, P, M)``: by the last one, more than by any other."""
+    """Return the cost of a rejection by each candidate ``(N, P, M)``; the last one's exceeds all others."""
     most = (costs[:, :, -1:] - costs[:, :, :1]).amax(1, keepdim=True) + 1
     return torch.cat([costs[:, :, 1:] - costs[:, :, :-1], most.expand_as(costs[:, :, :1])], 2)
 
 
-def _ask(candidates: Tensor, regrets: Tensor, asked: Tensor, sizes: Tensor, limit: int, count: int) -> Tensor:
-    """A round: which candidate each place asks next, ``(N, P)``; the last one again where there is no other."""
-    away = _turned_away(candidates, regrets, asked, sizes, limit, count)
-    return (asked + away).clamp(max=candidates.shape[2] - 1)
+def _propose(candidates: Tensor, regrets: Tensor, proposals: Tensor, sizes: Tensor, limit: int, count: int) -> Tensor:
+    """Return the proposals of the next round ``(N, P)``; after its last candidate a block repeats it."""
+    rejected = _rejected(candidates, regrets, proposals, sizes, limit, count)
+    return (proposals + rejected).clamp(max=candidates.shape[2] - 1)
 
 
-def _turned_away(candidates: Tensor, regrets: Tensor, asked: Tensor, sizes: Tensor, limit: int, count: int) -> Tensor:
-    """Whether a place is too much for the candidate it asks: ``(N, P)`` bool.
+def _finalize(candidates: Tensor, regrets: Tensor, proposals: Tensor, sizes: Tensor, limit: int, count: int) -> Tensor:
+    """Return the proposals ``(N, P)`` with -1 in place of those that are still rejected."""
+    return torch.where(_rejected(candidates, regrets, proposals, sizes, limit, count), -1, proposals)
 
-    Each gives to those that would lose most, among equals to the first, until one does not fit; none after it does.
+
+def _rejected(candidates: Tensor, regrets: Tensor, proposals: Tensor, sizes: Tensor, limit: int, count: int) -> Tensor:
+    """Return the blocks that their candidates reject: ``(N, P)`` bool.
+
+    A candidate accepts blocks in the order of their regrets, the first among equals, until one does not fit; it rejects
+    that one and all after it.
     """
-    wanted, regret = (given.gather(2, asked[:, :, None])[:, :, 0].long() for given in (candidates, regrets))
-    # Numbers that are all different, so that the order is the same everywhere.
-    places = asked.shape[1]
-    numbers = torch.arange(places, device=asked.device)
+    donors, regret = (values.gather(2, proposals[:, :, None])[:, :, 0].long() for values in (candidates, regrets))
+    # The keys of both sorts are distinct, so that the order is the same on every device.
+    places = proposals.shape[1]
+    numbers = torch.arange(places, device=proposals.device)
     by_regret = (places - 1 - (regret * places + numbers.flip(0)).topk(places, dim=1).values).remainder(places)
-    ranks = wanted.gather(1, by_regret) * places + numbers
+    ranks = donors.gather(1, by_regret) * places + numbers
     order = by_regret.gather(1, ranks.topk(places, dim=1, largest=False).values.remainder(places))
-    taken = sizes[order].cumsum(1)
-    demands = torch.zeros_like(wanted[:, :1]).expand(-1, count).scatter_add(1, wanted, sizes.expand_as(wanted))
-    before = (demands.cumsum(1) - demands).gather(1, wanted.gather(1, order))  # of the candidates with lower numbers
-    return torch.zeros_like(wanted, dtype=torch.bool).scatter(1, order, taken - before > limit)
+    totals = sizes[order].cumsum(1)
+    demands = torch.zeros_like(donors[:, :1]).expand(-1, count).scatter_add(1, donors, sizes.expand_as(donors))
+    # Subtracting the demands on candidates with lower numbers leaves each candidate's own running total.
+    before = (demands.cumsum(1) - demands).gather(1, donors.gather(1, order))
+    return torch.zeros_like(donors, dtype=torch.bool).scatter(1, order, totals - before > limit)

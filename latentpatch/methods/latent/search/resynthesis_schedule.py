@@ -1,4 +1,4 @@
-"""The order in which resynthesis visits the blocks of a grid."""
+"""Schedule of resynthesis: the order in which a sweep visits the blocks of a grid."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ __all__ = ["Wave", "blocks_of", "capacity", "resynthesis_steps", "waves"]
 
 @dataclass(frozen=True)
 class Wave:
-    """Blocks that do not see each other, resampled together.
+    """A set of independent blocks that are replaced together.
+
+    Entries beyond the grid, in blocks and windows that the border cuts, are the number of cells of the grid.
 
     Attributes:
-        cells: ``(blocks, w^2)`` flat cells that are written, or twice as many where blocks are pairs; the number of
-            cells of the grid where a block is cut.
-        windows: ``(blocks, omega^2)`` flat cells that are compared, likewise; of pairs those in the middle count twice.
-        around: ``(blocks, 4 w)`` flat cells that touch a block's sides, likewise.
+        cells: ``(blocks, w^2)`` flat cells that are written; twice as many columns where blocks are pairs.
+        windows: ``(blocks, omega^2)`` flat cells that are compared; twice as many columns for pairs, whose cells in the
+            middle count twice.
+        around: ``(blocks, 4 w)`` flat cells that touch a block's sides; twice as many columns for pairs.
         places: ``(blocks,)`` number of each block in the order of visits.
-        size: cells of the grid that are written.
+        size: number of cells of the grid that are written.
     """
 
     cells: npt.NDArray[np.int64]
@@ -39,17 +41,18 @@ class Wave:
 
 @lru_cache(maxsize=64)
 def waves(grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool) -> tuple[Wave, ...]:
-    """A sweep, as far as blocks see what was written, told in waves of blocks that do not see each other.
+    """Return the waves of a sweep, each a set of independent blocks.
 
-    A block sees those before it as they are after this sweep, and those after it as they were. They are visited row by
-    row, from left to right, or in pairs from both sides to the middle. Each belongs to the first wave that leaves this
-    as it is.
+    The waves have the result of visiting blocks one by one: row by row, from left to right, or in pairs from both sides
+    to the middle. A block reads earlier blocks as this sweep left them, and later ones as they were before. Each block
+    belongs to the first wave that keeps this order.
     """
     before = (patch_size - stride + 1) // 2
     area = grid[0] * grid[1]
     rows, columns = blocks_of(grid, stride, symmetric)
-    written, read = np.zeros(area + 1, dtype=int), np.zeros(area + 1, dtype=int)  # the wave after that which last did
-    found: list[list[tuple[list[int], list[int], list[int], int]]] = []
+    # Each cell has the number of the wave after the one that last wrote it, and after the one that last read it.
+    written, read = np.zeros(area + 1, dtype=int), np.zeros(area + 1, dtype=int)
+    members_of: list[list[tuple[list[int], list[int], list[int], int]]] = []
     for place, (row, column) in enumerate(product(range(rows), range(columns))):
         top, left = row * stride, column * stride
         block = _flat(grid, top, left, stride)
@@ -57,52 +60,52 @@ def waves(grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool) 
         if symmetric:
             block = [cell if cell % grid[1] < _width(grid, symmetric) else area for cell in block]
             other = [_mirrored(grid, cell) for cell in block]
-            block += [area if cell in block else cell for cell in other]  # the middle column is its own image
+            block += [area if cell in block else cell for cell in other]  # The middle column mirrors itself.
             window += [_mirrored(grid, cell) for cell in window]
         ring = _around(grid, block, 4 * stride * (2 if symmetric else 1))
-        seen = [cell for cell in window + ring if cell < area]
+        compared = [cell for cell in window + ring if cell < area]
         inside = [cell for cell in block if cell < area]
-        # What is read together with what replaces it is read before.
-        number = int(max(written[seen].max(), written[inside].max(), read[inside].max() - 1))
+        # A wave reads all cells before it writes any, so that one wave may read a cell and replace it.
+        number = int(max(written[compared].max(), written[inside].max(), read[inside].max() - 1))
         written[inside] = number + 1
-        read[seen] = np.maximum(read[seen], number + 1)
-        found.extend([] for _ in range(number + 1 - len(found)))
-        found[number].append((block, window, ring, place))
+        read[compared] = np.maximum(read[compared], number + 1)
+        members_of.extend([] for _ in range(number + 1 - len(members_of)))
+        members_of[number].append((block, window, ring, place))
     result = []
-    for members in found:
+    for members in members_of:
         cells, windows, around, places = (np.array(part) for part in zip(*members, strict=True))
         result.append(Wave(cells, windows, around, places, int((cells < area).sum())))
     return tuple(result)
 
 
 def blocks_of(grid: tuple[int, int], stride: int, symmetric: bool) -> tuple[int, int]:
-    """Rows and columns of blocks, or of pairs of them."""
+    """Return the numbers of rows and columns of blocks, or of pairs of blocks."""
     return -(-grid[0] // stride), -(-_width(grid, symmetric) // stride)
 
 
 def _width(grid: tuple[int, int], symmetric: bool) -> int:
-    """Columns of the grid that blocks begin in: of pairs the left half, with the column in the middle."""
+    """Return the number of columns in which blocks begin; pairs begin in the left half and the middle."""
     return -(-grid[1] // 2) if symmetric else grid[1]
 
 
 def _mirrored(grid: tuple[int, int], cell: int) -> int:
-    """The flat cell that a mirror shows a flat cell at, left and right exchanged."""
+    """Return the flat cell at the mirrored position of a flat cell, left and right exchanged."""
     height, width = grid
     return cell if cell == height * width else cell - cell % width + width - 1 - cell % width
 
 
 def _around(grid: tuple[int, int], block: list[int], most: int) -> list[int]:
-    """Flat cells that touch the sides of a block's, and the number of cells to make them so many."""
+    """Return the flat cells that touch a block's sides, padded by the number of cells of the grid."""
     height, width = grid
     inside = {divmod(cell, width) for cell in block if cell < height * width}
     steps = (-1, 0), (1, 0), (0, -1), (0, 1)
     ring = {(row + down, column + right) for row, column in inside for down, right in steps} - inside
-    found = sorted(row * width + column for row, column in ring if 0 <= row < height and 0 <= column < width)
-    return found + [height * width] * (most - len(found))
+    cells = sorted(row * width + column for row, column in ring if 0 <= row < height and 0 <= column < width)
+    return cells + [height * width] * (most - len(cells))
 
 
 def _flat(grid: tuple[int, int], top: int, left: int, side: int) -> list[int]:
-    """Flat cells of a square, the number of cells for those beyond the grid."""
+    """Return the flat cells of a square; cells beyond the grid are the number of cells of the grid."""
     height, width = grid
     return [
         row * width + column if 0 <= row < height and 0 <= column < width else height * width
@@ -112,10 +115,10 @@ def _flat(grid: tuple[int, int], top: int, left: int, side: int) -> list[int]:
 
 
 def resynthesis_steps(grid: tuple[int, int], settings: ResynthesisSettings, reference: bool = False) -> int:
-    """Uniforms the sampler takes for one image.
+    """Return the number of uniforms that one image consumes.
 
     Raises:
-        ValueError: where a patch, which is cut at the border, would cover the grid from any place in it.
+        SettingError: where a patch, which the border cuts, would cover the whole grid from every place.
     """
     most = 2 * min(grid) - 1
     if settings.patch_size > most:
@@ -125,25 +128,25 @@ def resynthesis_steps(grid: tuple[int, int], settings: ResynthesisSettings, refe
 
 
 def _steps(grid: tuple[int, int], settings: ResynthesisSettings, reference: bool) -> int:
-    """Uniforms for one of the pictures that are made for one."""
+    """Return the number of uniforms of one candidate image; ``best_of`` candidates are made for an image."""
     blocks = prod(blocks_of(grid, settings.stride, settings.symmetric))
     return blocks + SUBSET_STEPS + (0 if reference else settings.start_candidates)
 
 
-def capacity(settings: ResynthesisSettings, grid: tuple[int, int], count: int, given: bool) -> int:
-    """Cells one source gives at most.
+def capacity(settings: ResynthesisSettings, grid: tuple[int, int], count: int, has_reference: bool) -> int:
+    """Return the capacity of each source: the most cells that it gives to an image.
 
     Raises:
-        ValueError: where the sources could then not fill the grid.
+        SettingError: where donors of this capacity could not fill the grid.
     """
     assert settings.max_share is not None
-    area, givers = grid[0] * grid[1], settings.num_donors(count, given)
+    area, donors = grid[0] * grid[1], settings.num_donors(count, has_reference)
     limit = floor(settings.max_share * area)
     most = max(wave.size for wave in waves(grid, settings.patch_size, settings.stride, settings.symmetric))
-    # Before a wave is written, all but its cells are taken, and each source's room must hold the whole wave.
-    if limit < area and givers * (limit - most + 1) <= area - most:
-        least = min(1.0, (-(-(area - most + 1) // givers) + most) / area)
+    # Before a wave is written, all other cells may have sources, and a donor must have room for the whole wave.
+    if limit < area and donors * (limit - most + 1) <= area - most:
+        least = min(1.0, (-(-(area - most + 1) // donors) + most) / area)
         raise SettingError(
-            "max_share", settings.max_share, f"at least {least:.3g}, so that {givers} sources can fill an image"
+            "max_share", settings.max_share, f"at least {least:.3g}, so that {donors} sources can fill an image"
         )
     return limit

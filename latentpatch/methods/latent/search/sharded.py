@@ -1,4 +1,4 @@
-"""Sources that lie with several processes: one search of all of them, each process comparing its own."""
+"""Search of a bank that is sharded over several processes; each process compares its own sources."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from .prepared import PreparedSources, Size
 
 __all__ = ["ShardedSources"]
 
+#: Rank that sorts behind all ranks of sources.
 _LAST = torch.iinfo(torch.int64).max
 
 
 class ShardedSources(PreparedSources):
-    """A process' share of the sources, with what searches prepare of it; numbers go through the shares by rank.
+    """Shard of the sources in one process, prepared for searches.
 
-    The nearest k of each process are merged; the keys of the chosen ones come from whoever has them. Distances are
-    exact integers and ties go to the lower source, so index maps are those of a search by one process, bit for bit.
-    All processes make it together and search together, with the same noise, settings, reference and mask.
+    Source numbers follow the ranks of the processes. The k nearest sources of each process are merged; the keys of the
+    chosen sources come from the processes that own them. Distances are exact integers and ties go to the lower source,
+    so index maps equal those of a search by one process bit for bit. All processes construct their shards together and
+    search together, with the same noise, settings, reference and mask.
 
     Args:
-        keys: ``(b, h, w, r)`` int16, this process' sources; there may be none.
-        processes: who has the others.
+        keys: ``(b, h, w, r)`` int16 sources of this process; there may be none.
+        processes: the group of processes that own the shards.
         of: see :class:`~latentpatch.methods.latent.search.prepared.PreparedSources`.
     """
 
@@ -45,7 +47,7 @@ class ShardedSources(PreparedSources):
         return merged.topk(count, dim=1, largest=False, sorted=True).values.remainder_(self.total)
 
     def keeps(self, grids: Collection[tuple[Size, int]]) -> bool:
-        """See :meth:`PreparedSources.keeps`; of all processes, which do the same steps."""
+        """Return whether every process keeps the grids, because all take the same steps."""
         return all(self.processes.gather_objects(super().keeps(grids)))
 
     def pick(self, gather: Callable[[Tensor], Tensor], picks: Tensor, length: int) -> Tensor:
@@ -53,6 +55,6 @@ class ShardedSources(PreparedSources):
         own, local = len(self.keys), picks - self.first
         keys = torch.zeros((*picks.shape, length), dtype=torch.int32, device=picks.device)
         if own:
-            held = ((local >= 0) & (local < own))[:, :, None]
-            keys = gather(local.clamp(0, own - 1)).int() * held
+            is_own = ((local >= 0) & (local < own))[:, :, None]
+            keys = gather(local.clamp(0, own - 1)).int() * is_own
         return self.processes.sum(keys)

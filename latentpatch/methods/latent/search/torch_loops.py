@@ -1,7 +1,7 @@
-"""Building blocks of the searches in torch: units of all sources, sums over windows, and loops over steps.
+"""Building blocks of searches in torch: units of sources, sums over windows, loops over steps.
 
-Every search runs in two ways. Called eagerly it writes in place, and works through many sources in pieces that stay in
-a core's cache. While ``torch.export`` traces it, it is plain operations on whole tensors within one loop.
+Every search runs in two modes. The eager mode writes in place and processes many sources in pieces that fit a core's
+cache. While ``torch.export`` traces a search, it consists of plain operations on whole tensors within one loop.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ __all__ = [
     "sum_windows",
 ]
 
-#: Elements that one operation reads or writes at a time: a core's cache holds them.
+#: Number of elements that one operation reads or writes at a time; they fit the cache of a core.
 _CHUNK = 1 << 18
-#: Elements of all windows of a step up to which one gather is faster than one addition a cell.
+#: Number of elements of all windows of a step up to which one gather is faster than one addition per cell.
 _GATHERED = 1 << 16
-#: Elements of the sums of the places that are compared together.
+#: Number of elements of the sums of windows that are compared together.
 _TOGETHER = 1 << 19
 
 
 def put(target: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Return a tensor with some rows replaced; called eagerly, the replacement is in place."""
+    """Return a tensor with some rows replaced; the eager mode replaces them in place."""
     if torch.compiler.is_exporting():
         return target.index_put((rows,), values)
     return target.index_copy_(0, rows, values)
 
 
 def add_at(counts: Tensor, columns: Tensor, amount: int) -> Tensor:
-    """Return counts ``(N, C)`` with an amount added at columns ``(N, T)``; called eagerly, in place."""
+    """Return counts ``(N, C)`` plus an amount at columns ``(N, T)``; the eager mode adds in place."""
     amounts = torch.full_like(columns, amount, dtype=counts.dtype)
     if torch.compiler.is_exporting():
         return counts.scatter_add(1, columns, amounts)
@@ -53,7 +53,7 @@ def add_at(counts: Tensor, columns: Tensor, amount: int) -> Tensor:
 
 
 def each(visit: Callable[[Any, Any], Any], state: Any, steps: Any) -> Any:
-    """Visit steps in order, as one loop of a graph where one is traced.
+    """Visit steps in order, as one loop of the graph while a graph is traced.
 
     Args:
         visit: ``(state, step) -> state``; shapes and types of the state do not change.
@@ -69,10 +69,10 @@ def each(visit: Callable[[Any, Any], Any], state: Any, steps: Any) -> Any:
             state = visit(state, step)
         return state
     if isinstance(state, Tensor):
-        # AOTInductor cannot do loops of a single tensor.
+        # AOTInductor does not support loops with a single tensor as their state.
         turns = torch.zeros(1, device=state.device)
         return each(lambda both, step: (visit(both[0], step), both[1] + 1), (state, turns), steps)[0]
-    # Results of steps are not collected: AOTInductor does so for fixed numbers of images alone.
+    # The loop collects no results of steps: AOTInductor supports that for fixed numbers of images only.
     return scan(lambda state, step: (visit(state, step), []), state, tuple(steps))[0]
 
 
@@ -88,15 +88,15 @@ def stack(steps: Sequence[Sequence[Tensor]], fillers: Sequence[int]) -> tuple[Te
     return tuple(fields)
 
 
-def sum_windows(scores: Tensor, windows: Tensor, many: bool = False) -> Tensor:
+def sum_windows(scores: Tensor, windows: Tensor, are_many: bool = False) -> Tensor:
     """Return the sums of scores ``(units, N, B)`` over windows ``(M, V)`` of units: ``(M, N, B)``.
 
     Args:
         scores: integers.
-        windows: the units of each window.
-        many: whether a graph must not gather all windows at once.
+        windows: units of each window.
+        are_many: True where the windows are too many for a graph to gather them all at once.
     """
-    if many and torch.compiler.is_exporting():
+    if are_many and torch.compiler.is_exporting():
         nothing = torch.zeros_like(scores.index_select(0, windows[:, 0]))
         total: Tensor = each(lambda total, units: total + scores[units[0]], nothing, (windows.T,))
         return total
@@ -113,17 +113,17 @@ def sum_windows(scores: Tensor, windows: Tensor, many: bool = False) -> Tensor:
 
 
 def places_together(elements: int) -> int:
-    """Return how many places are compared at a time, where the scores of one are so many elements."""
+    """Return the number of places to compare at a time, by the number of elements of one place's scores."""
     return max(1, _TOGETHER // max(1, elements))
 
 
 def split_places(choose: Callable[[slice], Tensor], places: int, together: int) -> Tensor:
-    """Return the picks ``(places, N)`` of all places of a step; called eagerly, few places at a time.
+    """Return the picks ``(places, N)`` of a step; the eager mode chooses few places at a time.
 
     Args:
-        choose: returns the picks of some places.
+        choose: function that returns the picks of a slice of the places.
         places: number of places in the step.
-        together: most places at a time.
+        together: largest number of places at a time.
     """
     if torch.compiler.is_exporting() or places <= together:
         return choose(slice(0, places))
@@ -131,15 +131,15 @@ def split_places(choose: Callable[[slice], Tensor], places: int, together: int) 
 
 
 class Units(Protocol):
-    """Squares of cells of all sources that are compared and copied as one."""
+    """The units of all sources: squares of cells that are compared and copied as a whole."""
 
     def pick(self, units: Tensor, picks: Tensor) -> Tensor:
         """Return the keys ``(T, N, K)`` of the picked sources ``(T, N)`` at units ``(T,)``."""
 
-    def compare(self, scores: Tensor, units: Tensor, held: Tensor) -> Tensor:
-        """Return scores ``(units, N, B)`` with those of some units ``(T,)`` replaced.
+    def compare(self, scores: Tensor, units: Tensor, keys: Tensor) -> Tensor:
+        """Return scores ``(units, N, B)`` with the scores of units ``(T,)`` replaced.
 
-        A score is |y|^2 - 2 x.y of keys x that the images hold, ``(T, N, K)``, and keys y of the sources.
+        A score is |y|^2 - 2 x.y, where x ``(T, N, K)`` are the keys of the images and y the keys of the sources.
         """
 
 
@@ -148,7 +148,7 @@ class TensorUnits:
 
     Args:
         vectors: ``(units, K, B)`` floating point keys.
-        norms: ``(units, 1, B)`` their squared norms.
+        norms: ``(units, 1, B)`` squared norms of the keys.
     """
 
     def __init__(self, vectors: Tensor, norms: Tensor) -> None:
@@ -160,18 +160,18 @@ class TensorUnits:
         places = picks[:, None, :].expand(-1, vectors.shape[1], -1)
         return vectors.gather(2, places).transpose(1, 2)
 
-    def compare(self, scores: Tensor, units: Tensor, held: Tensor) -> Tensor:
+    def compare(self, scores: Tensor, units: Tensor, keys: Tensor) -> Tensor:
         """See :meth:`Units.compare`."""
         norms, vectors = self.norms.index_select(0, units), self.vectors.index_select(0, units)
-        found = torch.baddbmm(norms, held, vectors, alpha=-2)
-        return put(scores, units, found.to(scores.dtype))
+        compared = torch.baddbmm(norms, keys, vectors, alpha=-2)
+        return put(scores, units, compared.to(scores.dtype))
 
 
 class PreparedUnits:
-    """Units as :class:`~latentpatch.methods.latent.search.prepared.PreparedSources` prepares them, for eager searches.
+    """Units of prepared sources, for eager searches.
 
-    Where the sources keep the units of this size they are read in place. Otherwise rows of units are prepared one at a
-    time; units that are single cells of the bank are taken from its keys.
+    Where the sources keep units of this size, those are read in place. Otherwise rows of units are prepared one at a
+    time, and units that are single cells of the bank are read from its keys.
 
     Args:
         sources: the sources.
@@ -192,7 +192,7 @@ class PreparedUnits:
         if sources.keeps([(size, side)]):
             vectors, norms = sources.units(size, side)
             self.vectors, self.norms = vectors.flatten(0, 1), norms.flatten(0, 1)
-        # What the sources do not keep is not prepared more than once while blocks of a row are written.
+        # The cache prepares a row of units only once while the blocks of that row are written.
         self._row = lru_cache(maxsize=rows)(lambda row: sources.row(size, side, row))
 
     def pick(self, units: Tensor, picks: Tensor) -> Tensor:
@@ -205,28 +205,28 @@ class PreparedUnits:
             if self.vectors is not None:
                 return self.vectors[units[:, None], :, own]
             numbers = zip(units.tolist(), own, strict=True)
-            return torch.stack([self._unit(unit)[0][:, some].t() for unit, some in numbers])
+            return torch.stack([self._unit(unit)[0][:, chosen].t() for unit, chosen in numbers])
 
         return self.sources.pick(gather, picks, self.length).to(self.exact)
 
-    def compare(self, scores: Tensor, units: Tensor, held: Tensor) -> Tensor:
+    def compare(self, scores: Tensor, units: Tensor, keys: Tensor) -> Tensor:
         """See :meth:`Units.compare`."""
         some = max(1, _CHUNK // max(1, (self.length + 1) * self.count))
         if self.vectors is not None and some > 1:
-            for part, keys in zip(units.split(some), held.split(some), strict=True):
-                found = torch.baddbmm(
-                    self.norms[part].to(self.exact), keys, self.vectors[part].to(self.exact), alpha=-2
+            for part, queries in zip(units.split(some), keys.split(some), strict=True):
+                compared = torch.baddbmm(
+                    self.norms[part].to(self.exact), queries, self.vectors[part].to(self.exact), alpha=-2
                 )
-                put(scores, part, found.to(scores.dtype))
+                put(scores, part, compared.to(scores.dtype))
             return scores
-        images = held.shape[1]
+        images = keys.shape[1]
         few = max(1, _CHUNK // (self.length + 1 + images))
-        for unit, keys in zip(units.tolist(), held, strict=True):
+        for unit, queries in zip(units.tolist(), keys, strict=True):
             vectors, norms = self._unit(unit)
             target = scores[unit]
             for part in (slice(first, first + few) for first in range(0, self.count, few)):
                 ready = vectors[:, part].to(self.exact)
-                target[:, part] = torch.addmm(norms[:, part].to(self.exact), keys, ready, alpha=-2)
+                target[:, part] = torch.addmm(norms[:, part].to(self.exact), queries, ready, alpha=-2)
         return scores
 
     def _unit(self, unit: int) -> tuple[Tensor, Tensor]:
@@ -238,5 +238,5 @@ class PreparedUnits:
             vectors = self.sources.keys[:, row, column].t().contiguous()
             norms = vectors.to(self.exact).square().sum(0, keepdim=True)
             return vectors, norms if self.sources.costs is None else norms + self.sources.costs
-        found = self._row(row)
-        return found.vectors[column], found.norms[column]
+        prepared = self._row(row)
+        return prepared.vectors[column], prepared.norms[column]
