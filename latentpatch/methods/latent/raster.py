@@ -110,7 +110,7 @@ def raster(
         return gpu.grow(sources, noise, settings, reference, scales, memory=memory, keep=mask is None)
     search: Search
     sums, kept = sum_dtype(settings.patch_size, norm), max(scale.units for scale in scales)
-    if cpu.chosen(backend, sources, settings.neighbors, {(scale.size, scale.unit) for scale in scales}):
+    if cpu.is_chosen(backend, sources, settings.neighbors, {(scale.size, scale.unit) for scale in scales}):
         search = _NumbaSearch(sources, settings, norm, kept, causal=mask is None)
     else:
         kept += 2  # zeros beyond the last, and sums
@@ -223,7 +223,7 @@ class _NumbaSearch:
         self.sums = sum_dtype(settings.patch_size, norm)
         # A mask's scales are made for one call: in the cache they would only push out others.
         self.walk = cpu.scale_walk if causal else cpu.scale_walk.__wrapped__
-        self.room = cpu.score_room(0, self.sums)  # that scales share
+        self.room = cpu.score_buffer(0, self.sums)  # that scales share
 
     def resize(self, keys: Tensor, size: tuple[int, int]) -> Tensor:
         return cpu.resize(keys, size)
@@ -232,9 +232,9 @@ class _NumbaSearch:
         neighbours = self.settings.neighbors
         scores = len(grid) * self.units * len(self.sources.keys)
         if len(self.room) < scores:
-            self.room = cpu.score_room(scores, self.sums)
+            self.room = cpu.score_buffer(scores, self.sums)
         scan = cpu.Scan(
-            self.sources, scale.size, scale.unit, grid, scale.known, self.norm, self.sums, room=self.room
+            self.sources, scale.size, scale.unit, grid, scale.known, self.norm, self.sums, buffer=self.room
         )  # fmt: skip
         guesses = draw(uniforms, self.sources.total)
         scan.run(self.walk(scale), draw(uniforms, neighbours), guesses, neighbours)
@@ -257,7 +257,7 @@ def _in_triton(
     if backend is None:
         return obstacle is None and gpu.agrees(sources.keys.device)
     if obstacle is not None:
-        raise ValueError(f"backend 'triton': {obstacle}")
+        raise SettingError("backend", backend, f"another one here ({obstacle})")
     return True
 
 
