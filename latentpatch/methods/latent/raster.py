@@ -111,7 +111,7 @@ def raster(
         return gpu.grow(sources, noise, settings, reference, scales, memory=memory, keep=mask is None)
     search: Search
     sums, num_units = sum_dtype(settings.patch_size, norm), max(scale.units for scale in scales)
-    if cpu.chosen(backend, sources, settings.neighbors, {(scale.size, scale.unit) for scale in scales}):
+    if cpu.is_chosen(backend, sources, settings.neighbors, {(scale.size, scale.unit) for scale in scales}):
         search = _NumbaSearch(sources, settings, norm, num_units, causal=mask is None)
     else:
         num_units += 2  # Scores have one more unit of zeros, and sums have the size of a unit.
@@ -224,7 +224,7 @@ class _NumbaSearch:
         self.sums = sum_dtype(settings.patch_size, norm)
         # The scales of a mask serve one call; in the cache they would only evict others.
         self.walk = cpu.scale_walk if causal else cpu.scale_walk.__wrapped__
-        self.buffer = cpu.score_room(0, self.sums)  # All scales share the score buffer.
+        self.buffer = cpu.score_buffer(0, self.sums)  # All scales share the score buffer.
 
     def resize(self, keys: Tensor, size: tuple[int, int]) -> Tensor:
         return cpu.resize(keys, size)
@@ -233,9 +233,9 @@ class _NumbaSearch:
         neighbors = self.settings.neighbors
         scores = len(grid) * self.units * len(self.sources.keys)
         if len(self.buffer) < scores:
-            self.buffer = cpu.score_room(scores, self.sums)
+            self.buffer = cpu.score_buffer(scores, self.sums)
         scan = cpu.Scan(
-            self.sources, scale.size, scale.unit, grid, scale.known, self.norm, self.sums, room=self.buffer
+            self.sources, scale.size, scale.unit, grid, scale.known, self.norm, self.sums, buffer=self.buffer
         )  # fmt: skip
         guesses = draw(uniforms, self.sources.total)
         scan.run(self.walk(scale), draw(uniforms, neighbors), guesses, neighbors)
@@ -258,7 +258,7 @@ def _in_triton(
     if backend is None:
         return obstacle is None and gpu.agrees(sources.keys.device)
     if obstacle is not None:
-        raise ValueError(f"backend 'triton': {obstacle}")
+        raise SettingError("backend", backend, f"another one here ({obstacle})")
     return True
 
 

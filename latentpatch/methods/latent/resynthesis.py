@@ -85,7 +85,7 @@ def resynthesis(
     check_reference(reference, bank, len(noise))
     norm = max(sources.norm, 0 if reference is None else longest(reference))
     rules = rules_of(sources, settings, norm, has_reference)
-    is_compiled = cpu.chosen(backend, sources, rules.neighbors, [((height, width), 1)])
+    is_compiled = cpu.is_chosen(backend, sources, rules.neighbors, [((height, width), 1)])
     sums = torch.int32 if rules.excluded_score < 1 << 31 else torch.int64
     units = PreparedUnits(sources, (height, width), 1, exact_dtype(score_bound(1, norm)))
     group = max(1, memory // (sums.itemsize * (height * width + 2) * len(bank)))
@@ -212,7 +212,7 @@ def _compiled(
         rules.limit,
         excluded,
         switch_cost=rules.switch_cost,
-        use_cost=rules.reuse_cost,
+        reuse_cost=rules.reuse_cost,
     )
     walk, order = _walk(size, settings.patch_size, settings.stride, settings.symmetric)
     scan.allot(walk, order, rules.candidates, ROUNDS)

@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 
+from latentpatch.errors import SettingError
 from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.resynthesis import resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search.keys import KEY_NORM, resize_keys
@@ -127,18 +128,20 @@ def test_forked_processes_search():
 def test_what_it_cannot_do_is_refused():
     keys = keys_of(80, 4, 300)
     steps = raster_steps((12, 10), RasterSettings(4))
-    with pytest.raises(ValueError, match="'numba': neighbours 65: at most 64 is expected"):
+    with pytest.raises(SettingError, match="neighbors must be at most 64") as refusal:
         raster(keys, torch.rand(1, steps), RasterSettings(4, neighbors=65), backend="numba")
+    assert (refusal.value.name, refusal.value.value) == ("backend", "numba")
     assert raster(keys, torch.rand(1, steps), RasterSettings(4, neighbors=65)).shape == (1, 12, 10)
-    with pytest.raises(ValueError, match="'numba': 80 sources are more than are kept in memory"):
+    with pytest.raises(SettingError, match="80 sources exceed the memory limit"):
         raster(PreparedSources(keys, keep=1000), torch.rand(1, steps), RasterSettings(4), backend="numba")
     for sample in (raster, resynthesis):
-        with pytest.raises(ValueError, match=r"backend 'cuda': torch.* or numba is expected"):
+        with pytest.raises(SettingError, match=r"torch.* or numba") as refusal:
             sample(keys, torch.rand(1, steps), backend="cuda")
+        assert (refusal.value.name, refusal.value.value) == ("backend", "cuda")
 
 
 def test_without_numba_it_says_so(monkeypatch):
     monkeypatch.setattr("latentpatch.methods.latent.search.numba_backend.installed", lambda: False)
     steps = resynthesis_steps((12, 10), ResynthesisSettings())
-    with pytest.raises(ValueError, match="Numba is not installed"):
+    with pytest.raises(SettingError, match="Numba is not installed"):
         resynthesis(keys_of(4, 2, 30), torch.rand(1, steps), backend="numba")

@@ -150,7 +150,7 @@ def test_long_keys_are_refused():
     keys[1, 2, 3] = torch.tensor([KEY_NORM, 0, 0, 0])
     assert longest(keys) == KEY_NORM + 1
     keys[1, 2, 3, 1] = 200
-    with pytest.raises(ValueError, match="keys: norms of at most 2047"):
+    with pytest.raises(ValueError, match="keys must be of norm at most 2047"):
         raster(keys, torch.rand(1, raster_steps((8, 8), RasterSettings(3, scales=1))), RasterSettings(3, 1, 1, 1))
 
 

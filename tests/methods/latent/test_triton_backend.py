@@ -17,7 +17,7 @@ from helpers.slow_raster import slow_raster
 from torch import Tensor
 
 from latentpatch import RasterSettings
-from latentpatch.errors import MissingDependencyError
+from latentpatch.errors import MissingDependencyError, SettingError
 from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.search.keys import KEY_NORM, Resize, resize_keys
 from latentpatch.methods.latent.search.prepared import PreparedSources
@@ -137,17 +137,19 @@ def test_grids_are_resized_as_keys_are(old, new):
 
 
 def test_what_the_kernels_cannot_do_is_said(monkeypatch):
-    keys, settings = some_keys(70, (4, 4), 2, 5, 0), RasterSettings(2, 1, gpu.MAX_NEIGHBOURS + 1, 1)
+    keys, settings = some_keys(70, (4, 4), 2, 5, 0), RasterSettings(2, 1, gpu.MAX_NEIGHBORS + 1, 1)
     noise = torch.rand(1, raster_steps((4, 4), settings))
-    with pytest.raises(ValueError, match="backend 'triton': neighbours 65: at most 64"):
+    with pytest.raises(SettingError, match="neighbors must be at most 64") as refusal:
         raster(keys, noise, settings, backend="triton")
-    with pytest.raises(ValueError, match="backend 'cuda': torch, triton or numba is expected"):
+    assert (refusal.value.name, refusal.value.value) == ("backend", "triton")
+    with pytest.raises(SettingError, match="torch, triton or numba") as refusal:
         raster(keys, noise, settings, backend="cuda")
+    assert (refusal.value.name, refusal.value.value) == ("backend", "cuda")
     assert raster(keys, noise, settings).shape == (1, 4, 4)
     sharded = ShardedSources(keys, ALONE)
-    with pytest.raises(ValueError, match="backend 'triton': sources of several processes: those of one are expected"):
+    with pytest.raises(SettingError, match="several processes"):
         raster(sharded, noise, settings, backend="triton")
-    with pytest.raises(ValueError, match="backend 'triton': keys on cpu: a CUDA GPU is expected"):
+    with pytest.raises(SettingError, match="a CUDA GPU, not on cpu"):
         raster(keys, noise, RasterSettings(2, 1, 3, 1), backend="triton")
     monkeypatch.setattr(
         importlib.import_module("latentpatch.methods.latent.raster"), "_triton_installed", lambda: False
@@ -161,7 +163,7 @@ def test_layouts_beyond_the_memory_are_refused(monkeypatch):
     keys, settings = some_keys(70, (4, 4), 2, 5, 0), RasterSettings(2, 1, 3, 1)
     monkeypatch.setattr(gpu, "MAX_SHARE", 1e-7)
     noise = torch.rand(1, raster_steps((4, 4), settings))
-    with pytest.raises(ValueError, match="70 sources: their layouts take 76160 bytes, at most 1717 is expected"):
+    with pytest.raises(SettingError, match="70 sources take 76160 bytes, the limit is 1717"):
         raster(keys, noise, settings, backend="triton")
 
 

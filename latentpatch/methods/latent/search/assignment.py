@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .torch_loops import each
+from .torch_loops import each, is_exporting
 
 __all__ = ["CANDIDATES", "ROUNDS", "assign"]
 
@@ -39,7 +39,7 @@ def assign(costs: Tensor, candidates: Tensor, sizes: Tensor, limit: int, count: 
     """
     regrets = _regrets_of(costs)
     proposals = torch.zeros_like(candidates[:, :, 0])
-    if torch.compiler.is_exporting():
+    if is_exporting():
 
         def one_round(proposals: Tensor, _: tuple[Tensor, ...]) -> Tensor:
             return _propose(candidates, regrets, proposals, sizes, limit, count)

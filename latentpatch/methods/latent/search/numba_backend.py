@@ -1,7 +1,7 @@
-"""The search on CPUs in one pass over the places, where Numba is installed.
+"""The Numba backend of the search, for CPUs.
 
-Results are those of torch's operations bit for bit: the arithmetic is exact. Images are shared out among threads, and
-each thread takes its images through all places together, so that sources are read once a thread.
+Its results equal those of torch bit for bit, because the arithmetic is exact. Images are divided among threads. Each
+thread visits every place with all its images together, so that it reads the sources once.
 """
 
 from __future__ import annotations
@@ -20,94 +20,99 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ....errors import SettingError
 from .prepared import PreparedSources, paste, score_bound
 from .schedule import Scale, places_in_units
 
 __all__ = [
-    "MAX_NEIGHBOURS",
+    "MAX_NEIGHBORS",
     "Place",
     "Scan",
     "Walk",
     "check_backend",
-    "chosen",
     "installed",
+    "is_chosen",
     "resize",
     "scale_walk",
-    "score_room",
+    "score_buffer",
     "walk_of",
 ]
 
 IntArray = npt.NDArray[np.int64]
 
-#: Neighbours that are kept in order while they are looked for.
-MAX_NEIGHBOURS = 64
+#: Largest number of neighbors: the list of the nearest is kept sorted by insertion.
+MAX_NEIGHBORS = 64
 
 
 @lru_cache(maxsize=1)
 def installed() -> bool:
-    """Whether Numba is."""
+    """Return whether Numba is installed."""
     return find_spec("numba") is not None
 
 
 def check_backend(backend: str | None, backends: Sequence[str]) -> None:
-    """Refuse a backend that a sampler does not have.
+    """Raise an error for a backend that a sampler does not have.
 
     Raises:
-        ValueError: where it is not one of them.
+        SettingError: if ``backend`` is neither None nor one of ``backends``.
     """
     if backend not in (None, *backends):
-        raise ValueError(f"backend {backend!r}: {', '.join(backends[:-1])} or {backends[-1]} is expected")
+        raise SettingError("backend", backend, f"{', '.join(backends[:-1])} or {backends[-1]}")
 
 
-def chosen(
-    backend: str | None, sources: PreparedSources, neighbours: int, grids: Collection[tuple[tuple[int, int], int]]
+def is_chosen(
+    backend: str | None, sources: PreparedSources, neighbors: int, grids: Collection[tuple[tuple[int, int], int]]
 ) -> bool:
-    """Whether a search is done here.
+    """Return whether a search runs in this backend.
 
     Args:
-        backend: what the caller asks for; None to be done here wherever possible.
-        sources: to copy from.
-        neighbours: how many are drawn from.
-        grids: sizes of grids in cells, with the side of a unit.
+        backend: name of the backend; None to choose Numba wherever possible.
+        sources: sources to copy from.
+        neighbors: number of nearest sources to choose from.
+        grids: sizes of the grids in cells, each with the side of a unit.
 
     Raises:
-        ValueError: where it is told to be, and cannot.
+        SettingError: if ``backend`` is ``"numba"`` and Numba cannot run the search.
     """
     if backend not in (None, "numba"):
         return False
-    obstacle = _obstacle(sources, neighbours, grids)
+    obstacle = _obstacle(sources, neighbors, grids)
     if backend == "numba" and obstacle is not None:
-        raise ValueError(f"backend 'numba': {obstacle}")
+        raise SettingError("backend", backend, f"another one here ({obstacle})")
     return obstacle is None
 
 
-def _obstacle(sources: PreparedSources, neighbours: int, grids: Collection[tuple[tuple[int, int], int]]) -> str | None:
+def _obstacle(sources: PreparedSources, neighbors: int, grids: Collection[tuple[tuple[int, int], int]]) -> str | None:
+    """Return the reason why Numba cannot run a search; None if it can."""
     if not installed():
         return "Numba is not installed"
     if sources.keys.device.type != "cpu":
-        return f"device {sources.keys.device}: the CPU is expected"
+        return f"Numba needs sources on the CPU, not on {sources.keys.device}"
     if type(sources) is not PreparedSources:
-        return "sources that are shared with other processes"
-    if neighbours > MAX_NEIGHBOURS:
-        return f"neighbours {neighbours}: at most {MAX_NEIGHBOURS} is expected"
+        return "the sources are distributed over several processes"
+    if neighbors > MAX_NEIGHBORS:
+        return f"neighbors must be at most {MAX_NEIGHBORS} in Numba, got {neighbors}"
     if not sources.keeps(grids):
-        return f"{len(sources.keys)} sources are more than are kept in memory at all sizes"
+        return f"the layouts of {len(sources.keys)} sources exceed the memory limit"
     return None
 
 
-def score_room(count: int, sums: torch.dtype) -> npt.NDArray[Any]:
-    """Room for scores: NumPy asks for huge pages, a search would else spend its time on having memory given."""
+def score_buffer(count: int, sums: torch.dtype) -> npt.NDArray[Any]:
+    """Allocate the score buffer.
+
+    It is allocated by NumPy, which uses huge pages and so avoids page-fault cost.
+    """
     return np.empty(count, dtype=np.int32 if sums == torch.int32 else np.int64)
 
 
 class Place(NamedTuple):
-    """One step, in units.
+    """One step of a schedule, in units.
 
     Attributes:
-        window: what is compared, as far as it is known.
-        block: what is written.
-        around: whose sources it costs nothing to go on with.
-        blind: whether nothing is known.
+        window: units with a value that are compared.
+        block: units that are written.
+        around: units around the block, whose sources are exempt from the switch cost.
+        blind: whether the window has no unit with a value.
     """
 
     window: Sequence[int]
@@ -118,18 +123,18 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Walk:
-    """Places in order, told in units; those of a wave do not see each other.
+    """The schedule of one scale, in units (square blocks of cells). Places in one wave are independent.
 
     Attributes:
         waves: ``(waves + 1,)`` first place of each wave.
-        windows: ``(places + 1,)`` first of each place's ``window_units``.
-        window_units: what is compared, as far as it is known.
-        blocks: ``(places + 1,)`` first of each place's ``block_units``.
-        block_units: what is written.
-        rings: ``(places + 1,)`` first of each place's ``ring_units``.
-        ring_units: those around the block.
-        blind: ``(places,)`` whether nothing is known there.
-        room: ``(waves,)`` units a wave writes.
+        windows: ``(places + 1,)`` offset of each place in ``window_units``.
+        window_units: units with a value that are compared.
+        blocks: ``(places + 1,)`` offset of each place in ``block_units``.
+        block_units: units that are written.
+        rings: ``(places + 1,)`` offset of each place in ``ring_units``.
+        ring_units: units around the block.
+        blind: ``(places,)`` whether the window has no unit with a value.
+        wave_units: ``(waves,)`` number of units that a wave writes.
     """
 
     waves: IntArray
@@ -140,49 +145,49 @@ class Walk:
     rings: IntArray
     ring_units: IntArray
     blind: npt.NDArray[np.bool_]
-    room: IntArray
+    wave_units: IntArray
 
     @property
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        """All of them, in order."""
+        """Return all attributes, in order."""
         return (
             self.waves, self.windows, self.window_units, self.blocks, self.block_units, self.rings, self.ring_units,
-            self.blind, self.room,
+            self.blind, self.wave_units,
         )  # fmt: skip
 
 
 def walk_of(waves: Sequence[Sequence[Place]]) -> Walk:
-    """From the places of each wave."""
+    """Build a schedule from the places of each wave."""
     places = [place for wave in waves for place in wave]
     return Walk(
-        _firsts([len(wave) for wave in waves]),
-        *_joined([place.window for place in places]),
-        *_joined([place.block for place in places]),
-        *_joined([place.around for place in places]),
+        _offsets([len(wave) for wave in waves]),
+        *_concatenate([place.window for place in places]),
+        *_concatenate([place.block for place in places]),
+        *_concatenate([place.around for place in places]),
         np.array([place.blind for place in places], dtype=np.bool_),
         np.array([sum(len(place.block) for place in wave) for wave in waves], dtype=np.int64),
     )
 
 
-def _joined(parts: Sequence[Sequence[int]]) -> tuple[IntArray, IntArray]:
-    """Where each begins, and all of them."""
-    return _firsts([len(part) for part in parts]), np.array([unit for part in parts for unit in part], dtype=np.int64)
+def _concatenate(parts: Sequence[Sequence[int]]) -> tuple[IntArray, IntArray]:
+    """Return the offset of each part in the concatenation of all parts, and that concatenation."""
+    return _offsets([len(part) for part in parts]), np.array([unit for part in parts for unit in part], dtype=np.int64)
 
 
-def _firsts(lengths: list[int]) -> IntArray:
+def _offsets(lengths: list[int]) -> IntArray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 @lru_cache(maxsize=64)
 def scale_walk(scale: Scale) -> Walk:
-    """The places of a raster scale, one after the other."""
+    """Build the schedule of a raster scale, with one place in each wave."""
     return walk_of([[Place(place.window, place.block, blind=place.blind)] for place in places_in_units(scale)])
 
 
 def resize(keys: Tensor, size: tuple[int, int]) -> Tensor:
-    """What :func:`~latentpatch.methods.latent.search.keys.resize_keys` makes of a few images.
+    """Resize the keys of a few images as :func:`~latentpatch.methods.latent.search.keys.resize_keys` does.
 
-    Torch would rouse its threads for them, and these go on turning while the search's want to run.
+    Done in Numba: a torch call would wake its OpenMP pool, whose spinning threads compete with ours.
     """
     from .numba_kernels import resize as resize_loop
 
@@ -194,22 +199,21 @@ def resize(keys: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Scan:
-    """Some images that are taken through walks on a grid of one size.
+    """A search of several images on a grid of one size.
 
     Args:
-        sources: to copy from.
+        sources: sources to copy from.
         size: cells ``(h, w)`` of the grid.
-        side: of a unit in cells.
-        grid: ``(N, h, w, r)`` keys the images hold beforehand.
-        known: ``(h, w)`` bool which cells hold something.
-        norm: bound on the norms of all keys.
-        sums: type of integers that hold sums of scores over windows.
-        limit: units a source gives at most, with the other variants of its picture; None for no limit.
-        barred: ``(N, pictures)`` bool, those that give none; None for none.
-        switch_cost: added to the score of sources that none of the units around gives.
-        use_cost: added to the score of a source for each unit it gave.
-        room: for scores, of the type ``sums``: as many as there are images, units and sources, or more; None for its
-            own.
+        side: side of a unit, in cells.
+        grid: ``(N, h, w, r)`` keys of the images before the search.
+        has_value: ``(h, w)`` bool, cells with a value before the search.
+        norm: upper bound on the norms of all keys.
+        sums: integer dtype of sums of scores over windows.
+        limit: largest number of units copied from all variants of a picture; None for no limit.
+        barred: ``(N, pictures)`` bool, pictures that must not be copied from; None for no such picture.
+        switch_cost: added to the score of sources that no unit around the block was copied from.
+        reuse_cost: added to the score of a source for each unit copied from it.
+        buffer: scores, at least images x units x sources elements of dtype ``sums``; None to allocate it.
     """
 
     def __init__(
@@ -218,96 +222,97 @@ class Scan:
         size: tuple[int, int],
         side: int,
         grid: Tensor,
-        known: npt.NDArray[np.bool_],
+        has_value: npt.NDArray[np.bool_],
         norm: int,
         sums: torch.dtype,
         limit: int | None = None,
         barred: Tensor | None = None,
         switch_cost: int = 0,
-        use_cost: int = 0,
-        room: npt.NDArray[Any] | None = None,
+        reuse_cost: int = 0,
+        buffer: npt.NDArray[Any] | None = None,
     ) -> None:
-        from .numba_kernels import cut  # takes Numba, and a moment
+        # The import needs Numba and takes a moment.
+        from .numba_kernels import cut
 
         units = sources.units(size, side)
         self.size, self.side, self.shape = size, side, units.vectors.shape[:2]
         count, images = len(sources.keys), len(grid)
         self.vectors = units.vectors.flatten(0, 1).numpy()
-        # A reference may be longer than all sources.
+        # The norms of a reference may exceed those of all sources.
         exact = torch.float32 if score_bound(side, norm) <= 1 << 24 else torch.float64
         self.norms = units.norms.flatten(0, 2).to(exact).numpy()
-        self.held = np.empty((images, *self.vectors.shape[:2]), dtype=np.int16)
-        cut(grid.contiguous().numpy(), side, self.held)
-        self.known = known[::side, ::side].ravel().copy()
+        self.queries = np.empty((images, *self.vectors.shape[:2]), dtype=np.int16)
+        cut(grid.contiguous().numpy(), side, self.queries)
+        self.has_value = has_value[::side, ::side].ravel().copy()
         shape = (images, len(self.vectors), count)
-        self.scores = score_room(prod(shape), sums) if room is None else room[: prod(shape)]
+        self.scores = score_buffer(prod(shape), sums) if buffer is None else buffer[: prod(shape)]
         self.scores = self.scores.reshape(shape)
-        self.costs = self.scores.dtype.type(switch_cost), self.scores.dtype.type(use_cost)
+        self.costs = self.scores.dtype.type(switch_cost), self.scores.dtype.type(reuse_cost)
         self.index = np.full((images, len(self.vectors)), -1, dtype=np.int64)
         self.limit = limit or 0
-        self.given = np.zeros((images, count if limit else 1), dtype=np.int32)
+        self.use_counts = np.zeros((images, count if limit else 1), dtype=np.int32)
         if barred is not None:
-            self.given[barred[:, sources.groups].numpy()] = 1 << 30
+            self.use_counts[barred[:, sources.groups].numpy()] = 1 << 30
         self.spans = sources.spans.numpy()
-        self.fresh = True
+        self.must_compare = True
 
-    def run(self, walk: Walk, ranks: Tensor, guesses: Tensor, neighbours: int) -> None:
-        """Take the images through a walk.
+    def run(self, walk: Walk, ranks: Tensor, guesses: Tensor, neighbors: int) -> None:
+        """Visit every place of a schedule and copy the chosen sources into the images.
 
         Args:
-            walk: places and what they see.
-            ranks: ``(N, places)`` which of the neighbours is copied.
-            guesses: ``(N, places)`` which source is copied where nothing is known.
-            neighbours: how many are drawn from.
+            walk: schedule of the sweep.
+            ranks: ``(N, places)`` rank of the neighbor to copy.
+            guesses: ``(N, places)`` source to copy at blind places.
+            neighbors: number of nearest sources to choose from.
         """
-        from .numba_kernels import take
+        from .numba_kernels import run_sweep
 
-        drawn, guessed = ranks.contiguous().numpy(), guesses.contiguous().numpy()
+        rank_array, guess_array = ranks.contiguous().numpy(), guesses.contiguous().numpy()
 
-        def some(part: slice) -> None:
-            take(  # type: ignore[call-arg]
-                self.vectors, self.norms, self.held[part], self.known, self.scores[part], *walk.arrays,
-                drawn[part], guessed[part], neighbours, self.index[part], self.given[part], self.spans, self.limit,
-                *self.costs, self.fresh,
+        def run_images(part: slice) -> None:
+            run_sweep(  # type: ignore[call-arg]
+                self.vectors, self.norms, self.queries[part], self.has_value, self.scores[part], *walk.arrays,
+                rank_array[part], guess_array[part], neighbors, self.index[part], self.use_counts[part], self.spans,
+                self.limit, *self.costs, self.must_compare,
             )  # fmt: skip
 
-        _in_threads(some, len(self.held))
-        self.fresh = False
+        _in_threads(run_images, len(self.queries))
+        self.must_compare = False
 
     def allot(self, walk: Walk, order: Tensor, candidates: int, rounds: int) -> None:
-        """Fill the images with what each source gives of them, before any walk: see :mod:`.assignment`.
+        """Assign sources to all blocks within their capacity, before the first sweep: see :mod:`.assignment`.
 
         Args:
-            walk: places, with what they are compared in.
-            order: ``(places,)`` number of each place, lower ones come first among equals.
-            candidates: that each place may ask.
-            rounds: how often they ask.
+            walk: schedule of a sweep.
+            order: ``(places,)`` rank of each place; the lower rank wins ties.
+            candidates: number of sources that each place considers.
+            rounds: number of rounds of assignment.
         """
         from .numba_kernels import allot
 
         numbers = order.numpy()
 
-        def some(part: slice) -> None:
+        def run_images(part: slice) -> None:
             allot(
-                self.vectors, self.norms, self.held[part], self.scores[part], walk.windows, walk.window_units,
-                walk.blocks, walk.block_units, numbers, self.index[part], self.given[part], self.spans, self.limit,
+                self.vectors, self.norms, self.queries[part], self.scores[part], walk.windows, walk.window_units,
+                walk.blocks, walk.block_units, numbers, self.index[part], self.use_counts[part], self.spans, self.limit,
                 candidates, rounds,
             )  # fmt: skip
 
-        _in_threads(some, len(self.held))
-        self.fresh = False
+        _in_threads(run_images, len(self.queries))
+        self.must_compare = False
 
     def picks(self) -> Tensor:
-        """The source of each cell, -1 for none: ``(N, h, w)`` int64."""
+        """Return the source of each cell, -1 for none: ``(N, h, w)`` int64."""
         units = torch.from_numpy(self.index)[:, :, None].expand(-1, -1, self.side**2)
         return paste(units.unflatten(1, self.shape).permute(1, 2, 3, 0), self.size, self.side)[..., 0]
 
     def grid(self) -> Tensor:
-        """The keys the images hold: ``(N, h, w, r)`` int16."""
+        """Return the keys of the images: ``(N, h, w, r)`` int16."""
         from .numba_kernels import paste as paste_loop
 
-        grid = np.empty((len(self.held), *self.size, self.held.shape[2] // self.side**2), dtype=np.int16)
-        paste_loop(self.held, self.side, grid)
+        grid = np.empty((len(self.queries), *self.size, self.queries.shape[2] // self.side**2), dtype=np.int16)
+        paste_loop(self.queries, self.side, grid)
         return torch.from_numpy(grid)
 
 
@@ -317,13 +322,13 @@ def _pool(_process: int) -> ThreadPoolExecutor:
 
 
 def _in_threads(work: Callable[[slice], None], images: int) -> None:
-    """Call ``work`` for all images, in as many parts as torch has threads, one of them in this one."""
+    """Call ``work`` for all images in parts, one part per torch thread, the first in the calling thread."""
     threads = max(1, min(torch.get_num_threads(), images))
     parts = [slice(images * part // threads, images * (part + 1) // threads) for part in range(threads)]
     if threads == 1:
         work(parts[0])
         return
-    # The threads of a forked process are gone: it needs a pool of its own.
+    # A forked process loses the threads of its parent, so each process has its own pool.
     waiting = [_pool(os.getpid()).submit(work, part) for part in parts[1:]]
     try:
         work(parts[0])

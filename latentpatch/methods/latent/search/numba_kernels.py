@@ -1,6 +1,7 @@
 """Loops of the search on CPUs, compiled by Numba; :mod:`.numba_backend` calls them.
 
-Arithmetic is that of :mod:`.torch_raster`: scores are exact integers, held by floating point while they are multiplied.
+The arithmetic is that of :mod:`.torch_raster`: scores are exact integers, in floating point during multiplication. A
+unit is a square block of cells; its vector has K = side^2 r components. There are N images and B sources.
 """
 
 from __future__ import annotations
@@ -8,61 +9,71 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["allot", "cut", "paste", "resize", "take"]
+__all__ = ["allot", "cut", "paste", "resize", "run_sweep"]
 
-_compiled = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")  # all products are exact
-_GROUP = 64  # sources whose least sum is looked at first
-_SUMS = 8 * _GROUP  # sources whose scores are added up before they are looked at
-_AT_ONCE = 1024  # sources that images are compared with before the next: sums and a few rows fit into a core's cache
-_APART = _AT_ONCE + 16  # numbers from row to row: powers of two would fall into the same lines of the cache
-_STEP = 8  # products added at a time, as many as registers hold factors of for two images
-_ROW, _ROWS_2, _ROWS_3, _ROWS_4, _ROWS_5, _ROWS_6, _ROWS_7 = (np.uintp(_APART * rows) for rows in range(1, _STEP))
+# Contraction to fused multiply-add changes no result, because all products are exact.
+_compiled = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+_MIN_BLOCK = 64  # Sources whose minimum is computed before any of their sums is examined.
+_SUM_BLOCK = 8 * _MIN_BLOCK  # Sources whose scores are summed before the sums are examined.
+_TILE = 1024  # Sources compared with all images in one pass: sums and a few rows fit into the cache of a core.
+_STRIDE = _TILE + 16  # Elements between rows of a buffer. A power of two would map all rows to the same cache lines.
+_STEP = 8  # Products added in one pass: registers hold this many factors of two images.
+_ROW, _ROWS_2, _ROWS_3, _ROWS_4, _ROWS_5, _ROWS_6, _ROWS_7 = (np.uintp(_STRIDE * rows) for rows in range(1, _STEP))
 
 
 @_compiled
 def cut(grids, side, units):
-    """Cells ``(N, h, w, r)`` as ``(N, units, side^2 r)``, zeros beyond the border."""
+    """Split grids into units.
+
+    ``grids (N, h, w, r)`` are read, ``units (N, units, side^2 r)`` are written, with zeros beyond the border.
+    """
     images, height, width, depth = grids.shape
     columns = -(-width // side)
     units[:] = 0
     for image in range(images):
         for row in range(height):
             for column in range(width):
-                unit, first = _part(row, column, columns, side, depth)
+                unit, first = _position(row, column, columns, side, depth)
                 for k in range(depth):
                     units[image, unit, first + k] = grids[image, row, column, k]
 
 
 @_compiled
 def paste(units, side, grids):
-    """What :func:`cut` cut."""
+    """Assemble grids from units.
+
+    ``units (N, units, side^2 r)`` are read, ``grids (N, h, w, r)`` are written.
+    """
     images, height, width, depth = grids.shape
     columns = -(-width // side)
     for image in range(images):
         for row in range(height):
             for column in range(width):
-                unit, first = _part(row, column, columns, side, depth)
+                unit, first = _position(row, column, columns, side, depth)
                 for k in range(depth):
                     grids[image, row, column, k] = units[image, unit, first + k]
 
 
 @_compiled
-def _part(row, column, columns, side, depth):
-    """The unit that a cell is part of, and the first of its numbers there."""
+def _position(row, column, columns, side, depth):
+    """Return the unit that contains a cell, and the index of the cell's first component in it."""
     return row // side * columns + column // side, (row % side * side + column % side) * depth
 
 
 @_compiled
 def resize(grids, resized):
-    """:func:`~latentpatch.methods.latent.search.keys.resize_keys` of ``(N, h, w, r)`` into ``(N, h', w', r)``."""
+    """Interpolate grids as :func:`~latentpatch.methods.latent.search.keys.resize_keys` does.
+
+    ``grids (N, h, w, r)`` are read, ``resized (N, h', w', r)`` is written; both are int16.
+    """
     images, height, width, depth = resized.shape
     old_height, old_width = grids.shape[1:3]
     whole = 4 * height * width
     for row in range(height):
-        top, down = _between(row, old_height, height)
+        top, down = _interpolation(row, old_height, height)
         bottom = min(top + 1, old_height - 1)
         for column in range(width):
-            left, across = _between(column, old_width, width)
+            left, across = _interpolation(column, old_width, width)
             right = min(left + 1, old_width - 1)
             for image in range(images):
                 for k in range(depth):
@@ -74,71 +85,68 @@ def resize(grids, resized):
 
 
 @_compiled
-def _between(i, old, new):
-    """The old cell before sample ``i``, and the weight of the next one, times ``2 * new``."""
+def _interpolation(i, old, new):
+    """Return the old cell before sample ``i`` and the weight of the next cell, times ``2 * new``."""
     position = min(max((2 * i + 1) * old - new, 0), 2 * new * (old - 1))
     return position // (2 * new), position % (2 * new)
 
 
 @_compiled
-def compare(unit, vectors, norms, held, scores, ready, sums, factors):
-    """``scores[:, unit]``, |y|^2 - 2 x.y of what images hold there against all sources y.
+def compare(unit, vectors, norms, queries, scores, rows, sums, factors):
+    """Compute ``scores[:, unit]``: |y|^2 - 2 x.y of the images' unit x and the unit y of every source.
 
-    ``vectors (units, K, B)``, ``norms (units, B)``, ``held (N, units, K)``, ``scores (N, units, B)``; the others are
-    :func:`_room` to work in.
+    ``rows``, ``sums`` and ``factors`` are the :func:`_buffers`; see :func:`run_sweep` for the other arrays.
     """
-    images, length, count = held.shape[0], held.shape[2], vectors.shape[2]
+    images, length, count = queries.shape[0], queries.shape[2], vectors.shape[2]
     for image in range(images):
         for k in range(length):
-            factors[image, k] = -2 * held[image, unit, k]
-    for first in range(0, count, _AT_ONCE):
-        size = min(_AT_ONCE, count - first)
+            factors[image, k] = -2 * queries[image, unit, k]
+    for first in range(0, count, _TILE):
+        size = min(_TILE, count - first)
         for image in range(images):
-            _convert(norms[unit, first : first + size], sums[image * _APART : image * _APART + size])
+            _convert(norms[unit, first : first + size], sums[image * _STRIDE : image * _STRIDE + size])
         for k in range(0, length, _STEP):
             for i in range(min(_STEP, length - k)):
-                _convert(vectors[unit, k + i, first : first + size], ready[i * _APART : i * _APART + size])
+                _convert(vectors[unit, k + i, first : first + size], rows[i * _STRIDE : i * _STRIDE + size])
             if length - k < _STEP:
-                ready[(length - k) * _APART :] = 0
+                rows[(length - k) * _STRIDE :] = 0
             for image in range(0, images, 2):
-                _add_products(ready, factors[image : image + 2, k : k + _STEP], sums[image * _APART :], size)
+                _add_products(rows, factors[image : image + 2, k : k + _STEP], sums[image * _STRIDE :], size)
         for image in range(images):
-            _convert(sums[image * _APART : image * _APART + size], scores[image, unit, first : first + size])
+            _convert(sums[image * _STRIDE : image * _STRIDE + size], scores[image, unit, first : first + size])
 
 
 @_compiled
-def _room(images, length, norms):
-    """For :func:`compare`: ``ready (_STEP * _APART,)``, ``sums ((N + 1) * _APART,)`` and ``factors (N + 1, K rounded up
-    to _STEP)``, which holds zeros where nothing is written.
-    """
-    ready = np.zeros(_STEP * _APART, norms.dtype)
-    sums = np.zeros((images + 1) * _APART, norms.dtype)
-    return ready, sums, np.zeros((images + 1, -(-length // _STEP) * _STEP), norms.dtype)
+def _buffers(images, length, norms):
+    """Allocate ``rows``, ``sums`` and ``factors`` of :func:`compare`; the padding of factors stays zero."""
+    rows = np.zeros(_STEP * _STRIDE, norms.dtype)
+    sums = np.zeros((images + 1) * _STRIDE, norms.dtype)
+    return rows, sums, np.zeros((images + 1, -(-length // _STEP) * _STEP), norms.dtype)
 
 
 @_compiled
-def _add_products(ready, factors, sums, size):
-    """Add to the sums of two images their ``factors (2, _STEP)`` times the rows of ``ready``.
+def _add_products(rows, factors, sums, size):
+    """Add the products of ``factors (2, _STEP)`` and ``rows`` to the sums of two images.
 
-    Indexes have no sign and rows lie a constant apart: so the compiler takes many sources at a time.
+    Indices are unsigned and rows are a constant stride apart, so that the compiler vectorizes the loop over sources.
     """
     a0, b0, c0, d0 = factors[0, 0], factors[0, 1], factors[0, 2], factors[0, 3]
     e0, f0, g0, h0 = factors[0, 4], factors[0, 5], factors[0, 6], factors[0, 7]
     a1, b1, c1, d1 = factors[1, 0], factors[1, 1], factors[1, 2], factors[1, 3]
     e1, f1, g1, h1 = factors[1, 4], factors[1, 5], factors[1, 6], factors[1, 7]
     for j in range(np.uintp(size)):
-        a, b, c, d = ready[j], ready[j + _ROW], ready[j + _ROWS_2], ready[j + _ROWS_3]
-        e, f, g, h = ready[j + _ROWS_4], ready[j + _ROWS_5], ready[j + _ROWS_6], ready[j + _ROWS_7]
+        a, b, c, d = rows[j], rows[j + _ROW], rows[j + _ROWS_2], rows[j + _ROWS_3]
+        e, f, g, h = rows[j + _ROWS_4], rows[j + _ROWS_5], rows[j + _ROWS_6], rows[j + _ROWS_7]
         sums[j] = sums[j] + a0 * a + b0 * b + c0 * c + d0 * d + e0 * e + f0 * f + g0 * g + h0 * h
         i = j + _ROW
         sums[i] = sums[i] + a1 * a + b1 * b + c1 * c + d1 * d + e1 * e + f1 * f + g1 * g + h1 * h
 
 
 @_compiled
-def _convert(given, out):
-    # Slices from zero on, so that the compiler sees that no index is negative and takes many numbers at a time.
+def _convert(numbers, out):
+    # Callers pass slices and the index starts at zero: the compiler sees no negative index and vectorizes the loop.
     for j in range(len(out)):
-        out[j] = given[j]
+        out[j] = numbers[j]
 
 
 @_compiled
@@ -149,66 +157,73 @@ def _add(total, more):
 
 @_compiled
 def nearest(
-    scores, image, window, beside, own, given, most, limited, switch, use, spans, apart, total, best, sources
+    scores, image, window, adjacent, current, use_counts, max_uses, is_limited, switch_cost, reuse_cost, spans,
+    one_per_picture, total, best, sources,
 ):  # fmt: skip
-    """The sources of the least sums over a window, in order, into ``best`` and ``sources``; how many were found.
+    """Find the sources with the least sums of scores over a window, and return their number.
 
-    Sources with more than ``most`` units given are passed over, where ``limited``, but for ``own``; ``switch`` is
-    spared by those of ``beside``, and each unit given costs ``use``. Of a picture there is one variant, the best, where
-    ``apart``. ``total (_SUMS,)`` is room.
+    Args:
+        scores, use_counts, spans: see :func:`run_sweep`.
+        image, window: number of the image, and the units to sum over.
+        adjacent: sources around the block; ``switch_cost`` is subtracted from their sums.
+        current: source of the block so far, exempt from the limit; -1 for none.
+        max_uses, is_limited: largest use count of a source that may be chosen, and whether it applies.
+        reuse_cost: added to the sum of a source once per unit of its use count.
+        one_per_picture: whether only the best variant of each picture is a candidate.
+        total, best, sources: buffer ``(_SUM_BLOCK,)``; the least sums in ascending order and their sources, written.
     """
-    count, wanted = scores.shape[2], len(best)
-    barred = np.iinfo(total.dtype).max
+    count, num_wanted = scores.shape[2], len(best)
+    excluded = np.iinfo(total.dtype).max
     found = 0
-    for first in range(0, count, _SUMS):
-        size = min(_SUMS, count - first)
+    for first in range(0, count, _SUM_BLOCK):
+        size = min(_SUM_BLOCK, count - first)
         sums = total[:size]
         _convert(scores[image, window[0], first : first + size], sums)
         for number in range(1, len(window)):
             _add(sums, scores[image, window[number], first : first + size])
-        if use:
-            _add_uses(sums, given[image, first : first + size], use)
-        if switch:
-            for source in beside:
+        if reuse_cost:
+            _add_uses(sums, use_counts[image, first : first + size], reuse_cost)
+        if switch_cost:
+            for source in adjacent:
                 if first <= source < first + size:
-                    total[source - first] -= switch
-        if limited:
-            kept = total[own - first] if first <= own < first + size else barred
-            _bar(sums, given[image, first : first + size], most, barred)
-            if kept != barred:
-                total[own - first] = kept
-        for low in range(0, size, _GROUP):
-            high = min(low + _GROUP, size)
-            worst = best[wanted - 1] if found == wanted else barred
+                    total[source - first] -= switch_cost
+        if is_limited:
+            current_sum = total[current - first] if first <= current < first + size else excluded
+            _exclude(sums, use_counts[image, first : first + size], max_uses, excluded)
+            if current_sum != excluded:
+                total[current - first] = current_sum
+        for low in range(0, size, _MIN_BLOCK):
+            high = min(low + _MIN_BLOCK, size)
+            worst = best[num_wanted - 1] if found == num_wanted else excluded
             if _least(sums[low:high]) >= worst:
                 continue
             for j in range(low, high):
                 value = total[j]
                 if value >= worst:
                     continue
-                place = min(found, wanted - 1)
-                new = True
-                if apart:
-                    other = _of_span(sources[:found], spans[first + j])
+                slot = min(found, num_wanted - 1)
+                is_new = True
+                if one_per_picture:
+                    other = _find_in_span(sources[:found], spans[first + j])
                     if other < found:
                         if best[other] <= value:
                             continue
-                        place, new = other, False
-                while place > 0 and best[place - 1] > value:
-                    best[place], sources[place] = best[place - 1], sources[place - 1]
-                    place -= 1
-                best[place], sources[place] = value, first + j
-                found = min(found + new, wanted)
-                worst = best[wanted - 1] if found == wanted else barred
+                        slot, is_new = other, False
+                while slot > 0 and best[slot - 1] > value:
+                    best[slot], sources[slot] = best[slot - 1], sources[slot - 1]
+                    slot -= 1
+                best[slot], sources[slot] = value, first + j
+                found = min(found + is_new, num_wanted)
+                worst = best[num_wanted - 1] if found == num_wanted else excluded
     return found
 
 
 @_compiled
-def _of_span(sources, span):
-    """Which of some sources lies in a span; how many there are, if none does."""
-    for place in range(len(sources)):
-        if span[0] <= sources[place] < span[1]:
-            return place
+def _find_in_span(sources, span):
+    """Return the index of the source that lies in a span, or the number of sources if none does."""
+    for slot in range(len(sources)):
+        if span[0] <= sources[slot] < span[1]:
+            return slot
     return len(sources)
 
 
@@ -221,8 +236,8 @@ def _least(numbers):
 
 
 @_compiled
-def _different(index, units, out):
-    """Write the different sources of some units, -1 left out, into ``out``; how many."""
+def _distinct_sources(index, units, out):
+    """Write the distinct sources of some units into ``out``, without -1, and return their number."""
     count = 0
     for unit in units:
         source = index[unit]
@@ -233,118 +248,123 @@ def _different(index, units, out):
 
 
 @_compiled
-def _add_uses(total, given, use):
+def _add_uses(total, use_counts, reuse_cost):
     for j in range(len(total)):
-        total[j] += use * given[j]
+        total[j] += reuse_cost * use_counts[j]
 
 
 @_compiled
-def _bar(total, given, most, barred):
+def _exclude(total, use_counts, max_uses, excluded):
     for j in range(len(total)):
-        total[j] = barred if given[j] > most else total[j]
+        total[j] = excluded if use_counts[j] > max_uses else total[j]
 
 
 @_compiled
 def allot(
-    vectors, norms, held, scores, windows, window_units, blocks, block_units, order, index, given, spans, limit, most,
-    rounds,
+    vectors, norms, queries, scores, windows, window_units, blocks, block_units, order, index, use_counts, spans, limit,
+    candidates, rounds,
 ):  # fmt: skip
-    """Fill some images with what each source gives of them, see :mod:`.assignment`.
+    """Assign sources to all blocks within their capacity, in place, see :mod:`.assignment`.
 
     Args:
-        vectors, norms, index, given, spans, limit: see :func:`take`.
-        held: ``(N, units, K)`` int16 what is asked for; changed to what is given.
-        scores: ``(N, units, B)`` integers; changed.
-        order: ``(places,)`` number of each place, lower ones come first among equals.
-        most: candidates of a place.
-        rounds: how often they are asked.
+        queries: ``(N, units, K)`` int16 vectors to approximate; replaced by those of the assigned sources.
+        scores: ``(N, units, B)`` integers; overwritten.
+        order: ``(places,)`` rank of each place; the lower rank wins ties.
+        candidates: number of sources that each place considers.
+        rounds: number of rounds of assignment; see :func:`run_sweep` for the other arguments.
     """
-    images, units, length = held.shape
+    images, units, length = queries.shape
     places, count = len(order), scores.shape[2]
-    ready, sums, factors = _room(images, length, norms)
-    total, beside = np.empty(_SUMS, scores.dtype), np.empty(0, np.int64)
-    costs, sources = np.empty((places, most), scores.dtype), np.empty((places, most), np.int64)
-    sizes, asked, regrets = np.empty(places, np.int64), np.empty(places, np.int64), np.empty(places, np.int64)
-    away, taken = np.empty(places, np.bool_), np.empty(count, np.int64)
+    rows, sums, factors = _buffers(images, length, norms)
+    total, adjacent = np.empty(_SUM_BLOCK, scores.dtype), np.empty(0, np.int64)
+    costs, sources = np.empty((places, candidates), scores.dtype), np.empty((places, candidates), np.int64)
+    sizes, turns, regrets = np.empty(places, np.int64), np.empty(places, np.int64), np.empty(places, np.int64)
+    is_refused, granted = np.empty(places, np.bool_), np.empty(count, np.int64)
     for unit in range(units):
-        compare(unit, vectors, norms, held, scores, ready, sums, factors)
+        compare(unit, vectors, norms, queries, scores, rows, sums, factors)
     for image in range(images):
         for place in range(places):
             window = window_units[windows[place] : windows[place + 1]]
             row = order[place]
             nearest(
-                scores, image, window, beside, -1, given, limit, True, 0, 0, spans, True, total, costs[row],
+                scores, image, window, adjacent, -1, use_counts, limit, True, 0, 0, spans, True, total, costs[row],
                 sources[row],
             )  # fmt: skip
             sizes[row] = blocks[place + 1] - blocks[place]
-        asked[:] = 0
-        for number in range(rounds + 1):
+        turns[:] = 0
+        for iteration in range(rounds + 1):
             for row in range(places):
-                turn = asked[row]
-                # The last one has nothing to fall back on.
-                last = turn == most - 1
-                regrets[row] = np.iinfo(np.int64).min if last else np.int64(costs[row, turn]) - costs[row, turn + 1]
-            taken[:] = 0
-            moved = False
+                turn = turns[row]
+                # The last candidate has no successor to compare with.
+                is_last = turn == candidates - 1
+                regrets[row] = np.iinfo(np.int64).min if is_last else np.int64(costs[row, turn]) - costs[row, turn + 1]
+            granted[:] = 0
+            has_changed = False
             for row in np.argsort(regrets, kind="mergesort"):
-                picture = spans[sources[row, asked[row]], 0]
-                taken[picture] += sizes[row]
-                away[row] = taken[picture] > limit
-                moved |= away[row] and asked[row] < most - 1
-            if not moved or number == rounds:
+                picture = spans[sources[row, turns[row]], 0]
+                granted[picture] += sizes[row]
+                is_refused[row] = granted[picture] > limit
+                has_changed |= is_refused[row] and turns[row] < candidates - 1
+            if not has_changed or iteration == rounds:
                 break
             for row in range(places):
-                asked[row] = min(asked[row] + away[row], most - 1)
+                turns[row] = min(turns[row] + is_refused[row], candidates - 1)
         for place in range(places):
             row = order[place]
-            if away[row]:
+            if is_refused[row]:
                 continue
-            source = sources[row, asked[row]]
-            given[image, spans[source, 0] : spans[source, 1]] += sizes[row]
+            source = sources[row, turns[row]]
+            use_counts[image, spans[source, 0] : spans[source, 1]] += sizes[row]
             for unit in block_units[blocks[place] : blocks[place + 1]]:
                 index[image, unit] = source
                 for k in range(length):
-                    held[image, unit, k] = vectors[unit, k, source]
+                    queries[image, unit, k] = vectors[unit, k, source]
     for unit in range(units):
-        compare(unit, vectors, norms, held, scores, ready, sums, factors)
+        compare(unit, vectors, norms, queries, scores, rows, sums, factors)
 
 
 @_compiled
-def take(
-    vectors, norms, held, known, scores, waves, windows, window_units, blocks, block_units, rings, ring_units, blind,
-    room, ranks, guesses, neighbours, index, given, spans, limit, switch, use, fresh,
+def run_sweep(
+    vectors, norms, queries, has_value, scores, waves, windows, window_units, blocks, block_units, rings, ring_units,
+    blind, wave_units, ranks, guesses, neighbors, index, use_counts, spans, limit, switch_cost, reuse_cost,
+    compare_first,
 ):  # fmt: skip
-    """Take some images through a walk.
+    """Visit every block of the schedule and copy the chosen source into it, in place.
 
     Args:
-        vectors: ``(units, K, B)`` int16.
-        norms: ``(units, B)`` floating point that holds all scores.
-        held: ``(N, units, K)`` int16 what the images hold; changed.
-        known: ``(units,)`` bool what holds something beforehand; read where ``fresh``.
-        scores: ``(N, units, B)`` integers; changed, and read where ``fresh`` is false.
-        ranks: ``(N, places)`` which of the neighbours is taken.
-        guesses: ``(N, places)`` which source is taken where a place is blind.
-        neighbours: how many are drawn from.
-        index: ``(N, units)`` sources of what images hold, -1 for none; changed.
-        given: ``(N, B)`` units that each source and the other variants of its picture gave; changed.
-        spans: ``(B, 2)`` first and last (exclusive) of these variants.
-        limit: units a source gives at most; 0 for no limit.
-        switch, use: see :func:`nearest`.
-        fresh: whether what is known is to be compared first.
+        vectors: ``(units, K, B)`` int16 units of the sources.
+        norms: ``(units, B)`` their squared norms, of a floating-point type that represents all scores exactly.
+        queries: ``(N, units, K)`` int16 units of the images; updated.
+        has_value: ``(units,)`` bool, units with a value before the sweep; read if ``compare_first``.
+        scores: ``(N, units, B)`` integers |y|^2 - 2 x.y; updated, and read beforehand unless ``compare_first``.
+        waves: ``(waves + 1,)`` first place of each wave; places in one wave are independent.
+        windows, blocks, rings: ``(places + 1,)`` offset of each place in the next three arrays.
+        window_units, block_units, ring_units: units to compare, to write, and around the block, place after place.
+        blind: ``(places,)`` bool, places without a unit to compare.
+        wave_units: ``(waves,)`` number of units that each wave writes.
+        ranks: ``(N, places)`` rank of the neighbor to copy.
+        guesses: ``(N, places)`` source to copy at blind places.
+        neighbors: number of nearest sources to choose from.
+        index: ``(N, units)`` source of each unit, -1 for none; updated.
+        use_counts: ``(N, B)`` units copied from any variant of the source's picture; updated if there is a limit.
+        spans: ``(B, 2)`` first and last (exclusive) variant of each source's picture.
+        limit: largest number of units copied from a picture; 0 for no limit.
+        switch_cost, reuse_cost: costs of a change of source and of each use of a source, see :func:`nearest`.
+        compare_first: whether to compute the scores of ``has_value`` before the first wave.
     """
-    images, units, length = held.shape
-    ready, sums, factors = _room(images, length, norms)
-    total = np.empty(_SUMS, scores.dtype)
-    best, sources = np.empty(neighbours, scores.dtype), np.empty(neighbours, np.int64)
+    images, units, length = queries.shape
+    rows, sums, factors = _buffers(images, length, norms)
+    total = np.empty(_SUM_BLOCK, scores.dtype)
+    best, sources = np.empty(neighbors, scores.dtype), np.empty(neighbors, np.int64)
     longest = 0
     for wave in range(len(waves) - 1):
         longest = max(longest, waves[wave + 1] - waves[wave])
     picks = np.empty((longest, images), np.int64)
-    beside = np.empty(max(1, len(ring_units)), np.int64)
-    if fresh:
+    adjacent = np.empty(max(1, len(ring_units)), np.int64)
+    if compare_first:
         for unit in range(units):
-            if known[unit]:
-                compare(unit, vectors, norms, held, scores, ready, sums, factors)
+            if has_value[unit]:
+                compare(unit, vectors, norms, queries, scores, rows, sums, factors)
     for wave in range(len(waves) - 1):
         start, end = waves[wave], waves[wave + 1]
         if limit:
@@ -352,18 +372,19 @@ def take(
                 for image in range(images):
                     source = index[image, unit]
                     if source >= 0:
-                        given[image, spans[source, 0] : spans[source, 1]] -= 1
+                        use_counts[image, spans[source, 0] : spans[source, 1]] -= 1
         for place in range(start, end):
             window = window_units[windows[place] : windows[place + 1]]
             for image in range(images):
                 if blind[place]:
                     picks[place - start, image] = guesses[image, place]
                     continue
-                others = _different(index[image], ring_units[rings[place] : rings[place + 1]], beside) if switch else 0
-                own = index[image, block_units[blocks[place]]]
+                ring = ring_units[rings[place] : rings[place + 1]]
+                num_adjacent = _distinct_sources(index[image], ring, adjacent) if switch_cost else 0
+                current = index[image, block_units[blocks[place]]]
                 found = nearest(
-                    scores, image, window, beside[:others], own, given, limit - room[wave], limit > 0, switch, use,
-                    spans, False, total, best, sources,
+                    scores, image, window, adjacent[:num_adjacent], current, use_counts, limit - wave_units[wave],
+                    limit > 0, switch_cost, reuse_cost, spans, False, total, best, sources,
                 )  # fmt: skip
                 picks[place - start, image] = sources[min(ranks[image, place], found - 1)]
         for place in range(start, end):
@@ -372,7 +393,7 @@ def take(
                     source = picks[place - start, image]
                     index[image, unit] = source
                     if limit:
-                        given[image, spans[source, 0] : spans[source, 1]] += 1
+                        use_counts[image, spans[source, 0] : spans[source, 1]] += 1
                     for k in range(length):
-                        held[image, unit, k] = vectors[unit, k, source]
-                compare(unit, vectors, norms, held, scores, ready, sums, factors)
+                        queries[image, unit, k] = vectors[unit, k, source]
+                compare(unit, vectors, norms, queries, scores, rows, sums, factors)

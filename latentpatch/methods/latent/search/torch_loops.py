@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.scan import scan
 
 from .prepared import PreparedSources
 
@@ -22,6 +21,7 @@ __all__ = [
     "Units",
     "add_at",
     "each",
+    "is_exporting",
     "places_together",
     "put",
     "split_places",
@@ -37,9 +37,14 @@ _GATHERED = 1 << 16
 _TOGETHER = 1 << 19
 
 
+def is_exporting() -> bool:
+    """Return whether ``torch.export`` traces this code; torch 2.6 only tells whether some tracer does."""
+    return bool(getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)())
+
+
 def put(target: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     """Return a tensor with some rows replaced; the eager mode replaces them in place."""
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return target.index_put((rows,), values)
     return target.index_copy_(0, rows, values)
 
@@ -47,7 +52,7 @@ def put(target: Tensor, rows: Tensor, values: Tensor) -> Tensor:
 def add_at(counts: Tensor, columns: Tensor, amount: int) -> Tensor:
     """Return counts ``(N, C)`` plus an amount at columns ``(N, T)``; the eager mode adds in place."""
     amounts = torch.full_like(columns, amount, dtype=counts.dtype)
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return counts.scatter_add(1, columns, amounts)
     return counts.scatter_add_(1, columns, amounts)
 
@@ -64,7 +69,7 @@ def each(visit: Callable[[Any, Any], Any], state: Any, steps: Any) -> Any:
     Returns:
         The final state.
     """
-    if isinstance(steps, list) or not torch.compiler.is_exporting():
+    if isinstance(steps, list) or not is_exporting():
         for step in steps if isinstance(steps, list) else zip(*steps, strict=True):
             state = visit(state, step)
         return state
@@ -73,6 +78,8 @@ def each(visit: Callable[[Any, Any], Any], state: Any, steps: Any) -> Any:
         turns = torch.zeros(1, device=state.device)
         return each(lambda both, step: (visit(both[0], step), both[1] + 1), (state, turns), steps)[0]
     # The loop collects no results of steps: AOTInductor supports that for fixed numbers of images only.
+    from torch._higher_order_ops.scan import scan  # slow to import, and only graphs need it
+
     return scan(lambda state, step: (visit(state, step), []), state, tuple(steps))[0]
 
 
@@ -96,11 +103,11 @@ def sum_windows(scores: Tensor, windows: Tensor, are_many: bool = False) -> Tens
         windows: units of each window.
         are_many: True where the windows are too many for a graph to gather them all at once.
     """
-    if are_many and torch.compiler.is_exporting():
+    if are_many and is_exporting():
         nothing = torch.zeros_like(scores.index_select(0, windows[:, 0]))
         total: Tensor = each(lambda total, units: total + scores[units[0]], nothing, (windows.T,))
         return total
-    if torch.compiler.is_exporting() or windows.numel() * scores[0].numel() <= _GATHERED or windows.shape[1] < 2:
+    if is_exporting() or windows.numel() * scores[0].numel() <= _GATHERED or windows.shape[1] < 2:
         flat = scores.index_select(0, windows.flatten().to(scores.device))
         summed: Tensor = flat.unflatten(0, windows.shape).sum(1, dtype=scores.dtype)
         return summed
@@ -125,7 +132,7 @@ def split_places(choose: Callable[[slice], Tensor], places: int, together: int) 
         places: number of places in the step.
         together: largest number of places at a time.
     """
-    if torch.compiler.is_exporting() or places <= together:
+    if is_exporting() or places <= together:
         return choose(slice(0, places))
     return torch.cat([choose(slice(first, first + together)) for first in range(0, places, together)])
 

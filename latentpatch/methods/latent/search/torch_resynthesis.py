@@ -19,7 +19,7 @@ from ..settings import ResynthesisSettings
 from .assignment import CANDIDATES, assign
 from .prepared import PreparedSources, score_bound
 from .resynthesis_schedule import Wave, capacity
-from .torch_loops import Units, add_at, each, places_together, put, split_places, sum_windows
+from .torch_loops import Units, add_at, each, is_exporting, places_together, put, split_places, sum_windows
 
 __all__ = ["Rules", "Step", "Tables", "least_energy", "make_tables", "resynthesize", "rules_of", "step_fillers"]
 
@@ -199,7 +199,7 @@ class _Search:
 
     def _together(self, scores: Tensor) -> int:
         """Return the number of blocks to compare at a time; graphs compare all and ignore it."""
-        return 1 if torch.compiler.is_exporting() else places_together(scores[0].numel())
+        return 1 if is_exporting() else places_together(scores[0].numel())
 
     def _of_sources(self, of_pictures: Tensor) -> Tensor:
         """Return values of pictures ``(N, pictures)`` expanded to their sources ``(N, B)``."""
@@ -313,7 +313,7 @@ def least_energy(units: Units, maps: Tensor, tried: int, patch_size: int, stride
     """
     if tried == 1:
         return maps
-    if torch.compiler.is_exporting():
+    if is_exporting():
         energies = _energy(units, maps, patch_size, stride, symmetric)
     else:
         energies = torch.cat([_energy(units, part, patch_size, stride, symmetric) for part in maps.split(64)])

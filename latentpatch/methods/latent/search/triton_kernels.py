@@ -1,15 +1,15 @@
-"""Triton kernels of the raster sampler: the nearest sources of windows, and copying from those drawn.
+"""Triton kernels of the raster sampler: search for the nearest sources of windows, and copying of the drawn sources.
 
-A vector of integers v, at most 2^13 in magnitude, is kept as two planes of int8, v = 128 h + l with -64 <= l < 64, and
-cut into slabs of ``LENGTH`` numbers. A product x.y is 2^14 hx.hy + 2^7 (hx.ly + lx.hy) + lx.ly: matrix products of int8
-are added up in int32, so no order of adding matters. A score |y|^2 - 2 x.y and its source share an int64,
-``score * SPAN + source``: no two are equal, and ties go to the lower source.
+A vector v of integers, at most 2^13 in magnitude, is stored as two planes of int8, v = 128 h + l with -64 <= l < 64,
+and split into slabs of ``LENGTH`` elements. A product x.y is 2^14 hx.hy + 2^7 (hx.ly + lx.hy) + lx.ly. Matrix products
+of int8 are accumulated in int32, so the result does not depend on the order of the additions. A score |y|^2 - 2 x.y and
+its source share an int64, ``score * SPAN + source``: such ranked scores are distinct, and ties go to the lower source.
 
 The arrays:
 
 - ``sources`` ``(slabs, 2, B, LENGTH)`` int8 and ``norms`` ``(slabs, B)`` int32, the squared norms;
-- ``queries`` ``(slabs, 2, N, LENGTH)`` int8, what the images hold, N a multiple of ``IMAGES``;
-- ``slabs`` int32, the numbers of those that each place compares or writes, one place after the other.
+- ``queries`` ``(slabs, 2, N, LENGTH)`` int8, the units of the images; N is a multiple of ``IMAGES``;
+- ``slabs`` int32, the numbers of the slabs that each place compares or writes, one place after the other.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import triton.language as tl
 
 __all__ = ["SPAN", "copy_drawn", "nearest_of_parts", "walk"]
 
-#: More than the number of any source. Scores are below 2^62 / SPAN in magnitude.
+#: Upper bound on the number of sources. Scores are below 2^62 / SPAN in magnitude.
 SPAN = tl.constexpr(1 << 24)
 
-_EMPTY = tl.constexpr(1 << 62)  # beyond all scores
+#: Larger than all ranked scores.
+_EMPTY = tl.constexpr(1 << 62)
+#: Smaller than all ranked scores.
 _LOWEST = tl.constexpr(-(1 << 62))
 
 
@@ -31,7 +33,7 @@ def _score(
     queries, rows, images, sources, norms, tile, count, slabs, begin, end,
     LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
-    """Ranked scores of some images' windows against a tile of the sources: (IMAGES, SOURCES) int64."""
+    """Return ranked scores of a block of images against a tile of sources: (IMAGES, SOURCES) int64."""
     numbers = (tile * SOURCES + tl.arange(0, SOURCES)).to(tl.int64)
     inside = numbers < count
     parts = tl.arange(0, LENGTH)
@@ -59,28 +61,31 @@ def _score(
 
 @triton.jit
 def _nearest(
-    queries, rows, images, sources, norms, first, last, count, slabs, begin, end, neighbours,
+    queries, rows, images, sources, norms, first, last, count, slabs, begin, end, neighbors,
     SLOTS: tl.constexpr, LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
-    """The nearest of some tiles of the sources, in no order: (IMAGES, SLOTS) int64, those beyond at _EMPTY or more."""
+    """Return ranked scores of the nearest sources in a range of tiles: (IMAGES, SLOTS) int64.
+
+    They are unordered, and unused slots are at least _EMPTY.
+    """
     slots = tl.zeros([IMAGES, SLOTS], dtype=tl.int64) + tl.arange(0, SLOTS)[None, :]
-    # Slots differ from each other, so that one alone equals the worst; those not needed never are the worst.
-    best = tl.where(slots < neighbours, _EMPTY + slots, _LOWEST + slots)
+    # All slots differ, so that exactly one equals the worst. Slots beyond the neighbors are never the worst.
+    best = tl.where(slots < neighbors, _EMPTY + slots, _LOWEST + slots)
     for tile in range(first, last):
         ranked = _score(queries, rows, images, sources, norms, tile, count, slabs, begin, end, LENGTH, SOURCES, IMAGES)
         least, worst = tl.min(ranked, axis=1), tl.max(best, axis=1)
         while tl.max((least < worst).to(tl.int32), axis=0) > 0:
             replaced = (best == worst[:, None]) & (least < worst)[:, None]
             best = tl.where(replaced, least[:, None], best)
-            # What is dropped without entering is too far already.
+            # A least score that does not replace the worst is too far to be one of the nearest.
             ranked = tl.where(ranked == least[:, None], _EMPTY, ranked)
             least, worst = tl.min(ranked, axis=1), tl.max(best, axis=1)
-    return tl.where(slots < neighbours, best, _EMPTY)
+    return tl.where(slots < neighbors, best, _EMPTY)
 
 
 @triton.jit
 def _drawn(ranked, ranks):
-    """The source at a rank in each row of (n, m) ranked scores."""
+    """Return the source at a rank in each row of (n, m) ranked scores."""
     for dropped in range(0, tl.max(ranks, axis=0)):
         least = tl.min(ranked, axis=1)[:, None]
         ranked = tl.where((ranked == least) & (ranks[:, None] > dropped), _EMPTY, ranked)
@@ -89,7 +94,7 @@ def _drawn(ranked, ranks):
 
 @triton.jit
 def _copy(queries, rows, images, sources, chosen, count, slabs, begin, end, LENGTH: tl.constexpr):
-    """Write slabs of the chosen sources, (n,), into the images of these rows."""
+    """Copy slabs of the chosen sources, (n,), into the images of ``rows``."""
     parts = tl.arange(0, LENGTH)[None, :]
     for at in range(begin, end):
         slab = tl.load(slabs + at).to(tl.int64)
@@ -98,21 +103,21 @@ def _copy(queries, rows, images, sources, chosen, count, slabs, begin, end, LENG
             tl.store(queries + ((slab * 2 + plane) * images + rows[:, None]) * LENGTH + parts, tl.load(source))
 
 
-@triton.jit(do_not_specialize=["images", "count", "tiles", "begin", "end", "neighbours"])
+@triton.jit(do_not_specialize=["images", "count", "tiles", "begin", "end", "neighbors"])
 def nearest_of_parts(
-    candidates, queries, images, sources, norms, count, tiles, slabs, begin, end, neighbours,
+    candidates, queries, images, sources, norms, count, tiles, slabs, begin, end, neighbors,
     SLOTS: tl.constexpr, LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
-    """One place, grid (image blocks, parts): each part's nearest among its ``tiles`` tiles of sources.
+    """Find the nearest sources of one place in each part of the sources, ``tiles`` tiles a part.
 
-    ``candidates``, ``(N, parts, SLOTS)`` int64, are written.
+    The launch grid is (image blocks, parts). ``candidates``, ``(N, parts, SLOTS)`` int64, are written.
     """
     rows = tl.program_id(0) * IMAGES + tl.arange(0, IMAGES)
     part, parts = tl.program_id(1), tl.num_programs(1)
     last = tl.minimum((part + 1) * tiles, tl.cdiv(count, SOURCES))
     best = _nearest(
         queries, rows, images, sources, norms, part * tiles, last, count, slabs, begin, end,
-        neighbours, SLOTS, LENGTH, SOURCES, IMAGES,
+        neighbors, SLOTS, LENGTH, SOURCES, IMAGES,
     )  # fmt: skip
     tl.store(candidates + (rows[:, None] * parts + part) * SLOTS + tl.arange(0, SLOTS)[None, :], best)
 
@@ -122,10 +127,10 @@ def copy_drawn(
     picks, queries, images, candidates, width, ranks, steps, place, sources, count, slabs, begin, end,
     CANDIDATES: tl.constexpr, BLIND: tl.constexpr, LENGTH: tl.constexpr,
 ):  # fmt: skip
-    """One place, grid (N,): pick from an image's ``width`` candidates by rank and copy what the place writes.
+    """Pick one of an image's ``width`` candidates by rank and copy its slabs into the block of one place.
 
-    ``picks``, ``(places, N)`` int64, and ``queries`` are written. ``ranks`` are ``(N, steps)`` int64, and sources
-    themselves where the place is blind.
+    The launch grid is (N,). ``picks``, ``(places, N)`` int64, and ``queries`` are written. ``ranks``, ``(N, steps)``
+    int64, are ranks of candidates, or numbers of sources if the place is blind.
     """
     row = tl.program_id(0) + tl.arange(0, 1)
     chosen = tl.load(ranks + row.to(tl.int64) * steps + place)
@@ -137,15 +142,16 @@ def copy_drawn(
     _copy(queries, row, images, sources, chosen, count, slabs, begin, end, LENGTH)
 
 
-@triton.jit(do_not_specialize=["images", "places", "count", "neighbours"])
+@triton.jit(do_not_specialize=["images", "places", "count", "neighbors"])
 def walk(
-    picks, queries, images, ranks, blind, places, spans, sources, norms, count, slabs, neighbours,
+    picks, queries, images, ranks, blind, places, spans, sources, norms, count, slabs, neighbors,
     SLOTS: tl.constexpr, LENGTH: tl.constexpr, SOURCES: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
-    """All places of a scale, grid (image blocks,): for sources few enough that one program compares them all.
+    """Visit all places of a scale in one kernel, for sources few enough that one program compares them all.
 
-    ``spans``, ``(places, 3)`` int32, are a place's first slab compared, its first written and the end of those;
-    a place that compares none is blind. ``ranks`` and ``blind`` are ``(N, places)`` int64.
+    The launch grid is (image blocks,). ``spans``, ``(places, 3)`` int32, are the offsets in ``slabs`` of the first slab
+    to compare, the first slab to write, and their end; a place without a slab to compare is blind. ``ranks`` and
+    ``blind`` are ``(N, places)`` int64. ``picks``, ``(places, N)`` int64, and ``queries`` are written.
     """
     rows = tl.program_id(0) * IMAGES + tl.arange(0, IMAGES)
     for place in range(0, places):
@@ -155,10 +161,11 @@ def walk(
         else:
             best = _nearest(
                 queries, rows, images, sources, norms, 0, tl.cdiv(count, SOURCES), count, slabs, compared, written,
-                neighbours, SLOTS, LENGTH, SOURCES, IMAGES,
+                neighbors, SLOTS, LENGTH, SOURCES, IMAGES,
             )  # fmt: skip
             chosen = _drawn(best, tl.load(ranks + rows * places + place))
         tl.store(picks + place * images + rows, chosen)
-        tl.debug_barrier()  # no thread writes before all have read,
+        # The barriers make all threads read before any thread writes, and write before any thread reads again.
+        tl.debug_barrier()
         _copy(queries, rows, images, sources, chosen, count, slabs, written, tl.load(spans + place * 3 + 2), LENGTH)
-        tl.debug_barrier()  # nor reads before all have written
+        tl.debug_barrier()
