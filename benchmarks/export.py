@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures to a file, too")
     options = parser.parse_args()
     model = LatentPatch(options.autoencoder, settings=PRESETS[options.preset]).fit(options.sources).eval()
-    noise = noise_from_seeds(range(options.n), model.steps)
+    noise = noise_from_seeds(range(options.n), model.noise_dim)
     with torch.no_grad():
         rows = measure(model, ["eager", *options.forms], noise, options.rounds)
     report = {

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latentpatch import PCA, FileError, LatentPatch, SourceBank
+from latentpatch import PCA, LatentPatch, SourceBank
 from latentpatch.bank import format as modelfile
 from latentpatch.bank.format import ModelFile
 from latentpatch.cli.main import main
@@ -201,30 +201,30 @@ def test_saving_over_a_mapped_file(mapped: None, path: Path, model: LatentPatch)
 def test_mapped_values_are_checked_when_they_are_used(mapped: None, path: Path, model: LatentPatch) -> None:
     rewritten(path, latents=torch.full_like(model.bank.latents, float("nan")))
     loaded = LatentPatch.load(path)
-    with pytest.raises(FileError, match="malformed model file: latents hold NaN"):
+    with refuses_file(path, "malformed model file: latents"):
         loaded.generate(1)
-    with pytest.raises(FileError, match=r"model.safetensors: malformed model file: latents hold NaN"):
+    with refuses_file(path, "malformed model file: latents"):
         ModelFile.read(path).verify(path)
-    with pytest.raises(ValueError, match="latents hold NaN"):
+    with pytest.raises(ValueError, match="latents must be finite"):
         loaded.remove("3")
     rewritten(path, latents=model.bank.latents, keys=torch.full_like(model.bank.keys, 9000))
     loaded = LatentPatch.load(path)
     for _ in range(2):
-        with pytest.raises(FileError, match="malformed model file: keys are longer than 2047"):
+        with refuses_file(path, "malformed model file: keys"):
             loaded.generate(1)
-        with pytest.raises(FileError, match="malformed model file: keys are longer than 2047"):
+        with refuses_file(path, "malformed model file: keys"):
             loaded(torch.zeros(1, loaded.steps))
 
 
 def test_mapped_layouts_are_checked_at_once(mapped: None, path: Path, model: LatentPatch) -> None:
     rewritten(path, latents=model.bank.latents[:5].clone())
-    with pytest.raises(FileError, match="malformed model file: latents of shape"):
+    with refuses_file(path, "malformed model file: latents"):
         LatentPatch.load(path)
     rewritten(path, latents=model.bank.latents.float())
-    with pytest.raises(FileError, match="float16 or int16"):
+    with refuses_file(path, "float16 or int16"):
         LatentPatch.load(path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(FileError, match="not a readable model file"):
+    with refuses_file(path, "not a readable model file"):
         LatentPatch.load(path)
 
 
@@ -233,7 +233,7 @@ def test_mapped_codes_are_checked_when_they_are_used(mapped: None, tmp_path: Pat
     model.bank.latents.fill_(64)
     model.save(tmp_path / "a")
     loaded = LatentPatch.load(tmp_path / "a", model.autoencoder)
-    with pytest.raises(FileError, match="malformed model file: codes beyond the 64"):
+    with refuses_file(tmp_path / "a", "malformed model file: codes must be below the 64"):
         loaded.generate(1)
 
 
@@ -251,9 +251,11 @@ def test_altered_sources_are_found(
     assert "verified" not in shown
     assert (shown["sources_sha256"] == model.bank.digest()) == large, "what the file says, where it is large"
     assert main(["inspect", str(path), "--verify"]) == 1
-    assert f"{path}: altered: sources of SHA-256 {model.bank.digest()}" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"{path}: altered: " in message
+    assert model.bank.digest() in message
     assert main(["inspect", str(path.parent), "--verify"]) == 1
-    assert "--verify: a model file" in capsys.readouterr().err
+    assert "--verify needs a model file" in capsys.readouterr().err
 
 
 def test_moving_a_mapped_bank_leaves_its_latents(mapped: None, path: Path) -> None:

@@ -97,7 +97,7 @@ def test_channels_that_matter_are_kept():
         for layer in wide.decoder:
             if hasattr(layer, "first"):
                 layer.second.weight[:, layer.first.out_channels // 3 :] = 0  # two thirds add nothing
-    narrow = EmbeddedAutoencoder().take(wide, latents)
+    narrow = EmbeddedAutoencoder().prune_from(wide, latents)
     torch.testing.assert_close(narrow.decode(latents), wide.decode(latents), atol=1e-4, rtol=0)
 
 
