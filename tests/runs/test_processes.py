@@ -158,7 +158,7 @@ def test_one_process_may_resume_too(faces: Path, tmp_path: Path, capsys: pytest.
     assert contents(tmp_path / "c") == contents(tmp_path / "d")
     arguments = ["generate", str(faces), *PIXELS, "-q", "--shard-bank", "-o", str(tmp_path / "e")]
     assert main(arguments) == 1
-    assert "--shard-bank: a fitted model file is expected" in capsys.readouterr().err
+    assert "--shard-bank needs a fitted model file" in capsys.readouterr().err
     assert not (tmp_path / "e").exists()
 
 
