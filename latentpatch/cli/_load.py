@@ -24,7 +24,7 @@ from ._samplers import SamplerOptions
 __all__ = [
     "check_output_apart",
     "check_pixels",
-    "files_by_id",
+    "files_of",
     "load_model",
     "open_autoencoder",
     "open_model",
@@ -113,13 +113,26 @@ def open_model(
 
 def source_files(options: SourceOptions) -> dict[str, Path]:
     """Return the files of the sources by id; none for a fitted model, which holds no pictures."""
-    return {} if options.is_fitted else files_by_id(options.sources)
+    return {} if options.is_fitted else _files_by_id(options.sources)
 
 
-def files_by_id(sources: Sequence[Path]) -> dict[str, Path]:
+def _files_by_id(sources: Sequence[Path]) -> dict[str, Path]:
     """Return pictures of folders, lists and files, by the id that each has as a source."""
     paths = images.list_images(*sources)
     return dict(zip(images.identifiers(paths), paths, strict=True))
+
+
+def files_of(names: Sequence[str], option: str, sources: Sequence[Path]) -> list[Path]:
+    """Return the pictures of sources by name, in order.
+
+    Raises:
+        ValueError: naming the option, where a source has no picture.
+    """
+    by_id = _files_by_id(sources)
+    missing = [name for name in names if name not in by_id]
+    if missing:
+        raise ValueError(f"{option}: {len(missing)} of the sources have no picture there, such as {missing[0]!r}")
+    return [by_id[name] for name in names]
 
 
 def check_output_apart(output: Path, sources: Sequence[Path]) -> None:

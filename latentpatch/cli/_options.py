@@ -26,7 +26,6 @@ __all__ = [
     "RunContext",
     "RunOptions",
     "SampleOptions",
-    "SamplingOptions",
     "SourceOptions",
     "argument",
     "choice",
@@ -143,31 +142,18 @@ class SourceOptions(OptionGroup):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingOptions(OptionGroup):
-    """Number, seeds and sources of images."""
-
-    n: int = option(integer(1), "N", "number of images", default=16)
-    seed: int = option(integer(0), "SEED", "seed of the first image; the next image has the next seed", default=0)
-    where: str | None = option(str, "PREDICATE", 'sources to use, such as "gender=female and birth_year>1960"')
-
-
-@dataclass(frozen=True, kw_only=True)
 class RegionOptions(OptionGroup):
     """A region of a picture."""
 
     mask: Path | None = option(
         Path,
         "IMAGE",
-        "picture that is white in the region, cropped and resized as the picture is",
+        "white in the region, cropped and resized as the picture",
         exclusive="region",
         required=True,
     )
     box: str | None = option(
-        str,
-        "LEFT,TOP,RIGHT,BOTTOM",
-        "the region in pixels of the cropped and resized picture",
-        exclusive="region",
-        required=True,
+        str, "LEFT,TOP,RIGHT,BOTTOM", "pixels of the cropped and resized picture", exclusive="region", required=True
     )
 
 
@@ -222,7 +208,9 @@ class SampleOptions(CommandOptions):
     """Options of commands that draw images from seeds."""
 
     output: Path = output_option()
-    sampling: SamplingOptions = group(SamplingOptions)
+    n: int = option(integer(1), "N", "number of images", default=16)
+    seed: int = option(integer(0), "SEED", "seed of the first image; the next image has the next seed", default=0)
+    where: str | None = option(str, "PREDICATE", 'sources to use, such as "gender=female and birth_year>1960"')
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ..results import Generation
 from ..runs.resume import ResumableRun
 from ..settings import Settings
 from ._load import skipped_files
-from ._options import RunContext, SampleOptions, SamplingOptions, plural
+from ._options import RunContext, SampleOptions, plural
 
 __all__ = [
     "SHEET_IMAGES",
@@ -70,10 +70,10 @@ class RunWriter:
         self.rows: list[dict[str, Any]] = []
         self.ids: tuple[str, ...] = ()
 
-    def batches(self, sampling: SamplingOptions) -> Iterator[tuple[Sequence[int], slice]]:
+    def batches(self, options: SampleOptions) -> Iterator[tuple[Sequence[int], slice]]:
         """Yield the seeds of each batch and the part of them to decode."""
-        with self.context.progress(name=self.context.command, total=sampling.n) as bar:
-            for seeds in _batches(sampling):
+        with self.context.progress(name=self.context.command, total=options.n) as bar:
+            for seeds in _batches(options):
                 yield seeds, slice(None)
                 bar.update(len(seeds))
 
@@ -130,12 +130,12 @@ class ResumableRunWriter(RunWriter):
         self.batch: int | None = None  # number of this process' batch
         self.num_batches = 0
 
-    def batches(self, sampling: SamplingOptions) -> Iterator[tuple[Sequence[int], slice]]:
+    def batches(self, options: SampleOptions) -> Iterator[tuple[Sequence[int], slice]]:
         """Yield the seeds of each batch that this process takes part in, and the part of them to decode."""
-        processes, batches = self.context.processes, _batches(sampling)
+        processes, batches = self.context.processes, _batches(options)
         self.num_batches = len(batches)
         todo = [batch for batch in range(len(batches)) if batch not in self.work.finished_batches]
-        with self.context.progress(name=self.context.command, total=sampling.n) as bar:
+        with self.context.progress(name=self.context.command, total=options.n) as bar:
             bar.update(sum(len(batches[batch]) for batch in self.work.finished_batches))
             for first in range(0, len(todo), processes.count):
                 round_ = todo[first : first + processes.count]
@@ -198,8 +198,8 @@ def sample_writer(
     attributes = json.dumps(model.bank.attributes, sort_keys=True)
     decisive = {
         **portable(facts),
-        "n": options.sampling.n,
-        "seed": options.sampling.seed,
+        "n": options.n,
+        "seed": options.seed,
         "settings": settings_record(settings),
         "device": model.autoencoder.device.type,
         "attributes": hashlib.sha256(attributes.encode()).hexdigest(),
@@ -208,10 +208,10 @@ def sample_writer(
         yield ResumableRunWriter(work, options.output, model, context, facts, before)
 
 
-def _batches(sampling: SamplingOptions) -> list[range]:
+def _batches(options: SampleOptions) -> list[range]:
     """Return the seeds of the images that are sampled together."""
-    end = sampling.seed + sampling.n
-    return [range(first, min(first + _BATCH_IMAGES, end)) for first in range(sampling.seed, end, _BATCH_IMAGES)]
+    end = options.seed + options.n
+    return [range(first, min(first + _BATCH_IMAGES, end)) for first in range(options.seed, end, _BATCH_IMAGES)]
 
 
 def run_facts(

@@ -124,19 +124,12 @@ def _tables(options: EvaluateOptions) -> dict[str, list[Row]]:
 def _originals(options: EvaluateOptions, model: LatentPatch) -> list[Path] | None:
     """Return the sources' files in the bank's order; None where a fitted model is all there is."""
     from ..io.listing import list_images
-    from ._load import files_by_id
+    from ._load import files_of
 
     if not options.sources.is_fitted:
         skipped = {path for path, _ in model.skipped}
         return [path for path in list_images(*options.sources.sources) if path not in skipped]
-    if not options.originals:
-        return None
-    by_id = files_by_id(options.originals)
-    missing = [name for name in model.bank.sources if name not in by_id]
-    if missing:
-        source = options.sources.sources[0]
-        raise ValueError(f"--originals: {source} has a source {missing[0]!r}, which is not among them")
-    return [by_id[name] for name in model.bank.sources]
+    return files_of(model.bank.sources, "--originals", options.originals) if options.originals else None
 
 
 def _entry(context: cli.RunContext, evaluation: Evaluation, row: Row) -> dict[str, Any]:

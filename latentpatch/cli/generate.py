@@ -61,7 +61,7 @@ def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
     from ._load import open_model
     from ._output import run_facts, sample_writer, staging_folder
 
-    where, has_reference = options.sampling.where, options.reference is not None
+    where, has_reference = options.where, options.reference is not None
     with staging_folder(options.output, context) as staging:
         model = open_model(
             options.sources, context, options.output, where, options.sampler, has_reference, options.shard_bank
@@ -72,6 +72,6 @@ def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
         facts = run_facts(model, context, {"where": where, "decoding": decoding}, {"reference": options.reference})
         inputs: dict[str, Any] = {"settings": settings, "reference": reference, "where": where, "decoding": decoding}
         with sample_writer(staging, options, model, context, facts, settings) as writer:
-            for seeds, part in writer.batches(options.sampling):
+            for seeds, part in writer.batches(options):
                 writer.add(model.generate(seeds=seeds, part=part, **inputs))
             return writer.close()

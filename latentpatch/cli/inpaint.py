@@ -40,7 +40,7 @@ def run(options: InpaintOptions, context: cli.RunContext) -> dict[str, Any]:
     from ._load import open_model, read_region
     from ._output import run_facts, sample_writer, staging_folder
 
-    where, region = options.sampling.where, options.region
+    where, region = options.where, options.region
     with staging_folder(options.output, context) as staging:
         model = open_model(options.sources, context, options.output, where, options.sampler, has_reference=True)
         settings = options.sampler.settings(model.settings)
@@ -50,6 +50,6 @@ def run(options: InpaintOptions, context: cli.RunContext) -> dict[str, Any]:
         inputs: dict[str, Any] = {"settings": settings, "where": where, "composite": not options.reconstructed}
         before = [picture, torch.where(mask, 0.5, picture)]
         with sample_writer(staging, options, model, context, facts, settings, before) as writer:
-            for seeds, _ in writer.batches(options.sampling):
+            for seeds, _ in writer.batches(options):
                 writer.add(model.inpaint(picture, mask, seeds=seeds, **inputs))
             return writer.close()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import FileError
 from ..registry import settings_record
 from . import _options as cli
 from ._samplers import SamplerOptions
@@ -58,7 +57,7 @@ def run(options: UnlearnOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..errors import UnlearningError
     from ..io import atomic
     from ..provenance.unlearning import check_removable, unlearned, verify_unlearning
-    from ._load import load_model
+    from ._load import files_of, load_model
     from ._output import write_json
 
     path, new, note = options.model, options.output, options.report
@@ -66,7 +65,8 @@ def run(options: UnlearnOptions, context: cli.RunContext) -> dict[str, Any]:
     before = load_model(path, context)
     settings = options.sampler.settings(before.settings)
     check_removable(before, options.ids, settings)
-    pictures = _remaining_pictures(options, before)
+    remaining = [name for name in before.bank.sources if name not in options.ids]
+    pictures = files_of(remaining, "--pictures", options.pictures) if options.pictures else []
     with atomic.staged(note.parent) as notes, atomic.staged(new.parent) as staging:
         written = staging / new.name
         unlearned(path, options.ids, options.run.autoencoder).save(written)
@@ -100,20 +100,6 @@ def run(options: UnlearnOptions, context: cli.RunContext) -> dict[str, Any]:
         atomic.write_bytes(notes / f"{note.stem}.txt", text.encode(errors="backslashreplace"))
     context.say(text.rstrip())
     return report
-
-
-def _remaining_pictures(options: UnlearnOptions, model: LatentPatch) -> list[Path]:
-    """Return the files of the sources that stay, in the bank's order."""
-    from ._load import files_by_id
-
-    if not options.pictures:
-        return []
-    by_id = files_by_id(options.pictures)
-    remaining = [name for name in model.bank.sources if name not in options.ids]
-    missing = [name for name in remaining if name not in by_id]
-    if missing:
-        raise FileError(f"--pictures: {len(missing)} sources have no picture among them, such as {missing[0]!r}")
-    return [by_id[name] for name in remaining]
 
 
 def _facts(name: str, path: Path, model: LatentPatch) -> dict[str, Any]:

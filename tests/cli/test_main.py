@@ -208,3 +208,32 @@ def test_help_and_refusals_import_no_torch(arguments: list[str], tmp_path: Path)
 def test_the_version_needs_no_torch() -> None:
     program = "import sys, latentpatch; from latentpatch import __version__; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60, check=True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "faces"],
+        ["generate", "faces", "-o", "out", "--shard-bank"],
+        ["fit", "faces", "-o", "a.safetensors"],
+    ],
+    ids=" ".join,
+)
+def test_the_first_of_several_processes_refuses_for_all(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others wait for it, or torchrun would stop it before it has said why."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    waits: list[float] = []
+    monkeypatch.setattr("latentpatch.cli.main.time.sleep", waits.append)
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        try:
+            status = main(arguments)
+        except SystemExit as end:
+            status = int(str(end.code))
+        assert status in (1, 2)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == (rank == "0"), err
+    assert len(waits) == 1

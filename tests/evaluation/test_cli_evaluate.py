@@ -136,7 +136,7 @@ def test_a_model_file_and_a_file_of_features_suffice(
     assert report["tables"]["Rows"][1]["figures"]["distance"] == found[0]["tables"]["Rows"][1]["figures"]["distance"]
     known[1] = held_out
     assert main([*command, "--held-out", sources, *known]) == 1
-    assert "which is not among them" in capsys.readouterr().err
+    assert "--originals" in capsys.readouterr().err
     assert main([*command, "--held-out", given, "--row", "held-out", "-o", str(tmp_path / "refused")]) == 1
     assert "--held-out must be images" in capsys.readouterr().err
 
