@@ -91,7 +91,7 @@ class _Classes:
             places[number].append(place)
         operations = [
             self.model.generating(
-                [seeds[place] for place in members],
+                seeds=[seeds[place] for place in members],
                 settings=self.settings,
                 where=_HasLabel(self.attribute, self.labels[number]),
             )

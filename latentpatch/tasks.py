@@ -6,9 +6,10 @@ generator of steps (:mod:`latentpatch.batching`), by which several tasks share e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,12 +46,14 @@ __all__ = [
     "soft",
 ]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _ALL = slice(None)
 _EDIT_COVERAGE = 0.5  # share of a cell's pixels from which on an edit copies the cell
 
 
-@torch.no_grad()
-def generate(
+def generating(
     self: LatentPatch,
     n: int = 1,
     *,
@@ -63,7 +66,7 @@ def generate(
     decoding: str | None = None,
     precision: str | None = None,
     part: slice = _ALL,
-) -> Generation:
+) -> Operation[Generation]:
     """Generate new images.
 
     Image i depends on seed ``seed + i`` alone, whatever other images are generated with it.
@@ -93,33 +96,7 @@ def generate(
     Raises:
         SettingError: for arguments out of range.
     """
-    return self.run(
-        self.generating(
-            image_seeds(n, seed, seeds),
-            settings=settings,
-            sampler=sampler,
-            reference=reference,
-            where=where,
-            decoding=decoding,
-            precision=precision,
-            part=part,
-        )
-    )
-
-
-def generating(
-    self: LatentPatch,
-    seeds: Sequence[int],
-    *,
-    settings: Settings | None = None,
-    sampler: str | None = None,
-    reference: Picture | None = None,
-    where: Where | None = None,
-    decoding: str | None = None,
-    precision: str | None = None,
-    part: slice = _ALL,
-) -> Operation[Generation]:
-    """Yield the steps of :func:`generate`."""
+    seeds = image_seeds(n, seed, seeds)
     index, settings = yield from self.sampling(
         seeds, settings=settings, sampler=sampler, reference=reference, where=where
     )
@@ -140,7 +117,7 @@ def sampling(
     reference: Picture | None = None,
     where: Where | None = None,
 ) -> Operation[tuple[Tensor, Settings]]:
-    """Yield the steps of the first half of :func:`generate`: index maps ``(N, h, w)`` and the resolved settings."""
+    """Yield the steps of the first half of :func:`generating`: index maps ``(N, h, w)`` and the resolved settings."""
     method, settings = self.sampler_and_settings(sampler, settings)
     self.require_fit()
     candidates = self.bank.candidates(where)
@@ -157,8 +134,7 @@ def sampling(
     return index, settings
 
 
-@torch.no_grad()
-def inpaint(
+def inpainting(
     self: LatentPatch,
     image: Picture,
     mask: Tensor,
@@ -170,50 +146,26 @@ def inpaint(
     sampler: str | None = None,
     where: Where | None = None,
     composite: bool = True,
-) -> Generation:
+) -> Operation[Generation]:
     """Fill a region with patches of the sources that fit its surroundings, in several ways.
 
     Args:
         image: ``(3, H, W)`` in [0, 1] or a file; its pixels under the mask have no influence.
         mask: ``(H, W)`` bool, True where pixels are to be replaced.
         n: number of different fillings.
-        seed: seed of the first filling; see :func:`generate`.
+        seed: seed of the first filling; see :func:`generating`.
         seeds: the seed of each filling, instead of ``n`` and ``seed``.
         settings: settings of a sampler that accepts masks; the raster's where neither settings nor a sampler are
             named, at three scales, so that large regions hold together.
         sampler: a sampler that accepts masks.
-        where: see :func:`generate`.
+        where: see :func:`generating`.
         composite: keep the image's own pixels outside the mask, joined without a seam, instead of
             their reconstruction.
 
     Raises:
         SettingError: for shapes that do not fit, or a mask that selects nothing.
     """
-    return self.run(
-        self.inpainting(
-            image,
-            mask,
-            image_seeds(n, seed, seeds),
-            settings=settings,
-            sampler=sampler,
-            where=where,
-            composite=composite,
-        )
-    )
-
-
-def inpainting(
-    self: LatentPatch,
-    image: Picture,
-    mask: Tensor,
-    seeds: Sequence[int],
-    *,
-    settings: Settings | None = None,
-    sampler: str | None = None,
-    where: Where | None = None,
-    composite: bool = True,
-) -> Operation[Generation]:
-    """Yield the steps of :func:`inpaint`."""
+    seeds = image_seeds(n, seed, seeds)
     self.require_fit()
     candidates = self.bank.candidates(where)
     cells = cells_of_mask(mask, self.image_size, self.autoencoder, 0)
@@ -246,8 +198,9 @@ def _generation(
     return Generation(pictures, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants)
 
 
-@torch.no_grad()
-def edit(self: LatentPatch, image: Picture, donor: Picture, mask: Tensor, *, composite: bool = False) -> Generation:
+def editing(
+    self: LatentPatch, image: Picture, donor: Picture, mask: Tensor, *, composite: bool = False
+) -> Operation[Generation]:
     """Copy latents of a donor under a mask and decode (figure 1 e).
 
     Args:
@@ -260,13 +213,6 @@ def edit(self: LatentPatch, image: Picture, donor: Picture, mask: Tensor, *, com
     Raises:
         SettingError: for shapes that do not fit, or a mask that selects no cell.
     """
-    return self.run(self.editing(image, donor, mask, composite=composite))
-
-
-def editing(
-    self: LatentPatch, image: Picture, donor: Picture, mask: Tensor, *, composite: bool = False
-) -> Operation[Generation]:
-    """Yield the steps of :func:`edit`."""
     size, network = _editing_size(self, image), self.autoencoder
     target = image_batch(image, "image", 1, size, network.device)
     cells = cells_of_mask(mask, size, network, _EDIT_COVERAGE)
@@ -297,19 +243,13 @@ def _editing_size(model: LatentPatch, image: Picture) -> tuple[int, int]:
     return model.image_size if len(model.bank) else size_pair(None, model.autoencoder.spec.image_size)
 
 
-@torch.no_grad()
-def reconstruct(self: LatentPatch, image: Picture, *, reduced: bool = False) -> Tensor:
+def reconstructing(self: LatentPatch, image: Picture, *, reduced: bool = False) -> Operation[Tensor]:
     """Return images encoded and decoded again: ``(N, 3, H, W)`` float32 in [0, 1].
 
     Args:
         image: a file, or ``(3, H, W)`` or ``(N, 3, H, W)`` in [0, 1].
         reduced: also through the PCA and back (table 1, second row).
     """
-    return self.run(self.reconstructing(image, reduced=reduced))
-
-
-def reconstructing(self: LatentPatch, image: Picture, *, reduced: bool = False) -> Operation[Tensor]:
-    """Yield the steps of :func:`reconstruct`."""
     if isinstance(image, Tensor):
         batch = image if image.ndim == 4 else image[None]
         check_range("image", batch)
@@ -342,7 +282,7 @@ def soft(
         reference: ``(3, H, W)`` or ``(N, 3, H, W)`` in [0, 1] of the bank's image size.
         latents: ``(N, L, h, w)`` of the autoencoder, instead of images.
         settings: by default those of :class:`~latentpatch.methods.latent.soft.SoftSettings`.
-        where: see :func:`generate`.
+        where: see :func:`generating`.
         changes: single settings by name: ``temperature``, ``patch_size``, ``neighbors``, ``hard``.
 
     Returns:
@@ -364,3 +304,23 @@ def soft(
     weights = source_weights(self.bank, self.pca, latents, chosen, self.bank.candidates(where))
     images = self.decode_latents(self.bank.blend(weights, self.autoencoder.codebook))
     return Blend(images, weights, tuple(self.bank.ids))
+
+
+def _task(name: str, steps: Callable[P, Operation[T]]) -> Callable[P, T]:
+    """Return the plain call of a task: it runs the steps alone and returns their result."""
+
+    @wraps(steps)
+    def call(*arguments: P.args, **options: P.kwargs) -> T:
+        model: Any = arguments[0]
+        with torch.no_grad():
+            result: T = model.run(steps(*arguments, **options))
+        return result
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+generate = _task("generate", generating)
+inpaint = _task("inpaint", inpainting)
+edit = _task("edit", editing)
+reconstruct = _task("reconstruct", reconstructing)

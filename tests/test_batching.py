@@ -88,7 +88,7 @@ def test_a_check_that_raises_ends_what_waits() -> None:
 
 def test_costs_count_images_of_each_stage(model: LatentPatch) -> None:
     costs = Costs()
-    model.run_together([model.generating([1, 2]), model.generating([3])], costs=costs)
+    model.run_together([model.generating(seeds=[1, 2]), model.generating(seeds=[3])], costs=costs)
     assert costs.images == {"encode": 0, "search": 3, "decode": 3}
     assert costs.seconds["search"] > 0
     assert costs.seconds["encode"] == 0
@@ -103,16 +103,16 @@ def test_different_requests_together_are_what_they_are_alone(model: LatentPatch,
 
     def requests() -> list[Operation[object]]:
         return [
-            model.generating([5, 6, 7]),
-            model.generating([6], settings=few),
-            model.generating([8], reference=picture),
-            model.generating([9, 10], reference=torch.stack([picture, other])),
-            model.generating([11], sampler="random-cells"),
-            model.inpainting(picture, mask, [12]),
+            model.generating(seeds=[5, 6, 7]),
+            model.generating(seeds=[6], settings=few),
+            model.generating(seeds=[8], reference=picture),
+            model.generating(seeds=[9, 10], reference=torch.stack([picture, other])),
+            model.generating(seeds=[11], sampler="random-cells"),
+            model.inpainting(picture, mask, seeds=[12]),
             model.editing(picture, other, mask, composite=True),
             model.editing(picture, f"source:{model.bank.ids[2]}", mask),
             model.reconstructing(other),
-            model.generating([13], where="colour=blue"),  # refused: no source has it
+            model.generating(seeds=[13], where="colour=blue"),  # refused: no source has it
         ]
 
     together = model.run_together(requests())
@@ -125,7 +125,7 @@ def test_different_requests_together_are_what_they_are_alone(model: LatentPatch,
 
 
 def test_the_public_calls_go_the_same_way(model: LatentPatch) -> None:
-    (result,) = model.run_together([model.generating([3])])
+    (result,) = model.run_together([model.generating(seeds=[3])])
     assert not isinstance(result, Exception)
     assert torch.equal(result.images, model.generate(1, seed=3).images)
     with refuses("sampler"):

@@ -290,7 +290,9 @@ def test_precision_is_of_the_call_or_of_the_model(face_images):
     model.precision = "bfloat16"
     assert torch.equal(model.generate(2).images, quick.images)
     assert torch.equal(model.generate(2, precision="float32").images, exact.images)
-    operations = [model.generating([seed], precision=precision) for seed in (0, 1) for precision in ("float32", None)]
+    operations = [
+        model.generating(seeds=[seed], precision=precision) for seed in (0, 1) for precision in ("float32", None)
+    ]
     for result, images in zip(model.run_together(operations), (exact.images, quick.images) * 2, strict=True):
         assert torch.equal(result.images[0], images[result.seeds[0]])
     with refuses("precision"):

@@ -123,7 +123,7 @@ class Service:
 
     def _generate(self, request: GenerateRequest) -> Operation[Result]:
         result = yield from self.model.generating(
-            request.all_seeds,
+            seeds=request.all_seeds,
             settings=self._settings(request),
             reference=self._optional(request.reference, "reference"),
             where=request.where,
@@ -148,7 +148,7 @@ class Service:
         result = yield from self.model.inpainting(
             self._picture(request.image, "image"),
             self._region(request),
-            request.all_seeds,
+            seeds=request.all_seeds,
             settings=self._inpainting_settings(request),
             where=request.where,
             composite=request.composite,
@@ -257,7 +257,7 @@ class Service:
         """Return the seconds to decode an image, and to search for it, on the second try."""
         for _ in range(2):
             costs = Costs()
-            operation = self.model.generating(range(4), settings=settings)
+            operation = self.model.generating(4, settings=settings)
             (result,) = self.model.run_together([operation], costs=costs)
             if isinstance(result, Exception):
                 raise result
