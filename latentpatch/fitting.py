@@ -73,7 +73,7 @@ def fit(
     """
     if details is not None:
         if residuals is not None:
-            raise SettingError("residuals", residuals, "given once: details is its former name")
+            raise SettingError("residuals", residuals, "there once: details is its former name")
         residuals = details
     variants = Variants(mirrored, offsets, offset_cost)
     if residuals is None:

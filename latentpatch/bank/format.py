@@ -205,8 +205,8 @@ class ModelFile:
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    known = ("pca.", "bank.")
-    unknown = [name for name in tensors if not name.startswith(known)]
-    if unknown:
-        raise ValueError(f"unexpected tensor {unknown[0]!r}")
+    """Return the tensors of one part of a model file, by name without the prefix."""
+    for name in tensors:
+        if not name.startswith(("pca.", "bank.")):
+            raise ValueError(f"unexpected tensor {name!r}")
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,9 +1,8 @@
 """Residuals: the fine detail of sources that an autoencoder loses, added back to decoded images.
 
-A small decoder makes soft images. But every latent here has a known source, and the source's image is at hand
-when it is encoded. So a bank can store, beside the latents, the residual of decoding them, and add it where they are
-used. Example-based super-resolution (Freeman et al. 2002) adds such patches where they seem to fit; here their place is
-known.
+A small decoder makes soft images. But every latent here comes from a source whose image is at hand when it is
+encoded. So a bank can store, beside the latents, the residual of decoding them, and add it where they are used.
+Example-based super-resolution (Freeman et al. 2002) has to guess where such patches fit.
 
 A residual is the fine part alone, without local means: tone is left to the decoder, which blends that of different
 sources. Where cells of different sources meet, their residuals fade into each other over a cell's width.
@@ -43,9 +42,9 @@ def encode_residuals(pictures: Tensor, decoded: Tensor, side: int) -> Tensor:
         side: of a cell in pixels, see :func:`can_have_residuals`.
     """
     half = side // 2
-    lost = pictures.float() - decoded.float()
-    coarse = F.interpolate(F.avg_pool2d(lost, half), scale_factor=half, mode="bilinear", align_corners=False)
-    fine = ((lost - coarse) * LEVELS).round().clamp(-127, 127).to(torch.int8)
+    error = pictures.float() - decoded.float()
+    coarse = F.interpolate(F.avg_pool2d(error, half), scale_factor=half, mode="bilinear", align_corners=False)
+    fine = ((error - coarse) * LEVELS).round().clamp(-127, 127).to(torch.int8)
     images, height, width = len(fine), fine.shape[2] // side, fine.shape[3] // side
     cells = fine.view(images, 3, height, 2, half, width, 2, half).permute(0, 2, 5, 3, 6, 1, 4, 7)
     return cells.reshape(images, height, width, 3 * side**2)
