@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from .codecs import Call, Response, respond
-from .limits import Failure, Limits, Refusal
+from .failures import Failure, Refusal
+from .limits import Limits
 from .schema import json_schema, parse
 from .service import Result, Service
 

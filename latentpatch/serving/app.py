@@ -33,9 +33,9 @@ from ..registry import import_plugins
 from ..validation import check_integer, check_real
 from .batcher import Batcher
 from .codecs import Call, Response, encode_failure, internal_failure
+from .failures import Failure, Refusal
 from .forms import parse_form
 from .kserve import MODEL_NAME, model_metadata
-from .limits import Failure, Refusal
 from .schema import json_schema
 from .service import Service
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from ..errors import SettingError
 from ..io.images import encode_lossy, encode_png
 from ..io.metadata import record_metadata
+from .failures import Failure, Refusal, failure_of, malformed, truncate_for_message
 from .kserve import encode_kserve, parse_kserve
-from .limits import Failure, Refusal, failure_of, malformed, truncate_for_message
 from .schema import Answer, InfoRequest, PictureFormat, Request, parse
 from .service import Result
 

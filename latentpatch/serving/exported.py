@@ -20,7 +20,8 @@ from ..ops.noise import noise_from_seeds
 from ..provenance.maps import provenance_images
 from ..registry import settings_from_record
 from ..results import Generation
-from .limits import BUSY, Failure, Limits, Refusal, check_count, check_seconds, failure_of
+from .failures import BUSY, Failure, Refusal, failure_of
+from .limits import Limits, check_count, check_seconds
 from .schema import GenerateRequest, InfoRequest, ProvenanceRequest, Request, json_schema
 from .service import Result, drawn_result
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
-from .limits import malformed
+from .failures import malformed
 
 __all__ = ["parse_form"]
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .limits import malformed, truncate_for_message
+from .failures import malformed, truncate_for_message
 from .schema import json_schema
 from .service import Result
 

@@ -20,7 +20,8 @@ from ..model import LatentPatch
 from ..registry import SAMPLERS, settings_record
 from ..results import Generation
 from ..settings import Settings
-from .limits import BUSY, Failure, Limits, Refusal, check_count, check_seconds, count_images, failure_of
+from .failures import BUSY, Failure, Refusal, failure_of
+from .limits import Limits, check_count, check_seconds, count_images
 from .schema import (
     EditRequest,
     GenerateRequest,
