@@ -79,11 +79,20 @@ def test_equals_plain_loops_with_ties():
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [((16, 16), (10, 10)), ((10, 10), (12, 12)), ((5, 8), (13, 3)), ((1, 4), (3, 2))]
+    ("old", "new"),
+    [
+        ((16, 16), (10, 10)),
+        ((10, 10), (12, 12)),
+        ((5, 8), (13, 3)),
+        ((1, 4), (3, 2)),
+        ((8, 8), (5, 6)),
+        ((7, 7), (7, 7)),
+    ],
 )
 def test_resizing_is_exact_bilinear_interpolation(old, new):
     keys = random_keys(3, old, spread=2000)
     resized = resize_keys(keys, new)
+    assert resized.dtype == torch.int16
     assert resized.tolist() == [interpolate(grid, *new) for grid in keys.tolist()]
     smooth = torch.nn.functional.interpolate(
         keys.permute(0, 3, 1, 2).double(), new, mode="bilinear", align_corners=False

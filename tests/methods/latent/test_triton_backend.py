@@ -19,7 +19,7 @@ from torch import Tensor
 from latentpatch import RasterSettings
 from latentpatch.errors import MissingDependencyError, SettingError
 from latentpatch.methods.latent.raster import raster, raster_steps
-from latentpatch.methods.latent.search.keys import KEY_NORM, Resize, resize_keys
+from latentpatch.methods.latent.search.keys import KEY_NORM
 from latentpatch.methods.latent.search.prepared import PreparedSources
 from latentpatch.methods.latent.search.schedule import raster_schedule
 from latentpatch.methods.latent.search.sharded import ShardedSources
@@ -123,14 +123,6 @@ def test_slabs_hold_all_digits(size, side, length):
     assert slabs.dtype == torch.int8
     assert slabs.shape[1:] == (2, 5, length)
     assert torch.equal(triton_layout.from_slabs(slabs, size, side, 5), keys)
-
-
-@pytest.mark.parametrize(("old", "new"), [((8, 8), (5, 6)), ((5, 6), (8, 8)), ((1, 4), (3, 2)), ((7, 7), (7, 7))])
-def test_grids_are_resized_as_keys_are(old, new):
-    keys = some_keys(3, old, 4, KEY_NORM, 1)
-    resized = Resize(old, new, keys.device)(keys)
-    assert resized.dtype == torch.int16
-    assert torch.equal(resized, resize_keys(keys, new))
 
 
 # --- what cannot be done -------------------------------------------------------------------------------

@@ -21,9 +21,6 @@ __all__ = ["KEY_NORM", "Resize", "exact_dtype", "interpolate", "resize_keys", "r
 #: Largest Euclidean norm of a key. Squared distances stay below 2^25, also after interpolation.
 KEY_NORM = 2047
 
-#: Bound on the magnitude of int16.
-MAX_NORM = 1 << 15
-
 
 def to_keys(reduced: Tensor, step: Tensor) -> Tensor:
     """Round reduced latents to keys.
@@ -43,28 +40,14 @@ def to_keys(reduced: Tensor, step: Tensor) -> Tensor:
     return units.round().to(torch.int16)
 
 
-def resize_keys(keys: Tensor, size: tuple[int, int], norm: int = MAX_NORM) -> Tensor:
-    """Resize keys by bilinear interpolation (``align_corners=False``), exactly, rounded half up.
-
-    Args:
-        keys: ``(N, h, w, r)`` int16.
-        size: cells ``(h', w')`` of the result.
-        norm: bound on the keys' norms.
-
-    Returns:
-        ``(N, h', w', r)`` int16.
-    """
-    count, height, width, depth = keys.shape
-    if (height, width) == tuple(size):
-        return keys
-    rows = range(size[0])
-    cells = keys[:, rows_behind(height, size[0], rows)].movedim(0, -1).flatten(2)
-    resized = interpolate(cells, (height, width), size, rows, norm).to(keys.dtype)
-    return resized.view(*size, depth, count).movedim(-1, 0)
+def resize_keys(keys: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return keys ``(N, h, w, r)`` int16 at another size ``(h', w')``, see :class:`Resize`."""
+    resized: Tensor = Resize((keys.shape[1], keys.shape[2]), size, keys.device)(keys)
+    return resized
 
 
 class Resize(nn.Module):
-    """Do what :func:`resize_keys` does in 64-bit integers, with nothing left on the host.
+    """Interpolate keys bilinearly (``align_corners=False``) in 64-bit integers, rounded half up.
 
     Args:
         old: cells ``(h, w)`` of the grids.
@@ -97,7 +80,7 @@ class Resize(nn.Module):
 
 
 def interpolate(cells: Tensor, old: tuple[int, int], new: tuple[int, int], rows: range, norm: int) -> Tensor:
-    """Interpolate some rows of a resized grid, as :func:`resize_keys` does, of m numbers a cell.
+    """Return some rows of what :class:`Resize` makes, of many numbers a cell, by matrix products.
 
     Args:
         cells: ``(old rows, w, m)`` integers of any type; the old rows are :func:`rows_behind`.

@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 
 from ....ops.noise import draw
 from ..settings import RasterSettings
-from .keys import Resize, exact_dtype
+from .keys import exact_dtype, resize_keys
 from .prepared import PreparedSources, cut, paste, score_bound
 from .schedule import Scale, UnitPlace, places_in_units
 from .torch_loops import PreparedUnits, Units, each, places_together, put, split_places, sum_windows
@@ -202,8 +202,7 @@ class TorchSearch:
 
     def resize(self, keys: Tensor, size: tuple[int, int]) -> Tensor:
         """Return keys resized to another grid: ``(N, h, w, r)`` -> ``(N, h', w', r)``."""
-        resized: Tensor = Resize((keys.shape[1], keys.shape[2]), size, keys.device)(keys)
-        return resized
+        return resize_keys(keys, size)
 
     def scan(self, level: int, scale: Scale, grid: Tensor, uniforms: Tensor) -> Scanned:
         """Visit all places of a scale, with initial keys ``(N, h, w, r)`` and uniforms ``(N, places)``."""
