@@ -164,9 +164,9 @@ def test_bank_prepares_again_when_its_keys_change():
     prepared = bank.prepared()
     bank.keys = bank.keys.clone()
     assert bank.prepared() is not prepared
-    assert "_prepared" not in bank.state_dict()
-    assert copy.deepcopy(bank)._prepared is None
-    assert pickle.loads(pickle.dumps(bank))._prepared is None
+    assert "_cache" not in bank.state_dict()
+    assert copy.deepcopy(bank)._cache._all is None
+    assert pickle.loads(pickle.dumps(bank))._cache._all is None
     with torch.inference_mode():
         bank.keys = bank.keys.clone()
         prepared = bank.prepared()

@@ -261,7 +261,7 @@ def test_the_least_share_that_is_named_is_enough():
     noise = noise_from_seeds(range(9), resynthesis_steps((6, 6), settings))
     with pytest.raises(ValueError, match="at least") as refusal:
         resynthesis(bank, noise, settings)
-    least = float(str(refusal.value).split("at least ")[1].split(" ")[0])
+    least = float(str(refusal.value).split("at least ")[1].split(",")[0])
     assert resynthesis(bank, noise, ResynthesisSettings(max_share=min(1.0, least + 0.001))).shape == (9, 6, 6)
 
 
