@@ -16,13 +16,14 @@ from threading import Thread
 import numpy as np
 import pytest
 from helpers.browser import Page, browser
+from helpers.paths import ROOT
 from PIL import Image
 
 from latentpatch import LatentPatch
 from latentpatch.export.formats import export
 from latentpatch.methods.latent.settings import ResynthesisSettings
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "browser"
+EXAMPLE = ROOT / "examples" / "browser"
 
 pytestmark = [
     pytest.mark.slow,

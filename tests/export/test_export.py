@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.errors import refuses
+from helpers.paths import ROOT
 from helpers.slow_raster import slow_raster
 from torch import Tensor
 
@@ -284,7 +285,8 @@ def test_onnx_says_what_it_was_made_from(written, small):
     facts = json.loads(properties["latentpatch"])
     assert facts["sources"] == small.bank.ids
     assert facts["sources_sha256"] == small.bank.digest()
-    assert SAMPLERS[facts["sampler"]].settings(**facts["settings"]["generate"]) == small.generate(1).settings
+    settings = SAMPLERS.settings_class(facts["sampler"])(**facts["settings"]["generate"])
+    assert settings == small.generate(1).settings
     assert properties["license"] == "none"
     assert "default_rng" in properties["seeds"]
 
@@ -502,7 +504,7 @@ def test_the_command_refuses_what_cannot_be_exported(faces, tmp_path, capsys):
 @pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js: the browser's noise was not tested")
 def test_noise_in_javascript_is_numpys(tmp_path):
     seeds = [0, 1, 7, 2**32 - 1, 2**32, 2**64 - 1, 2**160 + 12345]
-    module = (Path(__file__).parent.parent / "examples" / "browser" / "noise.js").as_uri()
+    module = (ROOT / "examples" / "browser" / "noise.js").as_uri()
     script = tmp_path / "noise.mjs"
     script.write_text(
         f"import {{ noiseFromSeed }} from '{module}';\n"

@@ -118,7 +118,7 @@ def test_graph_archives_that_cannot_be_made(model: LatentPatch, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("more", "words"), [(["pictures"], "goes without pictures"), (["--size", "64"], "--size: it was settled")]
+    ("more", "words"), [(["pictures"], "leave out pictures"), (["--size", "64"], "leave it out with --graphs")]
 )
 def test_graphs_go_without_sources(more: list[str], words: str, tmp_path: Path, capsys) -> None:
     arguments = ["archive", *more, "--graphs", str(tmp_path), "-q", "-o", str(tmp_path / "a.mar")]
