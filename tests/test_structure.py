@@ -105,7 +105,7 @@ def test_packages_only_reexport(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import latentpatch", "import latentpatch.registry", "import latentpatch.cli.main"]
+    "statement", ["import latentpatch", "import latentpatch.registry", "import latentpatch.cli.entry"]
 )
 def test_the_registry_and_the_command_line_import_no_torch(statement: str) -> None:
     script = f"{statement}\nimport sys\nassert not {{'torch', 'numpy', 'PIL'}} & set(sys.modules)"

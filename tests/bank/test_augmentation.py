@@ -12,7 +12,7 @@ from torch import Tensor
 from latentpatch import LatentPatch, explain
 from latentpatch.bank.augmentation import Variants
 from latentpatch.bank.sharded import ShardedBank
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.errors import FileError
 from latentpatch.io.images import write_image
 from latentpatch.methods.latent.raster import raster, raster_steps

@@ -15,7 +15,7 @@ from latentpatch import FileError, LatentPatch, RasterSettings
 from latentpatch.bank import format as modelfile
 from latentpatch.bank.residuals import add_residuals, can_have_residuals, encode_residuals
 from latentpatch.bank.sharded import ShardedBank
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.export.formats import export
 from latentpatch.provenance.unlearning import verify_unlearning
 from latentpatch.runs.processes import ALONE

@@ -20,7 +20,7 @@ from helpers.command_line import (
 from helpers.paths import ROOT
 
 from latentpatch import LatentPatch
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from helpers.command_line import (
 from PIL import Image
 
 from latentpatch import Autoencoder, load_autoencoder
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 
 IMAGE = ["--image", "FACES/face00.png"]
 

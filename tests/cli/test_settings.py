@@ -33,7 +33,7 @@ from latentpatch import (
     register,
     setting,
 )
-from latentpatch.cli.main import COMMANDS, main
+from latentpatch.cli.entry import COMMANDS, main
 from latentpatch.methods.latent.presets import PRESET_HELP
 from latentpatch.methods.latent.random_tiles import RandomCells
 from latentpatch.methods.latent.search.prepared import PreparedSources

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.settings import main as print_settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from latentpatch import LatentPatch
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.evaluation import Evaluation, Row, load_extractor
 from latentpatch.io.images import read_image
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from latentpatch import LatentPatch, RasterSettings, load_autoencoder
 from latentpatch.autoencoders import vqgan as taming
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.export.formats import export
 from latentpatch.methods.latent.presets import DEFAULT_PRESET, PRESETS
 from latentpatch.methods.latent.raster import raster, raster_steps

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentpatch import LatentPatch
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.io.images import to_pil
 
 __all__ = [

@@ -18,7 +18,7 @@ from torch import Tensor
 from latentpatch import PCA, LatentPatch, SourceBank
 from latentpatch.bank import format as modelfile
 from latentpatch.bank.format import ModelFile
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.io.atomic import write_tensors
 from latentpatch.io.mmap import DTYPES, Rows, map_tensors
 

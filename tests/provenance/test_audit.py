@@ -10,7 +10,7 @@ import pytest
 from helpers.paths import PORTRAITS
 from PIL import Image, ImageEnhance, ImageOps
 
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.io.images import read_image
 
 SIZE = 128

@@ -15,7 +15,7 @@ from helpers.paths import PORTRAITS
 from PIL import Image, PngImagePlugin
 
 from latentpatch import LatentPatch, RasterSettings, explain
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.io.images import read_image, read_metadata, write_image
 
 SIZE = 128

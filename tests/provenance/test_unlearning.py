@@ -13,7 +13,7 @@ from helpers.paths import PORTRAITS
 from safetensors.torch import load_file
 
 from latentpatch import LatentPatch
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.provenance.unlearning import verify_unlearning
 
 

@@ -13,7 +13,7 @@ from helpers.misaligned import POINTS, Misaligned, misalign, portraits, scatter
 from helpers.paths import PORTRAITS
 from PIL import Image
 
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.io.images import read_image
 from latentpatch.registration.alignment import transform_points, warp
 

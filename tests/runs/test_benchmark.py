@@ -15,7 +15,7 @@ from helpers.errors import refuses
 from helpers.paths import ROOT
 
 from latentpatch import RasterSettings, load_autoencoder
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.runs import benchmark as bench
 
 SMALL = ["--sizes", "2,16", "-n", "2", "--autoencoder", "pixels:16", "--components", "4"]

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from latentpatch import Generation, LatentPatch, RandomCellsSettings, RasterSettings
 from latentpatch.bank.sharded import ShardedBank
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.methods.base import Context
 from latentpatch.methods.latent.raster import raster
 from latentpatch.methods.latent.search import torch_loops

@@ -19,7 +19,7 @@ from helpers.paths import ROOT
 from helpers.traffic import unpacked
 
 from latentpatch import LatentPatch, LatentPatchError, load_autoencoder
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 
 archive = pytest.importorskip("latentpatch.serving.archive", reason="serving needs pip install '.[serve]'")
 

@@ -16,7 +16,7 @@ from helpers.traffic import unpacked
 from PIL import Image
 
 from latentpatch import LatentPatch
-from latentpatch.cli.main import main
+from latentpatch.cli.entry import main
 from latentpatch.export.formats import export
 
 archive = pytest.importorskip("latentpatch.serving.archive", reason="serving needs pip install '.[serve]'")

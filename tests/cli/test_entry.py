@@ -24,9 +24,9 @@ from latentpatch.bank.augmentation import DEFAULT_OFFSET_COST
 from latentpatch.cli._options import RunOptions, SourceOptions
 from latentpatch.cli.align import AlignOptions
 from latentpatch.cli.audit import AuditOptions
+from latentpatch.cli.entry import COMMANDS, main
 from latentpatch.cli.evaluate import EvaluateOptions
 from latentpatch.cli.export import ExportOptions
-from latentpatch.cli.main import COMMANDS, main
 from latentpatch.evaluation.features import BUILT_IN
 from latentpatch.export.formats import FORMATS
 from latentpatch.provenance.audit import CopyLimits
@@ -138,7 +138,7 @@ def test_help_lists_all_commands_and_where_to_start(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     assert all(f"  {name} " in text and summary in text for name, summary in COMMANDS.items())
     assert "start here:" in text
-    assert {path.stem for path in (ROOT / "latentpatch" / "cli").glob("[a-z]*.py")} == {*COMMANDS, "main"}
+    assert {path.stem for path in (ROOT / "latentpatch" / "cli").glob("[a-z]*.py")} == {*COMMANDS, "entry"}
 
 
 def test_defaults_in_help_are_those_of_the_program() -> None:
@@ -183,7 +183,7 @@ def fields_of(kind: Any) -> dict[str, Field[Any]]:
 def test_help_and_refusals_import_no_torch(arguments: list[str], tmp_path: Path) -> None:
     program = f"""if True:
         import sys
-        from latentpatch.cli.main import main
+        from latentpatch.cli.entry import main
         try:
             main({arguments!r})
         except SystemExit:
@@ -225,7 +225,7 @@ def test_the_first_of_several_processes_refuses_for_all(
     """The others wait for it, or torchrun would stop it before it has said why."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     waits: list[float] = []
-    monkeypatch.setattr("latentpatch.cli.main.time.sleep", waits.append)
+    monkeypatch.setattr("latentpatch.cli.entry.time.sleep", waits.append)
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
         try:
