@@ -190,7 +190,7 @@ class Settings(metaclass=_AcceptsAliases):
     def __post_init__(self) -> None:
         for name, each in declared(type(self)).items():
             value = getattr(self, name)
-            if tuple in each.types and isinstance(value, list):  # as JSON has it
+            if tuple in each.types and isinstance(value, list):  # JSON has lists
                 object.__setattr__(self, name, value := tuple(value))
             each.check(value)
         self.check_together()

@@ -14,7 +14,7 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def five(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``generate -n 5 --seed 0`` writes."""
+    """Return the folder that ``generate -n 5 --seed 0`` writes."""
     out = tmp_path_factory.mktemp("five")
     run("generate", faces, *PIXELS, "-n", 5, "-o", out)
     return out

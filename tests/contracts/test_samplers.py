@@ -1,4 +1,4 @@
-"""What every registered sampler promises (:class:`latentpatch.methods.base.Sampler`)."""
+"""Promises of every registered sampler (:class:`latentpatch.methods.base.Sampler`)."""
 
 from __future__ import annotations
 

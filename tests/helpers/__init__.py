@@ -1,1 +1,1 @@
-"""What tests share: drawn faces, live servers, a browser, slow reference searches."""
+"""Helpers of tests: drawn faces, live servers, a browser, slow reference searches."""

@@ -67,7 +67,7 @@ def source_weights(
     # Doubles: as the temperature falls, differences of large numbers decide.
     sources = (keys if candidates is None else keys[candidates]).double() * bank.key_step.double()
     distances = patch_distances(pca.project(latents.to(keys.device)), sources, settings.patch_size)
-    variance = float(pca.explained_variance.double().sum()) or 1.0  # of equal sources it is 0
+    variance = float(pca.explained_variance.double().sum()) or 1.0  # equal sources have no variance
     weights = soft_weights(distances / variance, settings).float()
     if candidates is None:
         return weights
@@ -91,7 +91,7 @@ def patch_distances(reference: Tensor, sources: Tensor, patch_size: int) -> Tens
         raise SettingError("patch_size", patch_size, f"at most {min(height, width)} (shorter side of the grid)")
     products = torch.einsum("nrhw,bhwr->nbhw", reference, sources)
     cells = reference.square().sum(1)[:, None] - 2 * products + sources.square().sum(3)
-    before, after = patch_size // 2, (patch_size - 1) // 2  # as in resynthesis
+    before, after = patch_size // 2, (patch_size - 1) // 2  # the margins of resynthesis
     inside = F.pad(cells.new_ones(1, 1, height, width), (before, after, before, after))
     sums = F.avg_pool2d(F.pad(cells, (before, after, before, after)), patch_size, 1)
     distances: Tensor = sums / F.avg_pool2d(inside, patch_size, 1)

@@ -91,7 +91,7 @@ def random_bank(rng: np.random.Generator, augmented: bool = False) -> Bank:
     keys = random_keys(rng, int(copies.sum()), grid, int(rng.integers(1, 5)), int(rng.choice([1, 3, 300, 1000])))
     pictures = np.repeat(np.arange(total), copies)
     is_first = np.diff(pictures, prepend=-1) > 0
-    offsets = np.where(is_first, 0, rng.choice([0, 1, 2, 4, 32], len(keys)))  # of a mirror image it is 0
+    offsets = np.where(is_first, 0, rng.choice([0, 1, 2, 4, 32], len(keys)))  # a mirror image is not moved
     return Bank(keys, pictures, offsets, float(rng.choice([0.0, 0.05, 1.0, 10.0])))
 
 

@@ -79,7 +79,7 @@ def patch_diffusion(
             if mask is not None:
                 x = np.where(mask.reshape(area, 1), x, clean + sigmas[level + 1] * noise)
 
-    if sweeps and mask is None:  # of the nearest sources, so that they need no draws
+    if sweeps and mask is None:  # sweeps take the nearest source, so they need no draws
         blocks = ceil(height / stride) * ceil(width / stride)
         return resynthesis(
             keys,
