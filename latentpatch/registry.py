@@ -51,15 +51,10 @@ class _Entry:
 
 
 class SamplerRegistry(Mapping[str, "Sampler"]):
-    """Samplers by name; reading one imports its module.
-
-    Attributes:
-        version: a count of registrations, by which others may keep what they derive from the registry.
-    """
+    """Samplers by name; reading one imports its module."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
-        self.version = 0
 
     def declare(
         self,
@@ -85,12 +80,10 @@ class SamplerRegistry(Mapping[str, "Sampler"]):
             if other == name or entry.settings_class is settings_class:
                 raise ValueError(f"sampler {name!r}: its name or settings class is that of {other!r}")
         self._entries[name] = _Entry(settings_class, summary, target, frozenset(flags))
-        self.version += 1
 
     def remove(self, name: str) -> None:
         """Take a sampler out again."""
         del self._entries[name]
-        self.version += 1
 
     def __getitem__(self, name: str) -> Sampler:
         entry = self._entries[name]

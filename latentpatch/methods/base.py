@@ -51,12 +51,10 @@ class Method(ABC):
     Attributes:
         name: the name users give it.
         Settings: its settings class.
-        inputs: the inputs it takes, of ``bank``, ``reference``, ``mask``.
     """
 
     name: ClassVar[str]
     Settings: ClassVar[type[Settings]]
-    inputs: ClassVar[tuple[str, ...]] = ()
 
     def resolve(self, settings: Any, context: Context) -> Any:
         """Return settings with every value that is left to the method filled in."""
@@ -107,7 +105,7 @@ class Sampler(Method):
     def sample(
         self, sources: PreparedSources, noise: Tensor, settings: Any, reference: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        """Return index maps; the inputs are checked already. See :meth:`__call__`."""
+        """Return index maps, see :meth:`__call__`; the flags and the sources' preparation are seen to already."""
 
     @torch.no_grad()
     def __call__(

@@ -38,7 +38,6 @@ def toy() -> Iterator[str]:
     class Toy(Sampler):
         name = "toy"
         Settings = ToySettings
-        inputs = ("bank",)
 
         def noise_dim(self, settings: Any, context: Context) -> int:
             return 1

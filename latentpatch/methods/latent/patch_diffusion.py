@@ -111,7 +111,6 @@ class PatchDiffusion(Sampler):
 
     name = "diffusion"
     Settings = DiffusionSettings
-    inputs = ("bank", "reference", "mask")
     accepts_reference = accepts_mask = True
     default_decoding = "blend"
 

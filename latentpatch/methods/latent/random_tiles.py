@@ -19,7 +19,6 @@ class RandomCells(Sampler):
 
     name = "random-cells"
     Settings = RandomCellsSettings
-    inputs = ("bank",)
     is_shardable = True
 
     def noise_dim(self, settings: RandomCellsSettings, context: Context) -> int:
@@ -41,7 +40,6 @@ class RandomPatches(Sampler):
 
     name = "random-patches"
     Settings = RandomPatchesSettings
-    inputs = ("bank",)
     is_shardable = True
 
     def noise_dim(self, settings: RandomPatchesSettings, context: Context) -> int:

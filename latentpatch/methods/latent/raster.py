@@ -133,7 +133,6 @@ class Raster(Sampler):
 
     name = "raster"
     Settings = RasterSettings
-    inputs = ("bank", "reference", "mask")
     accepts_reference = accepts_mask = True
     is_shardable = is_exportable = True
 

@@ -122,7 +122,6 @@ class Resynthesis(Sampler):
 
     name = "resynthesis"
     Settings = ResynthesisSettings
-    inputs = ("bank", "reference")
     accepts_reference = True
     is_exportable = True
     default_decoding = "blend"

@@ -24,6 +24,21 @@ from .settings import RasterSettings, ResynthesisSettings
 __all__ = ["TraceableRaster", "TraceableResynthesis"]
 
 
+def _norm_bound(sources: PreparedSources, has_reference: bool) -> int:
+    """Return a bound on the norms of all keys; those of a reference are rounded to :data:`KEY_NORM`."""
+    return max(sources.norm, KEY_NORM + isqrt(sources.keys.shape[3]) // 2 + 1 if has_reference else 0)
+
+
+def _check_scores(bound: int, count: int, patch_size: int) -> None:
+    """Refuse scores that leave no room for the number of a source in 64 bits.
+
+    Raises:
+        SettingError: naming ``patch_size``.
+    """
+    if bound * count >= 1 << 63:
+        raise SettingError("patch_size", patch_size, f"smaller for {count} sources and 64-bit scores")
+
+
 class TraceableRaster(nn.Module):
     """Raster sampler from noise ``(N, steps)`` to index maps ``(N, h, w)``.
 
@@ -43,9 +58,8 @@ class TraceableRaster(nn.Module):
         sources = keys if isinstance(keys, PreparedSources) else PreparedSources(keys)
         count, height, width, depth = sources.keys.shape
         settings.check_sources(count)
-        norm = max(sources.norm, KEY_NORM + isqrt(depth) // 2 + 1 if reference else 0) + isqrt(depth) + 1
-        if score_bound(settings.patch_size, norm) * count >= 1 << 63:
-            raise SettingError("patch_size", settings.patch_size, f"smaller for {count} sources and 64-bit scores")
+        norm = _norm_bound(sources, reference) + isqrt(depth) + 1
+        _check_scores(score_bound(settings.patch_size, norm), count, settings.patch_size)
         sums = sum_dtype(settings.patch_size, norm)
         scales = raster_schedule((height, width), settings, reference)
         before = [(height, width), *(scale.size for scale in scales)]
@@ -133,15 +147,14 @@ class TraceableResynthesis(nn.Module):
     def __init__(self, keys: Tensor | PreparedSources, settings: ResynthesisSettings, reference: bool = False) -> None:
         super().__init__()
         sources = keys if isinstance(keys, PreparedSources) else PreparedSources(keys)
-        self.count, height, width, depth = sources.keys.shape
+        self.count, height, width = sources.keys.shape[:3]
         self.pictures, self.grid = sources.pictures, (height, width)
         self.settings = settings = settings.resolved(self.pictures, reference)
         settings.check_sources(self.pictures, reference)
         self.steps = resynthesis_steps(self.grid, settings, reference)
-        norm = max(sources.norm, KEY_NORM + isqrt(depth) // 2 + 1 if reference else 0)
+        norm = _norm_bound(sources, reference)
         self.rules = rules_of(sources, settings, norm, reference)
-        if self.rules.excluded_score * self.count >= 1 << 63:
-            raise SettingError("patch_size", settings.patch_size, f"smaller for {self.count} sources and 64-bit scores")
+        _check_scores(self.rules.excluded_score, self.count, settings.patch_size)
         self.sums = torch.int32 if self.rules.excluded_score < 1 << 31 else torch.int64
         exact = torch.float32 if score_bound(1, norm) <= 1 << 24 else torch.float64
         self.units = UnitBuffers(sources, self.grid, 1, exact)
