@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import FileError
 from . import _options as cli
+from ._identity import IdentityOptions, audit_identities
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +49,21 @@ class AuditOptions(cli.CommandOptions):
         default=0.6,
         section="limits",
     )
+    identity_limit: float | None = cli.option(
+        cli.number(0, 1e6),
+        "DISTANCE",
+        "distance of the identities of any picture and the nearest source (from --held-out, or from the sources)",
+        section="limits",
+    )
+    identity: IdentityOptions = cli.group(IdentityOptions)
     sources: cli.SourceOptions = cli.group(cli.SourceOptions)
     pictures: Path = cli.argument("PICTURES", f"the pictures: {cli.PICTURES_HELP}")
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
+
+    def check(self) -> None:
+        super().check()
+        if self.identity_limit is not None and self.identity.identity is None:
+            raise ValueError("--identity-limit needs --identity")
 
 
 @cli.command(
@@ -64,12 +77,13 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..io import atomic, images
     from ..provenance.audit import CopyLimits, audit_report
     from ..provenance.copying import copying_of_sources
-    from ._load import open_model, skipped_files
+    from ._load import open_model, skipped_files, source_files
     from ._output import write_json
 
     limits = CopyLimits(options.max_mean_share, options.max_share, options.min_relative)
     paths = _list_pictures(options.pictures)
     held_out = None if options.held_out is None else _list_pictures(options.held_out)
+    descriptor = options.identity.find()
     with atomic.staged(options.output) as staging:
         model = open_model(options.sources, context, options.output)
         figures = _measure(model, paths, context, "pictures")
@@ -98,6 +112,14 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
         report["images"] = [{"file": name, **row} for name, row in zip(names, rows, strict=True)]
         closest = figures.relative.argsort()[:_SHEET_PAIRS].tolist()
         report["pairs"] = [{"file": names[i], "nearest": rows[i]["nearest"]} for i in closest]
+        if descriptor is not None:
+            originals, limit = source_files(options.sources), options.identity_limit
+            report["identity"], beyond, sheet = audit_identities(
+                model, descriptor, paths, names, held_out, originals, limit, context
+            )
+            report["failures"] += beyond
+            report["verdict"] = "fail" if report["failures"] else "pass"
+            images.write_image(staging / "identities.png", sheet)
         images.write_image(staging / "pairs.png", _pairs_sheet(model, paths, figures, closest, options.sources))
         write_json(staging / "audit.json", report)
     _summarize(options, context, report)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingDependencyError
 from . import _options as cli
+from ._identity import IdentityOptions
 
 if TYPE_CHECKING:
     from ..evaluation.experiments import Row
@@ -54,6 +55,15 @@ class EvaluateOptions(cli.CommandOptions):
         cli.integer(0), "D", "leading directions of the Fréchet distance; 0 for all (64 if pictures are few)"
     )
     resamples: int = cli.option(cli.integer(0), "N", "resamples of the bootstrap; 0 for no intervals", default=200)
+    identity: IdentityOptions = cli.group(IdentityOptions)
+    identity_below: tuple[float, ...] = cli.option(
+        cli.number(0, 1e6),
+        "DISTANCE",
+        "also the shares of pictures nearer to a source than these distances of identities",
+        nargs="+",
+        default=(),
+        section="identity",
+    )
     sources: cli.SourceOptions = cli.group(cli.SourceOptions)
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
 
@@ -61,6 +71,8 @@ class EvaluateOptions(cli.CommandOptions):
         super().check()
         if self.originals and not self.sources.is_fitted:
             raise ValueError("--originals: only a fitted model needs them; SOURCES are pictures")
+        if self.identity_below and self.identity.identity is None:
+            raise ValueError("--identity-below needs --identity")
         if self.held_out.is_dir() and self.output.resolve().is_relative_to(self.held_out.resolve()):
             raise ValueError(
                 f"--output {self.output} lies within {self.held_out}: its sheets would be held-out pictures"
@@ -87,20 +99,34 @@ def run(options: EvaluateOptions, context: cli.RunContext) -> dict[str, Any]:
     is_features = options.held_out.suffix in (".npy", ".safetensors")
     held_out = options.held_out if is_features else list_images(options.held_out)
     find_features, find_perceptual = find_extractor(options.features), find_extractor(options.perceptual or "latents")
+    identity = options.identity.find()
     model = open_model(options.sources, context, options.output)
     features = find_features(model.autoencoder)
     perceptual = None if options.perceptual is None else find_perceptual(model.autoencoder)
     originals = _originals(options, model)
-    evaluation = Evaluation(model, held_out, options.output, features, perceptual, sources=originals, protocol=protocol)
+    evaluation = Evaluation(
+        model,
+        held_out,
+        options.output,
+        features,
+        perceptual,
+        sources=originals,
+        protocol=protocol,
+        identity=identity,
+        identity_below=options.identity_below,
+    )
     evaluation.check([row for rows in tables.values() for row in rows])
     done = {heading: [_entry(context, evaluation, row) for row in rows] for heading, rows in tables.items()}
     recoveries = evaluation.memorization()
-    notes = [extractor.note for extractor in (features, perceptual) if extractor is not None and extractor.note]
-    write_bytes(options.output / "evaluation.md", markdown(done, recoveries, notes).encode())
+    people = evaluation.identity_reference()
+    extractors = (features, perceptual, identity)
+    notes = [extractor.note for extractor in extractors if extractor is not None and extractor.note]
+    write_bytes(options.output / "evaluation.md", markdown(done, recoveries, notes, people).encode())
     report = {
         "conditions": evaluation.conditions,
         "tables": {heading: list(entries) for heading, entries in done.items()},
         "memorisation": recoveries,
+        **({} if people is None else {"identity": people}),
         "frontier": _frontier(options.output, context, evaluation),
     }
     context.say(f"{cli.plural(sum(map(len, done.values())), 'row')} in {options.output / 'evaluation.md'}")
