@@ -20,7 +20,16 @@ from ..validation import check_integer
 from .bootstrap import bootstrap
 from .figures import Figure, mean_figure
 
-__all__ = ["PERCENTILE", "Identity", "low_percentile", "membership_auc", "nearest", "nearest_others", "percentile_rank"]
+__all__ = [
+    "PERCENTILE",
+    "Identity",
+    "checked_limits",
+    "low_percentile",
+    "membership_auc",
+    "nearest",
+    "nearest_others",
+    "percentile_rank",
+]
 
 #: The part of the held-out distances that lies below the limit of alikeness.
 PERCENTILE = 0.01
@@ -29,6 +38,18 @@ _CHUNK = 512  # rows of a distance matrix in float64 at a time
 _MAX_PEOPLE = 1000  # sources, and held-out pictures, of the membership attack
 _HALVES = 20  # random halves of the held-out pictures that are the attack's baseline
 _BOUND = 0.025  # probability beyond each end of an interval
+
+
+def checked_limits(below: Sequence[float]) -> list[float]:
+    """Return distances below which shares are counted, each once, in rising order.
+
+    Raises:
+        SettingError: for one that is not above 0.
+    """
+    for limit in below:
+        if not (math.isfinite(limit) and limit > 0):
+            raise SettingError("identity_below", limit, "above 0")
+    return sorted(set(below))
 
 
 def distances(descriptors: Tensor, others: Tensor) -> Tensor:
@@ -136,10 +157,7 @@ class Identity:
 
     def __init__(self, sources: Tensor, held_out: Tensor, below: Sequence[float] = ()) -> None:
         check_integer("held_out", len(held_out), 2)
-        self.sources, self.below = sources.double(), sorted(set(below))
-        for limit in self.below:
-            if not (math.isfinite(limit) and limit > 0):
-                raise SettingError("identity_below", limit, "above 0")
+        self.sources, self.below = sources.double(), checked_limits(below)
         self.distances, _ = nearest(held_out, sources)
         self.limit = low_percentile(self.distances)
         if not float(self.distances.median()):

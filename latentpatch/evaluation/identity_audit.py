@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from math import comb, isfinite, log
+from math import comb, exp, isfinite, log
 from typing import Any
 
 from torch import Tensor
@@ -127,20 +127,22 @@ def chance_of_as_many(count: int, pictures: int, reference: int, rank: int) -> f
 def single_limit(reference: Tensor, pictures: int) -> float:
     """Return the distance below which one of so many pictures lies by a chance of 0.5 %, were they of others.
 
-    Distances to the nearest of many follow a law of least values, Gumbel's: its quantile at p is
-    m + s log(-log(1 - p)). Location m and scale s are set by the reference's median and its 1st percentile.
+    Distances to the nearest of many follow the law of least values that are bounded below, Weibull's. The logarithm of
+    its quantile at p is m + s log(-log(1 - p)). Here m and s are set by the reference's median and 1st percentile.
 
     Args:
         reference: ``(M,)`` distances.
         pictures: number of pictures that share the chance.
 
     Returns:
-        The limit, 0 or above.
+        The limit; 0 where the 1st percentile is 0.
     """
     rank = percentile_rank(len(reference))
     middle, low = float(reference.double().median()), low_percentile(reference)
     at_middle, at_low, at_limit = (
         log(-log(1 - p)) for p in (0.5, rank / (len(reference) + 1), FALSE_ALARM / max(1, pictures))
     )
-    scale = (middle - low) / (at_middle - at_low)
-    return max(0.0, middle + scale * (at_limit - at_middle))
+    if not low:
+        return 0.0
+    scale = log(middle / low) / (at_middle - at_low)
+    return middle * exp(scale * (at_limit - at_middle))

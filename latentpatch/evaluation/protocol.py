@@ -23,7 +23,7 @@ from . import metrics
 from .experiments import COPIER, Row, RowError, drawn_positions
 from .features import Extractor, read_features
 from .figures import is_copying, leading_basis, measure
-from .identity import Identity
+from .identity import Identity, checked_limits
 from .log import LOG, EvaluationLog, read_log
 from .memorization import measure_memorization
 from .sample_set import SampleSet, copying_figures, most_alike, nearest_distances
@@ -109,7 +109,7 @@ class Evaluation:
     ) -> None:
         self.model, self.protocol = model, protocol or Protocol()
         self.features, self.perceptual = features, perceptual or features
-        self.identity, self._below = identity, sorted(set(identity_below))
+        self.identity, self._below = identity, checked_limits(identity_below)
         if identity is not None and isinstance(held_out, Path):
             raise SettingError("held_out", "features", "images, which the descriptor of identity needs")
         read_log(Path(output) / LOG)  # raises for a damaged log before anything is computed
