@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from itertools import combinations
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from helpers.command_line import jpeg
 from helpers.errors import refuses
 from helpers.random_vectors import normal_vectors
+from PIL import Image, ImageOps
 
-from latentpatch.evaluation import audit_identity
+from latentpatch.evaluation import audit_identity, find_descriptor
 from latentpatch.evaluation.identity import nearest, nearest_others
 from latentpatch.evaluation.identity_audit import FALSE_ALARM, chance_of_as_many, single_limit
+from latentpatch.io.images import read_image
 
 SOURCES = normal_vectors(100, 16)
 REFERENCE = nearest(normal_vectors(150, 16, 1), SOURCES)[0]
@@ -92,3 +98,31 @@ def test_a_reference_without_spread_is_refused() -> None:
         audit_identity(torch.ones(0), REFERENCE)
     with refuses("identity"):
         audit_identity(torch.ones(3), torch.zeros(9))
+
+
+@pytest.mark.slow
+def test_real_faces(shared: Path) -> None:
+    """Portraits of others pass; one source among them fails, as a JPEG, cut by a tenth, or mirrored."""
+    embed = find_descriptor(f"{shared / 'tools' / 'identity.py'}:embed")
+    files = {name: (shared / "portraits" / f"{name}.txt").read_text().split() for name in ("source", "holdout")}
+
+    def described(names: list[str]) -> torch.Tensor:
+        return embed.features(torch.stack([read_image(shared / "portraits" / name, (256, 256)) for name in names]))
+
+    sources, others = described(files["source"][:60]), described(files["holdout"][:70])
+    distances, _ = nearest(others, sources)
+    pictures, reference = distances[:20], distances[20:]
+    assert audit_identity(pictures, reference).failures([""] * 20) == []
+    copy = Image.open(shared / "portraits" / files["source"][11]).convert("RGB")
+    width, height = copy.size
+    changed = {
+        "JPEG": Image.open(io.BytesIO(jpeg(copy, quality=20))),
+        "cut": copy.crop((width // 20, height // 20, width - width // 20, height - height // 20)),
+        "mirrored": ImageOps.mirror(copy),
+    }
+    for change, picture in changed.items():
+        shown = torch.from_numpy(np.array(picture.resize((256, 256)))).permute(2, 0, 1)[None].float() / 255
+        distance, number = nearest(embed.features(shown), sources)
+        assert int(number) == 11, change
+        (failure,) = audit_identity(torch.cat([distance, pictures]), reference).failures([change, *[""] * 20])
+        assert failure["file"] == change
