@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from ..evaluation.features import Extractor
     from ..model import LatentPatch
 
-__all__ = ["IdentityOptions", "audit_identities"]
+__all__ = ["AuditIdentityOptions", "EvaluateIdentityOptions", "IdentityOptions", "audit_identities"]
 
 _BATCH_IMAGES = 32
 _PAIRS = 12  # pairs in the report and on the sheet
 _PAIR_COLUMNS = 3
+_MAX_DISTANCE = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,43 @@ class IdentityOptions(OptionGroup):
         from ..evaluation.descriptors import find_descriptor, parse_onnx_input
 
         return find_descriptor(self.identity, parse_onnx_input(self.identity_input) if self.identity_input else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditIdentityOptions(IdentityOptions):
+    """A descriptor of identity, and the limit of an audit by it."""
+
+    identity_limit: float | None = cli.option(
+        cli.number(0, _MAX_DISTANCE),
+        "DISTANCE",
+        "distance of the identities of any picture and the nearest source (from --held-out, or from the sources)",
+        section="limits",
+    )
+
+    def check(self) -> None:
+        """Refuse a limit or an input without a descriptor that takes it."""
+        super().check()
+        if self.identity_limit is not None and self.identity is None:
+            raise ValueError("--identity-limit needs --identity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateIdentityOptions(IdentityOptions):
+    """A descriptor of identity, and distances whose shares are figures."""
+
+    identity_below: tuple[float, ...] = cli.option(
+        cli.number(0, _MAX_DISTANCE),
+        "DISTANCE",
+        "also the shares of pictures nearer to a source than these distances of identities",
+        nargs="+",
+        default=(),
+    )
+
+    def check(self) -> None:
+        """Refuse distances or an input without a descriptor that takes them."""
+        super().check()
+        if self.identity_below and self.identity is None:
+            raise ValueError("--identity-below needs --identity")
 
 
 def audit_identities(

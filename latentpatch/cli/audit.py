@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import FileError
 from . import _options as cli
-from ._identity import IdentityOptions, audit_identities
+from ._identity import AuditIdentityOptions, audit_identities
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,21 +49,10 @@ class AuditOptions(cli.CommandOptions):
         default=0.6,
         section="limits",
     )
-    identity_limit: float | None = cli.option(
-        cli.number(0, 1e6),
-        "DISTANCE",
-        "distance of the identities of any picture and the nearest source (from --held-out, or from the sources)",
-        section="limits",
-    )
-    identity: IdentityOptions = cli.group(IdentityOptions)
     sources: cli.SourceOptions = cli.group(cli.SourceOptions)
     pictures: Path = cli.argument("PICTURES", f"the pictures: {cli.PICTURES_HELP}")
+    identity: AuditIdentityOptions = cli.group(AuditIdentityOptions)
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
-
-    def check(self) -> None:
-        super().check()
-        if self.identity_limit is not None and self.identity.identity is None:
-            raise ValueError("--identity-limit needs --identity")
 
 
 @cli.command(
@@ -113,7 +102,7 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
         closest = figures.relative.argsort()[:_SHEET_PAIRS].tolist()
         report["pairs"] = [{"file": names[i], "nearest": rows[i]["nearest"]} for i in closest]
         if descriptor is not None:
-            originals, limit = source_files(options.sources), options.identity_limit
+            originals, limit = source_files(options.sources), options.identity.identity_limit
             report["identity"], beyond, sheet = audit_identities(
                 model, descriptor, paths, names, held_out, originals, limit, context
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingDependencyError
 from . import _options as cli
-from ._identity import IdentityOptions
+from ._identity import EvaluateIdentityOptions
 
 if TYPE_CHECKING:
     from ..evaluation.experiments import Row
@@ -55,15 +55,7 @@ class EvaluateOptions(cli.CommandOptions):
         cli.integer(0), "D", "leading directions of the Fréchet distance; 0 for all (64 if pictures are few)"
     )
     resamples: int = cli.option(cli.integer(0), "N", "resamples of the bootstrap; 0 for no intervals", default=200)
-    identity: IdentityOptions = cli.group(IdentityOptions)
-    identity_below: tuple[float, ...] = cli.option(
-        cli.number(0, 1e6),
-        "DISTANCE",
-        "also the shares of pictures nearer to a source than these distances of identities",
-        nargs="+",
-        default=(),
-        section="identity",
-    )
+    identity: EvaluateIdentityOptions = cli.group(EvaluateIdentityOptions)
     sources: cli.SourceOptions = cli.group(cli.SourceOptions)
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
 
@@ -71,8 +63,6 @@ class EvaluateOptions(cli.CommandOptions):
         super().check()
         if self.originals and not self.sources.is_fitted:
             raise ValueError("--originals: only a fitted model needs them; SOURCES are pictures")
-        if self.identity_below and self.identity.identity is None:
-            raise ValueError("--identity-below needs --identity")
         if self.held_out.is_dir() and self.output.resolve().is_relative_to(self.held_out.resolve()):
             raise ValueError(
                 f"--output {self.output} lies within {self.held_out}: its sheets would be held-out pictures"
@@ -113,7 +103,7 @@ def run(options: EvaluateOptions, context: cli.RunContext) -> dict[str, Any]:
         sources=originals,
         protocol=protocol,
         identity=identity,
-        identity_below=options.identity_below,
+        identity_below=options.identity.identity_below,
     )
     evaluation.check([row for rows in tables.values() for row in rows])
     done = {heading: [_entry(context, evaluation, row) for row in rows] for heading, rows in tables.items()}
