@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import FileError
 from . import _options as cli
+from ._identity import AuditIdentityOptions, audit_identities
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,7 @@ class AuditOptions(cli.CommandOptions):
     )
     sources: cli.SourceOptions = cli.group(cli.SourceOptions)
     pictures: Path = cli.argument("PICTURES", f"the pictures: {cli.PICTURES_HELP}")
+    identity: AuditIdentityOptions = cli.group(AuditIdentityOptions)
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
 
 
@@ -64,12 +66,13 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..io import atomic, images
     from ..provenance.audit import CopyLimits, audit_report
     from ..provenance.copying import copying_of_sources
-    from ._load import open_model, skipped_files
+    from ._load import open_model, skipped_files, source_files
     from ._output import write_json
 
     limits = CopyLimits(options.max_mean_share, options.max_share, options.min_relative)
     paths = _list_pictures(options.pictures)
     held_out = None if options.held_out is None else _list_pictures(options.held_out)
+    descriptor = options.identity.find()
     with atomic.staged(options.output) as staging:
         model = open_model(options.sources, context, options.output)
         figures = _measure(model, paths, context, "pictures")
@@ -98,6 +101,14 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
         report["images"] = [{"file": name, **row} for name, row in zip(names, rows, strict=True)]
         closest = figures.relative.argsort()[:_SHEET_PAIRS].tolist()
         report["pairs"] = [{"file": names[i], "nearest": rows[i]["nearest"]} for i in closest]
+        if descriptor is not None:
+            originals, limit = source_files(options.sources), options.identity.identity_limit
+            report["identity"], beyond, sheet = audit_identities(
+                model, descriptor, paths, names, held_out, originals, limit, context
+            )
+            report["failures"] += beyond
+            report["verdict"] = "fail" if report["failures"] else "pass"
+            images.write_image(staging / "identities.png", sheet)
         images.write_image(staging / "pairs.png", _pairs_sheet(model, paths, figures, closest, options.sources))
         write_json(staging / "audit.json", report)
     _summarize(options, context, report)
