@@ -15,7 +15,7 @@ from PIL import Image
 
 from latentpatch.cli.entry import main
 from latentpatch.io.images import read_image
-from latentpatch.registration.alignment import transform_points, warp
+from latentpatch.registration.transforms import transform_points, warp
 
 QUICKLY = ("--rotation", "0", "--zoom", "1")
 
