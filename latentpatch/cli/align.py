@@ -210,16 +210,15 @@ def _estimate(options: AlignOptions, context: cli.RunContext, paths: Sequence[Pa
     def pictures() -> Iterator[Tensor]:
         return map(read_image, context.progress(paths, name="comparing"))
 
-    frame = {"crop": options.crop, "closer": options.closer}
     if options.landmarks is not None:
         landmarks = read_landmarks(options.landmarks)
         sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures()]
         points = torch.stack([landmarks[path.name] for path in paths])
-        return from_landmarks(points, sizes, options.size, **frame)
+        return from_landmarks(points, sizes, options.size, crop=options.crop, closer=options.closer)
     reference = None
     if options.to is not None:
         reference = (read_image(path, options.size) for path in list_images(options.to))
-    return estimate(pictures(), options.size, reference=reference, **{**options.settings, **frame})
+    return estimate(pictures(), options.size, crop=options.crop, reference=reference, **options.settings)
 
 
 def _split_by_registration(
@@ -236,17 +235,17 @@ def _split_by_registration(
     least = MIN_AGREEMENT if options.min_agreement is None else options.min_agreement
     unregistered = []
     for i in (~found.registered).nonzero()[:, 0].tolist():
-        reason = f"agrees by {found.agreement[i]:.2f} with the others"
+        reason = f"agreement {found.agreement[i]:.2f} with the others, at least {least:g} needed"
         if options.landmarks or found.agreement[i] >= least:
             reason = f"would lie {found.outside[i]:.0%} beyond its edges"
         unregistered.append({"file": str(paths[i]), "reason": reason})
-    named = "; ".join(f"{entry['file']} {entry['reason']}" for entry in unregistered[:_MAX_NAMED])
+    named = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in unregistered[:_MAX_NAMED])
     if len(unregistered) > _MAX_NAMED:
         named += f"; and {len(unregistered) - _MAX_NAMED} more"
     if unregistered and not options.skip_bad:
         raise FileError(
-            f"{len(unregistered)} of {len(paths)} pictures cannot be registered: {named}. Leave them out with "
-            f"--skip-bad{'' if options.landmarks else ', or set points with --landmarks'}"
+            f"{len(unregistered)} of {len(paths)} pictures cannot be registered: {named}. Leave them out with --skip-bad"
+            + ("" if options.landmarks else ", or register by points: latentpatch align --landmarks")
         )
     if len(unregistered) == len(paths):
         raise FileError(f"none of {len(paths)} pictures can be registered: {named}")

@@ -26,6 +26,7 @@ _FEWEST_COMPONENTS = 8  # fewer hold colours and hardly any structure
 _FEWEST_SOURCES = 8  # the mean of fewer others is no yardstick
 _LEARNERS = 32  # sources that are registered to one another
 _JUDGED = 128  # sources that are judged one by one, evenly spaced
+_MOST_NAMED = 3  # pictures in a message
 _ROUNDS = 3  # of moving every source to the mean of the others
 _BLUR = 0.8  # cells; standard deviation, so that moves by half a cell smooth no more than others
 _REACH = 2  # cells; largest move, an eighth of the shorter side
@@ -49,7 +50,7 @@ class Disagreement:
     """A lack of registration.
 
     Attributes:
-        names: pictures that lie elsewhere than the others, or are unlike them.
+        names: pictures that lie elsewhere than the others, the farthest first, or are unlike them.
         total: number of pictures judged.
         is_scattered: True if the sources as a whole would agree better elsewhere; ``names`` are then some of many.
     """
@@ -57,6 +58,16 @@ class Disagreement:
     names: tuple[str, ...]
     total: int
     is_scattered: bool
+
+    def __str__(self) -> str:
+        if self.is_scattered:
+            return f"the {self.total} sources are not in register: moved, they would agree better with one another"
+        if self.total == 1:
+            return f"{self.names[0]} is not in register with the sources"
+        if len(self.names) == self.total == 2:
+            return f"{self.names[0]} and {self.names[1]} are not in register"
+        named = ", ".join(self.names[:_MOST_NAMED]) + (" ..." if len(self.names) > _MOST_NAMED else "")
+        return f"{len(self.names)} of {self.total} sources are not in register with the others: {named}"
 
 
 class _Scores(NamedTuple):

@@ -299,7 +299,7 @@ class _Frame(NamedTuple):
         return moved
 
     def outside(self, placements: Tensor, chosen: Tensor) -> Tensor:
-        """Return the share of each aligned picture that lies beyond the edges of the original: ``(N,)``; 0 for others."""
+        """Return the share of each chosen picture that lies beyond its edges: ``(N,)``, 0 for the others."""
         shares = torch.zeros(len(placements), dtype=torch.float64)
         for i, matrix in zip(chosen.tolist(), _matrices(placements, self.sizes, self.size)[chosen], strict=True):
             shares[i] = outside(matrix, self.sizes[i], self.size)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.compositing import fill_smoothly
+
 __all__ = ["invert", "outside", "transform_points", "warp"]
 
 
@@ -48,32 +50,8 @@ def warp(picture: Tensor, matrix: Tensor, size: tuple[int, int]) -> Tensor:
     result = F.grid_sample(source, points[None].float(), "bicubic", "border", align_corners=False)[0].clamp(0, 1)
     is_beyond = _is_beyond(originals, (height, width))
     if bool(is_beyond.any()) and not bool(is_beyond.all()):
-        result = _extrapolated(result, (~is_beyond).float()[None])
+        result = fill_smoothly(result[None], is_beyond)[0]
     return result.to(picture.dtype)
-
-
-def _extrapolated(picture: Tensor, weight: Tensor) -> Tensor:
-    """Fill pixels of weight 0 smoothly from the others, which stay.
-
-    The pull-push algorithm (Gortler et al., "The lumigraph", SIGGRAPH 1996): a hole takes the weighted mean of the
-    finest scale at which there is one.
-
-    Args:
-        picture: ``(3, H, W)``.
-        weight: ``(1, H, W)``, 0 or 1.
-    """
-    height, width = picture.shape[1:]
-    if min(height, width) < 2:
-        return picture
-    padding = (0, width % 2, 0, height % 2)
-    sums = F.avg_pool2d(F.pad(picture * weight, padding), 2)
-    weights = F.avg_pool2d(F.pad(weight, padding), 2)
-    coarse = sums / weights.clamp(min=1e-6)
-    known = (4 * weights).clamp(max=1)
-    filled = coarse if bool((known == 1).all()) else _extrapolated(coarse, (known > 0).float())
-    size = 2 * filled.shape[1], 2 * filled.shape[2]
-    smooth = F.interpolate(filled[None], size, mode="bilinear", align_corners=False)[0, :, :height, :width]
-    return picture * weight + smooth * (1 - weight)
 
 
 def outside(matrix: Tensor, picture: tuple[int, int], size: tuple[int, int]) -> float:
