@@ -244,8 +244,8 @@ def _split_by_registration(
         named += f"; and {len(unregistered) - _MAX_NAMED} more"
     if unregistered and not options.skip_bad:
         raise FileError(
-            f"{len(unregistered)} of {len(paths)} pictures cannot be registered: {named}. Leave them out with --skip-bad"
-            + ("" if options.landmarks else ", or register by points: latentpatch align --landmarks")
+            f"{len(unregistered)} of {len(paths)} pictures cannot be registered: {named}. "
+            f"Leave them out with --skip-bad{'' if options.landmarks else ', or align by points with --landmarks'}"
         )
     if len(unregistered) == len(paths):
         raise FileError(f"none of {len(paths)} pictures can be registered: {named}")

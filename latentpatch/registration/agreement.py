@@ -35,7 +35,7 @@ _MOVES = tuple(product([k / 2 for k in range(-2 * _REACH, 2 * _REACH + 1)], repe
 _STILL = _MOVES.index((0, 0))
 
 # Thresholds, chosen on registered and on raw portraits: see docs/alignment.md.
-_SCATTERED_GAIN = 0.008  # confirmed gain of correlation, on average over the sources
+_SCATTERED_GAIN = 0.006  # confirmed gain of correlation, on average over the sources
 _SCATTERED_CONSISTENCY = 0.6  # correlation of the moves that opposite halves ask for
 _COHERENT = 0.6  # median agreement from which single pictures can be told from the others
 _MOVED_GAIN = 0.07  # gain of correlation of one picture
@@ -60,13 +60,14 @@ class Disagreement:
     is_scattered: bool
 
     def __str__(self) -> str:
+        named = ", ".join(self.names[:_MOST_NAMED]) + (" ..." if len(self.names) > _MOST_NAMED else "")
         if self.is_scattered:
-            return f"the {self.total} sources are not in register: moved, they would agree better with one another"
+            text = f"the {self.total} sources are not in register: moved, they would agree better with one another"
+            return f"{text} ({named} above all)" if named else text
         if self.total == 1:
             return f"{self.names[0]} is not in register with the sources"
         if len(self.names) == self.total == 2:
             return f"{self.names[0]} and {self.names[1]} are not in register"
-        named = ", ".join(self.names[:_MOST_NAMED]) + (" ..." if len(self.names) > _MOST_NAMED else "")
         return f"{len(self.names)} of {self.total} sources are not in register with the others: {named}"
 
 
