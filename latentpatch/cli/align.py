@@ -151,6 +151,8 @@ def run(options: AlignOptions, context: cli.RunContext) -> dict[str, Any]:
             "skipped": skipped + unregistered,
         }
         write_json(staging / "alignment.json", report)
+        if found.is_kept:
+            context.say("the pictures are in register already, and stay where they are")
         _mention_older(options.output, {row["file"] for row in rows}, context)
     if options.mean is not None:
         images.write_image(options.mean, mean)
@@ -229,8 +231,8 @@ def _split_by_registration(
 
     if not found.improves:
         raise FileError(
-            f"aligned, the {len(paths)} pictures would agree no better than they do ({found.agreement.median():.2f}, "
-            f"now {found.in_place:.2f}): use them as they are"
+            f"the {len(paths)} pictures would agree no better than they do ({found.agreement.median():.2f}, now "
+            f"{found.in_place:.2f}): they cannot be registered by what they show"
         )
     least = MIN_AGREEMENT if options.min_agreement is None else options.min_agreement
     unregistered = []

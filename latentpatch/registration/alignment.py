@@ -52,6 +52,7 @@ class Alignment(NamedTuple):
             other pictures' matrices mean nothing.
         zoom: enlargement of the frame relative to the average central crop.
         in_place: median agreement of the pictures as they were; NaN with landmarks or a reference.
+        is_kept: whether the pictures were in register, and stay where they were.
     """
 
     matrices: Tensor
@@ -60,11 +61,12 @@ class Alignment(NamedTuple):
     registered: Tensor
     zoom: float
     in_place: float = float("nan")
+    is_kept: bool = False
 
     @property
     def improves(self) -> bool:
-        """False if the pictures agree no better than they did."""
-        return not float(self.agreement.median()) <= self.in_place
+        """False if the pictures were not in register and agree no better now."""
+        return self.is_kept or not float(self.agreement.median()) <= self.in_place
 
 
 def estimate(
@@ -124,13 +126,17 @@ def estimate(
         min_agreement=min_agreement,
         reference=reference_grey,
     )
-    registered, in_place = agreement >= min_agreement, float("nan")
+    registered = agreement >= min_agreement
     if reference_grey is not None:
-        frame = _Frame(sizes, size, focus_point, 1.0, False)
-    else:
-        frame = _Frame(sizes, size, focus_point, closer, crop)
-        in_place = float(agreement_in_place(grey, focus_point).median())
-    return _alignment(placements, agreement, registered, frame, in_place)
+        return _alignment(placements, agreement, registered, _Frame(sizes, size, focus_point, 1.0, False))
+    before = agreement_in_place(grey, focus_point)
+    were_registered, in_place = before >= min_agreement, float(before.median())
+    is_kept = in_place >= max(min_agreement, float(agreement.median())) and were_registered.sum() >= registered.sum()
+    if is_kept:
+        placements, agreement, registered = torch.zeros_like(placements), before, were_registered
+        closer = 1.0 if closer is None else closer
+    found = _alignment(placements, agreement, registered, _Frame(sizes, size, focus_point, closer, crop))
+    return found._replace(in_place=in_place, is_kept=bool(is_kept))
 
 
 def from_landmarks(
@@ -327,9 +333,7 @@ class _Frame(NamedTuple):
         return float((arms.abs() / room.clamp(min=1e-6))[registered].max())
 
 
-def _alignment(
-    placements: Tensor, agreement: Tensor, registered: Tensor, frame: _Frame, in_place: float = float("nan")
-) -> Alignment:
+def _alignment(placements: Tensor, agreement: Tensor, registered: Tensor, frame: _Frame) -> Alignment:
     """Return the alignment in a frame, without pictures of which too much lies outside."""
     everywhere = torch.arange(len(placements))
     plain = frame._replace(crop=False)
@@ -343,7 +347,7 @@ def _alignment(
     if frame.crop:
         shares = torch.where(registered, frame.outside(moved, everywhere), shares)
     matrices = _matrices(moved, frame.sizes, frame.size)
-    return Alignment(matrices, agreement, shares, registered, closer, in_place)
+    return Alignment(matrices, agreement, shares, registered, closer)
 
 
 def _reach(picture: tuple[int, int], size: tuple[int, int]) -> Tensor:

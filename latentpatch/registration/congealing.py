@@ -117,8 +117,15 @@ def congeal(
 
 
 def agreement_in_place(pictures: GreyPictures, focus: tuple[float, float] = (0.0, 0.0)) -> Tensor:
-    """Return the agreement ``(N,)`` float64 of pictures with one another as they are; of many, of 64 among them."""
-    return _Congealer(Limits(0, 0), focus).in_place(pictures.at(_evenly(len(pictures.grey))))
+    """Return the agreement ``(N,)`` float64 of pictures with one another, or with 64 among them, as they are."""
+    congealer, learners = _Congealer(Limits(0, 0), focus), _evenly(len(pictures.grey))
+    agreement = torch.zeros(len(pictures.grey), dtype=torch.float64)
+    agreement[learners] = congealer.in_place(pictures.at(learners))
+    is_learner = torch.zeros(len(agreement), dtype=torch.bool).index_fill_(0, learners, True)
+    means = congealer.means(pictures.at(learners), torch.zeros(len(learners), 4, dtype=torch.float64))
+    for others in (~is_learner).nonzero()[:, 0].split(_MAX_LEARNERS):
+        agreement[others] = congealer.judged(PictureBatch.of(pictures.at(others)), torch.zeros(len(others), 4), means)
+    return agreement
 
 
 def _evenly(count: int) -> Tensor:
@@ -242,8 +249,12 @@ class _Congealer(NamedTuple):
             for _ in range(_STEPS_PER_LEVEL):
                 descent.step(mean)
             placements = descent.placements
+        return Congealing(placements, self.judged(pictures, placements, means))
+
+    def judged(self, pictures: PictureBatch, placements: Tensor, means: _Means) -> Tensor:
+        """Return the agreement ``(N,)`` float64 of pictures with means."""
         features = self.windowed(_JUDGED, pictures, placements, means.biases[-1])
-        return Congealing(placements, (features * means.features[-1]).sum((1, 2, 3)).double())
+        return (features * means.features[-1]).sum((1, 2, 3)).double()
 
     def in_place(self, pictures: GreyPictures) -> Tensor:
         """Return the agreement ``(N,)`` float64 of pictures with one another as they are."""

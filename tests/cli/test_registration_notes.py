@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command_line import contents, record, run
-from helpers.misaligned import misalign, portraits, similarity
+from helpers.misaligned import misalign, portraits, similarity, smooth
 from helpers.paths import PORTRAITS
 
 from latentpatch.cli.entry import main
@@ -79,12 +79,21 @@ def test_what_cannot_be_aligned(scattered: Path, tmp_path: Path, capsys: pytest.
     assert "--align: some.safetensors is fitted already" in capsys.readouterr().err
 
 
+def test_registered_pictures_stay(registered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shifts = ("--rotation", "0", "--zoom", "1", "--shift", "0")
+    run("align", registered, "--size", "128", *shifts, "-o", tmp_path / "out")
+    assert "in register already" in capsys.readouterr().err
+    for path in registered.iterdir():
+        assert torch.equal(read_image(tmp_path / "out" / path.name), read_image(path))
+
+
 def test_align_refuses_to_make_nothing_better(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "same"
+    folder = tmp_path / "different"
     folder.mkdir()
-    for i in range(3):
-        write_image(folder / f"{i}.png", portraits(1)[0])
-    assert main(["align", str(folder), "-o", str(tmp_path / "out"), "--rotation", "0", "--zoom", "1"]) == 1
+    for seed in range(4):
+        write_image(folder / f"{seed}.png", smooth(seed))
+    shifts = ("--rotation", "0", "--zoom", "1", "--shift", "0", "--skip-bad")
+    assert main(["align", str(folder), "-o", str(tmp_path / "out"), *shifts]) == 1
     assert "would agree no better than they do" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -92,6 +92,13 @@ def test_registered_pictures_gain_nothing() -> None:
     picture = smooth(0)
     found = estimate([picture] * 3, SIZE, **QUICK)
     assert found.in_place == pytest.approx(1)
+    assert found.is_kept
+    torch.testing.assert_close(found.matrices, similarity(0, 1, (0, 0)).expand(3, 2, 3))
+
+
+def test_pictures_that_do_not_agree_gain_nothing() -> None:
+    found = estimate([smooth(seed) for seed in range(4)], SIZE, shift=0.0, **QUICK)
+    assert not found.is_kept
     assert not found.improves
 
 
