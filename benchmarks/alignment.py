@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from latentpatch.io import images
-from latentpatch.registration.alignment import estimate, from_landmarks, read_landmarks, transform_points, warp
+from latentpatch.registration.alignment import estimate, from_landmarks, read_landmarks
+from latentpatch.registration.transforms import transform_points, warp
 
 SIZE = (256, 256)
 FACE = torch.tensor([[0.38, 0.48], [0.62, 0.48], [0.5, 0.72]], dtype=torch.float64)

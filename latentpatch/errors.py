@@ -17,6 +17,7 @@ __all__ = [
     "ImageTooLargeError",
     "LatentPatchError",
     "MissingDependencyError",
+    "RegistrationWarning",
     "SettingError",
     "SettingTypeError",
     "UnlearningError",
@@ -38,6 +39,10 @@ EXTRAS = {
 }
 
 _LONGEST = 200  # characters of a value in a message
+
+
+class RegistrationWarning(UserWarning):
+    """Sources do not show the same thing at the same place."""
 
 
 class SettingError(ValueError):

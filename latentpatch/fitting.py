@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .bank.attributes import read_attributes
 from .bank.augmentation import DEFAULT_OFFSET_COST, Variants
-from .bank.bank import Where
+from .bank.bank import SourceBank, Where
 from .bank.encode import Sources, encode_sources
 from .bank.latents import fit_pca
-from .errors import SettingError
+from .errors import RegistrationWarning, SettingError
+from .registration.agreement import disagreement_of_sources
 from .runs.processes import ALONE, Processes
 from .validation import check_flag
 
 if TYPE_CHECKING:
     from .model import LatentPatch
 
-__all__ = ["add", "fit", "remove", "subset"]
+__all__ = ["add", "fit", "remove", "subset", "warn_of_disagreement"]
 
 #: A CSV file, or attributes by id.
 Attributes = str | Path | Mapping[str, Mapping[str, str]]
@@ -67,6 +69,9 @@ def fit(
             sources, and all get all of them, as one alone would have.
         details: the former name of ``residuals``.
 
+    Warns:
+        RegistrationWarning: where the sources are not in register, by :mod:`~latentpatch.registration.agreement`.
+
     Raises:
         ImageError, FileError: for files that cannot be used.
         SettingError: for arguments out of range.
@@ -99,7 +104,16 @@ def fit(
         setattr(self.pca, name, processes.broadcast(value))  # machines differ in the last bits
     self.bank.fill(encoded.latents, encoded.ids, self.pca, rows, codebook, scratch, variants, encoded.residuals)
     self.fitted_with = None
+    if not processes.rank:
+        warn_of_disagreement(self.bank)
     return self
+
+
+def warn_of_disagreement(bank: SourceBank) -> None:
+    """Warn where the sources of a bank are not in register, as a :class:`~latentpatch.errors.RegistrationWarning`."""
+    found = disagreement_of_sources(bank)
+    if found is not None:
+        warnings.warn(f"{found}. The command latentpatch align registers pictures", RegistrationWarning, stacklevel=3)
 
 
 def add(

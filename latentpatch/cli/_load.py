@@ -13,12 +13,14 @@ from ..bank.attributes import read_attributes
 from ..bank.predicate import parse_predicate
 from ..bank.sharded import ShardedBank
 from ..errors import SettingError
+from ..fitting import warn_of_disagreement
 from ..io import images
 from ..methods.base import Context
 from ..model import LatentPatch
 from ..registry import SAMPLERS
 from ..runs.system import choose_device
 from ._options import RegionOptions, RunContext, SourceOptions
+from ._registration import said_warnings
 from ._samplers import SamplerOptions
 
 __all__ = [
@@ -74,6 +76,8 @@ def open_model(
     """
     if options.is_fitted:
         model = load_model(options.sources[0], context)
+        with said_warnings(context):
+            warn_of_disagreement(model.bank)
         if is_sharded:
             model.bank = ShardedBank(model.bank, context.processes)
         return model
@@ -87,23 +91,24 @@ def open_model(
     if sampler is not None:
         settings = sampler.settings()
         SAMPLERS.of(settings).validate(settings, Context(autoencoder.grid(*size), len(paths), has_reference))
-    model = LatentPatch.open(
-        paths,
-        autoencoder=autoencoder,
-        components=options.components,
-        device=context.device,
-        precision=context.options.precision,
-        processes=context.processes,
-        attributes=attributes,
-        size=size,
-        skip_bad=options.skip_bad,
-        mirrored=options.mirrored,
-        offsets=options.offsets,
-        offset_cost=options.offset_cost,
-        residuals=options.residuals,
-        progress=context.shows_progress,
-        scratch=scratch,
-    )
+    with said_warnings(context):
+        model = LatentPatch.open(
+            paths,
+            autoencoder=autoencoder,
+            components=options.components,
+            device=context.device,
+            precision=context.options.precision,
+            processes=context.processes,
+            attributes=attributes,
+            size=size,
+            skip_bad=options.skip_bad,
+            mirrored=options.mirrored,
+            offsets=options.offsets,
+            offset_cost=options.offset_cost,
+            residuals=options.residuals,
+            progress=context.shows_progress,
+            scratch=scratch,
+        )
     for _, reason in model.skipped:
         context.say(f"skipped: {reason}")
     if attributes is not None and not any(model.bank.attributes):

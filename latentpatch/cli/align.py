@@ -23,10 +23,10 @@ _CONVENTION = (
     "matrix takes a point (x, y) of the upright original to the aligned picture, "
     "in pixels from the upper left corner: the centre of the first pixel is (0.5, 0.5)"
 )
-_SETTINGS = ("rotation", "zoom", "focus", "closer", "min_agreement")
+_SETTINGS = ("rotation", "zoom", "shift", "focus", "closer", "min_agreement")
 _SUFFIXES_KEPT = {".png": ".png", ".jpg": ".jpg", ".jpeg": ".jpeg"}  # other formats become PNG
 _MEAN_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_MAX_UNMENTIONED_OUTSIDE = 0.02  # part of a picture's pixels that may be mirrored at its edges without a note
+_MAX_UNMENTIONED_OUTSIDE = 0.08  # part of a picture's pixels that may lie beyond its edges without a note
 _MAX_NAMED = 10  # pictures in an error message
 
 
@@ -49,10 +49,20 @@ class AlignOptions(cli.CommandOptions):
     )
     to: Path | None = cli.option(Path, "FOLDER", "register to these pictures, already registered", exclusive="target")
     rotation: float | None = cli.option(
-        cli.number(0, 180), "DEGREES", "largest rotation against the mean picture (15)", section="search"
+        cli.number(0, 180),
+        "DEGREES",
+        "largest rotation against the mean picture (15, or 30 where that is too little)",
+        section="search",
     )
     zoom: float | None = cli.option(
-        cli.number(1, 4), "FACTOR", "largest ratio of a subject's size to the mean's (1.3)", section="search"
+        cli.number(1, 4),
+        "FACTOR",
+        "largest ratio of a subject's size to the mean's (1.3, or 2 where that is too little); 1 with --rotation 0 "
+        "means shifts only",
+        section="search",
+    )
+    shift: float | None = cli.option(
+        cli.number(0, 0.25), "SHARE", "largest shift, as a share of the shorter side (0.25)", section="search"
     )
     focus: tuple[float, float] | None = cli.option(
         _focus, "X,Y", "the place that counts most, in shares of width and height (0.5,0.5)", section="search"
@@ -62,9 +72,12 @@ class AlignOptions(cli.CommandOptions):
     )
     size: tuple[int, int] = cli.size_option((256, 256))
     closer: float | None = cli.option(
-        cli.number(0.25, 4), "FACTOR", "enlarge the aligned pictures about the focus (1)", section="frame"
+        cli.number(0.25, 4),
+        "FACTOR",
+        "enlarge about the focus (1 to 1.2, so that little lies beyond the edges)",
+        section="frame",
     )
-    crop: bool = cli.flag("go closer until no picture ends in view; edges are mirrored otherwise", section="frame")
+    crop: bool = cli.flag("go closer until no picture ends in view; edges go on smoothly otherwise", section="frame")
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=cli.BARE)
 
     @property
@@ -87,7 +100,7 @@ class AlignOptions(cli.CommandOptions):
 @cli.command(
     AlignOptions,
     "align PICTURES -o aligned --mean mean.png    # mean.png is sharp where the pictures agree",
-    "align PICTURES -o aligned --zoom 2 --rotation 25 --skip-bad",
+    "align PICTURES -o aligned --rotation 0 --zoom 1 --skip-bad    # shifts only",
     "align NEW -o more --to aligned               # into the frame of registered pictures",
 )
 def run(options: AlignOptions, context: cli.RunContext) -> dict[str, Any]:
@@ -95,7 +108,7 @@ def run(options: AlignOptions, context: cli.RunContext) -> dict[str, Any]:
     import torch
 
     from ..io import atomic, images
-    from ..registration.alignment import outside, warp
+    from ..registration.transforms import warp
     from ._load import check_output_apart, check_pixels
     from ._output import write_json
 
@@ -123,7 +136,7 @@ def run(options: AlignOptions, context: cli.RunContext) -> dict[str, Any]:
                 "source": readable[i].name,
                 "size": [height, width],
                 "matrix": matrix.tolist(),
-                "outside": round(outside(matrix, (height, width), size), 4),
+                "outside": round(float(found.outside[i]), 4),
             }
             rows.append(row | ({} if options.landmarks else {"agreement": round(float(found.agreement[i]), 4)}))
         report = {
@@ -138,6 +151,8 @@ def run(options: AlignOptions, context: cli.RunContext) -> dict[str, Any]:
             "skipped": skipped + unregistered,
         }
         write_json(staging / "alignment.json", report)
+        if found.is_kept:
+            context.say("the pictures are in register already, and stay where they are")
         _mention_older(options.output, {row["file"] for row in rows}, context)
     if options.mean is not None:
         images.write_image(options.mean, mean)
@@ -201,7 +216,7 @@ def _estimate(options: AlignOptions, context: cli.RunContext, paths: Sequence[Pa
         landmarks = read_landmarks(options.landmarks)
         sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures()]
         points = torch.stack([landmarks[path.name] for path in paths])
-        return from_landmarks(points, sizes, options.size, crop=options.crop, **options.settings)
+        return from_landmarks(points, sizes, options.size, crop=options.crop, closer=options.closer)
     reference = None
     if options.to is not None:
         reference = (read_image(path, options.size) for path in list_images(options.to))
@@ -212,17 +227,27 @@ def _split_by_registration(
     options: AlignOptions, context: cli.RunContext, paths: Sequence[Path], found: Alignment
 ) -> tuple[list[int], list[dict[str, str]]]:
     """Return the positions of the registered pictures, and the other pictures with the reason."""
-    unregistered = [
-        {"file": str(paths[i]), "reason": f"agrees by {found.agreement[i]:.2f} with the others"}
-        for i in (~found.registered).nonzero()[:, 0].tolist()
-    ]
-    named = "; ".join(f"{entry['file']} {entry['reason']}" for entry in unregistered[:_MAX_NAMED])
+    from ..registration.alignment import MIN_AGREEMENT
+
+    if not found.improves:
+        raise FileError(
+            f"the {len(paths)} pictures would agree no better than they do ({found.agreement.median():.2f}, now "
+            f"{found.in_place:.2f}): they cannot be registered by what they show"
+        )
+    least = MIN_AGREEMENT if options.min_agreement is None else options.min_agreement
+    unregistered = []
+    for i in (~found.registered).nonzero()[:, 0].tolist():
+        reason = f"agreement {found.agreement[i]:.2f} with the others, at least {least:g} needed"
+        if options.landmarks or found.agreement[i] >= least:
+            reason = f"would lie {found.outside[i]:.0%} beyond its edges"
+        unregistered.append({"file": str(paths[i]), "reason": reason})
+    named = "; ".join(f"{entry['file']}: {entry['reason']}" for entry in unregistered[:_MAX_NAMED])
     if len(unregistered) > _MAX_NAMED:
         named += f"; and {len(unregistered) - _MAX_NAMED} more"
     if unregistered and not options.skip_bad:
         raise FileError(
-            f"{len(unregistered)} of {len(paths)} pictures cannot be registered: {named}. Try --zoom 2 --rotation 25, "
-            "if subjects differ much in size or tilt, or leave them out with --skip-bad"
+            f"{len(unregistered)} of {len(paths)} pictures cannot be registered: {named}. "
+            f"Leave them out with --skip-bad{'' if options.landmarks else ', or align by points with --landmarks'}"
         )
     if len(unregistered) == len(paths):
         raise FileError(f"none of {len(paths)} pictures can be registered: {named}")
@@ -247,9 +272,9 @@ def _summarize(options: AlignOptions, context: cli.RunContext, report: dict[str,
     text = f"{cli.plural(len(rows), 'aligned picture')} in {options.output}"
     if not options.landmarks:
         text += f", agreement {min(row['agreement'] for row in rows):.2f} or more"
-    mirrored = sum(row["outside"] > _MAX_UNMENTIONED_OUTSIDE for row in rows)
-    if mirrored:
-        text += f"; {mirrored} mirrored at the edges in more than 2 % of their pixels (--crop avoids it)"
+    beyond = sum(row["outside"] > _MAX_UNMENTIONED_OUTSIDE for row in rows)
+    if beyond:
+        text += f"; of {beyond}, more than 8 % lies beyond the edges (--crop avoids it)"
     if report["closer"] > 2:
         text += f"; cropped {report['closer']:.1f} times closer, because of pictures whose subject is near an edge"
     context.say(text)

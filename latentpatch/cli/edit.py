@@ -28,12 +28,14 @@ def run(options: EditOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..io import atomic, images
     from ._load import open_autoencoder, pixel_size, read_region
     from ._output import RunWriter, run_facts
+    from ._registration import note_pair
 
     region, composite = options.region, options.composite
     with atomic.staged(options.output) as staging:
         model = open_autoencoder(context)
         size = pixel_size(options.size, model.autoencoder)
         picture, donor = images.read_image(options.image, size), images.read_image(options.donor, size)
+        note_pair(model, (options.image, options.donor), (picture, donor), context)
         files = {"image": options.image, "donor": options.donor, "mask": region.mask}
         facts = run_facts(model, context, {"box": region.box, "composite": composite}, files)
         writer = RunWriter(staging, options.output, model, context, facts, [picture, donor])

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..ops.decodings import DECODING_HELP
 from ..registry import SAMPLERS
+from ..runs.launch import num_processes
 from . import _options as cli
 from ._samplers import SamplerOptions
 
@@ -18,6 +19,9 @@ __all__ = ["run"]
 class GenerateOptions(cli.SampleOptions):
     reference: Path | None = cli.option(Path, "IMAGE", "picture to resemble, cropped and resized as sources are")
     decoding: str | None = cli.choice(DECODING_HELP, "; ".join(map(": ".join, DECODING_HELP.items())))
+    align: bool = cli.flag(
+        "register the sources first, as the command align does; the aligned pictures are in OUTPUT-aligned"
+    )
     sampler: SamplerOptions = cli.group(SamplerOptions)
     sources: cli.SourceOptions = cli.group(cli.SourceOptions)
     run: cli.RunOptions = cli.group(cli.RunOptions)
@@ -28,6 +32,10 @@ class GenerateOptions(cli.SampleOptions):
         sampler = self.sampler.checked_name(self.sources.is_fitted)
         if self.shard_bank and not self.sources.is_fitted:
             raise ValueError("--shard-bank needs a fitted model file: fit the sources first")
+        if self.align and self.sources.is_fitted:
+            raise ValueError(f"--align: {self.sources.sources[0]} is fitted already; align its pictures, and fit them")
+        if self.align and num_processes() > 1:
+            raise ValueError("--align must be in one process: run latentpatch align first")
         if self.shard_bank:
             _require("--shard-bank", sampler or _sampler_of(self.sources.sources[0]), "is_shardable")
         if self.reference is not None and sampler is not None:
@@ -51,6 +59,7 @@ def _sampler_of(path: Path) -> str:
 @cli.command(
     GenerateOptions,
     "generate PICTURES -n 100 -o out",
+    "generate PICTURES --align -o out    # if faces or things are not at the same place in all pictures",
     "generate PICTURES --preset few --mirrored -o out    # for some sixteen pictures",
     "generate PICTURES --reference face.jpg -o like-this",
     is_parallel=True,
@@ -60,15 +69,18 @@ def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..io.images import read_image
     from ._load import open_model
     from ._output import run_facts, sample_writer, staging_folder
+    from ._registration import align_sources, note_picture
 
-    where, has_reference = options.where, options.reference is not None
+    where, has_reference, sources = options.where, options.reference is not None, options.sources
+    if options.align:
+        sources = align_sources(sources, options.output, context)
     with staging_folder(options.output, context) as staging:
-        model = open_model(
-            options.sources, context, options.output, where, options.sampler, has_reference, options.shard_bank
-        )
+        model = open_model(sources, context, options.output, where, options.sampler, has_reference, options.shard_bank)
         settings = options.sampler.settings(model.settings)
         decoding = options.decoding or model.default_decoding(settings)
         reference = None if options.reference is None else read_image(options.reference, model.image_size)
+        if options.reference is not None and reference is not None and not options.shard_bank:
+            note_picture(model, options.reference, reference, context)
         facts = run_facts(model, context, {"where": where, "decoding": decoding}, {"reference": options.reference})
         inputs: dict[str, Any] = {"settings": settings, "reference": reference, "where": where, "decoding": decoding}
         with sample_writer(staging, options, model, context, facts, settings) as writer:

@@ -39,12 +39,14 @@ def run(options: InpaintOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..io.images import read_image
     from ._load import open_model, read_region
     from ._output import run_facts, sample_writer, staging_folder
+    from ._registration import note_picture
 
     where, region = options.where, options.region
     with staging_folder(options.output, context) as staging:
         model = open_model(options.sources, context, options.output, where, options.sampler, has_reference=True)
         settings = options.sampler.settings(model.settings)
         picture, mask = read_image(options.image, model.image_size), read_region(region, model.image_size)
+        note_picture(model, options.image, picture, context, mask)
         chosen = {"where": where, "box": region.box, "reconstructed": options.reconstructed}
         facts = run_facts(model, context, chosen, {"image": options.image, "mask": region.mask})
         inputs: dict[str, Any] = {"settings": settings, "where": where, "composite": not options.reconstructed}

@@ -18,25 +18,23 @@ from torch import Tensor
 
 from ..errors import FileError, SettingError
 from ..validation import check_number
-from .congealing import congeal, recentre
+from .congealing import Limits, agreement_in_place, congeal, recentre
 from .features import GreyPictures, linear_parts
+from .transforms import invert, outside, transform_points
 
-__all__ = [
-    "MIN_AGREEMENT",
-    "Alignment",
-    "estimate",
-    "from_landmarks",
-    "invert",
-    "outside",
-    "read_landmarks",
-    "transform_points",
-    "warp",
-]
+__all__ = ["MIN_AGREEMENT", "MOST_OUTSIDE", "Alignment", "estimate", "from_landmarks", "read_landmarks"]
 
 #: Agreement with the mean of the others from which a picture counts as registered. In trials, pictures that must not
 #: agree reached 0.41 at most (portraits upside down among upright ones), and all portraits but one exceeded 0.43.
 MIN_AGREEMENT = 0.43
 
+#: Share of an aligned picture that may lie beyond the edges of the original: more is no registration but a flight.
+MOST_OUTSIDE = 0.2
+
+_LIMITS = 15.0, 1.3  # degrees and factor of the first search
+_WIDER_LIMITS = 30.0, 2.0  # of the search for pictures that do not register within the first
+_MODERATE = 1.2  # largest factor by which the moderate frame is closer
+_EDGE = 0.06  # share outside that the moderate frame leaves to at most a tenth of the pictures
 _SIDE = 128  # pixels of the frame's shorter side in comparisons
 _LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue, ITU-R BT.601
 _DECIMALS = 6  # matrices are rounded, so that a file holds them exactly
@@ -49,25 +47,38 @@ class Alignment(NamedTuple):
         matrices: ``(N, 2, 3)`` float64, original to aligned.
         agreement: ``(N,)`` float64, correlation of the edges of each aligned picture with the mean of the others, at
             most 1; NaN with landmarks.
-        registered: ``(N,)`` bool, whether a picture agrees enough; other pictures' matrices mean nothing.
+        outside: ``(N,)`` float64, share of each aligned picture beyond the edges of the original.
+        registered: ``(N,)`` bool, whether a picture agrees enough and at most :data:`MOST_OUTSIDE` of it lies outside;
+            other pictures' matrices mean nothing.
         zoom: enlargement of the frame relative to the average central crop.
+        in_place: median agreement of the pictures as they were; NaN with landmarks or a reference.
+        is_kept: whether the pictures were in register, and stay where they were.
     """
 
     matrices: Tensor
     agreement: Tensor
+    outside: Tensor
     registered: Tensor
     zoom: float
+    in_place: float = float("nan")
+    is_kept: bool = False
+
+    @property
+    def improves(self) -> bool:
+        """False if the pictures were not in register and agree no better now."""
+        return self.is_kept or not float(self.agreement.median()) <= self.in_place
 
 
 def estimate(
     pictures: Iterable[Tensor],
     size: tuple[int, int],
     *,
-    rotation: float = 15.0,
-    zoom: float = 1.3,
+    rotation: float | None = None,
+    zoom: float | None = None,
+    shift: float = 0.25,
     focus: tuple[float, float] = (0.5, 0.5),
     crop: bool = False,
-    closer: float = 1.0,
+    closer: float | None = None,
     min_agreement: float = MIN_AGREEMENT,
     reference: Iterable[Tensor] | None = None,
 ) -> Alignment:
@@ -78,18 +89,19 @@ def estimate(
     Args:
         pictures: each ``(3, h, w)`` in [0, 1], at least 2, or 1 with a reference; read once, one at a time.
         size: ``(height, width)`` of the aligned pictures.
-        rotation, zoom: largest expected differences of a picture from the mean, in degrees and as a factor; somewhat
-            larger ones are found, too.
+        rotation, zoom: largest differences of a picture from the mean, in degrees and as a factor. By default 15 and
+            1.3, but 30 and 2 for pictures that do not register within these.
+        shift: largest shift against the mean, as a share of the shorter side; 0.25 at most.
         focus: the point ``(x, y)`` that matters most, in shares of the width and height.
         crop: enlarge until no registered picture ends within the frame.
-        closer: enlarge by this factor, about the focus.
+        closer: enlarge by this factor, about the focus; by default 1 to 1.2, so that little lies outside.
         min_agreement: agreement with the mean of the others from which a picture counts as registered.
         reference: pictures in register, whose frame is kept.
 
     Raises:
         SettingError: where arguments are out of range, or there are too few pictures.
     """
-    _check(size, rotation, zoom, focus, closer)
+    _check(size, rotation, zoom, shift, focus, closer)
     grey, sizes = _grey_pictures(pictures, size)
     if len(sizes) < (minimum := 2 if reference is None else 1):
         raise SettingError("pictures", len(sizes), f"at least {minimum} to be registered")
@@ -98,22 +110,33 @@ def estimate(
         reference_grey, reference_sizes = _grey_pictures(reference, size)
         if not reference_sizes:
             raise SettingError("reference", 0, "at least 1 picture")
-        if crop or closer != 1:
+        if crop or closer not in (1, None):
             name, value = ("crop", crop) if crop else ("closer", closer)
             raise SettingError(name, value, "absent with a reference, whose frame is kept")
     focus_point = _in_frame(focus, size)
-    result = congeal(
+    first, wider = (
+        Limits(math.radians(rotation if rotation is not None else angle), math.log(zoom or factor), 2 * shift)
+        for angle, factor in (_LIMITS, _WIDER_LIMITS)
+    )
+    placements, agreement = congeal(
         grey,
-        angle=math.radians(rotation),
-        log_zoom=math.log(zoom),
+        limits=first,
+        wider=None if wider == first else wider,
         focus=focus_point,
         min_agreement=min_agreement,
         reference=reference_grey,
     )
-    placements, registered = result.placements, result.agreement >= min_agreement
-    if reference_grey is None:
-        placements, closer = _enlarge(placements, registered, sizes, size, focus_point, closer, crop)
-    return Alignment(_matrices(placements, sizes, size), result.agreement, registered, closer)
+    registered = agreement >= min_agreement
+    if reference_grey is not None:
+        return _alignment(placements, agreement, registered, _Frame(sizes, size, focus_point, 1.0, False))
+    before = agreement_in_place(grey, focus_point)
+    were_registered, in_place = before >= min_agreement, float(before.median())
+    is_kept = in_place >= max(min_agreement, float(agreement.median())) and were_registered.sum() >= registered.sum()
+    if is_kept:
+        placements, agreement, registered = torch.zeros_like(placements), before, were_registered
+        closer = 1.0 if closer is None else closer
+    found = _alignment(placements, agreement, registered, _Frame(sizes, size, focus_point, closer, crop))
+    return found._replace(in_place=in_place, is_kept=bool(is_kept))
 
 
 def from_landmarks(
@@ -122,7 +145,7 @@ def from_landmarks(
     size: tuple[int, int],
     *,
     crop: bool = False,
-    closer: float = 1.0,
+    closer: float | None = None,
 ) -> Alignment:
     """Compute the transforms that register landmarks by least squares: generalised Procrustes analysis.
 
@@ -137,7 +160,7 @@ def from_landmarks(
     Raises:
         SettingError: where arguments are out of range, or the points of a picture coincide.
     """
-    _check(size, 0.0, 1.0, (0.5, 0.5), closer)
+    _check(size, None, None, 0.0, (0.5, 0.5), closer)
     if landmarks.ndim != 3 or landmarks.shape[1] < 2 or landmarks.shape[2] != 2 or len(landmarks) != len(sizes):
         raise SettingError("landmarks", tuple(landmarks.shape), f"of shape ({len(sizes)}, P, 2), P at least 2")
     if not len(sizes):
@@ -160,9 +183,8 @@ def from_landmarks(
     registered = torch.ones(len(sizes), dtype=torch.bool)
     in_frame = torch.linalg.solve(linear_parts(placements)[:, None], (points - placements[:, None, 2:])[..., None])
     x, y = in_frame[..., 0].mean((0, 1)).tolist()
-    placements, closer = _enlarge(placements, registered, sizes, size, (x, y), closer, crop)
     agreement = torch.full((len(sizes),), float("nan"), dtype=torch.float64)
-    return Alignment(_matrices(placements, sizes, size), agreement, registered, closer)
+    return _alignment(placements, agreement, registered, _Frame(sizes, size, (x, y), closer, crop))
 
 
 def read_landmarks(path: str | Path) -> dict[str, Tensor]:
@@ -200,74 +222,25 @@ def read_landmarks(path: str | Path) -> dict[str, Tensor]:
     return landmarks
 
 
-# --- Transforms ----------------------------------------------------------------------------------------
-
-
-def transform_points(points: Tensor, matrices: Tensor) -> Tensor:
-    """Apply matrices ``(..., 2, 3)`` to points ``(..., P, 2)``."""
-    return points @ matrices[..., :2].mT + matrices[..., None, :, 2]
-
-
-def invert(matrices: Tensor) -> Tensor:
-    """Return the inverse transforms, ``(..., 2, 3)``."""
-    linear = torch.linalg.inv(matrices[..., :2])
-    return torch.cat([linear, -linear @ matrices[..., 2:]], -1)
-
-
-def warp(picture: Tensor, matrix: Tensor, size: tuple[int, int]) -> Tensor:
-    """Warp a picture by a similarity: shrink it with antialiasing where needed, then sample bicubically.
-
-    Beyond its edges the picture is mirrored.
-
-    Args:
-        picture: ``(3, h, w)`` floating point.
-        matrix: ``(2, 3)``, original to aligned.
-        size: ``(height, width)`` of the result.
-
-    Returns:
-        ``(3, H, W)`` of the picture's dtype, clamped to [0, 1].
-    """
-    height, width = picture.shape[1:]
-    shrink = min(1.0, float(matrix[:, :2].double().det().abs().sqrt()))
-    small = max(1, round(height * shrink)), max(1, round(width * shrink))
-    source = picture[None].float()
-    if small != (height, width):
-        source = F.interpolate(source, small, mode="bicubic", antialias=True)
-    points = _originals(matrix, size) / torch.tensor([width, height]) * 2 - 1
-    result = F.grid_sample(source, points[None].float(), "bicubic", "reflection", align_corners=False)
-    return result[0].clamp(0, 1).to(picture.dtype)
-
-
-def outside(matrix: Tensor, picture: tuple[int, int], size: tuple[int, int]) -> float:
-    """Return the share of pixels of an aligned picture that lie beyond the edges of the original.
-
-    Args:
-        matrix: ``(2, 3)``, original to aligned.
-        picture, size: ``(height, width)`` of the original and the aligned picture.
-    """
-    points = _originals(matrix, size)
-    beyond = (points < 0) | (points > torch.tensor([picture[1], picture[0]]))
-    return float(beyond.any(-1).double().mean())
-
-
-def _originals(matrix: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the point of the original under every pixel of the aligned picture: ``(H, W, 2)``."""
-    y, x = (torch.arange(side, dtype=torch.float64) + 0.5 for side in size)
-    aligned = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
-    return transform_points(aligned, invert(matrix.double()))
-
-
 # --- The frame -----------------------------------------------------------------------------------------
 
 
-def _check(size: tuple[int, int], rotation: float, zoom: float, focus: tuple[float, float], closer: float) -> None:
+def _check(
+    size: tuple[int, int],
+    rotation: float | None,
+    zoom: float | None,
+    shift: float,
+    focus: tuple[float, float],
+    closer: float | None,
+) -> None:
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise SettingError("size", size, "(height, width) in pixels")
-    check_number("rotation", rotation, 0, 180)
-    check_number("zoom", zoom, 1, 4)
+    for name, value, least, most in (("rotation", rotation, 0, 180), ("zoom", zoom, 1, 4), ("closer", closer, 0.25, 4)):
+        if value is not None:
+            check_number(name, value, least, most)
+    check_number("shift", shift, 0, 0.25)
     for share in focus:
         check_number("focus", share, 0, 1)
-    check_number("closer", closer, 0.25, 4)
 
 
 def _crop_matrix(picture: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -297,29 +270,84 @@ def _matrices(placements: Tensor, sizes: Sequence[tuple[int, int]], size: tuple[
     return invert(torch.cat([from_crop[..., :2] @ linear, shift], 2)).round(decimals=_DECIMALS)
 
 
-def _enlarge(
-    placements: Tensor,
-    registered: Tensor,
-    sizes: Sequence[tuple[int, int]],
-    size: tuple[int, int],
-    focus: tuple[float, float],
-    closer: float,
-    crop: bool,
-) -> tuple[Tensor, float]:
-    """Enlarge the frame about the focus; return the placements and the factor."""
-    centre = torch.tensor(focus, dtype=torch.float64)
-    focus_points = linear_parts(placements) @ centre + placements[:, 2:]
-    if crop and bool(registered.any()):
-        half = torch.tensor([size[1], size[0]], dtype=torch.float64) / min(size)
+class _Frame(NamedTuple):
+    """The part of the registered pictures that is shown.
+
+    Attributes:
+        sizes: ``(height, width)`` of each picture.
+        size: ``(height, width)`` of the aligned pictures.
+        focus: point that stays where it is, frame units.
+        closer: enlargement; None for a moderate one.
+        crop: whether no registered picture may end in view.
+    """
+
+    sizes: Sequence[tuple[int, int]]
+    size: tuple[int, int]
+    focus: tuple[float, float]
+    closer: float | None
+    crop: bool
+
+    def enlarged(self, placements: Tensor, registered: Tensor) -> tuple[Tensor, float]:
+        """Return the placements in this frame and its enlargement."""
+        closer = self.closer
+        if closer is None:
+            closer = 1.0 if self.crop else self._moderate(placements, registered)
+        if self.crop and bool(registered.any()):
+            closer = max(closer, self._closest(placements, registered))
+        return self.at(placements, closer), closer
+
+    def at(self, placements: Tensor, closer: float) -> Tensor:
+        """Enlarge about the focus."""
+        centre = torch.tensor(self.focus, dtype=torch.float64)
+        moved = placements.clone()
+        moved[:, 0] -= math.log(closer)
+        moved[:, 2:] = linear_parts(placements) @ centre + placements[:, 2:] - linear_parts(moved) @ centre
+        return moved
+
+    def outside(self, placements: Tensor, chosen: Tensor) -> Tensor:
+        """Return the share of each chosen picture that lies beyond its edges: ``(N,)``, 0 for the others."""
+        shares = torch.zeros(len(placements), dtype=torch.float64)
+        for i, matrix in zip(chosen.tolist(), _matrices(placements, self.sizes, self.size)[chosen], strict=True):
+            shares[i] = outside(matrix, self.sizes[i], self.size)
+        return shares
+
+    def _moderate(self, placements: Tensor, registered: Tensor) -> float:
+        """Return the least enlargement that leaves little outside of nine tenths of the pictures, within limits."""
+        chosen = registered.nonzero()[:, 0]
+        chosen = chosen[:: max(1, len(chosen) // 64)]
+        for closer in torch.linspace(1, _MODERATE, 5, dtype=torch.float64).tolist():
+            shares = self.outside(self.at(placements, closer), chosen)[chosen]
+            if not len(chosen) or float(shares.quantile(0.9)) <= _EDGE:
+                break
+        return float(round(closer, 2))
+
+    def _closest(self, placements: Tensor, registered: Tensor) -> float:
+        """Return the enlargement at which no registered picture ends in view."""
+        centre = torch.tensor(self.focus, dtype=torch.float64)
+        focus_points = linear_parts(placements) @ centre + placements[:, 2:]
+        half = torch.tensor([self.size[1], self.size[0]], dtype=torch.float64) / min(self.size)
         corners = torch.tensor([[-1, -1], [1, -1], [-1, 1], [1, 1]]).double() * half - centre
         arms = (linear_parts(placements)[:, None] @ corners[..., None])[..., 0]  # (N, 4, 2), focus to corners
-        reach = torch.stack([_reach(picture, size) for picture in sizes])[:, None]
+        reach = torch.stack([_reach(picture, self.size) for picture in self.sizes])[:, None]
         room = torch.where(arms > 0, reach - focus_points[:, None], reach + focus_points[:, None])
-        closer = max(closer, float((arms.abs() / room.clamp(min=1e-6))[registered].max()))
-    moved = placements.clone()
-    moved[:, 0] -= math.log(closer)
-    moved[:, 2:] = focus_points - linear_parts(moved) @ centre
-    return moved, closer
+        return float((arms.abs() / room.clamp(min=1e-6))[registered].max())
+
+
+def _alignment(placements: Tensor, agreement: Tensor, registered: Tensor, frame: _Frame) -> Alignment:
+    """Return the alignment in a frame, without pictures of which too much lies outside."""
+    everywhere = torch.arange(len(placements))
+    plain = frame._replace(crop=False)
+    while True:
+        shares = frame.outside(plain.enlarged(placements, registered)[0], everywhere)
+        within = registered & (shares <= MOST_OUTSIDE)
+        if bool((within == registered).all()):
+            break
+        registered = within
+    moved, closer = frame.enlarged(placements, registered)
+    if frame.crop:
+        shares = torch.where(registered, frame.outside(moved, everywhere), shares)
+    matrices = _matrices(moved, frame.sizes, frame.size)
+    return Alignment(matrices, agreement, shares, registered, closer)
 
 
 def _reach(picture: tuple[int, int], size: tuple[int, int]) -> Tensor:

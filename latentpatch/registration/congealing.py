@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ from .features import (
     unit_features,
 )
 
-__all__ = ["Congealing", "congeal", "recentre"]
+__all__ = ["Congealing", "Limits", "agreement_in_place", "congeal", "recentre"]
 
 _MAX_LEARNERS = 64  # pictures that make the mean: enough for a sharp one
 _PITCH = 0.12  # log zoom, and radians, from one hypothesis of the exhaustive search to the next
@@ -64,11 +65,24 @@ class Congealing(NamedTuple):
     agreement: Tensor
 
 
+class Limits(NamedTuple):
+    """Largest differences of placements from their mean, either way."""
+
+    angle: float  # radians
+    log_zoom: float
+    shift: float = 0.5  # frame units
+
+    def clamped(self, placements: Tensor) -> Tensor:
+        """Return the nearest placements ``(N, 4)`` within the limits."""
+        most = torch.tensor([self.log_zoom, self.angle, self.shift, self.shift], dtype=placements.dtype)
+        return placements.clamp(-most, most)
+
+
 def congeal(
     pictures: GreyPictures,
     *,
-    angle: float,
-    log_zoom: float,
+    limits: Limits,
+    wider: Limits | None = None,
     focus: tuple[float, float] = (0.0, 0.0),
     min_agreement: float,
     reference: GreyPictures | None = None,
@@ -77,32 +91,89 @@ def congeal(
 
     Args:
         pictures: at least 2, or 1 with a reference.
-        angle, log_zoom: reach of the exhaustive search, either way.
+        limits: of the search, and of the result.
+        wider: limits for pictures that do not register within the first ones; for all where fewer than half do.
         focus: the point of the frame that counts most, frame units.
         min_agreement: agreement from which a picture counts as registered.
         reference: pictures in register.
 
     Returns:
-        Without a reference, placements are 0 on average over the registered pictures.
+        Without a reference, placements are 0 on average over the registered pictures, but for the limits.
     """
-    congealer = _Congealer([(zoom, turn) for zoom in _steps(log_zoom) for turn in _steps(angle)], focus)
+    congealer = _Congealer(limits, focus)
+    result = _congeal(congealer, pictures, min_agreement, reference)
+    is_registered = result.agreement >= min_agreement
+    if wider is None or bool(is_registered.all()):
+        return result
+    congealer = _Congealer(wider, focus)
+    if reference is None and int(is_registered.sum()) < max(2, len(is_registered) / 2):
+        return _better(result, _congeal(congealer, pictures, min_agreement, None), min_agreement)
+    if reference is None:
+        means = congealer.means(pictures.at(is_registered.nonzero()[:, 0]), result.placements[is_registered])
+    else:
+        means = congealer.means(reference, torch.zeros(len(reference.grey), 4))
+    result = _register_others(congealer, pictures, means, is_registered, result)
+    return result if reference is not None else _centred(congealer, result, min_agreement)
+
+
+def agreement_in_place(pictures: GreyPictures, focus: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+    """Return the agreement ``(N,)`` float64 of pictures with one another, or with 64 among them, as they are."""
+    congealer, learners = _Congealer(Limits(0, 0), focus), _evenly(len(pictures.grey))
+    agreement = torch.zeros(len(pictures.grey), dtype=torch.float64)
+    agreement[learners] = congealer.in_place(pictures.at(learners))
+    is_learner = torch.zeros(len(agreement), dtype=torch.bool).index_fill_(0, learners, True)
+    means = congealer.means(pictures.at(learners), torch.zeros(len(learners), 4, dtype=torch.float64))
+    for others in (~is_learner).nonzero()[:, 0].split(_MAX_LEARNERS):
+        agreement[others] = congealer.judged(PictureBatch.of(pictures.at(others)), torch.zeros(len(others), 4), means)
+    return agreement
+
+
+def _evenly(count: int) -> Tensor:
+    """Return the positions of the pictures that make the mean."""
+    return torch.linspace(0, count - 1, min(count, _MAX_LEARNERS), dtype=torch.float64).round().long()
+
+
+def _congeal(
+    congealer: _Congealer, pictures: GreyPictures, min_agreement: float, reference: GreyPictures | None
+) -> Congealing:
+    """Register pictures within the limits of one search."""
     if reference is not None:
         return congealer.register(pictures, congealer.means(reference, torch.zeros(len(reference.grey), 4)))
     count = len(pictures.grey)
-    learners = torch.linspace(0, count - 1, min(count, _MAX_LEARNERS), dtype=torch.float64).round().long()
+    learners = _evenly(count)
     result = Congealing(torch.zeros(count, 4, dtype=torch.float64), torch.full((count,), -1.0, dtype=torch.float64))
     result.placements[learners], result.agreement[learners] = congealer.congeal(pictures.at(learners))
     members = learners[result.agreement[learners] >= min_agreement]
     if 2 <= len(members) < count:
         means = congealer.means(pictures.at(members), result.placements[members])
-        others = torch.ones(count, dtype=torch.bool).index_fill_(0, members, False).nonzero()[:, 0]
-        placements, agreement = congealer.register(pictures.at(others), means)
-        better = agreement > result.agreement[others]
-        result.placements[others[better]], result.agreement[others[better]] = placements[better], agreement[better]
-    registered = result.agreement >= min_agreement
-    if bool(registered.any()):
-        return Congealing(recentre(result.placements, registered), result.agreement)
+        is_member = torch.zeros(count, dtype=torch.bool).index_fill_(0, members, True)
+        result = _register_others(congealer, pictures, means, is_member, result)
+    return _centred(congealer, result, min_agreement)
+
+
+def _register_others(
+    congealer: _Congealer, pictures: GreyPictures, means: _Means, is_member: Tensor, result: Congealing
+) -> Congealing:
+    """Register the pictures that are no members to means of those that are, where they then agree better."""
+    others = (~is_member).nonzero()[:, 0]
+    placements, agreement = congealer.register(pictures.at(others), means)
+    better = agreement > result.agreement[others]
+    result.placements[others[better]], result.agreement[others[better]] = placements[better], agreement[better]
     return result
+
+
+def _centred(congealer: _Congealer, result: Congealing, min_agreement: float) -> Congealing:
+    """Move the frame to the average of the registered pictures."""
+    registered = result.agreement >= min_agreement
+    if not bool(registered.any()):
+        return result
+    return Congealing(congealer.limits.clamped(recentre(result.placements, registered)), result.agreement)
+
+
+def _better(first: Congealing, second: Congealing, min_agreement: float) -> Congealing:
+    """Return the result that registers more pictures; the first of two that register as many."""
+    counts = [int((each.agreement >= min_agreement).sum()) for each in (first, second)]
+    return second if counts[1] > counts[0] else first
 
 
 def recentre(placements: Tensor, members: Tensor | None = None) -> Tensor:
@@ -130,7 +201,7 @@ class _Means(NamedTuple):
 class _Congealer(NamedTuple):
     """The search for placements."""
 
-    hypotheses: list[tuple[float, float]]  # log zoom and angle of the exhaustive search
+    limits: Limits
     focus: tuple[float, float]
 
     def congeal(self, pictures: GreyPictures) -> Congealing:
@@ -142,12 +213,13 @@ class _Congealer(NamedTuple):
             window = self._window(_COARSE._replace(window=width))
             for _ in range(_ROUNDS_PER_STAGE):
                 features = unit_features(self._features(_COARSE, batch, placements, bias), window)
-                placements = recentre(_best_placements(spectra, mean_of_others(features), window))
+                best = _best_placements(spectra, mean_of_others(features), window, self.limits.shift)
+                placements = self.limits.clamped(recentre(best))
         for level in _FINE:
             descent = _Descent(self, level, batch, placements, self._bias(level, batch, placements))
             for _ in range(_STEPS_PER_LEVEL):
                 descent.step(mean_of_others(descent.features(descent.placements)))
-                descent.placements = recentre(descent.placements)
+                descent.placements = self.limits.clamped(recentre(descent.placements))
             placements = descent.placements
         features = self.windowed(_JUDGED, batch, placements, self._bias(_JUDGED, batch, placements))
         return Congealing(placements, (features * mean_of_others(features)).sum((1, 2, 3)).double())
@@ -170,14 +242,25 @@ class _Congealer(NamedTuple):
 
     def _register(self, pictures: PictureBatch, means: _Means) -> Congealing:
         spectra = self._spectra(pictures, means.biases[0])
-        placements = _best_placements(spectra, means.features[0], self._window(_COARSE))
+        placements = _best_placements(spectra, means.features[0], self._window(_COARSE), self.limits.shift)
+        placements = self.limits.clamped(placements)
         for level, mean, bias in zip(_FINE, means.features[1:-1], means.biases[1:-1], strict=True):
             descent = _Descent(self, level, pictures, placements, bias)
             for _ in range(_STEPS_PER_LEVEL):
                 descent.step(mean)
             placements = descent.placements
+        return Congealing(placements, self.judged(pictures, placements, means))
+
+    def judged(self, pictures: PictureBatch, placements: Tensor, means: _Means) -> Tensor:
+        """Return the agreement ``(N,)`` float64 of pictures with means."""
         features = self.windowed(_JUDGED, pictures, placements, means.biases[-1])
-        return Congealing(placements, (features * means.features[-1]).sum((1, 2, 3)).double())
+        return (features * means.features[-1]).sum((1, 2, 3)).double()
+
+    def in_place(self, pictures: GreyPictures) -> Tensor:
+        """Return the agreement ``(N,)`` float64 of pictures with one another as they are."""
+        batch, placements = PictureBatch.of(pictures), torch.zeros(len(pictures.grey), 4, dtype=torch.float64)
+        features = self.windowed(_JUDGED, batch, placements, self._bias(_JUDGED, batch, placements))
+        return (features * mean_of_others(features)).sum((1, 2, 3)).double()
 
     def _bias(self, level: Level, pictures: PictureBatch, placements: Tensor) -> Tensor:
         return self._features(level, pictures, placements, torch.zeros(())).mean((0, 2, 3), keepdim=True)
@@ -203,7 +286,7 @@ class _Congealer(NamedTuple):
         """Transform the features of whole pictures under every hypothesis to the Fourier domain."""
         half = _COARSE.half * (1 + 2 * _MARGIN / _SIDE)
         level = _COARSE._replace(half=half, cells=(_SIDE + 2 * _MARGIN) * STRIDE)
-        for zoom, angle in self.hypotheses:
+        for zoom, angle in product(_steps(self.limits.log_zoom), _steps(self.limits.angle)):
             placements = torch.tensor([[zoom, angle, 0, 0]], dtype=torch.float64).expand(len(pictures.reach), 4)
             features = frame_features(pictures, placements, (0.0, 0.0), level, bias)
             yield _Spectrum(placements, _fft(features), _fft(features.square().sum(1)))
@@ -217,18 +300,19 @@ class _Spectrum(NamedTuple):
     energy: Tensor
 
 
-def _best_placements(spectra: Iterable[_Spectrum], mean: Tensor, window: Tensor) -> Tensor:
-    """Return the placements ``(N, 4)``, of all hypotheses and shifts, that agree best with a mean."""
-    span = 2 * _MARGIN + 1  # number of shifts along an axis
+def _best_placements(spectra: Iterable[_Spectrum], mean: Tensor, window: Tensor, most: float) -> Tensor:
+    """Return the placements ``(N, 4)``, of all hypotheses and of shifts up to ``most``, that agree best with a mean."""
+    reach = min(_MARGIN, math.floor(most / (2 * _COARSE.half / _SIDE) + 1e-9))
+    span, allowed = 2 * reach + 1, slice(_MARGIN - reach, _MARGIN + reach + 1)  # shifts along an axis
     mean = mean * window
     mean_spectrum, window_spectrum = _fft(mean).conj(), _fft(window.square()[:, 0]).conj()
     best = result = torch.zeros(0)
     for spectrum in spectra:
-        product = _ifft((spectrum.features * mean_spectrum).sum(1))[:, :span, :span]
-        energy = _ifft(spectrum.energy * window_spectrum)[:, :span, :span].clamp(min=0)
+        match = _ifft((spectrum.features * mean_spectrum).sum(1))[:, allowed, allowed]
+        energy = _ifft(spectrum.energy * window_spectrum)[:, allowed, allowed].clamp(min=0)
         # The floor keeps nearly empty places from agreeing by chance.
-        score, place = (product / (energy + 0.05 * energy.amax((1, 2), keepdim=True)).sqrt()).flatten(1).max(1)
-        shift = (torch.stack([place % span, place // span], 1).double() - _MARGIN) * (2 * _COARSE.half / _SIDE)
+        score, place = (match / (energy + 0.05 * energy.amax((1, 2), keepdim=True)).sqrt()).flatten(1).max(1)
+        shift = (torch.stack([place % span, place // span], 1).double() - reach) * (2 * _COARSE.half / _SIDE)
         placements = spectrum.placements.clone()
         placements[:, 2:] = (linear_parts(placements) @ shift[..., None])[..., 0]
         if not len(result):
@@ -257,7 +341,7 @@ class _Descent:
         normal = normal + torch.diag_embed(normal.diagonal(dim1=1, dim2=2) * self.damping[:, None] + 1e-9)
         right_side = (slopes @ (mean.flatten(1) - features)[..., None])[..., 0]
         change = torch.linalg.solve(normal, right_side).clamp(-_MAX_STEP, _MAX_STEP).double()
-        moved = _move(self.placements, change, self.congealer.focus)
+        moved = self.congealer.limits.clamped(_move(self.placements, change, self.congealer.focus))
         before, after = (features * mean.flatten(1)).sum(1), (self.features(moved) * mean).sum((1, 2, 3))
         better = after > before
         self.placements = torch.where(better[:, None], moved, self.placements)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from helpers.paths import PORTRAITS
 from latentpatch.io.images import list_images, read_image
-from latentpatch.registration.alignment import transform_points, warp
+from latentpatch.registration.transforms import transform_points, warp
 
 SIZE = (128, 128)
 POINTS = torch.tensor([[0.38, 0.48], [0.62, 0.48], [0.5, 0.72]], dtype=torch.float64) * 128

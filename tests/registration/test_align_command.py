@@ -15,7 +15,7 @@ from PIL import Image
 
 from latentpatch.cli.entry import main
 from latentpatch.io.images import read_image
-from latentpatch.registration.alignment import transform_points, warp
+from latentpatch.registration.transforms import transform_points, warp
 
 QUICKLY = ("--rotation", "0", "--zoom", "1")
 
@@ -104,7 +104,7 @@ def test_strangers_are_named_and_nothing_is_written(
 ) -> None:
     Image.fromarray(np.full((80, 80, 3), 90, np.uint8)).save(folder / "plain.png")
     assert run(folder, "-o", tmp_path / "out", *QUICKLY) == 1
-    assert "plain.png agrees by" in capsys.readouterr().err
+    assert "plain.png: agreement" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert run(folder, "-o", tmp_path / "out", *QUICKLY, "--skip-bad") == 0
     report = json.loads((tmp_path / "out" / "alignment.json").read_text())

@@ -10,14 +10,8 @@ from helpers.errors import refuses, refuses_file
 from helpers.misaligned import POINTS, SIZE, Misaligned, misalign, portraits, similarity, smooth
 from torch import Tensor
 
-from latentpatch.registration.alignment import (
-    from_landmarks,
-    invert,
-    outside,
-    read_landmarks,
-    transform_points,
-    warp,
-)
+from latentpatch.registration.alignment import from_landmarks, read_landmarks
+from latentpatch.registration.transforms import invert, outside, transform_points, warp
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +42,22 @@ def test_whole_pixels_are_moved_as_they_are() -> None:
     torch.testing.assert_close(moved[:, :-3, 5:], picture[:, 3:, :-5], atol=1e-4, rtol=0)
 
 
-def test_beyond_the_edge_the_picture_is_mirrored() -> None:
-    picture = portraits(1)[0]
-    moved = warp(picture, similarity(0, 1, (6, 0)), SIZE)
-    torch.testing.assert_close(moved[:, :, :6], picture[:, :, :6].flip(2), atol=1e-4, rtol=0)
+def test_beyond_the_edge_colours_go_on_smoothly() -> None:
+    ramp = (torch.arange(128) / 255).expand(3, 128, 128).mT
+    moved = warp(ramp, similarity(0, 1, (40, 0)), SIZE)
+    torch.testing.assert_close(moved[:, :, 39], moved[:, :, 40], atol=0.03, rtol=0)
+    assert float(moved[:, :, :40].diff(dim=2).abs().max()) < 0.03
+    spot = torch.zeros(3, 128, 128)
+    spot[:, 40:80, 5:10] = 1  # a mirror image would show it again at columns 30 to 35
+    moved = warp(spot, similarity(0, 1, (40, 0)), SIZE)
+    torch.testing.assert_close(moved[:, :, 40:], spot[:, :, :88], atol=1e-4, rtol=0)
+    assert float(moved[:, :, :40].max()) < 0.4
+    assert float(moved[:, :, :40].diff(dim=2).abs().max()) < 0.1
+
+
+def test_a_picture_that_lies_wholly_outside_gives_its_edge() -> None:
+    moved = warp(torch.full((3, 128, 128), 0.25), similarity(0, 1, (300, 0)), SIZE)
+    torch.testing.assert_close(moved, torch.full((3, 128, 128), 0.25))
 
 
 def test_a_quarter_turn_is_clockwise() -> None:
@@ -88,7 +94,7 @@ def test_landmarks_that_agree_are_registered_exactly(misaligned: Misaligned) -> 
 
 
 def test_the_frame_is_that_of_the_average_crop(misaligned: Misaligned) -> None:
-    found = from_landmarks(misaligned.points, [SIZE] * 12, SIZE).matrices
+    found = closer(misaligned, 1.0)
     linear = torch.view_as_complex(found[:, :, 0].contiguous())
     assert float(linear.log().mean(0).abs()) < 1e-5
     middle = transform_points(torch.full((1, 2), 64.0).double(), invert(found)).mean(0)
@@ -101,13 +107,30 @@ def test_a_single_picture_is_cropped_centrally() -> None:
 
 
 def test_cropping_leaves_no_edge_in_view(misaligned: Misaligned) -> None:
-    plain = from_landmarks(misaligned.points, [SIZE] * 12, SIZE)
-    assert max(outside(matrix, SIZE, SIZE) for matrix in plain.matrices) > 0.05
+    assert max(outside(matrix, SIZE, SIZE) for matrix in closer(misaligned, 1.0)) > 0.05
     cropped = from_landmarks(misaligned.points, [SIZE] * 12, SIZE, crop=True)
     assert max(outside(matrix, SIZE, SIZE) for matrix in cropped.matrices) == 0
     assert 1 < cropped.zoom < 3
     assert max(outside(matrix, SIZE, SIZE) for matrix in closer(misaligned, cropped.zoom * 0.98)) > 0
     assert float(misaligned.error(cropped.matrices).max()) < 1e-5
+
+
+def test_the_moderate_frame_leaves_little_outside(misaligned: Misaligned) -> None:
+    found = from_landmarks(misaligned.points, [SIZE] * 12, SIZE)
+    assert 1 < found.zoom <= 1.2
+    expected = [outside(matrix, SIZE, SIZE) for matrix in found.matrices]
+    assert found.outside.tolist() == pytest.approx(expected)
+    assert sorted(expected)[6] < 0.06 < max(outside(matrix, SIZE, SIZE) for matrix in closer(misaligned, 1.0))
+    still = from_landmarks(POINTS.expand(4, -1, -1), [SIZE] * 4, SIZE)
+    assert still.zoom == 1
+
+
+def test_a_picture_mostly_outside_is_not_registered() -> None:
+    points = POINTS.repeat(5, 1, 1)
+    points[4] += torch.tensor([70.0, 0.0])
+    found = from_landmarks(points, [SIZE] * 5, SIZE)
+    assert found.registered.tolist() == [True] * 4 + [False]
+    assert float(found.outside[4]) > 0.2
 
 
 def closer(misaligned: Misaligned, factor: float) -> Tensor:

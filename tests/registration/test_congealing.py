@@ -22,9 +22,10 @@ from helpers.misaligned import (
 
 from latentpatch.io.images import list_images, read_image
 from latentpatch.registration import congealing
-from latentpatch.registration.alignment import Alignment, estimate, invert, read_landmarks, transform_points
+from latentpatch.registration.alignment import Alignment, estimate, read_landmarks
+from latentpatch.registration.transforms import invert, transform_points, warp
 
-QUICK = {"rotation": 0.0, "zoom": 1.0}  # searches shifts only; the steps after it find a little of the rest
+QUICK = {"rotation": 0.0, "zoom": 1.0}  # shifts only
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def misaligned() -> Misaligned:
 def congealed(misaligned: Misaligned) -> Alignment:
     """The twelve, four strangers among them."""
     few = strangers()
-    return estimate([*misaligned.pictures[:6], *few, *misaligned.pictures[6:]], SIZE)
+    return estimate([*misaligned.pictures[:6], *few, *misaligned.pictures[6:]], SIZE, rotation=15.0, zoom=1.3)
 
 
 def test_portraits_are_registered_again(misaligned: Misaligned, congealed: Alignment) -> None:
@@ -58,6 +59,47 @@ def test_the_frame_is_the_average_crop_of_the_registered(congealed: Alignment) -
     registered = congealed.matrices[congealed.registered]
     middle = transform_points(torch.full((1, 2), 64.0).double(), invert(registered)).mean(0)
     torch.testing.assert_close(middle, torch.full((1, 2), 64.0).double(), atol=1e-3, rtol=0)
+    assert congealed.in_place < 0.3
+    assert congealed.improves
+
+
+def test_limits_bound_the_result(misaligned: Misaligned) -> None:
+    found = estimate(misaligned.pictures, SIZE, rotation=5.0, zoom=1.1, shift=0.05, min_agreement=-1.0, closer=1.0)
+    linear = torch.view_as_complex(found.matrices[:, :, 0].contiguous())
+    assert float(linear.angle().rad2deg().abs().max()) < 5.001
+    assert float(linear.abs().log().abs().max().exp()) < 1.1001
+    middle = transform_points(torch.full((1, 2), 64.0).double(), invert(found.matrices)) - 64
+    assert float(middle.abs().max()) < 0.05 * 128 + 0.001
+
+
+def test_shifts_only(misaligned: Misaligned) -> None:
+    found = estimate(misaligned.pictures, SIZE, **QUICK, min_agreement=-1.0, closer=1.0)
+    torch.testing.assert_close(found.matrices[:, :, :2], torch.eye(2).double().expand(12, 2, 2))
+    assert float(found.matrices[:, :, 2].abs().max()) > 5
+
+
+def test_pictures_beyond_the_usual_range_are_searched_for_more_widely() -> None:
+    pictures = portraits(10)
+    pictures[4] = warp(pictures[4], similarity(27, 0.55, (0, 0)), SIZE)
+    assert not bool(estimate(pictures, SIZE, rotation=15.0, zoom=1.3).registered[4])
+    found = estimate(pictures, SIZE)
+    assert bool(found.registered.all())
+    linear = torch.view_as_complex(found.matrices[:, :, 0].contiguous())
+    assert float((linear[4] / linear[0]).angle().rad2deg()) == pytest.approx(-27, abs=3)
+
+
+def test_registered_pictures_gain_nothing() -> None:
+    picture = smooth(0)
+    found = estimate([picture] * 3, SIZE, **QUICK)
+    assert found.in_place == pytest.approx(1)
+    assert found.is_kept
+    torch.testing.assert_close(found.matrices, similarity(0, 1, (0, 0)).expand(3, 2, 3))
+
+
+def test_pictures_that_do_not_agree_gain_nothing() -> None:
+    found = estimate([smooth(seed) for seed in range(4)], SIZE, shift=0.0, **QUICK)
+    assert not found.is_kept
+    assert not found.improves
 
 
 def test_things_that_are_not_faces() -> None:
@@ -99,7 +141,14 @@ def test_pictures_of_any_size_and_shape() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"rotation": -1.0}, {"rotation": float("nan")}, {"zoom": 0.5}, {"focus": (0.5, 1.5)}, {"closer": 0.0}],
+    [
+        {"shift": 0.3},
+        {"rotation": -1.0},
+        {"rotation": float("nan")},
+        {"zoom": 0.5},
+        {"focus": (0.5, 1.5)},
+        {"closer": 0.0},
+    ],
 )
 def test_arguments_out_of_range(arguments: dict[str, float]) -> None:
     (name,) = arguments
