@@ -23,7 +23,16 @@ __all__ = ["Listing", "RecordedMaps", "recorded_maps", "without_sheets"]
 _RECORDS = {"generation.json": 0, "inpaint.json": 2, "edit.json": 2}
 _SHEETS = ("grid.png", "provenance.png")
 _TOLERANCE = 1.5 / 255  # of a pixel of a sheet
-_MALFORMED = (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, LatentPatchError)
+_MALFORMED = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    LatentPatchError,
+)
 
 
 class Listing(NamedTuple):

@@ -264,7 +264,8 @@ def _summarize(options: AuditOptions, context: cli.RunContext, report: dict[str,
         context.say(f"  skipped: {entry['file']}: {entry['reason']}")
     if covered["records_not_believed"]:
         context.say(
-            f"  records that the pixels do not confirm, which were not used: {len(covered['records_not_believed'])}"
+            f"  recorded maps that fewer than {_MIN_SAME_CELLS:.0%} of the cells confirm, which were estimated anew: "
+            f"{len(covered['records_not_believed'])}"
         )
     for note in covered["notes"]:
         context.say(f"  {note}")
