@@ -54,7 +54,7 @@ class RecordedMaps:
     Attributes:
         index: ``(N, h, w)`` int64 numbers of sources, -1 without a record.
         is_recorded: ``(N,)`` bool.
-        notes: reasons why records were not used.
+        notes: what was not believed, and why.
     """
 
     index: Tensor
@@ -122,9 +122,10 @@ def recorded_maps(folder: Path, paths: Sequence[Path], model: LatentPatch) -> Re
     index = torch.full((len(paths), *model.bank.grid), -1, dtype=torch.int64)
     is_recorded = torch.zeros(len(paths), dtype=torch.bool)
     note = folder / "generation.json"
+    notes = [f"{path.name} was measured as a picture: no record shows that it is a contact sheet"
+             for path in paths if path.name in _SHEETS]  # fmt: skip
     if not folder.is_dir() or not note.exists():
-        return RecordedMaps(index, is_recorded, [])
-    notes = []
+        return RecordedMaps(index, is_recorded, notes)
     try:
         record = json.loads(note.read_text(encoding="utf-8", errors="replace"))
         if record["sources_sha256"] == model.bank.digest():

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..model import LatentPatch
+    from ..provenance.audit import CopyLimits
     from ..provenance.copying import Copying
     from ..provenance.registered import Registered, RegisteredSources
+    from ._records import RecordedMaps
 
 __all__ = ["COPIES_FOUND", "run"]
 
@@ -81,21 +83,23 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
 
     limits = CopyLimits(options.max_mean_share, options.max_share, options.min_relative, options.min_registered)
     listed = list_images(options.pictures)
-    held_out_listed = None if options.held_out is None else list_images(options.held_out)
+    listed_beside = [] if options.held_out is None else list_images(options.held_out)
     with atomic.staged(options.output) as staging:
         model = open_model(options.sources, context, options.output)
         paths, skipped = without_sheets(options.pictures, listed, model.bank.grid)
         recorded = recorded_maps(options.pictures, paths, model)
         compared = _registered_sources(model, options.sources, context)
         figures, registered = _measure(model, compared, paths, context, "pictures")
+        # A record that few cells confirm is of another picture.
         agreement = (recorded.index == figures.index).flatten(1).float().mean(1)
-        is_believed = recorded.is_recorded & (agreement >= _MIN_SAME_CELLS)  # otherwise it is of another picture
-        figures = figures.with_index(recorded.index, is_believed)
-        if options.held_out is None or held_out_listed is None:
+        figures = figures.with_index(recorded.index, recorded.is_recorded & (agreement >= _MIN_SAME_CELLS))
+        held_out = None
+        if options.held_out is None:
             reference, reference_registered = copying_of_sources(model), _sources_registered(model, compared, options)
         else:
-            held_out, _ = without_sheets(options.held_out, held_out_listed, model.bank.grid)
+            held_out, skipped_beside = without_sheets(options.held_out, listed_beside, model.bank.grid)
             reference, reference_registered = _measure(model, compared, held_out, context, "held out")
+            skipped += skipped_beside
         is_unique = len({path.name for path in paths}) == len(paths)
         names = [path.name if is_unique else str(path) for path in paths]
         report: dict[str, Any] = {
@@ -105,38 +109,28 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
             "sources": len(model.bank.sources),
             "sources_sha256": model.bank.digest(),
             "pictures": len(paths),
-            "reference_is": "the sources, each without itself" if options.held_out is None else "held-out pictures",
+            "reference_is": "the sources, each without itself" if held_out is None else "held-out pictures",
             **audit_report(figures, names, reference, limits, registered, reference_registered),
-            "covered": {
-                "exact_maps": int(figures.exact.sum()),
-                "estimated_maps": int((~figures.exact).sum()),
+            "covered": _covered(figures, recorded, agreement, names)
+            | {
                 "registered": _reach(len(compared)),
                 "skipped": skipped,
-                "records_not_believed": [
-                    {"file": names[i], "agreement": round(float(agreement[i]), 4)}
-                    for i in (recorded.is_recorded & ~is_believed).nonzero()[:, 0].tolist()
-                ],
-                "notes": recorded.notes,
             },
             "not_covered": list(_NOT_COVERED),
             "skipped": skipped_files(model),
         }
-        if options.held_out is not None:
+        if held_out is not None:
             beyond = limits.failures(reference, [str(path) for path in held_out], reference_registered)
             report["held_out_failures"] = [failure for failure in beyond if failure["file"] is not None]
         both = zip(figures.records(model.bank.sources), registered.records(model.bank.sources), strict=True)
         rows = [row | placed for row, placed in both]
         report["images"] = [{"file": name, **row} for name, row in zip(names, rows, strict=True)]
-        # The closest pairs, by the figure that is nearer to its limit.
-        is_placed = registered.relative * limits.relative < figures.relative * limits.registered
-        nearest = registered.source[:, 0].where(is_placed, figures.nearest)
-        closeness = (registered.relative * limits.relative).minimum(figures.relative * limits.registered)
-        closest = closeness.argsort()[:_SHEET_PAIRS].tolist()
-        report["pairs"] = [{"file": names[i], "nearest": model.bank.sources[int(nearest[i])]} for i in closest]
+        closest, nearest = _closest_pairs(figures, registered, limits)
+        report["pairs"] = [
+            {"file": names[i], "nearest": model.bank.sources[b]} for i, b in zip(closest, nearest, strict=True)
+        ]
         pictures = [paths[i] for i in closest]
-        images.write_image(
-            staging / "pairs.png", _pairs_sheet(model, pictures, nearest[closest].tolist(), options.sources)
-        )
+        images.write_image(staging / "pairs.png", _pairs_sheet(model, pictures, nearest, options.sources))
         write_json(staging / "audit.json", report)
     _summarize(options, context, report)
     return report
@@ -202,6 +196,25 @@ def _sources_registered(model: LatentPatch, compared: RegisteredSources, options
     numbers = torch.arange(count) * total // count
     batches = list(_source_batches(model, numbers.tolist(), options.sources, lambda _: None))
     return compared.compare(torch.cat(batches), excluded=numbers)
+
+
+def _closest_pairs(figures: Copying, registered: Registered, limits: CopyLimits) -> tuple[list[int], list[int]]:
+    """Return the pictures nearest to a source, by the figure that is nearer to its limit, and their sources."""
+    same_place, placed = figures.relative * limits.registered, registered.relative * limits.relative
+    closest = same_place.minimum(placed).argsort(stable=True)[:_SHEET_PAIRS]
+    nearest = registered.source[:, 0].where(placed < same_place, figures.nearest)
+    return closest.tolist(), nearest[closest].tolist()
+
+
+def _covered(figures: Copying, recorded: RecordedMaps, agreement: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """Return whose maps are exact, and which records were not believed, for the report."""
+    doubtful = (recorded.is_recorded & ~figures.exact).nonzero()[:, 0].tolist()
+    return {
+        "exact_maps": int(figures.exact.sum()),
+        "estimated_maps": int((~figures.exact).sum()),
+        "records_not_believed": [{"file": names[i], "agreement": round(float(agreement[i]), 4)} for i in doubtful],
+        "notes": recorded.notes,
+    }
 
 
 def _reach(sources: int) -> dict[str, Any]:

@@ -38,6 +38,7 @@ _GREY_BLUR = 0.7  # pixels
 _LOCAL = 0.08  # of the shorter side; standard deviation of the window of local mean and deviation
 _FLAT = 0.03  # grey levels in [0, 1]; local deviations below it count for little
 
+_LEAST_LENGTH = 0.01  # of local contrast over all pixels; below it a picture is flat, and agrees with none
 _STEPS = 5  # Gauss-Newton steps a level
 _MAX_CHANGE = 0.1  # of an entry of a placement in a step
 
@@ -129,7 +130,7 @@ def _centred(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def _length(values: Tensor) -> Tensor:
-    lengths: Tensor = values.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    lengths: Tensor = values.norm(dim=-1, keepdim=True).clamp(min=_LEAST_LENGTH)
     return lengths
 
 

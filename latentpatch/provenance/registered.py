@@ -184,11 +184,12 @@ class RegisteredSources:
         _, group = self._groups.unique(return_inverse=True)
         if excluded is not None:
             score = score.masked_fill(group[excluded.cpu()][:, None] == group, -math.inf)
-        rows = group.expand(len(score), -1)
-        best = score.new_full((len(score), int(group.max()) + 1), -math.inf).scatter_reduce(1, rows, score, "amax")
-        score = score.masked_fill(score < best.gather(1, rows), -math.inf)
-        excluded_groups = 0 if excluded is None else 1
-        source = score.topk(min(_CANDIDATES, best.shape[1] - excluded_groups), dim=1).indices
+        rows, num_groups = group.expand(len(score), -1), int(group.max()) + 1
+        best = score.new_full((len(score), num_groups), -math.inf).scatter_reduce(1, rows, score, "amax")
+        numbers = torch.arange(len(self)).where(score == best.gather(1, rows), len(self))
+        first = torch.full_like(best, len(self), dtype=torch.int64).scatter_reduce(1, rows, numbers, "amin")
+        count = min(_CANDIDATES, num_groups - (excluded is not None))
+        source = first.gather(1, best.topk(count, dim=1).indices)
         return source, hypothesis.gather(1, source)
 
 
