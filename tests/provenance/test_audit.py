@@ -112,6 +112,31 @@ def test_one_returned_source_among_samples_fails(
     assert copy in printed.err
 
 
+def test_a_mirrored_crop_among_samples_fails(
+    model: Path, generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cell by cell it is no copy: only registration finds it."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for path in generated.glob("[0-9]*.png"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    source = sorted(PORTRAITS.glob("*.jpg"))[17]
+    picture = ImageOps.mirror(Image.open(source).convert("RGB"))
+    edge = round(0.06 * picture.width)
+    picture.crop((edge, edge, picture.width - edge, picture.height - edge)).save(folder / "copy.jpg", quality=60)
+    assert run("audit", model, folder, "-o", tmp_path / "audit") == 3
+    report = record(tmp_path / "audit")
+    assert {(failure["file"], failure["figure"]) for failure in report["failures"]} == {("copy.jpg", "registered")}
+    row = next(row for row in report["images"] if row["file"] == "copy.jpg")
+    assert row["registered_to"] == source.stem
+    assert row["registered_mirrored"]
+    assert row["overlap"] < 0.85
+    assert row["registered"] < 0.3 < report["reference"]["registered"]["least"]
+    assert report["pairs"][0] == {"file": "copy.jpg", "nearest": source.stem}
+    assert "copy.jpg: registered" in capsys.readouterr().err
+    assert run("audit", model, folder, "-q", "-o", tmp_path / "audit", "--min-registered", 0) == 0
+
+
 def test_pairs_show_the_picture_and_its_source(tmp_path: Path) -> None:
     """The sheet shows the sources' files where sources are files."""
     one = sorted(PORTRAITS.glob("*.jpg"))[2]
