@@ -28,7 +28,7 @@ _BATCH_IMAGES = 16
 _SHEET_PAIRS = 12
 _MAX_FAILURES_SHOWN = 10
 _MIN_SAME_CELLS = 0.9  # part of the cells of a recorded map that the picture's own map confirms
-_REGISTERED_SOURCES = 50  # sources that are registered to the others, for comparison
+_REGISTERED_SOURCES = 32  # sources that are registered to the others, for comparison
 _NOT_COVERED = (
     "parts of a picture below the limits, such as a face on another ground",
     "photographic negatives",
@@ -95,7 +95,7 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
         figures = figures.with_index(recorded.index, recorded.is_recorded & (agreement >= _MIN_SAME_CELLS))
         held_out = None
         if options.held_out is None:
-            reference, reference_registered = copying_of_sources(model), _sources_registered(model, compared, options)
+            reference, reference_registered = copying_of_sources(model), _sources_registered(compared)
         else:
             held_out, skipped_beside = without_sheets(options.held_out, listed_beside, model.bank.grid)
             reference, reference_registered = _measure(model, compared, held_out, context, "held out")
@@ -162,40 +162,35 @@ def _registered_sources(model: LatentPatch, sources: cli.SourceOptions, context:
     from ..provenance.registered import RegisteredSources
 
     with context.progress(name="sources", total=len(model.bank.sources)) as bar:
-        return RegisteredSources(_source_batches(model, range(len(model.bank.sources)), sources, bar.update))
+        return RegisteredSources(_source_pictures(model, sources, bar.update))
 
 
-def _source_batches(
-    model: LatentPatch, numbers: Sequence[int], sources: cli.SourceOptions, update: Callable[[int], object]
+def _source_pictures(
+    model: LatentPatch, sources: cli.SourceOptions, update: Callable[[int], object]
 ) -> Iterator[Tensor]:
-    """Yield pictures of sources in batches."""
+    """Yield the pictures of the sources in batches, without those of their augmented copies."""
     import torch
 
     from ..io.images import read_image
     from ._load import source_files
 
-    files, variants = source_files(sources), model.bank.variants.count
-    for first in range(0, len(numbers), _BATCH_IMAGES):
-        chosen = numbers[first : first + _BATCH_IMAGES]
+    files, names = source_files(sources), model.bank.sources
+    for first in range(0, len(names), _BATCH_IMAGES):
+        chosen = range(first, min(first + _BATCH_IMAGES, len(names)))
         if files:
-            yield torch.stack([read_image(files[model.bank.sources[number]], model.image_size) for number in chosen])
+            yield torch.stack([read_image(files[names[number]], model.image_size) for number in chosen])
         else:
-            index = torch.tensor(chosen, device=model.bank.keys.device) * variants
-            yield model.decode(index[:, None, None].expand(-1, *model.bank.grid), "gather")
+            index = torch.tensor(chosen, device=model.bank.keys.device) * model.bank.variants.count
+            yield model.decode(index[:, None, None].expand(-1, *model.bank.grid))
         update(len(chosen))
 
 
-def _sources_registered(model: LatentPatch, compared: RegisteredSources, options: AuditOptions) -> Registered | None:
-    """Return some sources, registered to the others; None for fewer than three."""
+def _sources_registered(compared: RegisteredSources) -> Registered:
+    """Return some of the sources, evenly spread, registered to the others."""
     import torch
 
-    total = len(compared)
-    if total < 3:
-        return None
-    count = min(total, _REGISTERED_SOURCES)
-    numbers = torch.arange(count) * total // count
-    batches = list(_source_batches(model, numbers.tolist(), options.sources, lambda _: None))
-    return compared.compare(torch.cat(batches), excluded=numbers)
+    count = min(len(compared), _REGISTERED_SOURCES)
+    return compared.compare_sources(torch.arange(count) * len(compared) // count)
 
 
 def _closest_pairs(figures: Copying, registered: Registered, limits: CopyLimits) -> tuple[list[int], list[int]]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..registration.features import linear_parts
+from ..validation import check_integer
 from .copying import nearest_sources
 from .placement import MIN_OVERLAP, SIDE, contrast, correlation_at, refine, sample, thumbnails, unit
 
@@ -134,12 +135,11 @@ class RegisteredSources:
         return len(self._grey)
 
     @torch.no_grad()
-    def compare(self, images: Tensor, excluded: Tensor | None = None) -> Registered:
+    def compare(self, images: Tensor) -> Registered:
         """Register images to the sources that they resemble most.
 
         Args:
             images: ``(N, 3, H, W)`` in [0, 1], of the sources' size.
-            excluded: ``(N,)`` int64, for each image a source to leave out with its group.
 
         Raises:
             SettingError: for images of another size.
@@ -147,11 +147,20 @@ class RegisteredSources:
         grey = thumbnails(images)
         if grey.shape[1:] != self._grey.shape[1:]:
             raise SettingError("images", tuple(images.shape), "of the sources' size")
-        parts = [
-            self._compare(grey[first : first + _BATCH], None if excluded is None else excluded[first : first + _BATCH])
-            for first in range(0, len(grey), _BATCH)
-        ]
-        return Registered.concatenate(parts)
+        return Registered.concatenate(self._compare(part, None) for part in grey.split(_BATCH))
+
+    @torch.no_grad()
+    def compare_sources(self, numbers: Tensor) -> Registered:
+        """Register sources to those of other groups.
+
+        Args:
+            numbers: ``(N,)`` int64 numbers of the sources.
+
+        Raises:
+            SettingError: where there are fewer than three groups: one, and two to compare it with.
+        """
+        check_integer("groups", len(self._groups.unique()), 3)
+        return Registered.concatenate(self._compare(self._grey[part], part) for part in numbers.cpu().split(_BATCH))
 
     def _compare(self, grey: Tensor, excluded: Tensor | None) -> Registered:
         source, hypothesis = self._candidates(grey, excluded)
