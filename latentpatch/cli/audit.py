@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from . import _options as cli
+from ._identity import AuditIdentityOptions, audit_identities
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,7 @@ _NOT_COVERED = (
     "photographic negatives",
     "larger shifts, zooms, rotations and distortions",
 )
+_NO_IDENTITY = "whom a picture shows (--identity)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ class AuditOptions(cli.CommandOptions):
     )
     sources: cli.SourceOptions = cli.group(cli.SourceOptions)
     pictures: Path = cli.argument("PICTURES", f"the pictures: {cli.PICTURES_HELP}")
+    identity: AuditIdentityOptions = cli.group(AuditIdentityOptions)
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
 
 
@@ -77,13 +80,14 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..io.listing import list_images
     from ..provenance.audit import CopyLimits, audit_report
     from ..provenance.copying import copying_of_sources
-    from ._load import open_model, skipped_files
+    from ._load import open_model, skipped_files, source_files
     from ._output import write_json
     from ._records import recorded_maps, without_sheets
 
     limits = CopyLimits(options.max_mean_share, options.max_share, options.min_relative, options.min_registered)
     listed = list_images(options.pictures)
     listed_beside = [] if options.held_out is None else list_images(options.held_out)
+    descriptor = options.identity.find()
     with atomic.staged(options.output) as staging:
         model = open_model(options.sources, context, options.output)
         paths, skipped = without_sheets(options.pictures, listed, model.bank.grid)
@@ -116,7 +120,7 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
                 "registered": _reach(len(compared)),
                 "skipped": skipped,
             },
-            "not_covered": list(_NOT_COVERED),
+            "not_covered": [*_NOT_COVERED, *([_NO_IDENTITY] if descriptor is None else [])],
             "skipped": skipped_files(model),
         }
         if held_out is not None:
@@ -129,6 +133,14 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
         report["pairs"] = [
             {"file": names[i], "nearest": model.bank.sources[b]} for i, b in zip(closest, nearest, strict=True)
         ]
+        if descriptor is not None:
+            originals, limit = source_files(options.sources), options.identity.identity_limit
+            report["identity"], beyond, sheet = audit_identities(
+                model, descriptor, paths, names, held_out, originals, limit, context
+            )
+            report["failures"] += beyond
+            report["verdict"] = "fail" if report["failures"] else "pass"
+            images.write_image(staging / "identities.png", sheet)
         pictures = [paths[i] for i in closest]
         images.write_image(staging / "pairs.png", _pairs_sheet(model, pictures, nearest, options.sources))
         write_json(staging / "audit.json", report)

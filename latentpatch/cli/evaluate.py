@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingDependencyError
 from . import _options as cli
+from ._identity import EvaluateIdentityOptions
 
 if TYPE_CHECKING:
     from ..evaluation.experiments import Row
@@ -54,6 +55,7 @@ class EvaluateOptions(cli.CommandOptions):
         cli.integer(0), "D", "leading directions of the Fréchet distance; 0 for all (64 if pictures are few)"
     )
     resamples: int = cli.option(cli.integer(0), "N", "resamples of the bootstrap; 0 for no intervals", default=200)
+    identity: EvaluateIdentityOptions = cli.group(EvaluateIdentityOptions)
     sources: cli.SourceOptions = cli.group(cli.SourceOptions)
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
 
@@ -87,20 +89,34 @@ def run(options: EvaluateOptions, context: cli.RunContext) -> dict[str, Any]:
     is_features = options.held_out.suffix in (".npy", ".safetensors")
     held_out = options.held_out if is_features else list_images(options.held_out)
     find_features, find_perceptual = find_extractor(options.features), find_extractor(options.perceptual or "latents")
+    identity = options.identity.find()
     model = open_model(options.sources, context, options.output)
     features = find_features(model.autoencoder)
     perceptual = None if options.perceptual is None else find_perceptual(model.autoencoder)
     originals = _originals(options, model)
-    evaluation = Evaluation(model, held_out, options.output, features, perceptual, sources=originals, protocol=protocol)
+    evaluation = Evaluation(
+        model,
+        held_out,
+        options.output,
+        features,
+        perceptual,
+        sources=originals,
+        protocol=protocol,
+        identity=identity,
+        identity_below=options.identity.identity_below,
+    )
     evaluation.check([row for rows in tables.values() for row in rows])
     done = {heading: [_entry(context, evaluation, row) for row in rows] for heading, rows in tables.items()}
     recoveries = evaluation.memorization()
-    notes = [extractor.note for extractor in (features, perceptual) if extractor is not None and extractor.note]
-    write_bytes(options.output / "evaluation.md", markdown(done, recoveries, notes).encode())
+    people = evaluation.identity_reference()
+    extractors = (features, perceptual, identity)
+    notes = [extractor.note for extractor in extractors if extractor is not None and extractor.note]
+    write_bytes(options.output / "evaluation.md", markdown(done, recoveries, notes, people).encode())
     report = {
         "conditions": evaluation.conditions,
         "tables": {heading: list(entries) for heading, entries in done.items()},
         "memorisation": recoveries,
+        **({} if people is None else {"identity": people}),
         "frontier": _frontier(options.output, context, evaluation),
     }
     context.say(f"{cli.plural(sum(map(len, done.values())), 'row')} in {options.output / 'evaluation.md'}")

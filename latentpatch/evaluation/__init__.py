@@ -4,8 +4,11 @@ from ..lazy import attach
 from .bootstrap import bootstrap as bootstrap  # at once: a lazy name would give way to the module of the same name
 
 _EXPORTS = {
+    ".descriptors": ("OnnxDescriptor", "OnnxInput", "find_descriptor"),
     ".experiments": ("COPIER", "Row", "RowError", "parse_row", "read_tables", "standard_rows"),
     ".features": ("BUILT_IN", "Extractor", "load_extractor", "read_features"),
+    ".identity": ("Identity", "membership_auc"),
+    ".identity_audit": ("IdentityAudit", "audit_identity"),
     ".memorization": ("Recovery", "measure_memorization", "recovery_errors"),
     ".metrics": (
         "coverages",

@@ -27,7 +27,15 @@ from ..autoencoders.registry import Autoencoder
 from ..autoencoders.weights import sha256_of
 from ..errors import FileError, LatentPatchError, MissingDependencyError, SettingError, SettingTypeError
 
-__all__ = ["BUILT_IN", "Extractor", "LatentFeatures", "find_extractor", "load_extractor", "read_features"]
+__all__ = [
+    "BUILT_IN",
+    "Extractor",
+    "LatentFeatures",
+    "find_extractor",
+    "import_extractor",
+    "load_extractor",
+    "read_features",
+]
 
 _BATCH = 32  # images in one call of an extractor
 _PACKAGES = {"inception": "torch_fidelity.feature_extractor_inceptionv3", "lpips": "lpips"}
@@ -41,12 +49,15 @@ class Extractor:
         name: its name in tables.
         function: the callable, see the module's documentation.
         digest: SHA-256 of the file that defines it, if any.
+        kind: noun of its results in errors.
     """
 
-    def __init__(self, name: str, function: Callable[[Tensor], Any], digest: str | None = None) -> None:
+    def __init__(
+        self, name: str, function: Callable[[Tensor], Any], digest: str | None = None, kind: str = "features"
+    ) -> None:
         if not callable(function):
-            raise SettingTypeError(f"features {name!r}", type(function).__name__, "a callable")
-        self.name, self.function, self.digest = name, function, digest
+            raise SettingTypeError(f"{kind} {name!r}", type(function).__name__, "a callable")
+        self.name, self.function, self.digest, self.kind = name, function, digest, kind
         self.note = str(getattr(function, "note", ""))
         self._dimensions: int | None = None
 
@@ -96,7 +107,7 @@ class Extractor:
         return result.detach().cpu().double()
 
     def _refusal(self, value: Any, constraint: str) -> SettingError:
-        return SettingError(f"features {self.name!r}", value, constraint)
+        return SettingError(f"{self.kind} {self.name!r}", value, constraint)
 
 
 class LatentFeatures:
@@ -194,21 +205,37 @@ def find_extractor(text: str) -> Callable[[Autoencoder], Extractor]:
         if text in _PACKAGES:
             _import_package(text)
         return lambda autoencoder: Extractor(text, BUILT_IN[text](autoencoder))
-    place, _, name = text.rpartition(":") if not text.endswith(".py") else (text, "", _DEFAULT_NAME)
+    extractor = import_extractor(text, "features", _DEFAULT_NAME, ", ".join(BUILT_IN))
+    return lambda autoencoder: extractor
+
+
+def import_extractor(text: str, kind: str, default: str, others: str) -> Extractor:
+    """Return the extractor of ``MODULE:CALLABLE`` or ``FILE.py[:CALLABLE]``, whose code is run.
+
+    Args:
+        text: the text.
+        kind: noun of the extractor's results in errors.
+        default: name of a file's callable where none is named.
+        others: other texts that the caller accepts, for the error.
+
+    Raises:
+        SettingError: for another text.
+        FileError: for a file that does not exist, is no Python file, or lacks the callable.
+    """
+    place, _, name = text.rpartition(":") if not text.endswith(".py") else (text, "", default)
     digest = None
     if place.endswith(".py"):
         module, digest = _import_file(Path(place))
     elif place:
         module = _run(place, lambda: importlib.import_module(place))
     else:
-        raise SettingError("features", text, f"one of {', '.join(BUILT_IN)}, MODULE:CALLABLE or FILE.py[:CALLABLE]")
+        raise SettingError(kind, text, f"one of {others}, MODULE:CALLABLE or FILE.py[:CALLABLE]")
     found = getattr(module, name, None)
     if found is None:
         raise FileError(place, f"defines no {name!r}; see the contract in docs/evaluation.md")
     if isinstance(found, type):
         found = _run(place, found)
-    extractor = Extractor(Path(place).stem if digest else text, found, digest)
-    return lambda autoencoder: extractor
+    return Extractor(Path(place).stem if digest else text, found, digest, kind)
 
 
 def read_features(path: str | Path) -> Tensor:

@@ -13,17 +13,20 @@ from . import metrics
 from .bootstrap import bootstrap
 from .sample_set import SampleSet
 
-__all__ = ["DIRECTIONS", "FLAG_COPIES", "FLAG_SHARE", "is_copying", "leading_basis", "measure"]
+__all__ = ["DIRECTIONS", "FLAG_COPIES", "FLAG_SHARE", "Figure", "is_copying", "leading_basis", "mean_figure", "measure"]
 
 #: A row is flagged as copying from this mean largest share on, or from this share of copies on.
 FLAG_SHARE, FLAG_COPIES = 0.5, 0.05
 #: Leading directions of the reference for Frechet distances of no more images than features have dimensions.
 DIRECTIONS = 64
 
+#: A figure: its ``value``, its ``interval`` (two ends, or None), and the values of the ``sets``.
+Figure = dict[str, Any]
+
 
 def measure(
     sets: Sequence[SampleSet], reference: Tensor, basis: Tensor | None, source_distance: float, resamples: int
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Figure]:
     """Return each figure of a row by name, with its ``value``, ``interval`` and the values of the ``sets``.
 
     Args:
@@ -47,19 +50,25 @@ def measure(
     figures = {
         "distance": _figure(distance, sizes, resamples, least=0),
         "kernel": _figure(lambda s, weights: kernels[s](weights), sizes, resamples),
-        "precision": _mean([metrics.precisions(each, reference) for each in features], resamples),
-        "recall": _mean([metrics.recalls(each, reference) for each in features], resamples, is_shared=True),
-        "density": _mean([metrics.densities(each, reference) for each in features], resamples),
-        "coverage": _mean([metrics.coverages(each, reference) for each in features], resamples, is_shared=True),
+        "precision": mean_figure([metrics.precisions(each, reference) for each in features], resamples),
+        "recall": mean_figure([metrics.recalls(each, reference) for each in features], resamples, is_shared=True),
+        "density": mean_figure([metrics.densities(each, reference) for each in features], resamples),
+        "coverage": mean_figure([metrics.coverages(each, reference) for each in features], resamples, is_shared=True),
         "diversity": _figure(diversity, sizes, resamples, least=0),
     }
     for name in sets[0].values:
-        figures[name] = _mean([torch.cat(each.values[name]) for each in sets], resamples)
+        figures[name] = mean_figure([torch.cat(each.values[name]) for each in sets], resamples)
     return figures
 
 
-def _mean(values: Sequence[Tensor], resamples: int, is_shared: bool = False) -> dict[str, Any]:
-    """Return a figure that is a mean over images, of each set or of the reference that all sets share."""
+def mean_figure(values: Sequence[Tensor], resamples: int, is_shared: bool = False) -> Figure:
+    """Return a figure that is a mean over images, of each set or of the reference that all sets share.
+
+    Args:
+        values: ``(N,)`` a set, the values of its images; or of the images of the reference.
+        resamples: of the bootstrap; 0 for no interval.
+        is_shared: whether the images are those of the reference.
+    """
 
     def mean(s: int, weights: Tensor) -> float:
         return float(weights @ values[s].double() / weights.sum())
@@ -75,7 +84,7 @@ def _figure(
     is_shared: bool = False,
     least: float = -math.inf,
     most: float = math.inf,
-) -> dict[str, Any]:
+) -> Figure:
     """Return a figure whose statistic takes the number of a set and its images' weights.
 
     The interval is cut at ``least`` and ``most``, the bounds of the statistic. Where sets share the reference whose

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import FileError
 from ..io import images
@@ -20,6 +21,7 @@ __all__ = ["LOG", "EvaluationLog", "read_log"]
 
 LOG = "evaluation.jsonl"
 SHEETS = "sheets"
+_PAIR_COLUMNS = 3  # pairs in a row of a sheet
 
 
 class EvaluationLog:
@@ -50,8 +52,16 @@ class EvaluationLog:
             (staging / LOG).write_text("\n".join(lines) + "\n", encoding="utf-8")
         return json.loads(line)  # type: ignore[no-any-return]
 
-    def write_sheets(self, name: str, identity: Mapping[str, Any], sets: Sequence[SampleSet]) -> dict[str, str]:
-        """Write contact sheets of a row's first images and of those with the costliest seams.
+    def write_sheets(
+        self, name: str, identity: Mapping[str, Any], sets: Sequence[SampleSet], pairs: Sequence[Tensor] = ()
+    ) -> dict[str, str]:
+        """Write contact sheets of a row's first images, of those with the costliest seams, and of pairs alike.
+
+        Args:
+            name: name of the row.
+            identity: all that decides the row's images.
+            sets: the row's sets.
+            pairs: images ``(3, H, W)``, each with the source it is most alike behind it.
 
         Returns:
             Paths in the folder, by kind.
@@ -63,11 +73,14 @@ class EvaluationLog:
         sheets = {"first": sets[0].opening}
         if worst and worst[0][0] > 0:
             sheets["worst"] = [image for _, image in worst]
+        if pairs:
+            sheets["alike"] = list(pairs)
         paths = {}
         with staged(self.folder / SHEETS) as staging:
             for kind, shown in sheets.items():
                 file = f"{stem}-{kind}.png"
-                images.write_image(staging / file, images.contact_sheet(torch.stack(shown)))
+                columns = 2 * min(_PAIR_COLUMNS, len(shown) // 2) if kind == "alike" else None
+                images.write_image(staging / file, images.contact_sheet(torch.stack(shown), columns))
                 paths[kind] = f"{SHEETS}/{file}"
         return paths
 

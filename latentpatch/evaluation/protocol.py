@@ -23,9 +23,10 @@ from . import metrics
 from .experiments import COPIER, Row, RowError, drawn_positions
 from .features import Extractor, read_features
 from .figures import is_copying, leading_basis, measure
+from .identity import Identity, checked_limits
 from .log import LOG, EvaluationLog, read_log
 from .memorization import measure_memorization
-from .sample_set import SampleSet, copying_figures, nearest_distances
+from .sample_set import SampleSet, copying_figures, most_alike, nearest_distances
 
 __all__ = ["Evaluation", "Protocol", "with_copier"]
 
@@ -70,7 +71,8 @@ class Evaluation:
     """An evaluation of rows under the same conditions, in a folder; rows that are there are not evaluated again.
 
     ``evaluation.jsonl`` has a line for each row with all figures, ``sheets/`` a contact sheet of each row's first
-    images and one of those with the costliest seams.
+    images and one of those with the costliest seams. With a descriptor of identity there is a third, of the images most
+    alike a source, each left of that source.
 
     Args:
         model: a fitted model.
@@ -81,6 +83,8 @@ class Evaluation:
         perceptual: extractor that compares pairs of images; by default ``features``.
         sources: files of the sources in the bank's order; without them decoded sources stand for them.
         protocol: sample sizes.
+        identity: descriptor of identity, see :mod:`.descriptors`; without it there are no figures of identity.
+        identity_below: distances of descriptors; the share of images nearer to a source is a figure for each.
 
     Attributes:
         conditions: all that decides figures other than the row.
@@ -100,9 +104,14 @@ class Evaluation:
         *,
         sources: Sequence[Path] | None = None,
         protocol: Protocol | None = None,
+        identity: Extractor | None = None,
+        identity_below: Sequence[float] = (),
     ) -> None:
         self.model, self.protocol = model, protocol or Protocol()
         self.features, self.perceptual = features, perceptual or features
+        self.identity, self._below = identity, checked_limits(identity_below)
+        if identity is not None and isinstance(held_out, Path):
+            raise SettingError("held_out", "features", "images, which the descriptor of identity needs")
         read_log(Path(output) / LOG)  # raises for a damaged log before anything is computed
         self.sources = None if sources is None else list(sources)
         count = len(model.bank.sources)
@@ -139,6 +148,10 @@ class Evaluation:
             "perceptual_sha256": self.perceptual.digest,
             **{name: getattr(sizes, name) for name in ("pairs", "samples", "seeds", "resamples")},
         }
+        if identity is not None:  # rows without identity keep their conditions
+            identity.features(next(self._read(self.held_out[:2])))  # raises before anything is computed
+            facts = {"identity": identity.name, "identity_sha256": identity.digest, "identity_below": self._below}
+            self.conditions |= {**facts, "identity_input": getattr(identity.function, "record", None)}
         self.log = EvaluationLog(Path(output), self.conditions)
 
     def check(self, rows: Sequence[Row]) -> None:
@@ -174,15 +187,17 @@ class Evaluation:
         seeds = 1 if _is_held_out(row) else self.protocol.seeds
         sets = [self._sample(row, seed, progress) for seed in range(seeds)]
         figures = measure(sets, self.reference, self.basis, self.source_distance, self.protocol.resamples)
+        pairs, alike = self._identities(row, sets, figures)
         identity = row.identity(self.model)
         return self.log.append(
             {
                 "name": row.name,
                 "row": identity,
+                **alike,
                 "counts": [len(each.features) for each in sets],
                 "figures": figures,
                 "copies": is_copying(figures),
-                "sheets": self.log.write_sheets(row.name, identity, sets),
+                "sheets": self.log.write_sheets(row.name, identity, sets, pairs),
                 "seconds": round(time.perf_counter() - begin, 1),
             }
         )
@@ -202,6 +217,15 @@ class Evaluation:
         return list(found["memorisation"])
 
     memorisation = memorization
+
+    def identity_reference(self) -> dict[str, Any] | None:
+        """Return what identities of rows are compared with, see :meth:`.Identity.record`; None without a descriptor."""
+        if self.identity is None:
+            return None
+        found = self.log.find(identity=...)
+        if found is None:
+            found = self.log.append({"identity": self.people.record(self.protocol.resamples)})
+        return dict(found["identity"])
 
     def find(self, row: Row) -> dict[str, Any] | None:
         """Return a row's entry in the log, by what decides its images; None where there is none."""
@@ -234,6 +258,15 @@ class Evaluation:
         return float(nearest_distances(self.model.bank, keys).median())
 
     @cached_property
+    def people(self) -> Identity:
+        """The descriptors of sources and held-out images."""
+        assert self.identity is not None
+        numbers = torch.arange(len(self.model.bank.sources))
+        sources = torch.cat([self.identity.features(shown) for shown, _ in self._source_images(numbers, False)])
+        held_out = torch.cat([self.identity.features(batch) for batch in self._read(self.held_out)])
+        return Identity(sources, held_out, self._below)
+
+    @cached_property
     def _held_out_latents(self) -> Tensor:
         """Latents ``(M, L, h, w)``, rounded to half precision as those of the bank are."""
         latents = [self.model.latents_of(batch).cpu() for batch in self._read(self.held_out)]
@@ -252,9 +285,30 @@ class Evaluation:
         result = SampleSet(size, self.protocol.pairs)
         for batch, values in self._images(row, seed):
             result.add(batch, self.features.features(batch), values)
+            if self.identity is not None:
+                descriptors = self.identity.features(batch)
+                result.add_identities(batch, descriptors, *self.people.nearest(descriptors))
             progress(len(batch))
         result.distances = self.perceptual.pair_distances(*result.pairs())
         return result
+
+    def _identities(
+        self, row: Row, sets: Sequence[SampleSet], figures: dict[str, Any]
+    ) -> tuple[list[Tensor], dict[str, Any]]:
+        """Add a row's figures of identity to the others.
+
+        Returns:
+            The images most alike a source, each with that source behind it; and their records, for the log.
+        """
+        if self.identity is None:
+            return [], {}
+        figures |= self.people.figures([torch.cat(each.descriptors) for each in sets], self.protocol.resamples)
+        if _is_held_out(row):
+            del figures["identity_attack"]  # these images are some of the people it tells apart
+        found = most_alike(sets)
+        (sources, _), *_ = self._source_images(torch.tensor([each.source for _, each in found]), False)
+        pairs = [image for (_, each), source in zip(found, sources, strict=True) for image in (each.image, source)]
+        return pairs, {"alike": [each.record(s, self.model.bank.sources) for s, each in found]}
 
     def _images(self, row: Row, seed: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Yield batches of a set's images ``(N, 3, H, W)`` with figures of each image ``(N,)`` by name."""

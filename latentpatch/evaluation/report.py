@@ -15,6 +15,8 @@ __all__ = ["frontier", "markdown", "summary"]
 
 Entry = Mapping[str, Any]
 
+_SHOWN_PAIRS = 3  # pairs most alike in the table of a row's
+
 #: Figures in the order of columns: heading, format, whether the interval is shown.
 _COLUMNS = {
     "distance": ("distance", ".2f", True),
@@ -32,11 +34,17 @@ _COLUMNS = {
     "copied": ("copies", ".0%", False),
     "seams": ("seams", ".2f", True),
     "psnr": ("PSNR, dB", ".1f", True),
+    "identity_distance": ("nearest identity", ".3f", True),
+    "identity_alike": ("alike", ".3f", True),
+    "identity_attack": ("membership AUC", ".3f", True),
 }
 
 
 def markdown(
-    tables: Mapping[str, Sequence[Entry]], recoveries: Sequence[Mapping[str, Any]], notes: Sequence[str]
+    tables: Mapping[str, Sequence[Entry]],
+    recoveries: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+    identity: Mapping[str, Any] | None = None,
 ) -> str:
     """Return tables as Markdown.
 
@@ -44,6 +52,7 @@ def markdown(
         tables: entries of the log by the table's heading, all of the same conditions.
         recoveries: results of the memorization test.
         notes: sentences to print below the definitions.
+        identity: what identities are compared with, of :meth:`.Evaluation.identity_reference`.
     """
     conditions = next(entry for rows in tables.values() for entry in rows)["conditions"]
     lines = ["# Evaluation", "", *_preamble(conditions, notes)]
@@ -51,6 +60,9 @@ def markdown(
         lines += ["", f"## {heading}", "", *_table(rows)]
     if recoveries:
         lines += ["", "## Memorization", "", *_recoveries(recoveries)]
+    if identity is not None:
+        rows = [entry for some in tables.values() for entry in some]
+        lines += ["", "## Identity", "", *_identities(identity, conditions, rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -60,6 +72,8 @@ def summary(entry: Entry) -> str:
     shown = [f"distance {_cell(figures, 'distance')}", f"diversity {_cell(figures, 'diversity')}"]
     if "largest_share" in figures:
         shown.append(f"largest share {_cell(figures, 'largest_share')}")
+    if "identity_alike" in figures:
+        shown.append(f"alike a source by {conditions['identity']} {_cell(figures, 'identity_alike')}")
     counts = f"{len(entry['counts'])} x {entry['counts'][0]} to {conditions['held_out']} held-out"
     flag = ", COPIES ITS SOURCES" if entry["copies"] else ""
     return f"{entry['name']}: {', '.join(shown)}{flag} [{conditions['features']}, {counts}]"
@@ -210,6 +224,40 @@ def _recoveries(found: Sequence[Mapping[str, Any]]) -> list[str]:
             f"| {row['gap']:.2f} | {row['gap_left_out']:.2f} | {row['ks']:.3f} | {row['p_value']:.4f} "
             f"| {row['counts'][0]}, {row['counts'][1]} |"
         )
+    return lines
+
+
+def _identities(about: Mapping[str, Any], conditions: Mapping[str, Any], rows: Sequence[Entry]) -> list[str]:
+    baseline = _cell({"identity_attack": about["baseline"]}, "identity_attack")
+    held_out, sources = about["held_out"], about["sources"]
+    lines = [
+        f"By the distance of `{conditions['identity']}` descriptors, which is small for pictures that the descriptor "
+        "takes for the same person or object. It says nothing of what the descriptor does not see.",
+        "",
+        "- **Nearest identity**: mean distance to the nearest source. **Alike**: share of images nearer to a source "
+        f"than the 1st percentile of held-out images, {about['limit']:.3f}; images of nobody among the sources have "
+        f"{about['chance']:.3f} on average. **Identity below D**: share nearer than D.",
+        "- **Membership AUC**: chance that a source is nearer to its nearest image of a set than a held-out picture is "
+        "(Webster et al. 2021); 0.5 where images say nothing of who was a source. It grows with the number of images. "
+        f"Half of the held-out pictures in place of images, against the other half: {baseline}.",
+        "- Intervals of the AUC also draw sources and held-out pictures again. A share of 0 or 1 has the exact "
+        "binomial bound.",
+        "",
+        "| nearest source of | least | 1st percentile | median | mean | pictures |",
+        "|---|---|---|---|---|---|",
+    ]
+    kinds = [("held-out pictures", held_out, about["counts"][1]), ("sources, without themselves", sources, None)]
+    for name, figures, count in kinds:
+        if figures is not None:
+            cells = [f"{figures[key]:.3f}" for key in ("least", "percentile", "median", "mean")]
+            lines.append(f"| {name} | {' | '.join(cells)} | {count or about['counts'][0]} |")
+    lines += ["", "| row | most alike: image of its set, source, distance |", "|---|---|"]
+    for entry in rows:
+        shown = [
+            f"{pair['set']}/{pair['number']}, {_escaped(pair['source'])}, {pair['distance']:.3f}"
+            for pair in entry["alike"][:_SHOWN_PAIRS]
+        ]
+        lines.append(f"| {_escaped(entry['name'])} | {'; '.join(shown)} |")
     return lines
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +14,36 @@ from ..provenance.copying import map_figures, source_distances
 from .metrics import random_pairs
 from .seams import seam_energies
 
-__all__ = ["COPY_SHARE", "SHEET_IMAGES", "SampleSet", "copying_figures", "nearest_distances"]
+__all__ = ["COPY_SHARE", "SHEET_IMAGES", "Alike", "SampleSet", "copying_figures", "most_alike", "nearest_distances"]
 
 #: An image is a copy where one source gave at least this share of its cells.
 COPY_SHARE = 0.9
 #: Number of images on a contact sheet.
 SHEET_IMAGES = 30
+#: Number of pairs of an image and the source most alike by identity that are kept.
+ALIKE_PAIRS = 12
+
+
+@dataclass(frozen=True)
+class Alike:
+    """An image and the source that is most alike by a descriptor of identity.
+
+    Attributes:
+        number: of the image in its set.
+        source: number of the source.
+        distance: of their descriptors.
+        image: ``(3, H, W)``.
+    """
+
+    number: int
+    source: int
+    distance: float
+    image: Tensor
+
+    def record(self, number_of_set: int, sources: Sequence[str]) -> dict[str, Any]:
+        """Return the pair as JSON holds it, with the source's id."""
+        distance = round(self.distance, 6)
+        return {"set": number_of_set, "number": self.number, "source": sources[self.source], "distance": distance}
 
 
 class SampleSet:
@@ -33,6 +59,8 @@ class SampleSet:
         opening: the first images.
         worst: seam cost and image of those with the largest cost, in falling order.
         values: figures of single images by name, in batches.
+        descriptors: descriptors of identity, in batches; none without a descriptor.
+        alike: the images nearest to a source by their descriptors, in rising order of the distance.
     """
 
     def __init__(self, size: int, pairs: int) -> None:
@@ -46,6 +74,8 @@ class SampleSet:
         self.opening: list[Tensor] = []
         self.worst: list[tuple[float, Tensor]] = []
         self.values: dict[str, list[Tensor]] = {}
+        self.descriptors: list[Tensor] = []
+        self.alike: list[Alike] = []
 
     @property
     def features(self) -> Tensor:
@@ -76,6 +106,27 @@ class SampleSet:
             costliest = values["seams"].topk(min(SHEET_IMAGES, len(images)))
             self.worst += [(float(cost), images[i].clone()) for cost, i in zip(*costliest, strict=True)]
             self.worst = sorted(self.worst, key=lambda pair: -pair[0])[:SHEET_IMAGES]
+
+    def add_identities(self, images: Tensor, descriptors: Tensor, distances: Tensor, sources: Tensor) -> None:
+        """Add the identities of the images that were added last.
+
+        Args:
+            images: ``(N, 3, H, W)``.
+            descriptors: ``(N, D)``.
+            distances: ``(N,)`` to the nearest source.
+            sources: ``(N,)`` int64, the number of that source.
+        """
+        self.descriptors.append(descriptors)
+        first = self._count - len(images)
+        for i in distances.argsort(stable=True)[:ALIKE_PAIRS].tolist():
+            self.alike.append(Alike(first + i, int(sources[i]), float(distances[i]), images[i].clone()))
+        self.alike = sorted(self.alike, key=lambda each: each.distance)[:ALIKE_PAIRS]
+
+
+def most_alike(sets: Sequence[SampleSet]) -> list[tuple[int, Alike]]:
+    """Return the images of all sets that are most alike a source, each with the number of its set."""
+    found = [(s, each) for s, some in enumerate(sets) for each in some.alike]
+    return sorted(found, key=lambda pair: pair[1].distance)[:ALIKE_PAIRS]
 
 
 def copying_figures(bank: SourceBank, index: Tensor, typical_distance: float | None) -> dict[str, Tensor]:

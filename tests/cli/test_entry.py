@@ -101,10 +101,11 @@ OPTIONS = {
     "archive": "--sources --graphs --workers --batch-size --max-batch-delay --config --handler --output",
     "export": "--format --graphs --where --external-data --preset --sampler --mirrored",
     "explain": "--reference --mirrored --output",
-    "audit": "--held-out --max-mean-share --max-share --min-relative --min-registered",
+    "audit": "--held-out --max-mean-share --max-share --min-relative --min-registered --identity --identity-input "
+    "--identity-limit",
     "unlearn": "--id --output --report --pictures --seeds --seed --sampler",
     "evaluate": "--held-out --originals --row --table --samples --seeds --pairs --features --perceptual --directions "
-    "--resamples",
+    "--resamples --identity --identity-input --identity-below",
     "bench": "--sizes -n --autoencoder --device --precision --patch-size --components --json",
     "inspect": "--json --quiet --verify",
 }
