@@ -7,6 +7,7 @@ centre, and the unit is half the shorter side, as in :mod:`~latentpatch.registra
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ __all__ = [
     "SIDE",
     "contrast",
     "correlation_at",
+    "places",
     "refine",
     "sample",
     "thumbnails",
@@ -103,19 +105,26 @@ def _points(height: int, width: int) -> Tensor:
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], 2).flatten(0, 1)
 
 
-def sample(images: Tensor, placements: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample images ``(N, C, h, w)`` at placements ``(N, 2, 3)``.
+def places(placements: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return where placements ``(N, 2, 3)`` take the pixels of a source.
+
+    Args:
+        placements: ``(N, 2, 3)``.
+        size: height and width of source and image.
 
     Returns:
-        ``(N, C, h * w)``, and which pixels lie within the images, ``(N, h * w)`` float, 0 or 1.
+        ``(N, h * w, 2)``, x and y from -1 to 1 within the image, and whether they are, ``(N, h * w)`` float, 0 or 1.
     """
-    height, width = images.shape[2:]
-    size = torch.tensor([width, height])
-    places = _points(height, width) @ placements[:, :, :2].mT + placements[:, None, :, 2]
-    places = places * min(height, width) / size
-    inside = (places.abs() <= 1 - 1 / size).all(2)
-    values = F.grid_sample(images, places[:, None], align_corners=False, padding_mode="border")
-    return values[:, :, 0], inside.float()
+    height, width = size
+    sides = torch.tensor([width, height])
+    at = _points(height, width) @ placements[:, :, :2].mT + placements[:, None, :, 2]
+    at = at * min(height, width) / sides
+    return at, (at.abs() <= 1 - 1 / sides).all(2).float()
+
+
+def sample(images: Tensor, at: Tensor) -> Tensor:
+    """Sample images ``(N, C, h, w)`` at :func:`places` ``(N, P, 2)``: ``(N, C, P)``."""
+    return F.grid_sample(images, at[:, None], align_corners=False, padding_mode="border")[:, :, 0]
 
 
 def unit(values: Tensor, weight: Tensor) -> Tensor:
@@ -143,8 +152,8 @@ def correlation_at(images: Tensor, sources: Tensor, placements: Tensor) -> tuple
         images, sources: thumbnails ``(N, 1, h, w)`` uint8.
         placements: ``(N, 2, 3)``.
     """
-    values, inside = sample(images.float() / 255, placements)
-    placed, weight = values.view(sources.shape), inside.view(sources.shape)
+    at, inside = places(placements, images.shape[2:])
+    placed, weight = sample(images.float() / 255, at).view(sources.shape), inside.view(sources.shape)
     first, second = (unit(_local_contrast(each, weight).flatten(1), inside) for each in (placed, sources / 255))
     return (first * second).sum(1), inside.mean(1)
 
@@ -159,7 +168,8 @@ class _Fit(NamedTuple):
     @classmethod
     def at(cls, placements: Tensor, stack: Tensor, sources: Tensor) -> _Fit:
         """Compare sources ``(N, P)`` with images and their slopes along x and y, ``(N, 3, h, w)``."""
-        values, inside = sample(stack, placements)
+        at, inside = places(placements, stack.shape[2:])
+        values = sample(stack, at)
         image, source = _centred(values[:, 0], inside), unit(sources, inside)
         length = _length(image)
         image = image / length
@@ -200,13 +210,13 @@ def refine(images: Tensor, sources: Tensor, placements: Tensor) -> Tensor:
     return placements
 
 
-def _is_within_reach(placements: Tensor, size: torch.Size) -> Tensor:
+def _is_within_reach(placements: Tensor, size: Sequence[int]) -> Tensor:
     """Return whether zoom, stretch and overlap of placements ``(N, 2, 3)`` are within their limits: ``(N,)`` bool."""
     linear = placements[:, :, :2]
     area = torch.linalg.det(linear)
     # Of two singular values a and b: a b is the area, a^2 + b^2 the sum of squares.
     roundness = linear.square().sum((1, 2)) / (2 * area.clamp(min=1e-6))
-    _, inside = sample(placements.new_zeros(len(placements), 1, *size), placements)
+    _, inside = places(placements, size)
     is_within: Tensor = (
         (area >= _MAX_REFINED_ZOOM**-2)
         & (area <= _MAX_REFINED_ZOOM**2)

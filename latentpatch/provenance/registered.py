@@ -25,7 +25,7 @@ from ..errors import SettingError
 from ..registration.features import linear_parts
 from ..validation import check_integer
 from .copying import nearest_sources
-from .placement import MIN_OVERLAP, SIDE, contrast, correlation_at, refine, sample, thumbnails, unit
+from .placement import MIN_OVERLAP, SIDE, contrast, correlation_at, places, refine, sample, thumbnails, unit
 
 __all__ = [
     "MAX_ROTATION",
@@ -167,12 +167,16 @@ class RegisteredSources:
         count, candidates = source.shape
         mirrored = hypothesis >= len(self._search.placements)
         placements = self._search.placements[hypothesis % len(self._search.placements)].flatten(0, 1)
-        images = grey.repeat_interleave(candidates, 0)
-        images = torch.where(mirrored.flatten()[:, None, None, None], images.flip(3), images)
+        is_mirrored = mirrored.flatten()[:, None, None, None]
+
+        def paired(images: Tensor) -> Tensor:
+            each = images.repeat_interleave(candidates, 0)
+            return each.flip(3).where(is_mirrored, each)
+
         sources = self._grey[source.flatten()]
         for side in _FINE_SIDES:
-            placements = refine(contrast(images, side), contrast(sources, side), placements)
-        correlation, overlap = correlation_at(images, sources, placements)
+            placements = refine(paired(contrast(grey, side)), contrast(sources, side), placements)
+        correlation, overlap = correlation_at(paired(grey), sources, placements)
         distance = (2 - 2 * correlation.double()).clamp(min=0).sqrt()
         return Registered(
             source,
@@ -206,6 +210,7 @@ class _Search(NamedTuple):
     """The exhaustive search over placements of an image and of its mirror image."""
 
     placements: Tensor  # (T, 2, 3)
+    at: Tensor  # (1, T P, 2), see :func:`.placement.places`
     inside: Tensor  # (T, P) float, whether a pixel of the source is within the image
     scale: Tensor  # (T, B), one over the deviation of each source within the overlap
 
@@ -216,25 +221,23 @@ class _Search(NamedTuple):
         axes = (_axis(math.log(MAX_ZOOM), _ZOOMS), _axis(math.radians(MAX_ROTATION), _ANGLES), shifts, shifts)
         similarities = torch.tensor(list(product(*axes)))
         placements = torch.cat([linear_parts(similarities), similarities[:, 2:, None]], 2)
-        _, inside = sample(sources[:1].expand(len(placements), -1, -1, -1), placements)
+        at, inside = places(placements, sources.shape[2:])
         is_covering = inside.mean(1) >= MIN_OVERLAP
-        placements, inside = placements[is_covering], inside[is_covering]
+        placements, at, inside = placements[is_covering], at[is_covering], inside[is_covering]
         flat = sources.flatten(1)
         parts = []
         for part in flat.split(_CHUNK):
             squares = inside @ part.square().T - (inside @ part.T).square() / inside.sum(1, keepdim=True)
             parts.append(squares.clamp(min=1e-6 * flat.shape[1]).rsqrt())
-        return cls(placements, inside, torch.cat(parts, 1))
+        return cls(placements, at.view(1, -1, 2), inside, torch.cat(parts, 1))
 
     def scores(self, image: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest correlation of an image ``(1, h, w)`` with each source, and its hypothesis: ``(B,)``.
 
         Hypotheses are numbers of placements, and those of the mirror image after them.
         """
-        placed = [
-            unit(sample(each[None].expand(len(self.placements), -1, -1, -1), self.placements)[0][:, 0], self.inside)
-            for each in (image, image.flip(2))
-        ]
+        both = torch.cat([image, image.flip(2)])[None]
+        placed = [unit(each, self.inside) for each in sample(both, self.at).view(2, *self.inside.shape)]
         flat, found = sources.flatten(1), []
         for part, scale in zip(flat.split(_CHUNK), self.scale.split(_CHUNK, 1), strict=True):
             found.append(torch.cat([(each @ part.T).mul_(scale) for each in placed]).max(0))

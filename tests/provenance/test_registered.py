@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latentpatch.io.images import read_image
 from latentpatch.io.listing import list_images
-from latentpatch.provenance.placement import correlation_at, sample, thumbnails
+from latentpatch.provenance.placement import correlation_at, places, sample, thumbnails
 from latentpatch.provenance.registered import Registered, RegisteredSources
 
 SIZE = 128
@@ -112,7 +112,7 @@ def test_placements_are_those_that_were_made(portraits: Tensor, sources: Registe
     angle, zoom, shift = math.radians(4), 0.93, torch.tensor([0.06, -0.04])
     linear = zoom * torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     placed = torch.cat([linear, shift[:, None]], 1).expand(len(COPIES), -1, -1)
-    copies = sample(portraits[COPIES], placed)[0].view(-1, 3, SIZE, SIZE)
+    copies = sample(portraits[COPIES], places(placed, (SIZE, SIZE))[0]).view(-1, 3, SIZE, SIZE)
     found = sources.compare(copies)
     inverse = torch.linalg.inv(linear)
     expected = torch.cat([inverse, -(inverse @ shift)[:, None]], 1).double()
