@@ -20,7 +20,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in MODULES]
 LAYERS = [
     {"__main__", "cli", "serving", "training", "data"},
     {"export", "evaluation", "runs.benchmark", "datasets"}
-    | {f"provenance.{name}" for name in ("audit", "copying", "explanation", "trace", "unlearning")},
+    | {f"provenance.{name}" for name in ("audit", "copying", "explanation", "registered", "trace", "unlearning")},
     {"model", "tasks", "fitting", "hub", "provenance", "registration", "results", "batching", "search_op"},
     {"bank"},
     {"methods", "registry", "inputs"},

@@ -101,9 +101,11 @@ class RunWriter:
 
     def close(self) -> dict[str, Any]:
         """Write sheets and report, and return the report."""
-        images.write_image(self.staging / "grid.png", images.contact_sheet(torch.stack(self.sheet)))
-        images.write_image(self.staging / "provenance.png", images.contact_sheet(torch.stack(self.maps)))
+        sheets = {"grid.png": self.sheet, "provenance.png": self.maps}
+        for name, pictures in sheets.items():
+            images.write_image(self.staging / name, images.contact_sheet(torch.stack(pictures)))
         report = {**self.facts, "ids": list(self.ids), "images": self.rows, "skipped": skipped_files(self.model)}
+        report["sheets"] = list(sheets)
         command = self.context.command
         write_json(self.staging / f"{'generation' if command == 'generate' else command}.json", report)
         written = {row["file"] for row in self.rows}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import FileError
 from . import _options as cli
 from ._identity import AuditIdentityOptions, audit_identities
 
@@ -17,7 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..model import LatentPatch
+    from ..provenance.audit import CopyLimits
     from ..provenance.copying import Copying
+    from ..provenance.registered import Registered, RegisteredSources
+    from ._records import RecordedMaps
 
 __all__ = ["COPIES_FOUND", "run"]
 
@@ -27,9 +28,14 @@ COPIES_FOUND = 3
 _BATCH_IMAGES = 16
 _SHEET_PAIRS = 12
 _MAX_FAILURES_SHOWN = 10
-_MIN_SAME_CELLS = 0.5  # part of the cells of a recorded map that the picture's own map confirms
-_RECORDS = ("generation.json", "inpaint.json", "edit.json")
-_SHEETS = ("grid.png", "provenance.png")
+_MIN_SAME_CELLS = 0.9  # part of the cells of a recorded map that the picture's own map confirms
+_REGISTERED_SOURCES = 32  # sources that are registered to the others, for comparison
+_NOT_COVERED = (
+    "parts of a picture below the limits, such as a face on another ground",
+    "photographic negatives",
+    "larger shifts, zooms, rotations and distortions",
+)
+_NO_IDENTITY = "whom a picture shows (--identity)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,13 @@ class AuditOptions(cli.CommandOptions):
         default=0.6,
         section="limits",
     )
+    min_registered: float = cli.option(
+        cli.number(0, 1),
+        "RATIO",
+        "the same after registration, which finds what is cropped, rotated, moved or mirrored",
+        default=0.55,
+        section="limits",
+    )
     sources: cli.SourceOptions = cli.group(cli.SourceOptions)
     pictures: Path = cli.argument("PICTURES", f"the pictures: {cli.PICTURES_HELP}")
     identity: AuditIdentityOptions = cli.group(AuditIdentityOptions)
@@ -64,23 +77,33 @@ class AuditOptions(cli.CommandOptions):
 def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
     """Audit pictures, and write the report with a sheet of the closest pairs."""
     from ..io import atomic, images
+    from ..io.listing import list_images
     from ..provenance.audit import CopyLimits, audit_report
     from ..provenance.copying import copying_of_sources
     from ._load import open_model, skipped_files, source_files
     from ._output import write_json
+    from ._records import recorded_maps, without_sheets
 
-    limits = CopyLimits(options.max_mean_share, options.max_share, options.min_relative)
-    paths = _list_pictures(options.pictures)
-    held_out = None if options.held_out is None else _list_pictures(options.held_out)
+    limits = CopyLimits(options.max_mean_share, options.max_share, options.min_relative, options.min_registered)
+    listed = list_images(options.pictures)
+    listed_beside = [] if options.held_out is None else list_images(options.held_out)
     descriptor = options.identity.find()
     with atomic.staged(options.output) as staging:
         model = open_model(options.sources, context, options.output)
-        figures = _measure(model, paths, context, "pictures")
-        index, is_recorded = _recorded_maps(options.pictures, paths, model)
-        # Otherwise the record is of another picture.
-        is_confirmed = (index == figures.index).flatten(1).float().mean(1) >= _MIN_SAME_CELLS
-        figures = figures.with_index(index, is_recorded & is_confirmed)
-        reference = copying_of_sources(model) if held_out is None else _measure(model, held_out, context, "held out")
+        paths, skipped = without_sheets(options.pictures, listed, model.bank.grid)
+        recorded = recorded_maps(options.pictures, paths, model)
+        compared = _registered_sources(model, options.sources, context)
+        figures, registered = _measure(model, compared, paths, context, "pictures")
+        # A record that few cells confirm is of another picture.
+        agreement = (recorded.index == figures.index).flatten(1).float().mean(1)
+        figures = figures.with_index(recorded.index, recorded.is_recorded & (agreement >= _MIN_SAME_CELLS))
+        held_out = None
+        if options.held_out is None:
+            reference, reference_registered = copying_of_sources(model), _sources_registered(compared)
+        else:
+            held_out, skipped_beside = without_sheets(options.held_out, listed_beside, model.bank.grid)
+            reference, reference_registered = _measure(model, compared, held_out, context, "held out")
+            skipped += skipped_beside
         is_unique = len({path.name for path in paths}) == len(paths)
         names = [path.name if is_unique else str(path) for path in paths]
         report: dict[str, Any] = {
@@ -91,16 +114,25 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
             "sources_sha256": model.bank.digest(),
             "pictures": len(paths),
             "reference_is": "the sources, each without itself" if held_out is None else "held-out pictures",
-            **audit_report(figures, names, reference, limits),
+            **audit_report(figures, names, reference, limits, registered, reference_registered),
+            "covered": _covered(figures, recorded, agreement, names)
+            | {
+                "registered": _reach(len(compared)),
+                "skipped": skipped,
+            },
+            "not_covered": [*_NOT_COVERED, *([_NO_IDENTITY] if descriptor is None else [])],
             "skipped": skipped_files(model),
         }
         if held_out is not None:
-            beyond = limits.failures(reference, [str(path) for path in held_out])
+            beyond = limits.failures(reference, [str(path) for path in held_out], reference_registered)
             report["held_out_failures"] = [failure for failure in beyond if failure["file"] is not None]
-        rows = figures.records(model.bank.sources)
+        both = zip(figures.records(model.bank.sources), registered.records(model.bank.sources), strict=True)
+        rows = [row | placed for row, placed in both]
         report["images"] = [{"file": name, **row} for name, row in zip(names, rows, strict=True)]
-        closest = figures.relative.argsort()[:_SHEET_PAIRS].tolist()
-        report["pairs"] = [{"file": names[i], "nearest": rows[i]["nearest"]} for i in closest]
+        closest, nearest = _closest_pairs(figures, registered, limits)
+        report["pairs"] = [
+            {"file": names[i], "nearest": model.bank.sources[b]} for i, b in zip(closest, nearest, strict=True)
+        ]
         if descriptor is not None:
             originals, limit = source_files(options.sources), options.identity.identity_limit
             report["identity"], beyond, sheet = audit_identities(
@@ -109,89 +141,128 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
             report["failures"] += beyond
             report["verdict"] = "fail" if report["failures"] else "pass"
             images.write_image(staging / "identities.png", sheet)
-        images.write_image(staging / "pairs.png", _pairs_sheet(model, paths, figures, closest, options.sources))
+        pictures = [paths[i] for i in closest]
+        images.write_image(staging / "pairs.png", _pairs_sheet(model, pictures, nearest, options.sources))
         write_json(staging / "audit.json", report)
     _summarize(options, context, report)
     return report
 
 
-def _list_pictures(path: Path) -> list[Path]:
-    """Return the pictures of a folder, list or file, without the sheets that commands write beside theirs."""
-    from ..io.listing import list_images
-
-    paths = list_images(path)
-    if path.is_dir() and any((path / name).exists() for name in _RECORDS):
-        paths = [each for each in paths if each.name not in _SHEETS]
-    if not paths:
-        raise FileError(path, "holds no pictures but sheets")
-    return paths
-
-
-def _measure(model: LatentPatch, paths: Sequence[Path], context: cli.RunContext, name: str) -> Copying:
-    """Return how near pictures are to sources."""
+def _measure(
+    model: LatentPatch, compared: RegisteredSources, paths: Sequence[Path], context: cli.RunContext, name: str
+) -> tuple[Copying, Registered]:
+    """Return how near pictures are to sources, at the same place and after registration."""
     import torch
 
     from ..io.images import read_image
     from ..provenance.audit import concatenate
     from ..provenance.copying import copying
+    from ..provenance.registered import Registered
 
-    parts = []
+    parts, registered = [], []
     with context.progress(name=name, total=len(paths)) as bar:
         for first in range(0, len(paths), _BATCH_IMAGES):
-            batch = [read_image(path, model.image_size) for path in paths[first : first + _BATCH_IMAGES]]
-            parts.append(copying(model, torch.stack(batch)))
+            batch = torch.stack([read_image(path, model.image_size) for path in paths[first : first + _BATCH_IMAGES]])
+            parts.append(copying(model, batch))
+            registered.append(compared.compare(batch))
             bar.update(len(batch))
-    return concatenate(parts)
+    return concatenate(parts), Registered.concatenate(registered)
 
 
-def _recorded_maps(folder: Path, paths: Sequence[Path], model: LatentPatch) -> tuple[Tensor, Tensor]:
-    """Return the source maps ``(N, h, w)`` that generate recorded, and which pictures have one: ``(N,)`` bool."""
+def _registered_sources(model: LatentPatch, sources: cli.SourceOptions, context: cli.RunContext) -> RegisteredSources:
+    """Return the sources to be registered: their files, or what the bank decodes to."""
+    from ..provenance.registered import RegisteredSources
+
+    with context.progress(name="sources", total=len(model.bank.sources)) as bar:
+        return RegisteredSources(_source_pictures(model, sources, bar.update))
+
+
+def _source_pictures(
+    model: LatentPatch, sources: cli.SourceOptions, update: Callable[[int], object]
+) -> Iterator[Tensor]:
+    """Yield the pictures of the sources in batches, without those of their augmented copies."""
     import torch
 
-    index = torch.full((len(paths), *model.bank.grid), -1, dtype=torch.int64)
-    is_recorded = torch.zeros(len(paths), dtype=torch.bool)
-    note = folder / "generation.json"
-    if not folder.is_dir() or not note.exists():
-        return index, is_recorded
-    try:
-        record = json.loads(note.read_text(encoding="utf-8", errors="replace"))
-        if record["sources_sha256"] == model.bank.digest():
-            maps = {str(row["file"]): torch.tensor(row["index"]) for row in record["images"]}
-            for i, path in enumerate(paths):
-                if path.parent == folder and path.name in maps:
-                    if maps[path.name].shape != model.bank.grid:
-                        raise ValueError(f"a map of shape {tuple(maps[path.name].shape)}")
-                    index[i], is_recorded[i] = maps[path.name], True
-        if int(index.max()) >= len(model.bank) or int(index.min()) < -1:
-            raise ValueError(f"positions beyond the {len(model.bank)} sources")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
-        raise FileError(note, f"not a record that generate wrote: {error}") from error
-    return model.bank.variants.sources_of(index), is_recorded
+    from ..io.images import read_image
+    from ._load import source_files
+
+    files, names = source_files(sources), model.bank.sources
+    for first in range(0, len(names), _BATCH_IMAGES):
+        chosen = range(first, min(first + _BATCH_IMAGES, len(names)))
+        if files:
+            yield torch.stack([read_image(files[names[number]], model.image_size) for number in chosen])
+        else:
+            index = torch.tensor(chosen, device=model.bank.keys.device) * model.bank.variants.count
+            yield model.decode(index[:, None, None].expand(-1, *model.bank.grid))
+        update(len(chosen))
+
+
+def _sources_registered(compared: RegisteredSources) -> Registered:
+    """Return some of the sources, evenly spread, registered to the others."""
+    import torch
+
+    count = min(len(compared), _REGISTERED_SOURCES)
+    return compared.compare_sources(torch.arange(count) * len(compared) // count)
+
+
+def _closest_pairs(figures: Copying, registered: Registered, limits: CopyLimits) -> tuple[list[int], list[int]]:
+    """Return the pictures nearest to a source, by the figure that is nearer to its limit, and their sources."""
+    same_place, placed = figures.relative * limits.registered, registered.relative * limits.relative
+    closest = same_place.minimum(placed).argsort(stable=True)[:_SHEET_PAIRS]
+    nearest = registered.source[:, 0].where(placed < same_place, figures.nearest)
+    return closest.tolist(), nearest[closest].tolist()
+
+
+def _covered(figures: Copying, recorded: RecordedMaps, agreement: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """Return whose maps are exact, and which records were not believed, for the report."""
+    doubtful = (recorded.is_recorded & ~figures.exact).nonzero()[:, 0].tolist()
+    return {
+        "exact_maps": int(figures.exact.sum()),
+        "estimated_maps": int((~figures.exact).sum()),
+        "records_not_believed": [{"file": names[i], "agreement": round(float(agreement[i]), 4)} for i in doubtful],
+        "notes": recorded.notes,
+    }
+
+
+def _reach(sources: int) -> dict[str, Any]:
+    """Return what registration searches, for the report."""
+    from ..provenance import placement, registered
+
+    return {
+        "sources": sources,
+        "mirrored": True,
+        "zoom": [round(1 / registered.MAX_ZOOM, 4), registered.MAX_ZOOM],
+        "rotation_degrees": registered.MAX_ROTATION,
+        "shift": registered.MAX_SHIFT,
+        "stretch": placement.MAX_STRETCH,
+        "least_overlap": placement.MIN_OVERLAP,
+    }
 
 
 def _pairs_sheet(
-    model: LatentPatch, paths: Sequence[Path], figures: Copying, closest: Sequence[int], sources: cli.SourceOptions
+    model: LatentPatch, paths: Sequence[Path], nearest: Sequence[int], sources: cli.SourceOptions
 ) -> Tensor:
-    """Return a sheet of pictures, each left of its nearest source, the closest pairs first."""
+    """Return a sheet of pictures, each left of its nearest source."""
     import torch
 
     from ..io.images import contact_sheet, read_image
     from ..provenance.explanation import source_pictures
     from ._load import source_files
 
-    pictures = [read_image(paths[i], model.image_size) for i in closest]
-    positions = (figures.nearest[closest] * model.bank.variants.count).tolist()
-    nearest = source_pictures(model, positions, source_files(sources))
-    both = [each for pair in zip(pictures, nearest, strict=True) for each in pair]
-    return contact_sheet(torch.stack(both), columns=2 * min(3, len(closest)))
+    pictures = [read_image(path, model.image_size) for path in paths]
+    positions = [number * model.bank.variants.count for number in nearest]
+    beside = source_pictures(model, positions, source_files(sources))
+    both = [each for pair in zip(pictures, beside, strict=True) for each in pair]
+    return contact_sheet(torch.stack(both), columns=2 * min(3, len(paths)))
 
 
 def _summarize(options: AuditOptions, context: cli.RunContext, report: dict[str, Any]) -> None:
-    failures = report["failures"]
+    failures, covered = report["failures"], report["covered"]
     share, relative = report["figures"]["largest_share"], report["figures"]["relative"]
     context.say(
         f"{report['verdict']}: {cli.plural(report['pictures'], 'picture')}; largest share {share['mean']:.0%} on "
-        f"average, {share['most']:.0%} at most; nearest source at {relative['least']:.2f} of the next ones at least"
+        f"average, {share['most']:.0%} at most; nearest source at {relative['least']:.2f} of the next ones at least, "
+        f"{report['figures']['registered']['least']:.2f} after registration"
     )
     for failure in failures[:_MAX_FAILURES_SHOWN]:
         figure = failure["figure"].replace("_", " ")
@@ -202,3 +273,19 @@ def _summarize(options: AuditOptions, context: cli.RunContext, report: dict[str,
         context.say(f"  and {len(failures) - _MAX_FAILURES_SHOWN} more: {options.output}/audit.json")
     if report.get("held_out_failures"):
         context.say(f"  held-out pictures that look like copies themselves: {len(report['held_out_failures'])}")
+    reach = covered["registered"]
+    context.say(
+        f"  covered: {covered['exact_maps']} exact and {covered['estimated_maps']} estimated maps; registration to "
+        f"{cli.plural(reach['sources'], 'source')} and their mirror images, shifts to {reach['shift']:.1%} of a side, "
+        f"zooms to {reach['zoom'][1]:g}, rotations to {reach['rotation_degrees']:g} degrees"
+    )
+    context.say(f"  not covered: {'; '.join(report['not_covered'])}")
+    for entry in covered["skipped"]:
+        context.say(f"  skipped: {entry['file']}: {entry['reason']}")
+    if covered["records_not_believed"]:
+        context.say(
+            f"  recorded maps that fewer than {_MIN_SAME_CELLS:.0%} of the cells confirm, which were estimated anew: "
+            f"{len(covered['records_not_believed'])}"
+        )
+    for note in covered["notes"]:
+        context.say(f"  {note}")

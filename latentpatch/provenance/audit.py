@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..validation import check_number
 from .copying import Copying
+from .registered import Registered
 
 __all__ = ["CopyLimits", "audit_report", "concatenate"]
 
@@ -29,17 +30,21 @@ class CopyLimits:
         mean_share: largest mean of the images' largest shares.
         share: largest share of one source in any image.
         relative: least distance of any image to the nearest source, relative to the next nearest.
+        registered: the same after registration: see :class:`~latentpatch.provenance.registered.Registered`.
     """
 
     mean_share: float = 0.5
     share: float = 0.9
     relative: float = 0.6
+    registered: float = 0.55
 
     def __post_init__(self) -> None:
         for field in fields(self):
             check_number(field.name, getattr(self, field.name), 0, 1)
 
-    def failures(self, figures: Copying, names: Sequence[str]) -> list[dict[str, Any]]:
+    def failures(
+        self, figures: Copying, names: Sequence[str], registered: Registered | None = None
+    ) -> list[dict[str, Any]]:
         """Return the figures beyond the limits, each with its image's name, or None for the mean of all images."""
         found: list[dict[str, Any]] = []
         mean = float(figures.largest_share.mean())
@@ -50,11 +55,19 @@ class CopyLimits:
                 found.append(_failure(name, "largest_share", share, self.share))
             if relative < self.relative:
                 found.append(_failure(name, "relative", relative, self.relative))
+        for name, relative in [] if registered is None else zip(names, registered.relative.tolist(), strict=True):
+            if relative < self.registered:
+                found.append(_failure(name, "registered", relative, self.registered))
         return found
 
 
 def audit_report(
-    figures: Copying, names: Sequence[str], reference: Copying, limits: CopyLimits | None = None
+    figures: Copying,
+    names: Sequence[str],
+    reference: Copying,
+    limits: CopyLimits | None = None,
+    registered: Registered | None = None,
+    reference_registered: Registered | None = None,
 ) -> dict[str, Any]:
     """Return figures, failures and verdict of images, as JSON holds them.
 
@@ -63,15 +76,16 @@ def audit_report(
         names: names of the images.
         reference: figures of images that are no copies: held-out images, or the sources, each without itself.
         limits: limits of the verdict.
+        registered, reference_registered: the same images after registration; None where they were not registered.
     """
     limits = limits or CopyLimits()
-    failures = limits.failures(figures, names)
+    failures = limits.failures(figures, names, registered)
     return {
         "verdict": "fail" if failures else "pass",
         "limits": asdict(limits),
         "failures": failures,
-        "figures": {name: _distribution(getattr(figures, name)) for name in _FIGURES},
-        "reference": {name: _distribution(getattr(reference, name)) for name in _FIGURES},
+        "figures": _distributions(figures, registered),
+        "reference": _distributions(reference, reference_registered),
         # Ratios of medians: 1 for images as far from the sources, and as irregular, as the reference.
         "beside_reference": {
             name: round(_median(getattr(figures, name)) / max(_median(getattr(reference, name)), 1e-30), 4)
@@ -83,6 +97,11 @@ def audit_report(
 def concatenate(parts: Sequence[Copying]) -> Copying:
     """Return the figures of several batches of images as one."""
     return Copying(**{each.name: torch.cat([getattr(part, each.name) for part in parts]) for each in fields(Copying)})
+
+
+def _distributions(figures: Copying, registered: Registered | None) -> dict[str, dict[str, float]]:
+    found = {name: _distribution(getattr(figures, name)) for name in _FIGURES}
+    return found if registered is None else found | {"registered": _distribution(registered.relative)}
 
 
 def _failure(name: str | None, figure: str, value: float, limit: float) -> dict[str, Any]:

@@ -41,6 +41,14 @@ __all__ = [
 #: Number of next nearest sources that the nearest one is compared with.
 NEIGHBORS = 5
 
+#: Of two values of a figure of index maps, the one that says more copying.
+_WORSE = {
+    "largest_share": torch.maximum,
+    "sources": torch.minimum,
+    "largest_region": torch.maximum,
+    "regions": torch.minimum,
+}
+
 
 def largest_shares(index: Tensor) -> Tensor:
     """Return the largest source's share of the cells: ``(N, h, w)`` int64 -> ``(N,)`` float32.
@@ -192,9 +200,13 @@ class Copying:
         return [{name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
 
     def with_index(self, index: Tensor, exact: Tensor) -> Copying:
-        """Return these figures with index maps ``(N, h, w)`` in place of the estimates where ``exact`` ``(N,)``."""
+        """Return these figures with index maps ``(N, h, w)`` in place of the estimates where ``exact`` ``(N,)``.
+
+        Of the figures of both maps the one that says more copying is kept.
+        """
         index = torch.where(exact[:, None, None], index, self.index)
-        return replace(self, index=index, **map_figures(index), exact=self.exact | exact)
+        figures = {name: _WORSE[name](getattr(self, name), values) for name, values in map_figures(index).items()}
+        return replace(self, index=index, **figures, exact=self.exact | exact)
 
 
 @torch.no_grad()

@@ -101,7 +101,8 @@ OPTIONS = {
     "archive": "--sources --graphs --workers --batch-size --max-batch-delay --config --handler --output",
     "export": "--format --graphs --where --external-data --preset --sampler --mirrored",
     "explain": "--reference --mirrored --output",
-    "audit": "--held-out --max-mean-share --max-share --min-relative --identity --identity-input --identity-limit",
+    "audit": "--held-out --max-mean-share --max-share --min-relative --min-registered --identity --identity-input "
+    "--identity-limit",
     "unlearn": "--id --output --report --pictures --seeds --seed --sampler",
     "evaluate": "--held-out --originals --row --table --samples --seeds --pairs --features --perceptual --directions "
     "--resamples --identity --identity-input --identity-below",
@@ -147,6 +148,7 @@ def test_defaults_in_help_are_those_of_the_program() -> None:
     assert limits["max_mean_share"].default == CopyLimits.mean_share
     assert limits["max_share"].default == CopyLimits.share
     assert limits["min_relative"].default == CopyLimits.relative
+    assert limits["min_registered"].default == CopyLimits.registered
     for declared, value in (
         (sources["offset_cost"], DEFAULT_OFFSET_COST),
         (sources["components"], LatentPatch("pixels").components),

@@ -92,7 +92,18 @@ def test_many_alike_pictures_fail_together(place: Path, tmp_path: Path) -> None:
     """Sources themselves, with the user's own limit for single ones out of the way."""
     (tmp_path / "some.txt").write_text("\n".join(map(str, FILES[:9])))
     command = ["audit", place / "sources.txt", tmp_path / "some.txt", *FIT, "-q", "-o", tmp_path / "out"]
-    command += ["--min-relative", 0, "--max-share", 1, "--max-mean-share", 1, "--identity", place / "tiny.py"]
+    command += [
+        "--min-relative",
+        0,
+        "--min-registered",
+        0,
+        "--max-share",
+        1,
+        "--max-mean-share",
+        1,
+        "--identity",
+        place / "tiny.py",
+    ]
     assert run(*command, "--identity-limit", 0.01) == 3
     report = record(tmp_path / "out")
     assert {failure["file"] for failure in report["failures"]} == {None, *(path.name for path in FILES[:9])}
