@@ -166,7 +166,7 @@ def _recorded_maps(folder: Path, paths: Sequence[Path], model: LatentPatch) -> t
             raise ValueError(f"positions beyond the {len(model.bank)} sources")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
         raise FileError(note, f"not a record that generate wrote: {error}") from error
-    return model.bank.variants.sources_of(index), is_recorded
+    return model.bank.groups_of(index), is_recorded
 
 
 def _pairs_sheet(
