@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from .autoencoders.base import Autoencoder
 from .bank.attributes import read_attributes
 from .bank.augmentation import DEFAULT_OFFSET_COST, Variants
-from .bank.bank import Where
+from .bank.bank import SourceBank, Where
 from .bank.encode import Sources, encode_sources
-from .bank.grouping import Grouping
+from .bank.grouping import Colors, Grouping
 from .bank.latents import fit_pca
 from .errors import SettingError
 from .runs.processes import ALONE, Processes
@@ -19,7 +24,7 @@ from .validation import check_flag
 if TYPE_CHECKING:
     from .model import LatentPatch
 
-__all__ = ["add", "fit", "remove", "subset"]
+__all__ = ["add", "cell_colors", "fit", "remove", "subset"]
 
 #: A CSV file, or attributes by id.
 Attributes = str | Path | Mapping[str, Mapping[str, str]]
@@ -110,6 +115,7 @@ def fit(
         setattr(self.pca, name, processes.broadcast(value))  # machines differ in the last bits
     bank, residual_rows = self.bank, encoded.residuals
     bank.fill(encoded.latents, encoded.ids, self.pca, rows, codebook, scratch, variants, residual_rows, grouping)
+    bank.find_groups(cell_colors(self.autoencoder, bank))
     bank.group_numbers = processes.broadcast(bank.group_numbers)
     self.fitted_with = None
     return self
@@ -139,6 +145,7 @@ def add(
         residuals=bank.has_residuals,
     )
     bank.add(encoded.latents, encoded.ids, self.pca, rows, self.autoencoder.codebook, encoded.residuals)
+    bank.find_groups(cell_colors(self.autoencoder, bank))
 
 
 def remove(self: LatentPatch, ids: str | Sequence[str], *, refit: bool = True) -> None:
@@ -165,6 +172,21 @@ def remove(self: LatentPatch, ids: str | Sequence[str], *, refit: bool = True) -
         rows = dict(zip(bank.ids, bank.attributes, strict=True))
         variants, residuals = bank.variants, bank.residuals
         bank.fill(bank.latents, bank.sources, self.pca, rows, codebook, None, variants, residuals, bank.grouping)
+    bank.find_groups(cell_colors(self.autoencoder, bank))
+
+
+def cell_colors(autoencoder: Autoencoder, bank: SourceBank) -> Colors:
+    """Return a function from positions in a bank to the mean colors of their cells, decoded without residuals."""
+    codebook = autoencoder.codebook
+
+    @torch.no_grad()
+    def colors(positions: Tensor) -> Tensor:
+        index = positions.to(bank.keys.device)[:, None, None].expand(-1, *bank.grid)
+        latents = autoencoder.dequantize(bank.gather(index, None if codebook is None else len(codebook)))
+        pictures = autoencoder.decode(latents.to(autoencoder.device))
+        return avg_pool2d(pictures.float(), autoencoder.spec.downsampling).flatten(2).movedim(1, 2)
+
+    return colors
 
 
 def subset(self: LatentPatch, where: Where) -> LatentPatch:

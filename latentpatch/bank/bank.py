@@ -16,7 +16,7 @@ from ..methods.latent.search.prepared import Groups, PreparedSources
 from ..settings import Settings
 from .augmentation import Variants
 from .checks import check_ids, check_shape
-from .grouping import Grouping, renumbered
+from .grouping import Colors, Grouping, renumbered
 from .latents import projected
 from .pca import PCA
 from .predicate import Predicate, parse_predicate
@@ -61,7 +61,8 @@ class SourceBank(StoredSources):
             scratch: folder for a file of keys, where ``latents`` are in one: the bank is then :attr:`mapped`.
             variants: the augmentation that ``latents`` went through; by default none.
             residuals: ``(B, h, w, d)`` int8, where the bank is to keep them.
-            grouping: the rule by which sources count as one; by default each is one.
+            grouping: the rule by which :meth:`find_groups` will tell which sources count as one; until then each is
+                one.
 
         Raises:
             SettingError: for repeated ids or counts that do not agree.
@@ -80,8 +81,8 @@ class SourceBank(StoredSources):
         self.variants, self.ids = variants, variants.ids(ids)
         self.attributes = _aligned(attributes, ids, variants.count)
         self.mapped, self._keys_unchecked, self._claimed_digest = scratch is not None, False, None
-        self.grouping = grouping or Grouping()
-        self._group()
+        self.grouping, self.group_numbers = grouping or Grouping(), torch.arange(len(ids))
+        self._cache.clear()
         return self
 
     def add(
@@ -110,12 +111,17 @@ class SourceBank(StoredSources):
             self.residuals = torch.cat([self.residuals, residuals.to(self.residuals)])
         self.ids = [*self.ids, *added]
         self.attributes = [*self.attributes, *_aligned(attributes, ids, self.variants.count)]
-        self._group()
+        self.group_numbers = torch.cat([self.group_numbers, self.num_groups + torch.arange(len(ids))])
+        self._cache.clear()
 
-    def _group(self) -> None:
-        """Find the groups of the sources anew, by the bank's rule."""
-        count = self.variants.count
-        self.group_numbers = self.grouping(self.keys, self.attributes[::count], self.variants)
+    def find_groups(self, colors: Colors) -> None:
+        """Find anew which sources count as one, by the rule :attr:`grouping`.
+
+        Args:
+            colors: gives the mean colors of sources' cells, see :mod:`latentpatch.bank.grouping`.
+        """
+        attributes = self.attributes[:: self.variants.count]
+        self.group_numbers = self.grouping(self.validated_keys(), attributes, self.variants, colors)
         self._cache.clear()
 
     def remove(self, ids: Sequence[str]) -> None:
@@ -127,7 +133,7 @@ class SourceBank(StoredSources):
         gone = set(self.members(ids))
         self._materialize()
         self._take_rows(self, torch.tensor([b for b in range(len(self)) if b not in gone], dtype=torch.int64))
-        self._group()
+        self._cache.clear()
 
     def subset(self, positions: Sequence[int] | Tensor) -> SourceBank:
         """Return a bank of some sources, whose keys keep their values and unit, and which stay in their groups.

@@ -1,25 +1,27 @@
 """Groups of sources that count as one: equal and nearly equal pictures, and several pictures of one person.
 
 Two files of one picture, saved again as JPEG or slightly resized, give nearly equal latents. A cap on the share of a
-source would let each of them give that share. So sources whose keys are nearly equal count as one, and so do sources
-with the same value of an attribute where the user names one.
+source would let each of them give that share. So nearly equal sources count as one, and so do sources with the same
+value of an attribute where the user names one.
 
-Nearly equal means a distance below a threshold that follows from the keys alone, with two units of length:
+Nearly equal sources are found in two steps:
 
-- the *contrast* of the sources: the distance of two pictures whose cells are shuffled. No two sources farther apart
-  than 0.3 of it are nearly equal.
-- the distance from a source to the nearest one that is not nearly equal to it. The threshold is at most 0.6 of the
-  lower quartile of these distances, and falls until it is.
+1. Their keys are near. The threshold follows from the keys alone: it is at most 0.75 of the distance from a source to
+   the nearest one that is beyond it (of the lower quartile of these distances), and at most 0.45 of the sources'
+   *contrast*, the distance of two pictures whose cells are shuffled.
+2. Their pictures are: decoded and reduced to a color a cell, they differ by at most a tenth of their contrast. Saving
+   as JPEG changes texture, and with it latents, but hardly these colors.
 
-Measured on 500 registered portraits with the embedded autoencoder: files saved again as JPEG of quality 50 to 95, some
-also resized to 224 pixels, lie up to 0.25 of the contrast from their originals, the nearest two people lie 0.39 apart,
-and the threshold is 0.27. With the codebook these are 0.13, 0.42 and 0.3.
+Measured on 500 registered portraits with the embedded autoencoder, in units of the contrast: files saved again as JPEG
+of quality 50 to 95, some also resized to 224 pixels, have keys up to 0.25 and colors up to 0.06 from their originals.
+The nearest two people have keys 0.39 and colors 0.34 apart, the threshold of the keys is 0.34.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from math import inf, sqrt
 from typing import Any
 
@@ -31,18 +33,29 @@ from ..validation import check_flag
 from .augmentation import Variants
 from .latents import chunks
 
-__all__ = ["Grouping", "equal_sources", "near_threshold", "renumbered"]
+__all__ = ["Colors", "Grouping", "equal_sources", "near_threshold", "renumbered"]
 
-#: Distance in units of the contrast beyond which sources are never nearly equal.
-_LARGEST = 0.3
-#: Distance of nearly equal sources in units of that to the nearest other source, at most.
-_RELATIVE = 0.6
+#: Distance of near keys in units of the contrast, at most.
+_LARGEST = 0.45
+#: Distance of near keys in units of that to the nearest other source, at most.
+_RELATIVE = 0.75
+#: Difference of the colors of nearly equal sources in units of their contrast, and in any case in [0, 1].
+_COLORS, _LEAST_COLORS = 0.1, 0.5 / 255
 #: Sources, evenly spread, whose distances to all others give the threshold.
 _SAMPLED = 512
 #: Components and side of the squares of cells that a first, cheaper comparison is of.
 _COARSE = (8, 2)
-#: Sources compared with all others at a time, and pairs compared exactly at a time.
-_ROWS, _PAIRS = 256, 256
+#: Part of the pairs from which all are compared in full at once; others are gathered.
+_MANY = 0.01
+#: Bound on the rounding of the coarse comparison, in units of the largest squared norm.
+_ROUNDING = 1e-5
+#: Sources compared with others at a time, elements of these others, and pairs gathered at a time.
+_ROWS, _BLOCK_ELEMENTS, _PAIRS = 256, 1 << 23, 256
+#: Sources decoded at a time.
+_DECODED = 16
+
+#: A function from positions in a bank ``(N,)`` to the mean colors of their cells, ``(N, h * w, 3)`` in [0, 1].
+Colors = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,17 +75,20 @@ class Grouping:
         if not isinstance(self.group_by, str | None):
             raise SettingTypeError("group_by", self.group_by, "the name of an attribute")
 
-    def __call__(self, keys: Tensor, attributes: Sequence[Mapping[str, str]], variants: Variants) -> Tensor:
+    def __call__(
+        self, keys: Tensor, attributes: Sequence[Mapping[str, str]], variants: Variants, colors: Colors
+    ) -> Tensor:
         """Return the group of each source: ``(S,)`` int64 on the CPU, numbered from 0 by first appearance.
 
         Args:
             keys: ``(S * variants.count, h, w, r)`` int16.
             attributes: of the sources, without their augmented copies.
             variants: the augmentation that ``keys`` went through.
+            colors: gives the colors of sources whose keys are near.
         """
         numbers = torch.arange(len(attributes))
         if self.groups and len(numbers) > 1:
-            numbers = equal_sources(keys, variants)
+            numbers = equal_sources(keys, variants, colors)
         if self.group_by is not None:
             first: dict[str, int] = {}
             for source, row in enumerate(attributes):
@@ -97,7 +113,7 @@ def renumbered(numbers: Tensor) -> Tensor:
 
 
 def near_threshold(keys: Tensor) -> float:
-    """Return the distance up to which sources are nearly equal, in units of the keys.
+    """Return the distance up to which keys are near.
 
     All sums are integers below 2^53, so that the threshold is the same on every device.
 
@@ -112,57 +128,91 @@ def near_threshold(keys: Tensor) -> float:
     contrast = sqrt(2 * float(torch.cat(spreads).median()))
     count = min(len(keys), _SAMPLED)
     chosen = torch.arange(count, device=keys.device) * len(keys) // count
-    squares = _squared_distances(keys[chosen], keys)
+    squares = torch.cat([_squares(keys[chosen], chunk) for chunk in chunks(keys)], 1)
     squares[torch.arange(count, device=keys.device), chosen] = 0  # never the nearest other source
-    threshold = largest = _LARGEST * contrast
+    threshold = _LARGEST * contrast
     while True:
         others = squares.masked_fill(squares <= threshold**2, inf).amin(1).sort().values
-        nearest_other = sqrt(others[(count - 1) // 4])
-        # Where most sources have no other one to be told from, half the largest threshold has to do.
-        lower = max(0.8 * threshold, largest / 2) if nearest_other == inf else _RELATIVE * nearest_other
+        lower = _RELATIVE * sqrt(others[(count - 1) // 4])  # infinite where most sources have no other one
         if lower >= threshold:
             return threshold
         threshold = lower
 
 
-def equal_sources(keys: Tensor, variants: Variants | None = None) -> Tensor:
+def equal_sources(keys: Tensor, variants: Variants, colors: Colors) -> Tensor:
     """Return groups of equal and nearly equal sources, joined by chains of such pairs: ``(S,)`` int64 on the CPU.
 
-    Sums of squares of cells are a lower bound on distances; only pairs within it are compared in full.
+    Sums over squares of cells are a lower bound on distances; only pairs within it are compared in full.
 
     Args:
         keys: ``(S * variants.count, h, w, r)`` int16.
         variants: the augmentation; with mirror images, a source that is nearly that of another counts, too.
+        colors: gives the colors of sources whose keys are near.
 
     Returns:
         The number of the first source of each one's group.
     """
-    variants = variants or Variants()
-    own = keys[:: variants.count]
-    forms = [own, keys[variants.count // 2 :: variants.count]] if variants.mirrored else [own]
-    limit, numbers = near_threshold(own) ** 2, torch.arange(len(own))
+    count = variants.count
+    forms = [keys[copy::count] for copy in ([0, count // 2] if variants.mirrored else [0])]
+    pictures = _Pictures(keys, colors, near_threshold(forms[0]) ** 2)
+    numbers = torch.arange(len(forms[0]))
     coarse = [_coarse(form) for form in forms]
-    for first in range(0, len(own), _ROWS):
-        rows = coarse[0][first : first + _ROWS].double()
-        for form, other in zip(forms, coarse, strict=True):
-            for start in range(0, first + len(rows), 16 * _ROWS):
-                columns = other[start : min(start + 16 * _ROWS, first + len(rows))].double()
-                bound = rows.square().sum(1)[:, None] + columns.square().sum(1) - 2 * rows @ columns.T
-                places = torch.arange(first, first + len(rows), device=rows.device)[:, None]
-                is_earlier = torch.arange(start, start + len(columns), device=rows.device) < places
-                slack = 1e-5 * rows.square().sum(1).amax()  # coarse values are rounded
-                pairs = ((bound <= limit + slack) & is_earlier).nonzero() + torch.tensor([first, start]).to(rows.device)
-                _join(numbers, pairs, own, form, limit)
+    columns = max(1, _BLOCK_ELEMENTS // keys[0].numel())
+    for first in range(0, len(numbers), _ROWS):
+        last = min(first + _ROWS, len(numbers))
+        for copy, start in product(range(len(forms)), range(0, last, columns)):
+            part = slice(start, min(start + columns, last))
+            some = coarse[0][first:last]
+            slack = _ROUNDING * float(some.double().square().sum(1).max())
+            is_near = _squares(some, coarse[copy][part]) <= pictures.limit + slack
+            places = torch.arange(first, last)[:, None], torch.arange(part.start, part.stop)
+            is_near &= (places[1] < places[0]).to(is_near.device)
+            if int(is_near.sum()) > _MANY * is_near.numel():
+                is_near &= _squares(forms[0][first:last], forms[copy][part]) <= pictures.limit
+            for some in (is_near.nonzero().cpu() + torch.tensor([first, start])).split(_PAIRS):
+                some = some[numbers[some[:, 0]] != numbers[some[:, 1]]]
+                positions = some * count + torch.tensor([0, copy * (count // 2)])
+                for pair in some[pictures.are_equal(positions)].tolist():
+                    _merge(numbers, pair)
     return numbers
 
 
-def _join(numbers: Tensor, pairs: Tensor, own: Tensor, form: Tensor, limit: float) -> None:
-    """Merge the groups of those pairs ``(P, 2)`` whose squared distance is within a limit."""
-    for some in pairs.split(_PAIRS):
-        some = some[(numbers[some[:, 0].cpu()] != numbers[some[:, 1].cpu()]).to(some.device)]
-        squares = (own[some[:, 0]].double() - form[some[:, 1]].double()).square().sum((1, 2, 3))
-        for pair in some[squares <= limit].tolist():
-            _merge(numbers, pair)
+class _Pictures:
+    """Comparison of sources by keys and colors; each is decoded once.
+
+    Args:
+        keys: ``(B, h, w, r)`` int16.
+        colors: gives the colors of sources.
+        limit: squared distance up to which keys are near.
+    """
+
+    def __init__(self, keys: Tensor, colors: Colors, limit: float) -> None:
+        self.keys, self.limit = keys, limit
+        self._colors = colors
+        self._decoded: dict[int, Tensor] = {}
+
+    def are_equal(self, pairs: Tensor) -> Tensor:
+        """Return whether pairs of positions ``(P, 2)`` are nearly equal: ``(P,)`` bool on the CPU."""
+        one, other = (self.keys[each.to(self.keys.device)].double() for each in pairs.unbind(1))
+        is_near = ((one - other).square().sum((1, 2, 3)) <= self.limit).cpu()
+        first, second = (self._shown(each) for each in pairs[is_near].unbind(1))
+        contrast = (_contrast(first) + _contrast(second)) / 2
+        difference = (first - second).square().sum(2).mean(1).sqrt()
+        return is_near.masked_scatter(is_near, difference <= (_COLORS * contrast).clamp(min=_LEAST_COLORS))
+
+    def _shown(self, positions: Tensor) -> Tensor:
+        """Return the colors ``(N, cells, 3)`` of positions."""
+        new = [b for b in positions.unique().tolist() if b not in self._decoded]
+        for some in torch.tensor(new, dtype=torch.int64).split(_DECODED):
+            self._decoded |= dict(zip(some.tolist(), self._colors(some).float().cpu(), strict=True))
+        if not len(positions):
+            return torch.zeros(0, 1, 3)
+        return torch.stack([self._decoded[b] for b in positions.tolist()])
+
+
+def _contrast(colors: Tensor) -> Tensor:
+    """Return the distance of the colors ``(N, cells, 3)`` to the same ones shuffled: ``(N,)``."""
+    return (2 * (colors - colors.mean(1, keepdim=True)).square().sum(2).mean(1)).sqrt()
 
 
 def _merge(numbers: Tensor, sources: Sequence[int]) -> None:
@@ -184,12 +234,7 @@ def _coarse(keys: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _squared_distances(some: Tensor, keys: Tensor) -> Tensor:
-    """Return the squared distances ``(N, S)`` float64 of keys to keys, exactly."""
-    queries = some.flatten(1).double()
-    squares = queries.square().sum(1, keepdim=True)
-    rows = []
-    for chunk in chunks(keys):
-        sources = chunk.flatten(1).to(queries)
-        rows.append(squares + sources.square().sum(1) - 2 * queries @ sources.T)
-    return torch.cat(rows, 1)
+def _squares(some: Tensor, others: Tensor) -> Tensor:
+    """Return the squared distances ``(N, M)`` float64 of vectors to vectors, exact where these are integers."""
+    one, other = some.flatten(1).double(), others.flatten(1).double()
+    return one.square().sum(1)[:, None] + other.square().sum(1) - 2 * one @ other.T

@@ -21,6 +21,7 @@ from ..bank.bank import SourceBank
 from ..bank.latents import fit_pca
 from ..bank.pca import PCA
 from ..errors import SettingError
+from ..fitting import cell_colors
 from ..io.atomic import tensor_bytes
 from ..methods.base import Context
 from ..model import LatentPatch
@@ -226,6 +227,7 @@ def _check_refit(before: LatentPatch, after: LatentPatch, ids: Sequence[str]) ->
     names = [name for name in before.bank.sources if name in attributes]
     variants, grouping = before.bank.variants, before.bank.grouping
     bank.fill(latents, names, pca, attributes, codebook, None, variants, residuals, grouping)
+    bank.find_groups(cell_colors(before.autoencoder, bank))
     return _compare("equal, bit for bit, to a model fitted on the remaining latents", pca, bank, after)
 
 
