@@ -88,6 +88,7 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
             "version": __version__,
             "autoencoder": model.identity(),
             "sources": len(model.bank.sources),
+            "groups": model.bank.num_groups,
             "sources_sha256": model.bank.digest(),
             "pictures": len(paths),
             "reference_is": "the sources, each without itself" if held_out is None else "held-out pictures",

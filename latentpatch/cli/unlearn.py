@@ -57,7 +57,7 @@ def run(options: UnlearnOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..bank.format import ModelFile
     from ..errors import UnlearningError
     from ..io import atomic
-    from ..provenance.unlearning import check_removable, unlearned, verify_unlearning
+    from ..provenance.unlearning import check_removable, refuse_similar, unlearned, verify_unlearning
     from ._load import files_of, load_model
     from ._output import write_json
 
@@ -65,7 +65,9 @@ def run(options: UnlearnOptions, context: cli.RunContext) -> dict[str, Any]:
     ModelFile.read(path, whole=True).verify(path)
     before = load_model(path, context)
     settings = options.sampler.settings(before.settings)
-    similar = check_removable(before, options.ids, settings, options.keep_similar)
+    similar = check_removable(before, options.ids, settings, keep_similar=True)
+    if not options.keep_similar:
+        refuse_similar(similar, "--keep-similar")
     remaining = [name for name in before.bank.sources if name not in options.ids]
     pictures = files_of(remaining, "--pictures", options.pictures) if options.pictures else []
     with atomic.staged(note.parent) as notes, atomic.staged(new.parent) as staging:

@@ -31,7 +31,15 @@ from ..settings import Settings
 from .audit import CopyLimits
 from .copying import nearest_groups, source_distances
 
-__all__ = ["Check", "Similar", "check_removable", "nearest_remaining", "unlearned", "verify_unlearning"]
+__all__ = [
+    "Check",
+    "Similar",
+    "check_removable",
+    "nearest_remaining",
+    "refuse_similar",
+    "unlearned",
+    "verify_unlearning",
+]
 
 _BATCH = 64  # images generated, or sources compared, together
 
@@ -136,11 +144,20 @@ def check_removable(
     SAMPLERS.of(settings).validate(settings, Context(bank.grid, bank.count_groups(remaining)))
     similar = nearest_remaining(model, ids)
     if not keep_similar:
-        _refuse_similar(similar)
+        refuse_similar(similar)
     return similar
 
 
-def _refuse_similar(similar: Sequence[Similar]) -> None:
+def refuse_similar(similar: Sequence[Similar], option: str = "keep_similar") -> None:
+    """Refuse to leave sources that count as one with a removed one, or that an audit would call a copy of it.
+
+    Args:
+        similar: what :func:`nearest_remaining` found.
+        option: name of the option that allows it, for the message.
+
+    Raises:
+        SettingError: about that option.
+    """
     for each in similar:
         if each.group:
             reason = f"{', '.join(each.group)}, which count as one source with it"
@@ -148,7 +165,7 @@ def _refuse_similar(similar: Sequence[Similar]) -> None:
             reason = f"{each.nearest}, which is at {each.relative:.2f} of the distance to the next ones"
         else:
             continue
-        raise SettingError("ids", each.id, f"removed together with {reason} (or keep_similar set)")
+        raise SettingError(option, False, f"set to remove {each.id} without {reason}")
 
 
 def unlearned(
@@ -169,7 +186,7 @@ def unlearned(
     model = LatentPatch.load(path, autoencoder)
     model.bank.members(ids)
     if not keep_similar and len(set(ids)) < len(model.bank.sources):
-        _refuse_similar(nearest_remaining(model, ids))
+        refuse_similar(nearest_remaining(model, ids))
     model.remove(ids, refit=True)
     return model
 
