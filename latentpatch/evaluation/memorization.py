@@ -95,14 +95,15 @@ def measure_memorization(model: LatentPatch, held_out: Tensor, side: int) -> Rec
     """Compare how well the model recovers its sources and held-out images with blocks of one side.
 
     Args:
-        model: a fitted model with at least two sources.
+        model: a fitted model with at least two sources that do not count as one.
         held_out: ``(M, L, h, w)`` latents of images that are not sources.
         side: side of the blocks in cells.
 
     Raises:
         SettingError: for fewer than two sources.
     """
-    count = check_integer("sources", len(model.bank.sources), 2)
+    check_integer("sources", model.bank.num_groups, 2)
+    count = len(model.bank.sources)
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_MAX_RECOVERED]
     codebook, stored = model.autoencoder.codebook, model.bank.latents[:: model.bank.variants.count]
     latents = dequantize(stored[chosen.to(stored.device)].to(model.autoencoder.device), codebook).movedim(-1, 1)

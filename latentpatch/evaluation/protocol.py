@@ -209,7 +209,7 @@ class Evaluation:
         """
         found = self.log.find(memorisation=...)
         if found is None:
-            if not self.held_out or len(self.model.bank.sources) < 2:
+            if not self.held_out or self.model.bank.num_groups < 2:
                 return []
             sides = (getattr(self.model.settings, "step", 2), max(self.model.bank.grid))
             results = [measure_memorization(self.model, self._held_out_latents, side).record() for side in sides]

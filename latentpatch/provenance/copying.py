@@ -266,6 +266,7 @@ def nearest_groups(bank: SourceBank, distances: Tensor, neighbors: int = NEIGHBO
     """
     if bank.shared_numbers is None:
         return nearest_sources(distances, neighbors)
+    check_integer("sources", bank.num_groups, 2)
     numbers = bank.group_numbers.to(distances.device)
     least = distances.new_full((len(distances), bank.num_groups), float("inf"))
     least = least.scatter_reduce(1, numbers.expand_as(distances), distances, "amin")

@@ -279,10 +279,9 @@ def _generate_again(model: LatentPatch, facts: dict[str, Any], reference: Pictur
 
 def _typical_distance(model: LatentPatch) -> float:
     """Return the median distance of a source's cell to the nearest other source; 1 where there is none."""
-    total = len(model.bank.sources)
-    if total < 2:
+    if model.bank.num_groups < 2:
         return 1.0
-    _, _, distance = nearest_other_sources(model, min(_MAX_REFERENCES, total))
+    _, _, distance = nearest_other_sources(model, min(_MAX_REFERENCES, len(model.bank.sources)))
     return float(distance.median()) or 1.0
 
 

@@ -22,9 +22,14 @@ from latentpatch.bank.grouping import Grouping, equal_sources, renumbered
 from latentpatch.bank.sharded import ShardedBank
 from latentpatch.cli.entry import main
 from latentpatch.io.images import read_image
+from latentpatch.methods.latent import reference
 from latentpatch.methods.latent.presets import PRESETS
+from latentpatch.methods.latent.resynthesis import ResynthesisSettings, resynthesis
 from latentpatch.methods.latent.search import numba_backend as cpu
+from latentpatch.ops.noise import noise_from_seeds
 from latentpatch.provenance.copying import copying, copying_of_sources
+from latentpatch.provenance.explanation import explain
+from latentpatch.registry import SAMPLERS
 from latentpatch.runs.processes import ALONE
 
 QUALITIES = (95, 85, 75, 60, 50)
@@ -307,6 +312,45 @@ def test_copies_are_found_among_groups(twelve: LatentPatch, faces: Path) -> None
     own = copying_of_sources(twelve)
     assert float(own.relative.min()) > 0.3
     assert int(own.index.max()) == 11
+
+
+def test_one_group_has_none_to_be_compared_with(face_images: Tensor) -> None:
+    model = LatentPatch("pixels:4", components=4).fit(face_images[[2, 2, 2]])
+    assert model.bank.num_groups == 1
+    with refuses("sources"):
+        copying(model, face_images[:1])
+    with refuses("sources"):
+        copying_of_sources(model)
+    found = explain(model, face_images[2])
+    assert found.group_shares() == {"0": 1.0}
+
+
+def test_samplers_agree_with_the_reference(twelve: LatentPatch, in_torch: None) -> None:
+    """Group numbers need not be adjacent: files of one person are twelve sources apart."""
+    prepared = twelve.bank.prepared()
+    keys, numbers = twelve.bank.keys.long().numpy(), twelve.bank.groups.numpy()
+    settings = ResynthesisSettings(donors=0.6, sweeps=1)
+    noise = noise_from_seeds([0, 1], SAMPLERS.named("resynthesis").noise_dim(settings, twelve.context()))
+    index = resynthesis(prepared, noise, settings)
+    resolved = settings.resolved(12, False)
+    for picture, uniforms in zip(index, noise, strict=True):
+        chosen = {name: getattr(resolved, name) for name in ("max_share", "neighbors", "donors", "sweeps")}
+        expected = reference.resynthesis(
+            keys,
+            uniforms.tolist(),
+            patch_size=resolved.patch_size,
+            stride=resolved.stride,
+            start_candidates=resolved.start_candidates,
+            symmetric=resolved.symmetric,
+            switch_cost=resolved.switch_cost,
+            reuse_cost=resolved.reuse_cost,
+            best_of=resolved.best_of,
+            pictures=numbers,
+            **chosen,
+        )
+        assert picture.tolist() == expected.tolist()
+    traced = SAMPLERS.named("resynthesis").traceable(prepared, resolved, False)
+    assert torch.equal(traced(noise), index)
 
 
 def _again(path: Path) -> bytes:
