@@ -129,8 +129,10 @@ def _group_lines(model: LatentPatch) -> list[str]:
         lines.append(f"  {name}: with {', '.join(others[:_MAX_MEMBERS])}{more}")
     if len(groups) > _MAX_GROUPS:
         lines.append(f"  and {len(groups) - _MAX_GROUPS} more groups, which inspect names in a fitted model")
-    total = plural(len(model.bank.sources), "source")
-    return [f"{total} count as {model.bank.num_groups}; equal, nearly equal or grouped ones (--no-groups):", *lines]
+    total, rule = plural(len(model.bank.sources), "source"), model.bank.grouping
+    reasons = ["show the same picture (or say --no-groups)"] if rule.groups else []
+    reasons += [] if rule.group_by is None else [f"have the same {rule.group_by}"]
+    return [f"{total} count as {model.bank.num_groups}, because these {' or '.join(reasons)}:", *lines]
 
 
 def source_files(options: SourceOptions) -> dict[str, Path]:
