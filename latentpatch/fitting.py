@@ -7,10 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from .autoencoders.base import Autoencoder
 from .bank.attributes import read_attributes
 from .bank.augmentation import DEFAULT_OFFSET_COST, Variants
 from .bank.bank import SourceBank, Where
 from .bank.encode import Sources, encode_sources
+from .bank.grouping import Colors, Grouping
 from .bank.latents import fit_pca
 from .errors import RegistrationWarning, SettingError
 from .registration.agreement import disagreement_of_sources
@@ -20,7 +26,7 @@ from .validation import check_flag
 if TYPE_CHECKING:
     from .model import LatentPatch
 
-__all__ = ["add", "fit", "remove", "subset", "warn_of_disagreement"]
+__all__ = ["add", "cell_colors", "fit", "remove", "subset", "warn_of_disagreement"]
 
 #: A CSV file, or attributes by id.
 Attributes = str | Path | Mapping[str, Mapping[str, str]]
@@ -41,6 +47,8 @@ def fit(
     progress: bool = False,
     scratch: str | Path | None = None,
     processes: Processes = ALONE,
+    groups: bool = True,
+    group_by: str | None = None,
     details: bool | None = None,
 ) -> LatentPatch:
     """Encode the sources, fit the PCA on their latents and fill the bank. Returns the model.
@@ -67,6 +75,9 @@ def fit(
             long as the model uses it. The result is the same.
         processes: the processes that call this together, with the same arguments: each encodes its share of the
             sources, and all get all of them, as one alone would have.
+        groups: count equal and nearly equal sources, such as re-saved files of one picture, as one
+            (:mod:`~latentpatch.bank.grouping`): together they give no more than one source may.
+        group_by: attribute whose equal values count as one, too, such as the person on several pictures.
         details: the former name of ``residuals``.
 
     Warns:
@@ -80,11 +91,16 @@ def fit(
         if residuals is not None:
             raise SettingError("residuals", residuals, "there once: details is its former name")
         residuals = details
-    variants = Variants(mirrored, offsets, offset_cost)
+    variants, grouping = Variants(mirrored, offsets, offset_cost), Grouping(groups, group_by)
     if residuals is None:
         residuals = self.autoencoder.stores_residuals_by_default
     check_flag("residuals", residuals)
     rows = _attributes_by_id(attributes)  # read before encoding, which may take minutes
+    names = sorted({name for row in (rows or {}).values() for name in row})
+    if group_by is not None and group_by not in names:
+        raise SettingError(
+            "group_by", group_by, f"an attribute of the sources ({', '.join(names) or 'they have none'})"
+        )
     self.skipped = []
     encoded = encode_sources(
         self.autoencoder,
@@ -102,7 +118,10 @@ def fit(
     fit_pca(self.pca, encoded.latents, codebook, self.components)
     for name, value in self.pca.fitted().items():
         setattr(self.pca, name, processes.broadcast(value))  # machines differ in the last bits
-    self.bank.fill(encoded.latents, encoded.ids, self.pca, rows, codebook, scratch, variants, encoded.residuals)
+    bank, residual_rows = self.bank, encoded.residuals
+    bank.fill(encoded.latents, encoded.ids, self.pca, rows, codebook, scratch, variants, residual_rows, grouping)
+    bank.find_groups(cell_colors(self.autoencoder, bank))
+    bank.group_numbers = processes.broadcast(bank.group_numbers)
     self.fitted_with = None
     if not processes.rank:
         warn_of_disagreement(self.bank)
@@ -125,6 +144,8 @@ def add(
 ) -> None:
     """Append sources, augmented like the others and with residuals if these have them; the PCA stays as it is.
 
+    Groups are found anew among all sources, unless the model's were not; by the same attribute, where there is one.
+
     Arguments and errors are those of :func:`fit`; files are resized to the size of the bank.
     """
     self.require_fit()
@@ -138,6 +159,7 @@ def add(
         residuals=bank.has_residuals,
     )
     bank.add(encoded.latents, encoded.ids, self.pca, rows, self.autoencoder.codebook, encoded.residuals)
+    bank.find_groups(cell_colors(self.autoencoder, bank))
 
 
 def remove(self: LatentPatch, ids: str | Sequence[str], *, refit: bool = True) -> None:
@@ -162,8 +184,23 @@ def remove(self: LatentPatch, ids: str | Sequence[str], *, refit: bool = True) -
         codebook = self.autoencoder.codebook
         fit_pca(self.pca, bank.latents, codebook, self.components)
         rows = dict(zip(bank.ids, bank.attributes, strict=True))
-        residuals = bank.residuals
-        bank.fill(bank.latents, bank.sources, self.pca, rows, codebook, variants=bank.variants, residuals=residuals)
+        variants, residuals = bank.variants, bank.residuals
+        bank.fill(bank.latents, bank.sources, self.pca, rows, codebook, None, variants, residuals, bank.grouping)
+    bank.find_groups(cell_colors(self.autoencoder, bank))
+
+
+def cell_colors(autoencoder: Autoencoder, bank: SourceBank) -> Colors:
+    """Return a function from positions in a bank to the mean colors of their cells, decoded without residuals."""
+    codebook = autoencoder.codebook
+
+    @torch.no_grad()
+    def colors(positions: Tensor) -> Tensor:
+        index = positions.to(bank.keys.device)[:, None, None].expand(-1, *bank.grid)
+        latents = autoencoder.dequantize(bank.gather(index, None if codebook is None else len(codebook)))
+        pictures = autoencoder.decode(latents.to(autoencoder.device))
+        return avg_pool2d(pictures.float(), autoencoder.spec.downsampling).flatten(2).movedim(1, 2)
+
+    return colors
 
 
 def subset(self: LatentPatch, where: Where) -> LatentPatch:

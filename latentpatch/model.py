@@ -208,8 +208,7 @@ class LatentPatch(PretrainedMixin, nn.Module):
         self, candidates: Tensor | None = None, has_reference: bool = False, mask: Tensor | None = None
     ) -> Context:
         """Return the inputs of a search over the bank, or over some candidates of it."""
-        positions = len(self.bank) if candidates is None else len(candidates)
-        return Context(self.bank.grid, positions // self.bank.variants.count, has_reference, mask)
+        return Context(self.bank.grid, self.bank.count_groups(candidates), has_reference, mask)
 
     def sampler_and_settings(self, name: str | None, settings: Settings | None) -> tuple[Sampler, Settings]:
         """Return a sampler and settings of it.

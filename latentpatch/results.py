@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .bank.augmentation import Variants
@@ -28,6 +29,8 @@ class Generation:
         settings: of the sampler; None without one.
         variants: the augmentation of the sources. :attr:`index` and :attr:`ids` tell copies apart; whatever counts
             sources counts all copies of an image as one source.
+        groups: ``(S,)`` int64, the group of each source without its copies, numbered by first appearance; None where
+            each is its own. A group counts as one source, and has the name of its first one.
     """
 
     images: Tensor = field(repr=False)
@@ -37,13 +40,22 @@ class Generation:
     sampler: str | None = None
     settings: Settings | None = None
     variants: Variants = field(default_factory=Variants)
+    groups: Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def shares(self) -> list[dict[str, float]]:
-        """Return, for each image, the share of its cells from each source, largest first; copies count together."""
+        """Return, for each image, the share of its cells from each source, largest first.
+
+        Copies count together, and so do the sources of a group, by the name of the first.
+        """
         names = self.ids[:: self.variants.count]
+        if self.groups is not None:
+            first: dict[int, str] = {}
+            for number, name in zip(self.groups.tolist(), names, strict=True):
+                first.setdefault(number, name)
+            names = tuple(first.values())
         return [_largest_first(row, names) for row in source_shares(self._sources(), len(names)).cpu()]
 
     def largest_regions(self) -> Tensor:
@@ -72,8 +84,11 @@ class Generation:
         return {"sampler": self.sampler, "settings": None if self.settings is None else self.settings.record()}
 
     def _sources(self) -> Tensor:
-        """Return index maps of images, whichever copy of them."""
-        return self.variants.sources_of(self.index)
+        """Return index maps of images, whichever copy of them, or of groups."""
+        sources = self.variants.sources_of(self.index)
+        if self.groups is None:
+            return sources
+        return torch.where(sources < 0, sources, self.groups.to(sources.device)[sources.clamp(min=0)])
 
 
 @dataclass(frozen=True)

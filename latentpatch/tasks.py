@@ -193,9 +193,9 @@ def inpainting(
 def _generation(
     model: LatentPatch, pictures: Tensor, index: Tensor, seeds: Sequence[int], settings: Settings
 ) -> Generation:
-    ids, variants = tuple(model.bank.ids), model.bank.variants
+    ids, variants, groups = tuple(model.bank.ids), model.bank.variants, model.bank.shared_numbers
     seeds = tuple(int(seed) for seed in seeds)
-    return Generation(pictures, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants)
+    return Generation(pictures, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants, groups)
 
 
 def editing(
@@ -220,11 +220,11 @@ def editing(
         position = self.bank.positions([donor.removeprefix("source:")])[0]
         if size != self.image_size:
             raise SettingError("image", size, f"of the bank's size {self.image_size} for the donor {donor!r}")
-        ids, variants = tuple(self.bank.ids), self.bank.variants
+        ids, variants, groups = tuple(self.bank.ids), self.bank.variants, self.bank.shared_numbers
         copied = self.latents_at(torch.full((1, *self.bank.grid), position, device=network.device))
         kept = network.quantize((yield Encode(target)))
     else:
-        position, variants = 0, Variants()
+        position, variants, groups = 0, Variants(), None
         ids = ("donor" if isinstance(donor, Tensor) else Path(donor).stem,)
         both = torch.cat([target, image_batch(donor, "donor", 1, size, network.device)])
         kept, copied = network.quantize((yield Encode(both))).split(1)
@@ -232,7 +232,7 @@ def editing(
     if composite:
         side = network.spec.downsampling
         result = join(result, target, cells.repeat_interleave(side, 0).repeat_interleave(side, 1))
-    return Generation(result, torch.where(cells, position, -1)[None], ids, variants=variants)
+    return Generation(result, torch.where(cells, position, -1)[None], ids, variants=variants, groups=groups)
 
 
 def _editing_size(model: LatentPatch, image: Picture) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from ..methods.latent.search.prepared import Groups, PreparedSources
 from ..settings import Settings
 from .augmentation import Variants
 from .checks import check_ids, check_shape
+from .grouping import Colors, Grouping, renumbered
 from .latents import projected
 from .pca import PCA
 from .predicate import Predicate, parse_predicate
@@ -35,11 +36,6 @@ class SourceBank(StoredSources):
     Tensors and attributes are those of :class:`~latentpatch.bank.stored.StoredSources`.
     """
 
-    @property
-    def groups(self) -> Tensor:
-        """Number in :attr:`sources` of the image that each position is a copy of: ``(B,)`` int64."""
-        return self.variants.sources_of(torch.arange(len(self), device=self.keys.device))
-
     # --- sources -----------------------------------------------------------------------------------
 
     def fill(
@@ -52,6 +48,7 @@ class SourceBank(StoredSources):
         scratch: str | Path | None = None,
         variants: Variants | None = None,
         residuals: Tensor | None = None,
+        grouping: Grouping | None = None,
     ) -> SourceBank:
         """Replace the sources. Returns itself.
 
@@ -64,6 +61,8 @@ class SourceBank(StoredSources):
             scratch: folder for a file of keys, where ``latents`` are in one: the bank is then :attr:`mapped`.
             variants: the augmentation that ``latents`` went through; by default none.
             residuals: ``(B, h, w, d)`` int8, where the bank is to keep them.
+            grouping: the rule by which :meth:`find_groups` will tell which sources count as one; until then each is
+                one.
 
         Raises:
             SettingError: for repeated ids or counts that do not agree.
@@ -82,6 +81,7 @@ class SourceBank(StoredSources):
         self.variants, self.ids = variants, variants.ids(ids)
         self.attributes = _aligned(attributes, ids, variants.count)
         self.mapped, self._keys_unchecked, self._claimed_digest = scratch is not None, False, None
+        self.grouping, self.group_numbers = grouping or Grouping(), torch.arange(len(ids))
         self._cache.clear()
         return self
 
@@ -111,6 +111,18 @@ class SourceBank(StoredSources):
             self.residuals = torch.cat([self.residuals, residuals.to(self.residuals)])
         self.ids = [*self.ids, *added]
         self.attributes = [*self.attributes, *_aligned(attributes, ids, self.variants.count)]
+        self.group_numbers = torch.cat([self.group_numbers, self.num_groups + torch.arange(len(ids))])
+        self._cache.clear()
+
+    def find_groups(self, colors: Colors) -> None:
+        """Find anew which sources count as one, by the rule :attr:`grouping`.
+
+        Args:
+            colors: gives the mean colors of sources' cells, see :mod:`latentpatch.bank.grouping`.
+        """
+        attributes = self.attributes[:: self.variants.count]
+        self.group_numbers = self.grouping(self.validated_keys(), attributes, self.variants, colors)
+        self._cache.clear()
 
     def remove(self, ids: Sequence[str]) -> None:
         """Remove images by id, with all augmented copies: their latents leave every tensor.
@@ -124,7 +136,7 @@ class SourceBank(StoredSources):
         self._cache.clear()
 
     def subset(self, positions: Sequence[int] | Tensor) -> SourceBank:
-        """Return a bank of some sources, whose keys keep their values and unit.
+        """Return a bank of some sources, whose keys keep their values and unit, and which stay in their groups.
 
         Args:
             positions: ascending; copies of an image are there together, or none is.
@@ -155,6 +167,9 @@ class SourceBank(StoredSources):
             else:  # a view would keep all of what is in memory
                 part = stored[rows] if bank.mapped else stored[rows].clone()
             setattr(self, name, part if self.mapped else part.to(bank.keys.device))
+        numbers = self.variants.sources_of(torch.arange(len(bank))[rows.cpu() if isinstance(rows, Tensor) else rows])
+        self.grouping = bank.grouping
+        self.group_numbers = renumbered(bank.group_numbers[numbers[:: self.variants.count]])
         chosen = range(len(bank))[rows] if isinstance(rows, slice) else rows.tolist()
         self.ids, self.attributes = [bank.ids[b] for b in chosen], [bank.attributes[b] for b in chosen]
 
@@ -210,6 +225,10 @@ class SourceBank(StoredSources):
             raise SettingError("where", str(where), f"satisfied by at least one of {len(self.sources)} sources")
         return chosen
 
+    def count_groups(self, candidates: Tensor | None = None) -> int:
+        """Return the number of sources among candidates, where those that count as one are one."""
+        return self.num_groups if candidates is None else len(self.groups[candidates].unique())
+
     # --- search ------------------------------------------------------------------------------------
 
     def sample(
@@ -258,13 +277,13 @@ class SourceBank(StoredSources):
         return PreparedSources(keys[candidates], of=keys, groups=groups)
 
     def _groups(self, candidates: Tensor | None) -> Groups | None:
-        """Return the images that candidates are copies of, and the squared offsets of the copies."""
-        if self.variants.count == 1:
+        """Return the groups of candidates, and the squared offsets of augmented copies."""
+        if self.num_groups == len(self):
             return None
         numbers, squares = self.groups, self.variants.squared_offsets().to(self.keys.device)
         squares = squares.repeat(len(self) // len(squares))
         if candidates is not None:
-            numbers, squares = numbers[candidates].unique(return_inverse=True)[1], squares[candidates]
+            numbers, squares = renumbered(numbers[candidates]), squares[candidates]
         return Groups(numbers, squares, self.variants.offset_cost)
 
     def _versioned_keys(self) -> Tensor:

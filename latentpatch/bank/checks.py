@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..errors import SettingError, SettingTypeError
 from ..methods.latent.search.keys import KEY_NORM
+from .grouping import renumbered
 from .latents import chunks
 
 if TYPE_CHECKING:
     from .stored import StoredSources
 
-__all__ = ["check_ids", "check_keys", "check_latents", "check_layout", "check_shape"]
+__all__ = ["check_groups", "check_ids", "check_keys", "check_latents", "check_layout", "check_shape"]
 
 
 def check_ids(ids: Sequence[str], count: int) -> None:
@@ -67,8 +68,16 @@ def check_layout(bank: StoredSources) -> None:
         raise ValueError(f"attributes must be one row for each of {len(bank.ids)} sources, got {len(bank.attributes)}")
     if bank.ids != bank.variants.ids(bank.sources):
         raise ValueError(f"ids must be those of sources with {bank.variants.count} variants each")
+    check_groups(bank.group_numbers, len(bank.sources))
     if bank.key_step.shape != () or not 0 < float(bank.key_step) < float("inf"):
         raise ValueError("key_step must be a positive number")
+
+
+def check_groups(numbers: Tensor, count: int) -> None:
+    """Refuse group numbers that are not one for each of ``count`` sources, from 0 by first appearance."""
+    is_integer = numbers.dtype == torch.int64 and numbers.shape == (count,)
+    if not is_integer or not torch.equal(numbers, renumbered(numbers)):
+        raise ValueError(f"groups must be numbers from 0 by first appearance, one for each of {count} sources")
 
 
 def check_keys(keys: Tensor) -> None:

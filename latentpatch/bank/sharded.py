@@ -36,6 +36,7 @@ class ShardedBank(SourceBank):
         self.processes, self.first = processes, part.start
         self._take_rows(bank, part)
         self.ids, self.attributes, self._claimed_digest = bank.ids, bank.attributes, bank.digest()
+        self.group_numbers = bank.group_numbers
 
     def _check_sampler(self, sampler: Sampler) -> None:
         if not sampler.is_shardable:

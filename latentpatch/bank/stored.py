@@ -17,6 +17,7 @@ from ..io.atomic import tensor_bytes
 from .augmentation import Variants
 from .checks import check_keys, check_latents, check_layout
 from .fitted_module import FittedModule, pack, unpack
+from .grouping import Grouping
 from .latents import chunks, dequantize
 from .prepared_cache import PreparedCache
 
@@ -42,6 +43,8 @@ class StoredSources(FittedModule):
         attributes: one mapping of attribute names to text a source, maybe empty.
         variants: the augmentation: the :attr:`Variants.count` copies of an image are sources side by side, the image
             itself first, with the same attributes.
+        grouping: the rule by which sources count as one (:mod:`latentpatch.bank.grouping`).
+        group_numbers: ``(S,)`` int64 on the CPU, the group of each image, numbered from 0 by first appearance.
         mapped: whether keys and latents are in a file (:mod:`latentpatch.io.mmap`) and too large to be read
             beforehand. Values are then checked when they are used, :meth:`digest` is what the file says, and
             latents stay where they are when the module moves to another device.
@@ -61,6 +64,7 @@ class StoredSources(FittedModule):
         self.ids: list[str] = []
         self.attributes: list[dict[str, str]] = []
         self.variants = Variants()
+        self.grouping, self.group_numbers = Grouping(), torch.zeros(0, dtype=torch.int64)
         self.mapped = False
         self._file: str | Path = "the bank's file"
         self._keys_unchecked = False
@@ -92,6 +96,44 @@ class StoredSources(FittedModule):
     def sources(self) -> list[str]:
         """Ids of the images, without those of their augmented copies."""
         return self.ids[:: self.variants.count]
+
+    @property
+    def groups(self) -> Tensor:
+        """Number of the group that each position is in, augmented copies with their image: ``(B,)`` int64."""
+        return self.groups_of(torch.arange(len(self), device=self.keys.device))
+
+    @property
+    def group_names(self) -> list[str]:
+        """Names of the groups: the id of the first image in each."""
+        return [members[0] for members in self._members_of_groups()]
+
+    @property
+    def shared_groups(self) -> dict[str, list[str]]:
+        """Ids of the images in each group of several, by the group's name."""
+        return {members[0]: members for members in self._members_of_groups() if len(members) > 1}
+
+    @property
+    def shared_numbers(self) -> Tensor | None:
+        """The numbers :attr:`group_numbers`; None where each source is a group of its own."""
+        return self.group_numbers if self.num_groups < len(self.group_numbers) else None
+
+    def groups_of(self, index: Tensor) -> Tensor:
+        """Return the numbers of the groups that positions in the bank are in; -1 stays."""
+        sources = self.variants.sources_of(index)
+        if self.shared_numbers is None:
+            return sources
+        return torch.where(sources < 0, sources, self.group_numbers.to(index.device)[sources.clamp(min=0)])
+
+    @property
+    def num_groups(self) -> int:
+        """Number of sources, where those that count as one are one."""
+        return int(self.group_numbers.max()) + 1 if len(self.group_numbers) else 0
+
+    def _members_of_groups(self) -> list[list[str]]:
+        members: list[list[str]] = [[] for _ in range(self.num_groups)]
+        for name, number in zip(self.sources, self.group_numbers.tolist(), strict=True):
+            members[number].append(name)
+        return members
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -155,12 +197,17 @@ class StoredSources(FittedModule):
         return self
 
     def digest(self) -> str:
-        """Return the SHA-256 of ids, keys, latents and residuals, in lower-case hex; a mapped file states its own."""
+        """Return the SHA-256 of ids, groups, keys, latents and residuals, in lower-case hex.
+
+        A mapped file states its own.
+        """
         return self._claimed_digest or self.computed_digest()
 
     def computed_digest(self) -> str:
         """Return :meth:`digest` of the tensors themselves, all of which are read."""
         names: Any = self.ids if self.variants.count == 1 else [self.ids, self.variants.record()]
+        if self.shared_numbers is not None:
+            names = [self.ids, self.variants.record(), self.group_numbers.tolist()]
         total = hashlib.sha256(json.dumps(names, sort_keys=True).encode())
         for stored in (self.keys, self.latents, self.residuals):
             for chunk in chunks(stored):
@@ -169,7 +216,10 @@ class StoredSources(FittedModule):
 
     def get_extra_state(self) -> Tensor:
         augmented = {} if self.variants.count == 1 else {"variants": self.variants.record()}
-        return pack({"ids": self.ids, "attributes": self.attributes, **augmented})
+        grouped: dict[str, Any] = {} if self.grouping == Grouping() else {"grouping": self.grouping.record()}
+        if self.shared_numbers is not None:
+            grouped["groups"] = self.group_numbers.tolist()
+        return pack({"ids": self.ids, "attributes": self.attributes, **augmented, **grouped})
 
     def set_extra_state(self, state: Any) -> None:
         self._cache.clear()
@@ -177,6 +227,9 @@ class StoredSources(FittedModule):
         self.ids = [str(name) for name in record["ids"]]
         self.attributes = [{str(k): str(v) for k, v in row.items()} for row in record["attributes"]]
         self.variants = Variants(**record.get("variants", {}))
+        self.grouping = Grouping(**record.get("grouping", {}))  # older files have none
+        numbers = record.get("groups")
+        self.group_numbers = torch.arange(len(self.sources)) if numbers is None else torch.tensor(numbers)
         self._claimed_digest, self._keys_unchecked = None, self.mapped
         if self.mapped:
             check_layout(self)

@@ -146,7 +146,7 @@ def audit_identities(
     known = described("identities of sources", len(model.bank.sources), source)
     distance, number = nearest(made, known)
     if held_out is None:
-        reference = nearest_others(known)
+        reference = nearest_others(known, model.bank.group_numbers)
     else:
         reference, _ = nearest(described_files("identities held out", held_out), known)
     found = audit_identity(distance, reference, limit)

@@ -19,7 +19,7 @@ from ..methods.base import Context
 from ..model import LatentPatch
 from ..registry import SAMPLERS
 from ..runs.system import choose_device
-from ._options import RegionOptions, RunContext, SourceOptions
+from ._options import RegionOptions, RunContext, SourceOptions, plural
 from ._registration import said_warnings
 from ._samplers import SamplerOptions
 
@@ -35,6 +35,9 @@ __all__ = [
     "skipped_files",
     "source_files",
 ]
+
+_MAX_GROUPS = 8  # groups that are printed, and other members of each
+_MAX_MEMBERS = 6
 
 
 def open_autoencoder(context: RunContext) -> LatentPatch:
@@ -106,14 +109,35 @@ def open_model(
             offsets=options.offsets,
             offset_cost=options.offset_cost,
             residuals=options.residuals,
+            groups=options.groups,
+            group_by=options.group_by,
             progress=context.shows_progress,
             scratch=scratch,
         )
     for _, reason in model.skipped:
         context.say(f"skipped: {reason}")
+    for line in _group_lines(model):
+        context.say(line)
     if attributes is not None and not any(model.bank.attributes):
         raise ValueError(f"--attributes {options.attributes}: names none of the sources, such as {model.bank.ids[0]!r}")
     return model
+
+
+def _group_lines(model: LatentPatch) -> list[str]:
+    """Return lines that name the sources that count as one; none where each counts."""
+    groups = model.bank.shared_groups
+    if not groups:
+        return []
+    lines = []
+    for name, (_, *others) in list(groups.items())[:_MAX_GROUPS]:
+        more = f" and {len(others) - _MAX_MEMBERS} more" if len(others) > _MAX_MEMBERS else ""
+        lines.append(f"  {name}: with {', '.join(others[:_MAX_MEMBERS])}{more}")
+    if len(groups) > _MAX_GROUPS:
+        lines.append(f"  and {len(groups) - _MAX_GROUPS} more groups, which inspect names in a fitted model")
+    total, rule = plural(len(model.bank.sources), "source"), model.bank.grouping
+    reasons = ["show the same picture (or say --no-groups)"] if rule.groups else []
+    reasons += [] if rule.group_by is None else [f"have the same {rule.group_by}"]
+    return [f"{total} count as {model.bank.num_groups}, because these {' or '.join(reasons)}:", *lines]
 
 
 def source_files(options: SourceOptions) -> dict[str, Path]:

@@ -47,7 +47,10 @@ BARE = ("autoencoder", "device", "precision", "resume")
 PICTURES_HELP = "a folder, pictures, or a text file that lists pictures"
 
 #: Options of sources that a fitted model file settles.
-_SETTLED_BY_FIT = ("components", "size", "attributes", "mirrored", "offsets", "offset_cost", "residuals")
+_SETTLED_BY_FIT = (
+    *("components", "size", "attributes", "mirrored", "offsets", "offset_cost", "residuals"),
+    *("groups", "group_by"),
+)
 
 O = TypeVar("O", bound="CommandOptions")  # noqa: E741
 
@@ -124,6 +127,12 @@ class SourceOptions(OptionGroup):
         "the embedded autoencoders)",
         aliases=("--details", "--no-details"),
     )
+    groups: bool | None = switch(
+        "count equal and nearly equal sources, such as re-saved files of one picture, as one (yes)"
+    )
+    group_by: str | None = option(
+        str, "COLUMN", "attribute whose equal values count as one source, such as the person on several pictures"
+    )
 
     @property
     def is_fitted(self) -> bool:
@@ -134,6 +143,8 @@ class SourceOptions(OptionGroup):
         """Refuse options of fitting for a model that is fitted."""
         if self.offset_cost is not None and not self.offsets:
             raise ValueError("--offset-cost needs --offsets")
+        if self.group_by is not None and self.attributes is None and not self.is_fitted:
+            raise ValueError("--group-by needs --attributes, the table with that column")
         settled = {name: getattr(self, name) for name in _SETTLED_BY_FIT} | {"mirrored": self.mirrored or None}
         for name, value in settled.items():
             if self.is_fitted and value is not None:

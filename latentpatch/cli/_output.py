@@ -271,6 +271,8 @@ def describe_model(stored: ModelFile) -> dict[str, Any]:
         "explained_variance": round(variance, 4),
         "attributes": sorted({name for attributes in bank.attributes for name in attributes}),
         "ids": bank.sources,
+        "grouping": bank.grouping.record(),
+        "groups": bank.shared_groups,
     }
 
 

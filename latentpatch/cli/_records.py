@@ -144,4 +144,4 @@ def recorded_maps(folder: Path, paths: Sequence[Path], model: LatentPatch) -> Re
             raise ValueError(f"positions beyond the {len(model.bank)} sources")
     except _MALFORMED as error:
         raise FileError(note, f"not a record that generate wrote: {error}") from error
-    return RecordedMaps(model.bank.variants.sources_of(index), is_recorded, notes)
+    return RecordedMaps(model.bank.groups_of(index), is_recorded, notes)

@@ -111,6 +111,7 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
             "version": __version__,
             "autoencoder": model.identity(),
             "sources": len(model.bank.sources),
+            "groups": model.bank.num_groups,
             "sources_sha256": model.bank.digest(),
             "pictures": len(paths),
             "reference_is": "the sources, each without itself" if held_out is None else "held-out pictures",
@@ -174,7 +175,7 @@ def _registered_sources(model: LatentPatch, sources: cli.SourceOptions, context:
     from ..provenance.registered import RegisteredSources
 
     with context.progress(name="sources", total=len(model.bank.sources)) as bar:
-        return RegisteredSources(_source_pictures(model, sources, bar.update))
+        return RegisteredSources(_source_pictures(model, sources, bar.update), model.bank.group_numbers)
 
 
 def _source_pictures(

@@ -37,7 +37,8 @@ def run(options: ExplainOptions, context: cli.RunContext) -> dict[str, Any]:
         images.write_image(staging / "explanation.png", found.sheet())
         atomic.write_bytes(staging / "explanation.html", found.page().encode())
         write_json(staging / "explanation.json", report)
-    largest = f", the largest {found.sources[0].id} with {found.sources[0].share:.0%}" if found.sources else ""
-    context.say(f"{options.output}/explanation.html: {cli.plural(len(found.sources), 'source')}{largest}")
+    shares = found.group_shares()
+    largest = "".join(f", the largest {name} with {share:.0%}" for name, share in list(shares.items())[:1])
+    context.say(f"{options.output}/explanation.html: {cli.plural(len(shares), 'source')}{largest}")
     context.say(found.note)
     return report

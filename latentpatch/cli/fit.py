@@ -40,5 +40,7 @@ def run(options: FitOptions, context: cli.RunContext) -> dict[str, Any]:
         model = open_model(options.sources, context, options.output, scratch=staging)
         model.save(path)
         report = describe_model(ModelFile.read(path)) | {"skipped": skipped_files(model)}
-    context.say(f"{options.output}: {cli.plural(len(model.bank.sources), 'source')}")
+    total, groups = len(model.bank.sources), model.bank.num_groups
+    counting = f", which count as {groups}" if groups < total else ""
+    context.say(f"{options.output}: {cli.plural(total, 'source')}{counting}")
     return report

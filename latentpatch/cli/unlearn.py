@@ -32,6 +32,7 @@ class UnlearnOptions(cli.CommandOptions):
     pictures: tuple[Path, ...] = cli.option(
         Path, "SOURCE", "the sources' pictures, to encode again those that remain", nargs="+", default=()
     )
+    keep_similar: bool = cli.flag("remove them though a source remains that is nearly the same")
     seeds: int = cli.option(cli.integer(1), "N", "images made with both models", default=256)
     seed: int = cli.option(cli.integer(0), "SEED", "seed of the first image", default=0)
     sampler: SamplerOptions = cli.group(SamplerOptions)
@@ -56,7 +57,7 @@ def run(options: UnlearnOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..bank.format import ModelFile
     from ..errors import UnlearningError
     from ..io import atomic
-    from ..provenance.unlearning import check_removable, unlearned, verify_unlearning
+    from ..provenance.unlearning import check_removable, refuse_similar, unlearned, verify_unlearning
     from ._load import files_of, load_model
     from ._output import write_json
 
@@ -64,12 +65,14 @@ def run(options: UnlearnOptions, context: cli.RunContext) -> dict[str, Any]:
     ModelFile.read(path, whole=True).verify(path)
     before = load_model(path, context)
     settings = options.sampler.settings(before.settings)
-    check_removable(before, options.ids, settings)
+    similar = check_removable(before, options.ids, settings, keep_similar=True)
+    if not options.keep_similar:
+        refuse_similar(similar, "--keep-similar")
     remaining = [name for name in before.bank.sources if name not in options.ids]
     pictures = files_of(remaining, "--pictures", options.pictures) if options.pictures else []
     with atomic.staged(note.parent) as notes, atomic.staged(new.parent) as staging:
         written = staging / new.name
-        unlearned(path, options.ids, options.run.autoencoder).save(written)
+        unlearned(path, options.ids, options.run.autoencoder, keep_similar=True).save(written)
         ModelFile.read(written, whole=True).verify(written)
         after = load_model(written, context)
         seeds = range(options.seed, options.seed + options.seeds)
@@ -81,6 +84,7 @@ def run(options: UnlearnOptions, context: cli.RunContext) -> dict[str, Any]:
             "command": "unlearn",
             "verdict": "pass",
             "removed": list(options.ids),
+            "nearest_remaining": [each.record() for each in similar],
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "before": _facts(path.name, path, before),
             "after": _facts(new.name, written, after),
@@ -114,6 +118,14 @@ def _facts(name: str, path: Path, model: LatentPatch) -> dict[str, Any]:
     }
 
 
+def _similar_line(row: dict[str, Any]) -> str:
+    """Return a line on the remaining sources that are most like a removed one."""
+    if row["group"]:
+        return f"{row['id']}: counts as one source with {', '.join(row['group'])}, which remain"
+    at = "" if row["relative"] is None else f", at {row['relative']:.2f} of the distance to the next ones"
+    return f"{row['id']}: the nearest remaining source is {row['nearest']}{at}"
+
+
 def _statement(report: dict[str, Any], checks: Sequence[Check]) -> str:
     """Return the report as text."""
     before, after, run = report["before"], report["after"], report["checks"][-1]
@@ -122,6 +134,7 @@ def _statement(report: dict[str, Any], checks: Sequence[Check]) -> str:
         f"{removed} removed, and nothing of it left: {', '.join(report['removed'])}",
         f"before: {before['file']}, {cli.plural(before['sources'], 'source')}, SHA-256 {before['sha256']}",
         f"after:  {after['file']}, {cli.plural(after['sources'], 'source')}, SHA-256 {after['sha256']}",
+        *map(_similar_line, report["nearest_remaining"]),
         *(f"passed: {check.name}" for check in checks),
         f"        ({run['pictures_before']} of {run['seeds']} pictures had one before, {run['pictures_after']} after)",
         f"{report['date']}, latentpatch {__version__}, torch {report['versions']['torch']}, {platform.machine()}",

@@ -98,7 +98,8 @@ class Row:
         return None if self.bank is None or self.bank >= len(model.bank.sources) else self.bank
 
     def _context(self, model: LatentPatch) -> Context:
-        return Context(model.bank.grid, self.bank_size(model) or len(model.bank.sources))
+        groups = model.bank.num_groups
+        return Context(model.bank.grid, min(self.bank_size(model) or groups, groups))
 
     def settings_for(self, model: LatentPatch) -> Settings:
         """Return the settings in force with a model.

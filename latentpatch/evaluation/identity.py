@@ -145,6 +145,7 @@ class Identity:
         sources: ``(B, D)``.
         held_out: ``(M, D)``, M at least 2.
         below: distances below which shares of pictures are figures, too.
+        groups: ``(B,)`` int64; sources of the same number are of one person. None where all are different.
 
     Attributes:
         distances: ``(M,)`` float64, of the held-out pictures to the nearest source.
@@ -155,14 +156,20 @@ class Identity:
             apart.
     """
 
-    def __init__(self, sources: Tensor, held_out: Tensor, below: Sequence[float] = ()) -> None:
+    def __init__(
+        self, sources: Tensor, held_out: Tensor, below: Sequence[float] = (), groups: Tensor | None = None
+    ) -> None:
         check_integer("held_out", len(held_out), 2)
         self.sources, self.below = sources.double(), checked_limits(below)
+        self._groups = groups
         self.distances, _ = nearest(held_out, sources)
         self.limit = low_percentile(self.distances)
         if not float(self.distances.median()):
             raise SettingError("identity", "equal descriptors of sources and held-out pictures", "different for others")
         self._members, self._others = (_some(each.double()) for each in (sources, held_out))
+
+    def _is_diverse(self) -> bool:
+        return len(self.sources) > 1 and (self._groups is None or len(self._groups.unique()) > 1)
 
     def nearest(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distances of pictures ``(N, D)`` to the nearest source, and its number, as :func:`nearest`."""
@@ -239,7 +246,7 @@ class Identity:
         """
         return {
             "held_out": _distribution(self.distances),
-            "sources": _distribution(nearest_others(self.sources)) if len(self.sources) > 1 else None,
+            "sources": _distribution(nearest_others(self.sources, self._groups)) if self._is_diverse() else None,
             "limit": self.limit,
             "chance": percentile_rank(len(self.distances)) / (len(self.distances) + 1),
             "baseline": self.baseline(resamples),

@@ -65,7 +65,7 @@ def recovery_errors(model: LatentPatch, latents: Tensor, side: int, own: Tensor 
         model: a fitted model.
         latents: ``(N, L, h, w)`` of the images, at the bank's grid.
         side: side of the blocks in cells; they begin at the top left and are cut at the border.
-        own: ``(N,)`` int64, for each image the number of a source that must not be used, nor its augmented copies.
+        own: ``(N,)`` int64, for each image the number of a group of sources that must not be used.
 
     Raises:
         SettingError: for a side below 1, or latents of another grid.
@@ -84,7 +84,7 @@ def recovery_errors(model: LatentPatch, latents: Tensor, side: int, own: Tensor 
         for block, (query, candidates) in enumerate(zip(queries, sources, strict=True)):
             errors = torch.cdist(query, candidates).square()
             if own is not None:
-                excluded = own[:, None] == model.bank.variants.sources_of(torch.arange(first, first + len(chunk)))
+                excluded = own[:, None] == model.bank.groups_of(torch.arange(first, first + len(chunk)))
                 errors = errors.masked_fill(excluded, torch.inf)
             best[:, block] = torch.minimum(best[:, block], errors.amin(1))
         first += len(chunk)
@@ -95,18 +95,20 @@ def measure_memorization(model: LatentPatch, held_out: Tensor, side: int) -> Rec
     """Compare how well the model recovers its sources and held-out images with blocks of one side.
 
     Args:
-        model: a fitted model with at least two sources.
+        model: a fitted model with at least two sources that do not count as one.
         held_out: ``(M, L, h, w)`` latents of images that are not sources.
         side: side of the blocks in cells.
 
     Raises:
         SettingError: for fewer than two sources.
     """
-    count = check_integer("sources", len(model.bank.sources), 2)
+    check_integer("sources", model.bank.num_groups, 2)
+    count = len(model.bank.sources)
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_MAX_RECOVERED]
     codebook, stored = model.autoencoder.codebook, model.bank.latents[:: model.bank.variants.count]
     latents = dequantize(stored[chosen.to(stored.device)].to(model.autoencoder.device), codebook).movedim(-1, 1)
-    from_all, from_others = recovery_errors(model, latents, side), recovery_errors(model, latents, side, chosen)
+    own = model.bank.group_numbers[chosen]
+    from_all, from_others = recovery_errors(model, latents, side), recovery_errors(model, latents, side, own)
     unseen = recovery_errors(model, held_out, side)
     sources, left_out, median = (float(errors.median()) for errors in (from_all, from_others, unseen))
     gap, gap_left_out = ((median - error) / median if median else 0.0 for error in (sources, left_out))

@@ -209,7 +209,7 @@ class Evaluation:
         """
         found = self.log.find(memorisation=...)
         if found is None:
-            if not self.held_out or len(self.model.bank.sources) < 2:
+            if not self.held_out or self.model.bank.num_groups < 2:
                 return []
             sides = (getattr(self.model.settings, "step", 2), max(self.model.bank.grid))
             results = [measure_memorization(self.model, self._held_out_latents, side).record() for side in sides]
@@ -264,7 +264,7 @@ class Evaluation:
         numbers = torch.arange(len(self.model.bank.sources))
         sources = torch.cat([self.identity.features(shown) for shown, _ in self._source_images(numbers, False)])
         held_out = torch.cat([self.identity.features(batch) for batch in self._read(self.held_out)])
-        return Identity(sources, held_out, self._below)
+        return Identity(sources, held_out, self._below, self.model.bank.group_numbers)
 
     @cached_property
     def _held_out_latents(self) -> Tensor:

@@ -132,7 +132,7 @@ def most_alike(sets: Sequence[SampleSet]) -> list[tuple[int, Alike]]:
 def copying_figures(bank: SourceBank, index: Tensor, typical_distance: float | None) -> dict[str, Tensor]:
     """Return figures of images that are made of sources, ``(N,)`` each, by name.
 
-    Augmented copies of a source count as that source, except for seams.
+    Augmented copies of a source, and the sources of a group, count as one, except for seams.
 
     Args:
         bank: the sources.
@@ -140,8 +140,7 @@ def copying_figures(bank: SourceBank, index: Tensor, typical_distance: float | N
         typical_distance: median distance of held-out images to their nearest source, the unit of ``nearest``; without
             it that figure is left out.
     """
-    sources = bank.variants.sources_of(index)
-    values = map_figures(sources)
+    values = map_figures(bank.groups_of(index))
     values |= {"copied": (values["largest_share"] >= COPY_SHARE).double(), "seams": seam_energies(bank, index).cpu()}
     if typical_distance:
         values["nearest"] = nearest_distances(bank, bank.keys_at(index.to(bank.keys.device))) / typical_distance

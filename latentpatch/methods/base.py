@@ -27,7 +27,7 @@ class Context:
 
     Attributes:
         grid: height and width in cells.
-        num_sources: sources that may take part; augmented copies of one count as one.
+        num_sources: sources that may take part; augmented copies of one, and a group of several, count as one.
         has_reference: whether there is a reference.
         mask: ``(h, w)`` bool, the cells to fill; None for all.
     """

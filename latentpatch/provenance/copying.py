@@ -4,7 +4,8 @@ Two views of an image are measured. Its *index map* says for each latent cell wh
 generated with, else the nearest source of each cell at the same place (:func:`.trace.nearest_source_map`; nearly all
 cells of a decoded and encoded image are still nearest to the source they were copied from). Its *distance* to each
 source is that of the whole image, in the reduced latents of the search, where it is exact. Augmented copies of a source
-(:mod:`~latentpatch.bank.augmentation`) count as that source; its distance is that of the nearest copy.
+(:mod:`~latentpatch.bank.augmentation`) count as that source; its distance is that of the nearest copy. Sources of a
+group (:mod:`~latentpatch.bank.grouping`) count as one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "copying_of_sources",
     "largest_shares",
     "map_figures",
+    "nearest_groups",
     "nearest_sources",
     "region_densities",
     "source_counts",
@@ -163,14 +165,13 @@ class Copying:
     """Copying figures of N images; tensors ``(N,)`` on the CPU.
 
     Attributes:
-        index: ``(N, h, w)`` int64, the index map: numbers of sources without their augmented copies, -1 for the input
-            image.
+        index: ``(N, h, w)`` int64, the index map: numbers of groups of sources, -1 for the input image.
         exact: bool, whether it is the index map the image was generated with.
         largest_share, sources, largest_region, regions: of the index map: see :func:`largest_shares`,
             :func:`source_counts`, :func:`~latentpatch.provenance.maps.largest_regions`, :func:`region_densities`.
-        nearest: int64, the source nearest to the whole image.
+        nearest: int64, the source nearest to the whole image, without its augmented copies.
         distance: float64, its distance in units of the latents: see :func:`source_distances`.
-        relative: float64, relative to the distance to the next nearest: see :func:`nearest_sources`.
+        relative: float64, relative to the distance to the next nearest of other groups: see :func:`nearest_sources`.
         mirrored: bool, whether nearest, distance and relative are those of the mirror image, which is nearer.
     """
 
@@ -227,12 +228,12 @@ def copying(model: LatentPatch, pictures: Tensor | Generation, neighbors: int = 
         if pictures.ids != tuple(bank.ids):
             raise SettingError("pictures", "images of other sources", "generated from the model's sources")
         index = pictures.index
-        near = nearest_sources(_distances(bank, bank.keys_at(index)), neighbors)
+        near = nearest_groups(bank, _distances(bank, bank.keys_at(index)), neighbors)
         return _figures(bank, index, near, torch.zeros(len(index), dtype=torch.bool), exact=True)
     latents, flipped = model.latents_of(pictures), model.latents_of(pictures.flip(3))
     index, _ = nearest_source_map(latents, bank.latents, model.autoencoder.codebook)
     plain, mirrored = (
-        nearest_sources(_distances(bank, bank.keys_of(each, model.pca)), neighbors) for each in (latents, flipped)
+        nearest_groups(bank, _distances(bank, bank.keys_of(each, model.pca)), neighbors) for each in (latents, flipped)
     )
     is_mirrored = mirrored.relative < plain.relative
     near = Nearest(
@@ -248,7 +249,7 @@ def copying_of_sources(model: LatentPatch, count: int = 200, neighbors: int = NE
     """Measure the sources, each against all others: a reference for images that are no copies.
 
     Args:
-        model: a fitted model with at least three sources.
+        model: a fitted model with at least three sources that do not count as one.
         count: largest number of sources that are measured, evenly spread over the bank.
         neighbors: see :func:`nearest_sources`.
 
@@ -256,11 +257,11 @@ def copying_of_sources(model: LatentPatch, count: int = 200, neighbors: int = NE
         SettingError: for fewer than three sources.
     """
     bank, variants = model.bank, model.bank.variants.count
-    total = check_integer("sources", len(bank.sources), 3)  # one, and two others to compare it with
-    chosen, index, _ = nearest_other_sources(model, min(count, total))
+    check_integer("sources", bank.num_groups, 3)  # one, and two others to compare it with
+    chosen, index, _ = nearest_other_sources(model, min(count, len(bank.sources)))
     distances = _distances(bank, bank.validated_keys()[chosen * variants])
-    distances.scatter_(1, chosen[:, None], float("inf"))
-    near = nearest_sources(distances, neighbors)
+    numbers = bank.group_numbers.to(chosen.device)
+    near = nearest_groups(bank, distances.masked_fill(numbers[chosen][:, None] == numbers, float("inf")), neighbors)
     return _figures(bank, index, near, torch.zeros(len(chosen), dtype=torch.bool), exact=False)
 
 
@@ -270,8 +271,24 @@ def _distances(bank: SourceBank, keys: Tensor) -> Tensor:
     return distances.view(len(keys), -1, bank.variants.count).amin(2)
 
 
+def nearest_groups(bank: SourceBank, distances: Tensor, neighbors: int = NEIGHBORS) -> Nearest:
+    """Return the nearest source of each image by distances ``(N, sources)``, relative to those of other groups.
+
+    Arguments and errors are those of :func:`nearest_sources`; sources of one group are no neighbors of each other.
+    """
+    if bank.shared_numbers is None:
+        return nearest_sources(distances, neighbors)
+    check_integer("sources", bank.num_groups, 2)
+    numbers = bank.group_numbers.to(distances.device)
+    least = distances.new_full((len(distances), bank.num_groups), float("inf"))
+    least = least.scatter_reduce(1, numbers.expand_as(distances), distances, "amin")
+    near = nearest_sources(least, neighbors)
+    own = distances.masked_fill(numbers != near.source[:, None], float("inf"))
+    return replace(near, source=own.argmin(1))
+
+
 def _figures(bank: SourceBank, index: Tensor, near: Nearest, mirrored: Tensor, exact: bool) -> Copying:
-    sources = bank.variants.sources_of(index)
+    sources = bank.groups_of(index)
     return Copying(
         sources.cpu(),
         **map_figures(sources),

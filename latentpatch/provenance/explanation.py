@@ -33,7 +33,7 @@ _TEMPLATE = Path(__file__).with_name("explanation.html")
 _MAX_ROUNDING = 4  # levels of 255 by which pixels may differ between devices and precisions
 _MAX_REFERENCES = 32  # sources whose cells give the typical distance to the nearest other source
 _SHEET_SOURCES = 12  # sources on the sheet
-_PART_FIELDS = ("id", "cells", "largest_region", "attributes")
+_PART_FIELDS = ("id", "group", "cells", "largest_region", "attributes")
 _FACTS = ("command", "version", "seed", "sampler", "settings", "where", "decoding", "reference", "sources_sha256")
 
 
@@ -48,6 +48,7 @@ class SourcePart:
         largest_region: number of cells in its largest connected region.
         attributes: attributes of the source.
         picture: ``(3, H, W)`` in [0, 1], from the source's file, or decoded from the bank.
+        group: name of the group that counts as one source: of its augmented copies and of nearly equal sources.
     """
 
     id: str
@@ -56,6 +57,7 @@ class SourcePart:
     largest_region: int
     attributes: dict[str, str]
     picture: Tensor = field(repr=False)
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,13 @@ class Explanation:
     distance: Tensor | None = field(default=None, repr=False)
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def group_shares(self) -> dict[str, float]:
+        """Return the shares of the image by the name of a group of sources that counts as one, largest first."""
+        shares: dict[str, float] = {}
+        for part in self.sources:
+            shares[part.group or part.id] = shares.get(part.group or part.id, 0) + part.share
+        return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
     def record(self) -> dict[str, Any]:
         """Return the explanation as JSON holds it; ``cells`` are positions in the list of sources."""
         distance = self.distance
@@ -97,6 +106,7 @@ class Explanation:
                 {name: getattr(part, name) for name in _PART_FIELDS} | {"share": round(part.share, 6)}
                 for part in self.sources
             ],
+            "groups": {name: round(share, 6) for name, share in self.group_shares().items()},
             "facts": self.facts,
         }
 
@@ -203,6 +213,7 @@ def _explanation(
     order = sorted(range(len(used)), key=lambda k: (-int(counts[k]), int(used[k])))
     positions = [int(used[k]) for k in order]
     ranks = torch.full_like(index, -1)
+    names, numbers = model.bank.group_names, model.bank.groups_of(torch.tensor(positions, dtype=torch.int64)).tolist()
     parts = []
     for rank, (b, pixels) in enumerate(zip(positions, source_pictures(model, positions, originals), strict=True)):
         own = index == b
@@ -210,7 +221,8 @@ def _explanation(
         region_share = float(largest_regions(torch.where(own, index, -1)[None])[0])
         cells = int(own.sum())
         share, region = cells / index.numel(), round(region_share * index.numel())
-        parts.append(SourcePart(model.bank.ids[b], share, cells, region, model.bank.attributes[b], pixels))
+        attributes, group = model.bank.attributes[b], names[numbers[rank]]
+        parts.append(SourcePart(model.bank.ids[b], share, cells, region, attributes, pixels, group))
     return Explanation(title, picture, ranks, True, note, parts, None, facts)
 
 
@@ -267,10 +279,9 @@ def _generate_again(model: LatentPatch, facts: dict[str, Any], reference: Pictur
 
 def _typical_distance(model: LatentPatch) -> float:
     """Return the median distance of a source's cell to the nearest other source; 1 where there is none."""
-    total = len(model.bank.sources)
-    if total < 2:
+    if model.bank.num_groups < 2:
         return 1.0
-    _, _, distance = nearest_other_sources(model, min(_MAX_REFERENCES, total))
+    _, _, distance = nearest_other_sources(model, min(_MAX_REFERENCES, len(model.bank.sources)))
     return float(distance.median()) or 1.0
 
 

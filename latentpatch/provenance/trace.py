@@ -19,7 +19,7 @@ def nearest_source_map(
     stored: Tensor,
     codebook: Tensor | None = None,
     excluded: Tensor | None = None,
-    variants: int = 1,
+    groups: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the nearest source of every latent cell of arbitrary images, at the same place, in the full latents.
 
@@ -32,9 +32,8 @@ def nearest_source_map(
         latents: ``(N, L, h, w)`` of the images.
         stored: ``(B, h, w, L)``, or ``(B, h, w, q)`` codes: :attr:`SourceBank.latents`.
         codebook: the codebook of codes.
-        excluded: ``(N,)`` int64, for each image the number of a source to leave out with its augmented copies; -1 for
-            none.
-        variants: number of augmented copies of each source, which are adjacent in ``stored``.
+        excluded: ``(N,)`` int64, for each image the number of a group of sources to leave out; -1 for none.
+        groups: ``(B,)`` int64, the group of each source; by default each is its own.
 
     Returns:
         ``(N, h, w)`` int64 positions, and ``(N, h, w)`` float32 Euclidean distances.
@@ -45,12 +44,14 @@ def nearest_source_map(
     for first in range(0, count, _BATCH):
         rows = slice(first, first + _BATCH)
         left_out = None if excluded is None else excluded[rows]
-        index[rows], distance[rows] = _search(latents[rows], stored, codebook, left_out, variants)
+        index[rows], distance[rows] = _search(latents[rows], stored, codebook, left_out, groups)
     return index.view(count, height, width), distance.view(count, height, width)
 
 
 def nearest_other_sources(model: LatentPatch, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the nearest other source of each cell of some sources, evenly spread over the bank.
+
+    Sources of the same group are not others.
 
     Returns:
         ``(count,)`` int64 numbers of the sources; their :func:`nearest_source_map` among the other sources.
@@ -58,11 +59,13 @@ def nearest_other_sources(model: LatentPatch, count: int) -> tuple[Tensor, Tenso
     bank, total, variants = model.bank, len(model.bank.sources), model.bank.variants.count
     chosen = torch.arange(count, device=bank.keys.device) * total // count
     latents = model.latents_at((chosen * variants)[:, None, None].expand(-1, *bank.grid))
-    return chosen, *nearest_source_map(latents, bank.latents, model.autoencoder.codebook, chosen, variants)
+    return chosen, *nearest_source_map(
+        latents, bank.latents, model.autoencoder.codebook, bank.groups_of(chosen * variants), bank.groups
+    )
 
 
 def _search(
-    latents: Tensor, stored: Tensor, codebook: Tensor | None, excluded: Tensor | None, variants: int
+    latents: Tensor, stored: Tensor, codebook: Tensor | None, excluded: Tensor | None, groups: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return positions and distances ``(N, h * w)`` of one batch."""
     cells = latents.float().flatten(2).movedim(2, 0)  # cells x N x L
@@ -74,7 +77,9 @@ def _search(
         squared = torch.cdist(cells, sources, compute_mode="donot_use_mm_for_euclid_dist").square()
         score = squared + _WHOLE_IMAGE_WEIGHT * squared.mean(0)
         if excluded is not None:
-            numbers = torch.arange(first, first + len(chunk), device=excluded.device) // variants
+            last = first + len(chunk)
+            numbers = torch.arange(first, last) if groups is None else groups[first:last]
+            numbers = numbers.to(excluded.device)
             score = score.masked_fill((excluded[:, None] == numbers).to(score.device), float("inf"))
         least, found = score.min(2)
         is_nearer = least < least_score

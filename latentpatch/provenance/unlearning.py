@@ -21,14 +21,25 @@ from ..bank.bank import SourceBank
 from ..bank.latents import fit_pca
 from ..bank.pca import PCA
 from ..errors import SettingError
+from ..fitting import cell_colors
 from ..io.atomic import tensor_bytes
 from ..methods.base import Context
 from ..model import LatentPatch
 from ..ops.noise import noise_from_seeds
 from ..registry import SAMPLERS
 from ..settings import Settings
+from .audit import CopyLimits
+from .copying import nearest_groups, source_distances
 
-__all__ = ["Check", "check_removable", "unlearned", "verify_unlearning"]
+__all__ = [
+    "Check",
+    "Similar",
+    "check_removable",
+    "nearest_remaining",
+    "refuse_similar",
+    "unlearned",
+    "verify_unlearning",
+]
 
 _BATCH = 64  # images generated, or sources compared, together
 
@@ -52,36 +63,130 @@ class Check:
         return {"check": self.name, "passed": self.passed, **self.facts}
 
 
-def check_removable(model: LatentPatch, ids: Sequence[str], settings: Settings | None = None) -> None:
-    """Refuse ids that cannot be removed.
+@dataclass(frozen=True)
+class Similar:
+    """The sources that remain and are most like a removed one.
+
+    Attributes:
+        id: id of the removed source.
+        nearest: id of the nearest remaining source.
+        relative: its distance, relative to the mean distance to the next nearest of other groups; None where all
+            sources count as one. An audit takes a picture so near to a source for a copy where it is below
+            :attr:`~latentpatch.provenance.audit.CopyLimits.relative`.
+        group: ids of the remaining sources that count as one with it.
+    """
+
+    id: str
+    nearest: str
+    relative: float | None
+    group: tuple[str, ...]
+
+    @property
+    def is_copy(self) -> bool:
+        """True if a source remains that an audit would call a copy of the removed one."""
+        return bool(self.group) or (self.relative is not None and self.relative < CopyLimits().relative)
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields as JSON holds them."""
+        relative = None if self.relative is None else round(self.relative, 4)
+        return {"id": self.id, "nearest": self.nearest, "relative": relative, "group": list(self.group)}
+
+
+@torch.no_grad()
+def nearest_remaining(model: LatentPatch, ids: Sequence[str]) -> list[Similar]:
+    """Return, for each source to remove, those of the others that are most like it.
+
+    Args:
+        model: the model with all sources.
+        ids: ids of the sources to remove, some but not all.
+
+    Raises:
+        SettingError: for an unknown id.
+    """
+    bank, count = model.bank, model.bank.variants.count
+    rows = torch.tensor(bank.members(ids), device=bank.keys.device)[::count]
+    distances = source_distances(bank.validated_keys()[rows], bank.keys).view(len(rows), -1, count).amin(2).cpu()
+    numbers, removed = bank.group_numbers, rows.cpu() // count
+    distances[:, removed] = float("inf")
+    relative = nearest_groups(bank, distances).relative.tolist() if bank.num_groups > 1 else [None] * len(rows)
+    found = []
+    for name, row, own, ratio in zip(ids, removed.tolist(), distances, relative, strict=True):
+        is_same = (numbers == numbers[row]) & own.isfinite()
+        group = tuple(bank.sources[s] for s in is_same.nonzero()[:, 0].tolist())
+        found.append(Similar(name, bank.sources[int(own.argmin())], ratio, group))
+    return found
+
+
+def check_removable(
+    model: LatentPatch, ids: Sequence[str], settings: Settings | None = None, keep_similar: bool = False
+) -> list[Similar]:
+    """Refuse ids that cannot be removed, and return the remaining sources that are most like them.
 
     Args:
         model: the model to remove them from.
         ids: ids of sources.
         settings: settings that the remaining sources must suffice for; by default the model's.
+        keep_similar: allow that a source remains that counts as one with a removed one, or that an audit would call
+            a copy of it.
 
     Raises:
         ValueError: for an id that is unknown or repeated, where fewer sources would remain than the settings draw from,
-            and for settings that do not fit the grid.
+            for settings that do not fit the grid, and where a similar source remains.
     """
     if not ids or len(set(ids)) < len(ids):
         raise SettingError("ids", list(ids), "at least one id, each once")
     model.bank.members(ids)
-    remaining = len(model.bank.sources) - len(ids)
-    if remaining < 1:
-        raise SettingError("ids", len(ids), f"fewer than the {len(model.bank.sources)} sources")
+    bank = model.bank
+    if len(bank.sources) <= len(ids):
+        raise SettingError("ids", len(ids), f"fewer than the {len(bank.sources)} sources")
     settings = settings or model.settings
-    SAMPLERS.of(settings).validate(settings, Context(model.bank.grid, remaining))
+    remaining = torch.tensor(_remaining(bank, ids), device=bank.keys.device)
+    SAMPLERS.of(settings).validate(settings, Context(bank.grid, bank.count_groups(remaining)))
+    similar = nearest_remaining(model, ids)
+    if not keep_similar:
+        refuse_similar(similar)
+    return similar
 
 
-def unlearned(path: str | Path, ids: Sequence[str], autoencoder: str | None = None) -> LatentPatch:
+def refuse_similar(similar: Sequence[Similar], option: str = "keep_similar") -> None:
+    """Refuse to leave sources that count as one with a removed one, or that an audit would call a copy of it.
+
+    Args:
+        similar: what :func:`nearest_remaining` found.
+        option: name of the option that allows it, for the message.
+
+    Raises:
+        SettingError: about that option.
+    """
+    for each in similar:
+        if each.group:
+            reason = f"{', '.join(each.group)}, which count as one source with it"
+        elif each.is_copy:
+            reason = f"{each.nearest}, which is at {each.relative:.2f} of the distance to the next ones"
+        else:
+            continue
+        raise SettingError(option, False, f"set to remove {each.id} without {reason}")
+
+
+def unlearned(
+    path: str | Path, ids: Sequence[str], autoencoder: str | None = None, keep_similar: bool = False
+) -> LatentPatch:
     """Load the model of a file without some of its sources.
+
+    Args:
+        path: the file.
+        ids: ids of the sources to remove.
+        autoencoder: see :meth:`LatentPatch.load`.
+        keep_similar: see :func:`check_removable`.
 
     Raises:
         FileError, WeightsError: as :meth:`LatentPatch.load`.
-        ValueError: as :meth:`LatentPatch.remove`.
+        ValueError: as :meth:`LatentPatch.remove`, and where a similar source would remain.
     """
     model = LatentPatch.load(path, autoencoder)
+    model.bank.members(ids)
+    if not keep_similar and len(set(ids)) < len(model.bank.sources):
+        refuse_similar(nearest_remaining(model, ids))
     model.remove(ids, refit=True)
     return model
 
@@ -137,7 +242,9 @@ def _check_refit(before: LatentPatch, after: LatentPatch, ids: Sequence[str]) ->
     bank = SourceBank().to(before.bank.keys.device)
     attributes = {before.bank.ids[b]: before.bank.attributes[b] for b in kept}
     names = [name for name in before.bank.sources if name in attributes]
-    bank.fill(latents, names, pca, attributes, codebook, variants=before.bank.variants, residuals=residuals)
+    variants, grouping = before.bank.variants, before.bank.grouping
+    bank.fill(latents, names, pca, attributes, codebook, None, variants, residuals, grouping)
+    bank.find_groups(cell_colors(before.autoencoder, bank))
     return _compare("equal, bit for bit, to a model fitted on the remaining latents", pca, bank, after)
 
 
@@ -153,6 +260,7 @@ def _check_encoding(before: LatentPatch, after: LatentPatch, pictures: Sequence[
         size=after.image_size,
         residuals=bank.has_residuals,
         **variants.record(),
+        **bank.grouping.record(),
     )
     check = _compare("equal, bit for bit, to a model fitted on the remaining pictures", model.pca, model.bank, after)
     return Check(check.name, check.passed, {**check.facts, "pictures": len(pictures)})
@@ -211,7 +319,7 @@ def _count_images_with(ids: set[str], model: LatentPatch, seeds: Sequence[int], 
     """Return the number of seeds whose image has cells of some sources."""
     searched = torch.tensor([b for b, name in enumerate(model.bank.ids) if name in ids], device=model.bank.keys.device)
     sampler, total = SAMPLERS.of(settings), 0
-    context = Context(model.bank.grid, len(model.bank.sources))
+    context = model.context()
     settings = sampler.resolve(settings, context)
     noise_dim = sampler.noise_dim(settings, context)
     for first in range(0, len(seeds), _BATCH):

@@ -90,7 +90,8 @@ class GraphService:
         check_seconds(seconds, self.limits, deadline - time.monotonic())
         images, index = self._draw(request.all_seeds, deadline)
         sampler, ids = self.export["sampler"], tuple(self.export["sources"])
-        result = Generation(images, index, ids, tuple(request.all_seeds), sampler, self._settings)
+        groups = None if "groups" not in self.export else torch.tensor(self.export["groups"])
+        result = Generation(images, index, ids, tuple(request.all_seeds), sampler, self._settings, groups=groups)
         shown = None
         if isinstance(request, ProvenanceRequest):
             shown = provenance_images(index, len(ids), images.shape[2] // index.shape[1])

@@ -139,10 +139,11 @@ class Service:
             reference=self._optional(request.reference, "reference"),
             where=request.where,
         )
-        ids, variants = tuple(self.model.bank.ids), self.model.bank.variants
+        bank = self.model.bank
+        ids, variants, groups = tuple(bank.ids), bank.variants, bank.shared_numbers
         blank = index.new_zeros((len(index), 3, *self.model.image_size))  # gives the maps their size
         seeds = tuple(request.all_seeds)
-        result = Generation(blank, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants)
+        result = Generation(blank, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants, groups)
         return drawn_result(self.facts, request.operation, result, result.provenance())
 
     def _inpaint(self, request: InpaintRequest) -> Operation[Result]:
@@ -181,11 +182,12 @@ class Service:
                 "grid": list(model.bank.grid),
                 "image_size": list(model.image_size),
                 "attributes": attributes,
+                "groups": model.bank.shared_groups,
                 "samplers": sorted(SAMPLERS),
                 "settings": sampler.resolve(model.settings, model.context()).record(),
                 "sampler": sampler.name,
                 "presets": {name: settings_record(settings) for name, settings in PRESETS.items()},
-                "ranges": setting_ranges(model.bank.grid, len(model.bank.sources)),
+                "ranges": setting_ranges(model.bank.grid, model.bank.num_groups),
                 "limits": asdict(self.limits),
                 "schema": json_schema(),
             },

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.errors import refuses
 from helpers.paths import PORTRAITS
 from safetensors.torch import load_file
 
 from latentpatch import LatentPatch
 from latentpatch.cli.entry import main
-from latentpatch.provenance.unlearning import verify_unlearning
+from latentpatch.io.images import read_image
+from latentpatch.provenance.audit import CopyLimits
+from latentpatch.provenance.unlearning import check_removable, nearest_remaining, unlearned, verify_unlearning
 
 
 def run(*arguments: object) -> int:
@@ -36,7 +39,8 @@ def unlearn(model: Path, folder: Path, *more: object) -> tuple[int, dict[str, An
 
 def test_the_new_file_is_that_of_a_model_that_never_saw_them(fitted: Path, faces: Path, tmp_path: Path) -> None:
     status, report = unlearn(
-        fitted, tmp_path, "--id", "face03", "--id", "face07", "--pictures", faces, "--seeds", 40, "-q"
+        *(fitted, tmp_path, "--id", "face03", "--id", "face07", "--pictures", faces, "--seeds", 40, "-q"),
+        "--keep-similar",
     )
     assert status == 0
     others = tmp_path / "others"
@@ -122,11 +126,69 @@ def test_the_same_picture_under_another_id_is_not_forgotten(
     (folder / "twin.png").write_bytes((folder / "face01.png").read_bytes())
     model = tmp_path / "model.safetensors"
     assert run("fit", folder, "--autoencoder", "pixels:4", "--size", 64, "-q", "-o", model) == 0
-    status, report = unlearn(model, tmp_path / "out", "--id", "face01", "--seeds", 4)
+    status, report = unlearn(model, tmp_path / "out", "--id", "face01", "--seeds", 4, "--keep-similar")
     assert status == 1
     assert not report
     assert not (tmp_path / "out").exists()
     assert "not proved" in capsys.readouterr().err
+
+
+def test_similar_sources_that_remain_are_named_and_refused(
+    fitted: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Faces 3 and 4 are much alike, face 5 is like no other; twins count as one source."""
+    model = LatentPatch.load(fitted)
+    alike, alone = nearest_remaining(model, ["face03", "face05"])
+    assert (alike.nearest, alike.group, alike.is_copy) == ("face04", (), True)
+    assert alike.relative == pytest.approx(float(_relative(model, 3)))
+    assert alike.relative < CopyLimits().relative < alone.relative
+    assert not alone.is_copy
+    assert not nearest_remaining(model, ["face03", "face04"])[0].is_copy  # both go
+    with refuses("keep_similar"):
+        unlearned(fitted, ["face03"])
+    with refuses("keep_similar"):
+        check_removable(model, ["face03"])
+    assert check_removable(model, ["face03"], keep_similar=True) == [alike]
+    assert unlearned(fitted, ["face03"], keep_similar=True).bank.num_groups == 11
+
+    assert unlearn(fitted, tmp_path / "no", "--id", "face03", "--seeds", 4)[0] == 1
+    assert "--keep-similar must be set to remove face03 without face04" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+    status, report = unlearn(fitted, tmp_path, "--id", "face03", "--seeds", 4, "--keep-similar")
+    assert status == 0
+    (named,) = report["nearest_remaining"]
+    assert (named["id"], named["nearest"], named["group"]) == ("face03", "face04", [])
+    assert "face03: the nearest remaining source is face04, at 0." in capsys.readouterr().err
+
+    twins = tmp_path / "twins.safetensors"
+    model.add(read_image(faces / "face05.png")[None].mul(0.99), ids=["twin"])
+    model.save(twins)
+    (similar,) = nearest_remaining(model, ["face05"])
+    assert (similar.nearest, similar.group, similar.is_copy) == ("twin", ("twin",), True)
+    assert unlearn(twins, tmp_path / "no", "--id", "face05", "--seeds", 4)[0] == 1
+    assert "--keep-similar must be set to remove face05 without twin" in capsys.readouterr().err
+    status, report = unlearn(twins, tmp_path / "both", "--id", "face05", "--id", "twin", "--seeds", 4, "-q")
+    assert (status, report["after"]["sources"]) == (0, 11)
+    status, report = unlearn(twins, tmp_path / "one", "--id", "face05", "--seeds", 4, "-q", "--keep-similar")
+    assert status == 0
+    assert "counts as one source with twin, which remain" in (tmp_path / "one/report.txt").read_text(encoding="utf-8")
+
+
+def _relative(model: LatentPatch, b: int) -> float:
+    """Return the distance to the nearest other source, relative to the mean of the next five."""
+    others = (model.bank.keys.double() - model.bank.keys[b].double()).flatten(1).norm(dim=1).sort().values[1:]
+    return float(others[0] / others[1:6].mean())
+
+
+def test_a_group_of_the_rest_is_found_again(fitted: Path, faces: Path, tmp_path: Path) -> None:
+    model = LatentPatch.load(fitted)
+    model.add(torch.stack([read_image(faces / f"face{i:02d}.png") for i in (0, 8)]), ids=["again0", "again8"])
+    model.save(tmp_path / "model.safetensors")
+    status, report = unlearn(tmp_path / "model.safetensors", tmp_path, "--id", "face08", "--id", "again8", "-q")
+    assert status == 0, report
+    after = LatentPatch.load(tmp_path / "new.safetensors")
+    assert after.bank.shared_groups == {"face00": ["face00", "again0"]}
+    assert after.bank.num_groups == 11
 
 
 @pytest.mark.parametrize(
@@ -169,7 +231,7 @@ def test_unusable_files_are_refused(fitted: Path, tmp_path: Path, capsys: pytest
     refused("altered", altered, new)
     some = tmp_path / "some"
     some.mkdir()
-    refused("holds no images", fitted, new, report, "--pictures", some)
+    refused("holds no images", fitted, new, report, "--pictures", some, "--keep-similar")
     assert not new.exists()
     assert fitted.read_bytes() == data
 

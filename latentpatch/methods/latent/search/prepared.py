@@ -177,7 +177,7 @@ class PreparedSources:
 
     def _group(self, groups: Groups) -> None:
         self.groups = groups.numbers
-        self.pictures = int(groups.numbers[-1]) + 1
+        self.pictures = int(groups.numbers.max()) + 1
         if not bool(groups.squared_offsets.any()):
             return
         self.starts = (groups.squared_offsets == 0).nonzero()[:, 0]
