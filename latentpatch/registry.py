@@ -217,4 +217,7 @@ def settings_from_record(record: Mapping[str, Any]) -> Settings:
         TypeError, ValueError: where they are not settings of a sampler.
     """
     kind = SAMPLERS.settings_class(record.get("sampler", "raster"))
-    return kind(**{key: value for key, value in record.items() if key != "sampler" and value is not None})
+    before = {name: each.before for name, each in declared(kind).items() if each.before is not None}
+    values = {name: value for name, value in before.items() if name not in record}
+    values |= {key: value for key, value in record.items() if key != "sampler" and value is not None}
+    return kind(**values)

@@ -41,6 +41,7 @@ class Setting:
         metavar: placeholder on the command line.
         is_advanced: whether the command line lists it under the advanced settings.
         aliases: former names, which stay valid.
+        before: value in force in records that were written before there was this setting; None for the default.
     """
 
     name: str = ""
@@ -58,6 +59,7 @@ class Setting:
     metavar: str | None = None
     is_advanced: bool = False
     aliases: tuple[str, ...] = ()
+    before: Any = None
 
     @property
     def range_text(self) -> str:

@@ -20,7 +20,7 @@ from ..autoencoders.base import PRECISIONS
 from ..errors import LatentPatchError, SettingError, SettingTypeError
 from ..io import images
 from ..model import LatentPatch, Picture
-from ..registry import SAMPLERS
+from ..registry import settings_from_record
 from ..results import Generation
 from ..settings import check_limits
 from ..validation import check_integer
@@ -262,7 +262,7 @@ def _generate_again(model: LatentPatch, facts: dict[str, Any], reference: Pictur
         LatentPatchError, KeyError, TypeError, ValueError, OverflowError: for metadata that cannot be used.
     """
     sampler, where = facts["sampler"], facts.get("where")
-    settings = SAMPLERS.settings_class(sampler)(**facts["settings"])
+    settings = settings_from_record({**facts["settings"], "sampler": sampler})
     check_limits(settings)
     if not isinstance(where, str | None):
         raise SettingTypeError("where", where, "text")

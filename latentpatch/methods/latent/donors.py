@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...ops.noise import draw
 
-__all__ = ["SUBSET_STEPS", "excluded_pictures", "start_sources"]
+__all__ = ["SUBSET_STEPS", "donor_bands", "start_sources"]
 
 #: Number of uniforms that draw the donors of one image.
 SUBSET_STEPS = 1
@@ -36,10 +36,12 @@ def start_sources(uniforms: Tensor, distances: Tensor, starts: Tensor | None) ->
     return drawn.gather(1, farthest)[:, 0]
 
 
-def excluded_pictures(
-    first: Tensor | None, uniforms: Tensor, numbers: Tensor, num_donors: int, keep_start: bool
+def donor_bands(
+    first: Tensor | None, uniforms: Tensor, numbers: Tensor, num_donors: int, keep_start: bool, bands: int
 ) -> Tensor | None:
-    """Return the pictures that are no donors of each image ``(N, B)`` bool, or None where all are.
+    """Return the band that each picture gives patches to, -1 for none: ``(N, B)`` int64; None where all are donors.
+
+    Donors are dealt to the bands in turn, in the order in which they are drawn.
 
     Args:
         first: ``(N,)`` pictures of the start sources; None with a reference.
@@ -47,17 +49,19 @@ def excluded_pictures(
         numbers: ``(B,)`` int64 numbers of all pictures, from 0 on. In a graph they must be data: AOTInductor multiplies
             numbers from an ``arange`` in 32 bits.
         num_donors: number of donors of each image.
-        keep_start: whether the start picture is a donor; otherwise it never is.
+        keep_start: whether the start picture is a donor; otherwise it never is. It is drawn first.
+        bands: number of bands.
     """
     count = numbers.shape[0]
-    if num_donors == count:
+    if num_donors == count and bands == 1:
         return None
     images = uniforms.shape[0]  # Tracing would turn len() into a constant.
     ranks = _shuffled(draw(uniforms[:, :1], _STREAMS), numbers) * count + numbers
     if first is not None:
         ranks = ranks.scatter(1, first[:, None], -1 if keep_start else _PRIME * count)
     donors = ranks.topk(num_donors, dim=1, largest=False).indices
-    return uniforms.new_ones((images, count), dtype=torch.bool).scatter(1, donors, False)
+    turns = numbers[:num_donors].remainder(bands).expand(images, -1)
+    return uniforms.new_full((images, count), -1, dtype=torch.int64).scatter(1, donors, turns)
 
 
 def _shuffled(stream: Tensor, numbers: Tensor) -> Tensor:

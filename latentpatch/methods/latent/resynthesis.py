@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from ...ops.noise import draw
 from ...validation import check_noise, check_reference
 from ..base import Context, Sampler, window_size
-from .donors import SUBSET_STEPS, excluded_pictures, start_sources
+from .donors import SUBSET_STEPS, donor_bands, start_sources
 from .search import numba_backend as cpu
 from .search.assignment import ROUNDS
+from .search.bands import bands_of
 from .search.keys import exact_dtype
 from .search.prepared import MAX_MEMORY, PreparedSources, longest, score_bound
-from .search.resynthesis_schedule import resynthesis_steps, waves
+from .search.resynthesis_schedule import blocks_of, resynthesis_steps, waves
 from .search.torch_loops import PreparedUnits
 from .search.torch_resynthesis import Rules, Step, Tables, least_energy, make_tables, resynthesize, rules_of
 from .settings import ResynthesisSettings
@@ -102,18 +103,19 @@ def resynthesis(
             else:
                 first, start = None, reference.expand(len(noise) // tried, -1, -1, -1)[images // tried]
             first = None if first is None else sources.groups[first]
-            excluded = excluded_pictures(
+            donors = donor_bands(
                 first,
                 uniforms,
                 torch.arange(count, device=noise.device),
                 settings.num_donors(count, has_reference),
                 settings.allow_start_as_donor,
+                rules.bands,
             )
             uniforms = uniforms[:, SUBSET_STEPS:]
             if is_compiled:
-                maps.append(_compiled(sources, start, excluded, norm, settings, rules, sums, uniforms))
+                maps.append(_compiled(sources, start, donors, norm, settings, rules, sums, uniforms))
             else:
-                maps.append(_in_torch(sources, units, start, excluded, settings, rules, sums, uniforms))
+                maps.append(_in_torch(sources, units, start, donors, settings, rules, sums, uniforms))
         return least_energy(units, torch.cat(maps), tried, settings.patch_size, settings.stride, settings.symmetric)
 
 
@@ -162,7 +164,7 @@ def _in_torch(
     sources: PreparedSources,
     units: PreparedUnits,
     start: Tensor,
-    excluded: Tensor | None,
+    donors: Tensor | None,
     settings: ResynthesisSettings,
     rules: Rules,
     sums: torch.dtype,
@@ -173,24 +175,25 @@ def _in_torch(
     keys = start.flatten(1, 2).transpose(0, 1).to(units.exact)
     empty = torch.empty((len(keys) + 1, len(start), len(sources.keys)), dtype=sums, device=start.device)
     empty[-1] = 0
-    tables, steps = _tables(size, settings.patch_size, settings.stride, settings.symmetric, rules.limit)
+    tables, steps = _tables(size, settings.patch_size, settings.stride, settings.symmetric, rules.limit, rules.cuts)
     ranks = draw(uniforms, rules.neighbors).T
-    index = resynthesize(units, keys, empty, excluded, ranks, sources.groups, sources.pictures, tables, steps, rules)
+    index = resynthesize(units, keys, empty, donors, ranks, sources.groups, sources.pictures, tables, steps, rules)
     maps: Tensor = index.T.unflatten(1, size)
     return maps.contiguous()
 
 
 @lru_cache(maxsize=64)
 def _tables(
-    size: tuple[int, int], patch_size: int, stride: int, symmetric: bool, limit: int
+    size: tuple[int, int], patch_size: int, stride: int, symmetric: bool, limit: int, cuts: tuple[int, ...]
 ) -> tuple[Tables, list[Step]]:
-    return make_tables(waves(size, patch_size, stride, symmetric), size[0] * size[1], limit)
+    columns = blocks_of(size, stride, symmetric)[1]
+    return make_tables(waves(size, patch_size, stride, symmetric), size[0] * size[1], columns, limit, cuts)
 
 
 def _compiled(
     sources: PreparedSources,
     start: Tensor,
-    excluded: Tensor | None,
+    donors: Tensor | None,
     norm: int,
     settings: ResynthesisSettings,
     rules: Rules,
@@ -209,11 +212,11 @@ def _compiled(
         norm,
         sums,
         rules.limit,
-        excluded,
+        donors,
         switch_cost=rules.switch_cost,
         reuse_cost=rules.reuse_cost,
     )
-    walk, order = _walk(size, settings.patch_size, settings.stride, settings.symmetric)
+    walk, order = _walk(size, settings.patch_size, settings.stride, settings.symmetric, rules.cuts)
     scan.allot(walk, order, rules.candidates, ROUNDS)
     ranks = draw(uniforms, rules.neighbors)[:, order]
     for sweep in range(settings.sweeps):
@@ -222,14 +225,20 @@ def _compiled(
 
 
 @lru_cache(maxsize=64)
-def _walk(grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool) -> tuple[cpu.Walk, Tensor]:
+def _walk(
+    grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool, cuts: tuple[int, ...]
+) -> tuple[cpu.Walk, Tensor]:
     """Return a sweep for Numba, and the number of each block in the order of the sweep."""
     plan = waves(grid, patch_size, stride, symmetric)
-    area = grid[0] * grid[1]
+    area, columns = grid[0] * grid[1], blocks_of(grid, stride, symmetric)[1]
     steps = [
         [
-            cpu.Place(window[window < area].tolist(), cells[cells < area].tolist(), around[around < area].tolist())
-            for window, cells, around in zip(wave.windows, wave.cells, wave.around, strict=True)
+            cpu.Place(
+                window[window < area].tolist(), cells[cells < area].tolist(), around[around < area].tolist(), band=band
+            )
+            for window, cells, around, band in zip(
+                wave.windows, wave.cells, wave.around, bands_of(wave.places.tolist(), columns, cuts), strict=True
+            )
         ]
         for wave in plan
     ]

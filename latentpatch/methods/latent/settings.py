@@ -27,7 +27,9 @@ MIN_SHARE_OVER_UNIFORM = 1.5  # times an even share: the least cap on a source w
 MIN_DISTINCT_OUTPUTS = 1000  # images that starts and donors should make with one neighbor
 FEW_SOURCES_NEIGHBORS = 3  # nearest sources drawn from where they would make fewer
 MIN_DONORS = 4  # sources, where the number of donors is a share of all
-MIN_CAPACITY_FACTOR = 2  # times the cells of a grid that the donors' caps add up to, at least
+MIN_CAPACITY_FACTOR = 2  # times the cells of a grid that the caps of one group of donors add up to, at least
+DEFAULT_BANDS = 3  # bands of rows, where there are sources enough
+MIN_GROUP = 8  # donors of a band, where the number of bands is left to the sampler
 MIN_NOISE = 1e-6  # standard deviations of the sources: less is lost in rounding, and its square in underflow
 MIN_AIMED_SHARE = 1e-6  # share of the cells: less than a cell of the largest grid
 DEFAULT_STRENGTH = 0.5  # part of the noise levels, with a reference
@@ -83,6 +85,16 @@ class ResynthesisSettings(Settings):
         metavar="N|SHARE",
         aliases=("subset",),
     )
+    bands: int | None = setting(
+        None,
+        "cut the grid's rows into this many bands with equal amounts of detail, and split the donors into as many "
+        "groups, one for each band: no source gives the whole of what one recognizes",
+        minimum=1,
+        limit=16,
+        metavar="N",
+        default_help="3; 1 if few sources",
+        before=1,
+    )
     symmetric: bool = setting(
         True, "compare and copy a block together with its mirror image, left and right", is_advanced=True
     )
@@ -121,11 +133,25 @@ class ResynthesisSettings(Settings):
 
     def num_donors(self, num_sources: int, has_reference: bool) -> int:
         """Return how many sources may give patches to an image."""
-        available = num_sources if has_reference or self.allow_start_as_donor else num_sources - 1
+        available = self._available(num_sources, has_reference)
         if not isinstance(self.donors, float):
             return min(available, self.donors)
-        enough = 0 if self.max_share is None else ceil(min(available, MIN_CAPACITY_FACTOR / self.max_share))
-        return min(available, max(ceil(self.donors * available), enough, MIN_DONORS))
+        bands = self.num_bands(num_sources, has_reference)
+        enough = 0 if self.max_share is None else ceil(min(available, bands * MIN_CAPACITY_FACTOR / self.max_share))
+        least = MIN_DONORS if bands == 1 else bands * MIN_GROUP
+        return min(available, max(ceil(self.donors * available), enough, least))
+
+    def num_bands(self, num_sources: int, has_reference: bool) -> int:
+        """Return the number of bands, each with its own group of donors."""
+        if self.bands is not None:
+            return self.bands
+        available = self._available(num_sources, has_reference)
+        possible = available if isinstance(self.donors, float) else min(available, self.donors)
+        group = max(MIN_GROUP, ceil(MIN_CAPACITY_FACTOR / (self.max_share or DEFAULT_MAX_SHARE)))
+        return DEFAULT_BANDS if possible >= DEFAULT_BANDS * group else 1
+
+    def _available(self, num_sources: int, has_reference: bool) -> int:
+        return num_sources if has_reference or self.allow_start_as_donor else num_sources - 1
 
     def resolved(self, num_sources: int, has_reference: bool) -> ResynthesisSettings:
         """Return these settings with the neighbors, the cap and the number of donors that are in force."""
@@ -135,14 +161,19 @@ class ResynthesisSettings(Settings):
             start_gives = self.allow_start_as_donor and not has_reference
             usual = DEFAULT_MAX_SHARE_WITH_START if start_gives else DEFAULT_MAX_SHARE
             share = min(1.0, max(usual, MIN_SHARE_OVER_UNIFORM / donors))
-        neighbors = self.neighbors or self._default_neighbors(num_sources, donors, has_reference)
-        return replace(self, neighbors=neighbors, max_share=share, donors=donors)
+        bands = self.num_bands(num_sources, has_reference)
+        neighbors = self.neighbors or self._default_neighbors(num_sources, donors, bands, has_reference)
+        return replace(self, neighbors=neighbors, max_share=share, donors=donors, bands=bands)
 
-    def _default_neighbors(self, num_sources: int, donors: int, has_reference: bool) -> int:
+    def _default_neighbors(self, num_sources: int, donors: int, bands: int, has_reference: bool) -> int:
         """Return 1 where choices of start and donors alone make enough distinct images."""
         starts, others = (1, num_sources) if has_reference else (num_sources, num_sources - 1)
         drawn = donors - 1 if self.allow_start_as_donor and not has_reference else donors
-        return 1 if starts * comb(others, drawn) >= MIN_DISTINCT_OUTPUTS else min(FEW_SOURCES_NEIGHBORS, donors)
+        return (
+            1
+            if starts * comb(others, drawn) >= MIN_DISTINCT_OUTPUTS
+            else min(FEW_SOURCES_NEIGHBORS, max(1, donors // bands))
+        )
 
     def check_sources(self, num_sources: int, has_reference: bool = False) -> None:
         """Refuse settings that need more sources than there are.
@@ -154,8 +185,12 @@ class ResynthesisSettings(Settings):
         beside = "" if has_reference or self.allow_start_as_donor else " beside the start source"
         if donors < 1:
             raise SettingError("sources", num_sources, f"at least {num_sources - donors + 1}: one{beside}")
-        if self.neighbors is not None and self.neighbors > donors:
-            raise SettingError("neighbors", self.neighbors, f"at most {donors} (sources{beside})")
+        bands = self.num_bands(num_sources, has_reference)
+        if donors < bands:
+            raise SettingError("bands", bands, f"at most {donors} (donors)")
+        if self.neighbors is not None and self.neighbors > donors // bands:
+            of_band = f", {donors // bands} to a band" if bands > 1 else ""
+            raise SettingError("neighbors", self.neighbors, f"at most {donors // bands} (sources{beside}{of_band})")
 
 
 @dataclass(frozen=True)
@@ -228,6 +263,7 @@ class DiffusionSettings(Settings):
             sweeps=max(1, self.sweeps),
             max_share=self.max_share,
             donors=1.0,
+            bands=1,
             symmetric=False,
         )
 

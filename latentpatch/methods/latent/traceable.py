@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ...errors import SettingError
 from ...ops.nearest import nearest
 from ...ops.noise import draw
-from .donors import SUBSET_STEPS, excluded_pictures, start_sources
+from .donors import SUBSET_STEPS, donor_bands, start_sources
 from .search.keys import KEY_NORM, Resize
 from .search.prepared import PreparedSources, cut, score_bound, sum_dtype
-from .search.resynthesis_schedule import resynthesis_steps, waves
+from .search.resynthesis_schedule import blocks_of, resynthesis_steps, waves
 from .search.schedule import Scale, raster_schedule
 from .search.torch_loops import TensorUnits, put, stack
 from .search.torch_raster import Level, Scanned, State, level_fillers, make_levels, visit_levels
@@ -143,6 +143,7 @@ class TraceableResynthesis(nn.Module):
     windows: Tensor
     sizes: Tensor
     writers: Tensor
+    bands: Tensor
 
     def __init__(self, keys: Tensor | PreparedSources, settings: ResynthesisSettings, reference: bool = False) -> None:
         super().__init__()
@@ -159,9 +160,10 @@ class TraceableResynthesis(nn.Module):
         exact = torch.float32 if score_bound(1, norm) <= 1 << 24 else torch.float64
         self.units = UnitBuffers(sources, self.grid, 1, exact)
         plan, area = waves(self.grid, settings.patch_size, settings.stride, settings.symmetric), height * width
-        tables, steps = make_tables(plan, area, self.rules.limit)
+        columns = blocks_of(self.grid, settings.stride, settings.symmetric)[1]
+        tables, steps = make_tables(plan, area, columns, self.rules.limit, self.rules.cuts)
         self.loop = Steps(steps, step_fillers(area))
-        for name in ("windows", "sizes", "writers"):
+        for name in Tables._fields:
             self.register_buffer(name, getattr(tables, name))
         if not reference:
             self.register_buffer("distances", sources.distances)
@@ -183,11 +185,11 @@ class TraceableResynthesis(nn.Module):
         else:
             keys = reference.repeat_interleave(tried, 0).flatten(1, 2).movedim(1, 0).to(units.vectors.dtype)
         num_donors = settings.num_donors(self.pictures, reference is not None)
-        excluded = excluded_pictures(first, uniforms, self.numbers, num_donors, settings.allow_start_as_donor)
+        donors = donor_bands(first, uniforms, self.numbers, num_donors, settings.allow_start_as_donor, self.rules.bands)
         empty = uniforms.new_zeros((len(self.cells) + 1, uniforms.shape[0], self.count), dtype=self.sums)
         ranks = draw(uniforms[:, SUBSET_STEPS:], self.rules.neighbors).T
-        tables, steps = Tables(self.windows, self.sizes, self.writers), Step(*self.loop())
-        index = resynthesize(units, keys, empty, excluded, ranks, self.groups, self.pictures, tables, steps, self.rules)
+        tables, steps = Tables(self.windows, self.sizes, self.writers, self.bands), Step(*self.loop())
+        index = resynthesize(units, keys, empty, donors, ranks, self.groups, self.pictures, tables, steps, self.rules)
         maps = index.T.unflatten(1, self.grid)
         return least_energy(units, maps, tried, settings.patch_size, settings.stride, settings.symmetric)
 

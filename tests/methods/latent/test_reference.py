@@ -59,7 +59,7 @@ class Bank(NamedTuple):
 
     @property
     def has_augmentations(self) -> bool:
-        return len(self.keys) > int(self.pictures[-1]) + 1
+        return len(self.keys) > int(self.pictures.max()) + 1
 
     def prepared(self, keep: int | None = None) -> Any:
         """Return the sources as samplers take them; ``keep`` bounds the bytes of layouts that are kept."""
@@ -90,6 +90,11 @@ def random_bank(rng: np.random.Generator, augmented: bool = False) -> Bank:
     # Sources of few values have many ties. The longest keys are as long as banks make them.
     keys = random_keys(rng, int(copies.sum()), grid, int(rng.integers(1, 5)), int(rng.choice([1, 3, 300, 1000])))
     pictures = np.repeat(np.arange(total), copies)
+    if augmented and rng.random() < 0.3:  # near-equal sources lie anywhere in a bank
+        rng.shuffle(pictures)
+        _, first, numbers = np.unique(pictures, return_index=True, return_inverse=True)
+        pictures = first.argsort().argsort()[numbers]
+        return Bank(keys, pictures, np.zeros(len(keys), dtype=np.int64), 0.0)
     is_first = np.diff(pictures, prepend=-1) > 0
     offsets = np.where(is_first, 0, rng.choice([0, 1, 2, 4, 32], len(keys)))  # a mirror image is not moved
     return Bank(keys, pictures, offsets, float(rng.choice([0.0, 0.05, 1.0, 10.0])))
@@ -139,7 +144,7 @@ def resynthesis_case(seed: int, exportable: bool) -> Case:
     """Draw settings from their whole ranges, or those that graphs have."""
     rng = np.random.default_rng([seed, exportable])
     bank = random_bank(rng, augmented=not exportable and seed % 3 > 0)
-    total, most = int(bank.pictures[-1]) + 1, 2 * min(bank.grid) - 1
+    total, most = int(bank.pictures.max()) + 1, 2 * min(bank.grid) - 1
     patch_size = int(rng.integers(1, min(most, 7) + 1)) if rng.random() < 0.8 else most
     share = float(rng.choice([1.0, 0.5, rng.uniform(1.2 / total, 1.0)])) if total > 1 else 1.0
     values = {
@@ -151,6 +156,7 @@ def resynthesis_case(seed: int, exportable: bool) -> Case:
         "start_candidates": int(rng.integers(1, 5)),
         "allow_start_as_donor": bool(rng.integers(2)),
         "donors": int(rng.integers(1, total + 1)) if rng.random() < 0.4 else float(rng.choice([0.3, 0.5, 0.75, 1.0])),
+        "bands": maybe(rng, int(rng.integers(1, 5))),
         "symmetric": bool(rng.integers(2)),
     }
     if not exportable:
@@ -199,14 +205,17 @@ def test_resynthesis_cases_reach_all_rules() -> None:
     assert len(cases) - len(made) >= 10
     assert sum(case.bank.has_augmentations for case in made) >= 20
     assert sum(case.values["max_share"] is not None and case.values["max_share"] < 0.6 for case in made) >= 10
+    assert sum((case.values["bands"] or 1) > 1 for case in made) >= 15
+    assert sum((np.diff(case.bank.pictures) < 0).any() for case in made) >= 5
 
 
+@pytest.mark.parametrize("count", [24, 33])
 @pytest.mark.parametrize("preset", ["faithful", "balanced", "diverse", "few"])
-def test_presets(preset: str) -> None:
-    """Their shares and donors are those of a bank of twenty-four sources, a third of them alike."""
+def test_presets(preset: str, count: int) -> None:
+    """Their shares, donors and bands are those of a bank of so many sources, a third of them alike."""
     rng = np.random.default_rng(5)
-    keys = random_keys(rng, 24, (16, 16), 3, 200)
-    keys[::3] = keys[:1] + random_keys(rng, 8, (16, 16), 3, 20)
+    keys = random_keys(rng, count, (16, 16), 3, 200)
+    keys[::3] = keys[:1] + random_keys(rng, count // 3, (16, 16), 3, 20)
     settings = PRESETS[preset]
     noise = noise_from_seeds(range(IMAGES), resynthesis_steps((16, 16), settings))
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}

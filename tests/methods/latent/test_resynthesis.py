@@ -8,7 +8,7 @@ import torch
 from helpers.errors import refuses
 from torch import Tensor
 
-from latentpatch.methods.latent.donors import excluded_pictures
+from latentpatch.methods.latent.donors import donor_bands
 from latentpatch.methods.latent.presets import PRESETS
 from latentpatch.methods.latent.resynthesis import Resynthesis, resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search.prepared import PreparedSources
@@ -49,10 +49,10 @@ def slow(bank: Tensor, noise: Tensor, settings: ResynthesisSettings, reference: 
         if num_donors < len(drawn):
             # Which are drawn is the sampler's own affair; tests below count how often each is.
             first = None if start is None else torch.tensor([start])
-            given = excluded_pictures(
-                first, torch.from_numpy(uniforms[None]), torch.arange(count), num_donors, known.allow_start_as_donor
+            given = donor_bands(
+                first, torch.from_numpy(uniforms[None]), torch.arange(count), num_donors, known.allow_start_as_donor, 1
             )
-            barred = set(given[0].nonzero()[:, 0].tolist())
+            barred = set((given[0] < 0).nonzero()[:, 0].tolist())
         uniforms = uniforms[1:]
         places = []
         for top in range(0, height, step):

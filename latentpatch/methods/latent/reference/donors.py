@@ -6,21 +6,27 @@ from math import ceil, comb
 
 import numpy as np
 
+from .bands import default_bands
 from .sources import IntArray, draw, mean_key
 
 __all__ = ["check_donors", "default_neighbors", "default_share", "donor_count", "draw_donors", "draw_start"]
 
 
-def donor_count(total: int, donors: float, max_share: float | None, start_donates: bool, has_reference: bool) -> int:
-    """Return the number of pictures that may give cells, out of all.
+def donor_count(
+    total: int, donors: float, max_share: float | None, bands: int | None, start_donates: bool, has_reference: bool
+) -> tuple[int, int]:
+    """Return the number of pictures that may give cells, out of all, and the number of bands.
 
     The setting ``donors`` is a number, or in floating point a share of the eligible pictures. Of a share there are
-    four at least, and twice as many as fill a picture when each gives ``max_share``.
+    four at least, or eight for each of several bands, and for each band twice as many as fill a picture when each
+    gives ``max_share``.
     """
     eligible = total if start_donates or has_reference else total - 1
+    bands = bands or default_bands(eligible, donors, max_share)
     if isinstance(donors, float):
-        donors = max(ceil(donors * eligible), 4, 0 if max_share is None else ceil(2 / max_share))
-    return min(eligible, int(donors))
+        filling = 0 if max_share is None else ceil(min(eligible, bands * 2 / max_share))
+        donors = max(ceil(donors * eligible), 4 if bands == 1 else 8 * bands, filling)
+    return min(eligible, int(donors)), bands
 
 
 def default_share(num_donors: int, start_donates: bool) -> float:
@@ -28,28 +34,43 @@ def default_share(num_donors: int, start_donates: bool) -> float:
     return min(1.0, max(0.25 if start_donates else 0.3, 1.5 / max(1, num_donors)))
 
 
-def default_neighbors(total: int, num_donors: int, start_donates: bool, has_reference: bool) -> int:
+def default_neighbors(total: int, num_donors: int, bands: int, start_donates: bool, has_reference: bool) -> int:
     """Return 1, or up to 3 where starts and donors combine to fewer than a thousand pictures."""
     if has_reference:
         combinations = comb(total, num_donors)
     else:
         combinations = total * comb(total - 1, max(0, num_donors - start_donates))
-    return 1 if combinations >= 1000 else min(3, max(1, num_donors))
+    return 1 if combinations >= 1000 else min(3, max(1, num_donors // bands))
 
 
-def check_donors(num_donors: int, neighbors: int, capacity: int, area: int, largest_wave: int) -> None:
+def check_donors(num_donors: int, bands: int, neighbors: int, capacity: int, waves: list[list[int]]) -> None:
     """Refuse settings that may leave a place without any donor.
 
-    A place needs a donor with room for all cells of its wave, while the other cells of the grid have theirs.
+    A place needs a donor of its band with room for all cells of its wave, while the other cells of the band have
+    theirs.
+
+    Args:
+        num_donors: of all bands.
+        bands: as the settings have it.
+        neighbors: as the settings have it.
+        capacity: cells that one donor gives at most.
+        waves: ``waves x bands``, cells that each wave writes in each band.
 
     Raises:
         ValueError: where donors or their capacity are too few.
     """
-    if num_donors < neighbors:
-        raise ValueError(f"donors must be at least {neighbors}, got {num_donors}")
-    others = area - largest_wave
-    if capacity < area and num_donors * max(0, capacity - largest_wave + 1) <= others:
-        raise ValueError(f"max_share must be larger, got {capacity} cells for each of {num_donors} donors")
+    if num_donors < bands:
+        raise ValueError(f"bands must be at most {num_donors}, got {bands}")
+    if num_donors // bands < neighbors:
+        raise ValueError(f"donors must be at least {neighbors * bands}, got {num_donors}")
+    totals = [sum(cells) for cells in zip(*waves, strict=True)]
+    if capacity >= sum(totals):
+        return
+    group = num_donors // len(totals)
+    for in_bands in waves:
+        for cells, total in zip(in_bands, totals, strict=True):
+            if cells and group * max(0, capacity - sum(in_bands) + 1) <= total - cells:
+                raise ValueError(f"max_share must be larger, got {capacity} cells for each of {num_donors} donors")
 
 
 def draw_start(keys: IntArray, eligible: IntArray, uniforms: list[float]) -> int:

@@ -3,7 +3,8 @@
 The source at the start says what belongs together; the donors, some of the others, provide the cells:
 
 1. Draw the start and the donors (:mod:`.donors`).
-2. Assign to each place the donor whose patch is nearest to the start's, as far as shares allow (:mod:`.assignment`).
+2. Deal the donors to bands of rows (:mod:`.bands`). Assign to each place the donor of its band whose patch is nearest
+   to the start's, as far as shares allow (:mod:`.assignment`).
 3. Sweep over the grid: replace every block by that of the donor whose patch around it is nearest to the patch that the
    picture has now. This is the iteration of Kwatra et al. (2005, section 3) and of GPNN (Granot et al. 2022, section
    3), for patches at the same place in all sources as in LatentPatch (ICIP 2023, section 2).
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .assignment import NUM_CANDIDATES, assign
+from .bands import band_of_rows
 from .donors import check_donors, default_neighbors, default_share, donor_count, draw_donors, draw_start
 from .places import Place, places_of, waves_of
 from .sources import BoolArray, IntArray, draw, mean_squared_distance, offset_costs
@@ -62,6 +64,7 @@ def resynthesis(
     start_candidates: int = 2,
     allow_start_as_donor: bool = False,
     donors: float = 0.5,
+    bands: int | None = None,
     symmetric: bool = True,
     switch_cost: float = 0.0,
     reuse_cost: float = 0.0,
@@ -84,9 +87,9 @@ def resynthesis(
 
     # Settings that depend on the number of pictures.
     total, has_reference = int(pictures.max()) + 1, reference is not None
-    num_donors = donor_count(total, donors, max_share, allow_start_as_donor, has_reference)
+    num_donors, bands = donor_count(total, donors, max_share, bands, allow_start_as_donor, has_reference)
     max_share = max_share or default_share(num_donors, allow_start_as_donor and not has_reference)
-    neighbors = neighbors or default_neighbors(total, num_donors, allow_start_as_donor, has_reference)
+    neighbors = neighbors or default_neighbors(total, num_donors, bands, allow_start_as_donor, has_reference)
     unit = mean_squared_distance(keys) if switch_cost or reuse_cost else 0.0
     rules = Rules(
         keys.reshape(count, area, depth),
@@ -96,7 +99,13 @@ def resynthesis(
         switch=round(switch_cost * unit),
         reuse=round(reuse_cost * unit),
     )
-    check_donors(num_donors, neighbors, rules.capacity, area, max(len(_cells(places, wave)) for wave in waves))
+    rows = band_of_rows(keys, stride, bands)
+    band_of = [int(rows[place.cells[0] // width // stride]) for place in places]
+    num_bands = max(band_of) + 1
+    in_bands = [
+        [sum(len(places[p].cells) for p in wave if band_of[p] == b) for b in range(num_bands)] for wave in waves
+    ]
+    check_donors(num_donors, bands, neighbors, rules.capacity, in_bands)
     can_start = np.arange(count) if squared_offsets is None else np.flatnonzero(squared_offsets == 0)
 
     tries = []
@@ -109,7 +118,7 @@ def resynthesis(
         else:
             canvas, first_picture = reference.reshape(area, depth).copy(), None
         chosen = draw_donors(part[0], total, num_donors, first_picture, allow_start_as_donor)
-        is_donor = np.isin(pictures, chosen)  # (B,)
+        is_donor = np.array([np.isin(pictures, chosen[band::num_bands]) for band in band_of])  # (places, B)
         # 2. The assignment.
         index = _assigned(rules, canvas, places, is_donor)  # (area,)
         rules.paint(canvas, index)
@@ -119,7 +128,9 @@ def resynthesis(
         for sweep in range(sweeps):
             for wave in waves:
                 wave_cells = _cells(places, wave)
-                rankings = [_ranking(rules, canvas, index, places[number], wave_cells, is_donor) for number in wave]
+                rankings = [
+                    _ranking(rules, canvas, index, places[number], wave_cells, is_donor[number]) for number in wave
+                ]
                 for number, ranking in zip(wave, rankings, strict=True):
                     rank = ranks[number] if sweep == 0 else 0
                     index[places[number].cells] = ranking[min(rank, len(ranking) - 1)]
@@ -140,12 +151,14 @@ def _assigned(rules: Rules, canvas: IntArray, places: list[Place], is_donor: Boo
     A place asks each picture once, by the nearest of its augmentations.
     """
     rankings = []
-    for place in places:
+    for place, may_give in zip(places, is_donor, strict=True):
         distances = rules.distances(canvas, place.window)
         nearest: dict[int, int] = {}  # source by picture, the nearest first
-        for source in sorted(np.flatnonzero(is_donor), key=lambda source: (distances[source], source)):
+        for source in sorted(np.flatnonzero(may_give), key=lambda source: (distances[source], source)):
             nearest.setdefault(int(rules.pictures[source]), int(source))
         rankings.append([(int(distances[source]), source) for source in nearest.values()][:NUM_CANDIDATES])
+    fewest = min(map(len, rankings))
+    rankings = [ranking[:fewest] for ranking in rankings]
     positions = assign(
         [[distance for distance, _ in ranking] for ranking in rankings],
         [[int(rules.pictures[source]) for _, source in ranking] for ranking in rankings],

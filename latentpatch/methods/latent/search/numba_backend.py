@@ -113,12 +113,14 @@ class Place(NamedTuple):
         block: units that are written.
         around: units around the block, whose sources are exempt from the switch cost.
         blind: whether the window has no unit with a value.
+        band: band of the grid that the block is in.
     """
 
     window: Sequence[int]
     block: Sequence[int]
     around: Sequence[int] = ()
     blind: bool = False
+    band: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class Walk:
         ring_units: units around the block.
         blind: ``(places,)`` whether the window has no unit with a value.
         wave_units: ``(waves,)`` number of units that a wave writes.
+        bands: ``(places,)`` band of the grid that the block is in.
     """
 
     waves: IntArray
@@ -146,13 +149,14 @@ class Walk:
     ring_units: IntArray
     blind: npt.NDArray[np.bool_]
     wave_units: IntArray
+    bands: IntArray
 
     @property
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
         """Return all attributes, in order."""
         return (
             self.waves, self.windows, self.window_units, self.blocks, self.block_units, self.rings, self.ring_units,
-            self.blind, self.wave_units,
+            self.blind, self.wave_units, self.bands,
         )  # fmt: skip
 
 
@@ -166,6 +170,7 @@ def walk_of(waves: Sequence[Sequence[Place]]) -> Walk:
         *_concatenate([place.around for place in places]),
         np.array([place.blind for place in places], dtype=np.bool_),
         np.array([sum(len(place.block) for place in wave) for wave in waves], dtype=np.int64),
+        np.array([place.band for place in places], dtype=np.int64),
     )
 
 
@@ -189,7 +194,7 @@ def resize(keys: Tensor, size: tuple[int, int]) -> Tensor:
 
     Done in Numba: a torch call would wake its OpenMP pool, whose spinning threads compete with ours.
     """
-    from .numba_kernels import resize as resize_loop
+    from .numba_grids import resize as resize_loop
 
     if keys.shape[1:3] == size:
         return keys
@@ -210,7 +215,8 @@ class Scan:
         norm: upper bound on the norms of all keys.
         sums: integer dtype of sums of scores over windows.
         limit: largest number of units copied from all variants of a picture; None for no limit.
-        barred: ``(N, pictures)`` bool, pictures that must not be copied from; None for no such picture.
+        donors: ``(N, pictures)`` int64, band of the places that may copy a picture, -1 for none; None where all are in
+            band 0 and may copy all. It needs a limit.
         switch_cost: added to the score of sources that no unit around the block was copied from.
         reuse_cost: added to the score of a source for each unit copied from it.
         buffer: scores, at least images x units x sources elements of dtype ``sums``; None to allocate it.
@@ -226,13 +232,13 @@ class Scan:
         norm: int,
         sums: torch.dtype,
         limit: int | None = None,
-        barred: Tensor | None = None,
+        donors: Tensor | None = None,
         switch_cost: int = 0,
         reuse_cost: int = 0,
         buffer: npt.NDArray[Any] | None = None,
     ) -> None:
         # The import needs Numba and takes a moment.
-        from .numba_kernels import cut
+        from .numba_grids import cut
 
         units = sources.units(size, side)
         self.size, self.side, self.shape = size, side, units.vectors.shape[:2]
@@ -251,9 +257,10 @@ class Scan:
         self.index = np.full((images, len(self.vectors)), -1, dtype=np.int64)
         self.limit = limit or 0
         self.use_counts = np.zeros((images, count if limit else 1), dtype=np.int32)
-        if barred is not None:
-            self.use_counts[barred[:, sources.groups].numpy()] = 1 << 30
-        self.spans = sources.spans.numpy()
+        self.donor_bands = np.zeros(self.use_counts.shape, dtype=np.int8)
+        if donors is not None:
+            self.donor_bands[:] = donors[:, sources.groups].numpy()
+        self.pictures = sources.groups.numpy(), *(part.numpy() for part in sources.members)
         self.must_compare = True
 
     def run(self, walk: Walk, ranks: Tensor, guesses: Tensor, neighbors: int) -> None:
@@ -272,8 +279,8 @@ class Scan:
         def run_images(part: slice) -> None:
             run_sweep(  # type: ignore[call-arg]
                 self.vectors, self.norms, self.queries[part], self.has_value, self.scores[part], *walk.arrays,
-                rank_array[part], guess_array[part], neighbors, self.index[part], self.use_counts[part], self.spans,
-                self.limit, *self.costs, self.must_compare,
+                rank_array[part], guess_array[part], neighbors, self.index[part], self.use_counts[part],
+                self.donor_bands[part], *self.pictures, self.limit, *self.costs, self.must_compare,
             )  # fmt: skip
 
         _in_threads(run_images, len(self.queries))
@@ -293,10 +300,10 @@ class Scan:
         numbers = order.numpy()
 
         def run_images(part: slice) -> None:
-            allot(
+            allot(  # type: ignore[call-arg]
                 self.vectors, self.norms, self.queries[part], self.scores[part], walk.windows, walk.window_units,
-                walk.blocks, walk.block_units, numbers, self.index[part], self.use_counts[part], self.spans, self.limit,
-                candidates, rounds,
+                walk.blocks, walk.block_units, walk.bands, numbers, self.index[part], self.use_counts[part],
+                self.donor_bands[part], *self.pictures, self.limit, candidates, rounds,
             )  # fmt: skip
 
         _in_threads(run_images, len(self.queries))
@@ -309,7 +316,7 @@ class Scan:
 
     def grid(self) -> Tensor:
         """Return the keys of the images: ``(N, h, w, r)`` int16."""
-        from .numba_kernels import paste as paste_loop
+        from .numba_grids import paste as paste_loop
 
         grid = np.empty((len(self.queries), *self.size, self.queries.shape[2] // self.side**2), dtype=np.int16)
         paste_loop(self.queries, self.side, grid)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["allot", "cut", "paste", "resize", "run_sweep"]
+__all__ = ["allot", "run_sweep"]
 
 # Contraction to fused multiply-add changes no result, because all products are exact.
 _compiled = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
@@ -19,76 +19,6 @@ _TILE = 1024  # Sources compared with all images in one pass: sums and a few row
 _STRIDE = _TILE + 16  # Elements between rows of a buffer. A power of two would map all rows to the same cache lines.
 _STEP = 8  # Products added in one pass: registers hold this many factors of two images.
 _ROW, _ROWS_2, _ROWS_3, _ROWS_4, _ROWS_5, _ROWS_6, _ROWS_7 = (np.uintp(_STRIDE * rows) for rows in range(1, _STEP))
-
-
-@_compiled
-def cut(grids, side, units):
-    """Split grids into units.
-
-    ``grids (N, h, w, r)`` are read, ``units (N, units, side^2 r)`` are written, with zeros beyond the border.
-    """
-    images, height, width, depth = grids.shape
-    columns = -(-width // side)
-    units[:] = 0
-    for image in range(images):
-        for row in range(height):
-            for column in range(width):
-                unit, first = _position(row, column, columns, side, depth)
-                for k in range(depth):
-                    units[image, unit, first + k] = grids[image, row, column, k]
-
-
-@_compiled
-def paste(units, side, grids):
-    """Assemble grids from units.
-
-    ``units (N, units, side^2 r)`` are read, ``grids (N, h, w, r)`` are written.
-    """
-    images, height, width, depth = grids.shape
-    columns = -(-width // side)
-    for image in range(images):
-        for row in range(height):
-            for column in range(width):
-                unit, first = _position(row, column, columns, side, depth)
-                for k in range(depth):
-                    grids[image, row, column, k] = units[image, unit, first + k]
-
-
-@_compiled
-def _position(row, column, columns, side, depth):
-    """Return the unit that contains a cell, and the index of the cell's first component in it."""
-    return row // side * columns + column // side, (row % side * side + column % side) * depth
-
-
-@_compiled
-def resize(grids, resized):
-    """Interpolate grids as :func:`~latentpatch.methods.latent.search.keys.resize_keys` does.
-
-    ``grids (N, h, w, r)`` are read, ``resized (N, h', w', r)`` is written; both are int16.
-    """
-    images, height, width, depth = resized.shape
-    old_height, old_width = grids.shape[1:3]
-    whole = 4 * height * width
-    for row in range(height):
-        top, down = _interpolation(row, old_height, height)
-        bottom = min(top + 1, old_height - 1)
-        for column in range(width):
-            left, across = _interpolation(column, old_width, width)
-            right = min(left + 1, old_width - 1)
-            for image in range(images):
-                for k in range(depth):
-                    above = (2 * width - across) * grids[image, top, left, k] + across * grids[image, top, right, k]
-                    below = (2 * width - across) * grids[image, bottom, left, k]
-                    below += across * grids[image, bottom, right, k]
-                    total = (2 * height - down) * above + down * below
-                    resized[image, row, column, k] = (2 * total + whole) // (2 * whole)
-
-
-@_compiled
-def _interpolation(i, old, new):
-    """Return the old cell before sample ``i`` and the weight of the next cell, times ``2 * new``."""
-    position = min(max((2 * i + 1) * old - new, 0), 2 * new * (old - 1))
-    return position // (2 * new), position % (2 * new)
 
 
 @_compiled
@@ -157,17 +87,18 @@ def _add(total, more):
 
 @_compiled
 def nearest(
-    scores, image, window, adjacent, current, use_counts, max_uses, is_limited, switch_cost, reuse_cost, spans,
-    one_per_picture, total, best, sources,
+    scores, image, window, adjacent, current, use_counts, max_uses, is_limited, donor_bands, band, switch_cost,
+    reuse_cost, pictures, one_per_picture, total, best, sources,
 ):  # fmt: skip
     """Find the sources with the least sums of scores over a window, and return their number.
 
     Args:
-        scores, use_counts, spans: see :func:`run_sweep`.
+        scores, use_counts, donor_bands, pictures: see :func:`run_sweep`.
         image, window: number of the image, and the units to sum over.
         adjacent: sources around the block; ``switch_cost`` is subtracted from their sums.
         current: source of the block so far, exempt from the limit; -1 for none.
-        max_uses, is_limited: largest use count of a source that may be chosen, and whether it applies.
+        max_uses, is_limited: largest use count of a source that may be chosen, and whether it and the band apply.
+        band: band of the block.
         reuse_cost: added to the sum of a source once per unit of its use count.
         one_per_picture: whether only the best variant of each picture is a candidate.
         total, best, sources: buffer ``(_SUM_BLOCK,)``; the least sums in ascending order and their sources, written.
@@ -189,7 +120,8 @@ def nearest(
                     total[source - first] -= switch_cost
         if is_limited:
             current_sum = total[current - first] if first <= current < first + size else excluded
-            _exclude(sums, use_counts[image, first : first + size], max_uses, excluded)
+            part = slice(first, first + size)
+            _exclude(sums, use_counts[image, part], max_uses, donor_bands[image, part], band, excluded)
             if current_sum != excluded:
                 total[current - first] = current_sum
         for low in range(0, size, _MIN_BLOCK):
@@ -204,7 +136,7 @@ def nearest(
                 slot = min(found, num_wanted - 1)
                 is_new = True
                 if one_per_picture:
-                    other = _find_in_span(sources[:found], spans[first + j])
+                    other = _find_picture(sources[:found], pictures, pictures[first + j])
                     if other < found:
                         if best[other] <= value:
                             continue
@@ -219,10 +151,10 @@ def nearest(
 
 
 @_compiled
-def _find_in_span(sources, span):
-    """Return the index of the source that lies in a span, or the number of sources if none does."""
+def _find_picture(sources, pictures, picture):
+    """Return the index of the source of a picture, or the number of sources if none is of it."""
     for slot in range(len(sources)):
-        if span[0] <= sources[slot] < span[1]:
+        if pictures[sources[slot]] == picture:
             return slot
     return len(sources)
 
@@ -254,15 +186,22 @@ def _add_uses(total, use_counts, reuse_cost):
 
 
 @_compiled
-def _exclude(total, use_counts, max_uses, excluded):
+def _exclude(total, use_counts, max_uses, donor_bands, band, excluded):
     for j in range(len(total)):
-        total[j] = excluded if use_counts[j] > max_uses else total[j]
+        total[j] = excluded if use_counts[j] > max_uses or donor_bands[j] != band else total[j]
+
+
+@_compiled
+def _count_uses(use_counts, amount, picture, members, firsts):
+    """Add an amount to the use counts ``(B,)`` of all variants of a picture."""
+    for j in range(firsts[picture], firsts[picture + 1]):
+        use_counts[members[j]] += amount
 
 
 @_compiled
 def allot(
-    vectors, norms, queries, scores, windows, window_units, blocks, block_units, order, index, use_counts, spans, limit,
-    candidates, rounds,
+    vectors, norms, queries, scores, windows, window_units, blocks, block_units, bands, order, index, use_counts,
+    donor_bands, pictures, members, firsts, limit, candidates, rounds,
 ):  # fmt: skip
     """Assign sources to all blocks within their capacity, in place, see :mod:`.assignment`.
 
@@ -287,8 +226,8 @@ def allot(
             window = window_units[windows[place] : windows[place + 1]]
             row = order[place]
             nearest(
-                scores, image, window, adjacent, -1, use_counts, limit, True, 0, 0, spans, True, total, costs[row],
-                sources[row],
+                scores, image, window, adjacent, -1, use_counts, limit, True, donor_bands, bands[place], 0, 0, pictures,
+                True, total, costs[row], sources[row],
             )  # fmt: skip
             sizes[row] = blocks[place + 1] - blocks[place]
         turns[:] = 0
@@ -301,7 +240,7 @@ def allot(
             granted[:] = 0
             has_changed = False
             for row in np.argsort(regrets, kind="mergesort"):
-                picture = spans[sources[row, turns[row]], 0]
+                picture = pictures[sources[row, turns[row]]]
                 granted[picture] += sizes[row]
                 is_refused[row] = granted[picture] > limit
                 has_changed |= is_refused[row] and turns[row] < candidates - 1
@@ -314,7 +253,7 @@ def allot(
             if is_refused[row]:
                 continue
             source = sources[row, turns[row]]
-            use_counts[image, spans[source, 0] : spans[source, 1]] += sizes[row]
+            _count_uses(use_counts[image], sizes[row], pictures[source], members, firsts)
             for unit in block_units[blocks[place] : blocks[place + 1]]:
                 index[image, unit] = source
                 for k in range(length):
@@ -326,8 +265,8 @@ def allot(
 @_compiled
 def run_sweep(
     vectors, norms, queries, has_value, scores, waves, windows, window_units, blocks, block_units, rings, ring_units,
-    blind, wave_units, ranks, guesses, neighbors, index, use_counts, spans, limit, switch_cost, reuse_cost,
-    compare_first,
+    blind, wave_units, bands, ranks, guesses, neighbors, index, use_counts, donor_bands, pictures, members, firsts,
+    limit, switch_cost, reuse_cost, compare_first,
 ):  # fmt: skip
     """Visit every block of the schedule and copy the chosen source into it, in place.
 
@@ -342,12 +281,15 @@ def run_sweep(
         window_units, block_units, ring_units: units to compare, to write, and around the block, place after place.
         blind: ``(places,)`` bool, places without a unit to compare.
         wave_units: ``(waves,)`` number of units that each wave writes.
+        bands: ``(places,)`` band of each place; read if there is a limit.
         ranks: ``(N, places)`` rank of the neighbor to copy.
         guesses: ``(N, places)`` source to copy at blind places.
         neighbors: number of nearest sources to choose from.
         index: ``(N, units)`` source of each unit, -1 for none; updated.
         use_counts: ``(N, B)`` units copied from any variant of the source's picture; updated if there is a limit.
-        spans: ``(B, 2)`` first and last (exclusive) variant of each source's picture.
+        donor_bands: ``(N, B)`` band of the places that may copy each source, -1 for none; read if there is a limit.
+        pictures: ``(B,)`` picture that each source is a variant of.
+        members, firsts: sources sorted by picture ``(B,)``, and where those of each picture begin.
         limit: largest number of units copied from a picture; 0 for no limit.
         switch_cost, reuse_cost: costs of a change of source and of each use of a source, see :func:`nearest`.
         compare_first: whether to compute the scores of ``has_value`` before the first wave.
@@ -372,7 +314,7 @@ def run_sweep(
                 for image in range(images):
                     source = index[image, unit]
                     if source >= 0:
-                        use_counts[image, spans[source, 0] : spans[source, 1]] -= 1
+                        _count_uses(use_counts[image], -1, pictures[source], members, firsts)
         for place in range(start, end):
             window = window_units[windows[place] : windows[place + 1]]
             for image in range(images):
@@ -384,7 +326,8 @@ def run_sweep(
                 current = index[image, block_units[blocks[place]]]
                 found = nearest(
                     scores, image, window, adjacent[:num_adjacent], current, use_counts, limit - wave_units[wave],
-                    limit > 0, switch_cost, reuse_cost, spans, False, total, best, sources,
+                    limit > 0, donor_bands, bands[place], switch_cost, reuse_cost, pictures, False, total, best,
+                    sources,
                 )  # fmt: skip
                 picks[place - start, image] = sources[min(ranks[image, place], found - 1)]
         for place in range(start, end):
@@ -393,7 +336,7 @@ def run_sweep(
                     source = picks[place - start, image]
                     index[image, unit] = source
                     if limit:
-                        use_counts[image, spans[source, 0] : spans[source, 1]] += 1
+                        _count_uses(use_counts[image], 1, pictures[source], members, firsts)
                     for k in range(length):
                         queries[image, unit, k] = vectors[unit, k, source]
                 compare(unit, vectors, norms, queries, scores, rows, sums, factors)

@@ -169,11 +169,24 @@ class PreparedSources:
         return int(self.distances.sum()) / max(1, self.keys.shape[:3].numel())
 
     @cached_property
-    def spans(self) -> Tensor:
-        """Return the first and last (exclusive) variant of each source's picture: ``(B, 2)`` int64."""
+    def members(self) -> tuple[Tensor, Tensor]:
+        """Return the sources sorted by picture ``(B,)``, and where those of each picture begin ``(pictures + 1,)``."""
         counts = self.groups.bincount(minlength=self.pictures)
-        last = counts.cumsum(0)
-        return torch.stack([last - counts, last], 1)[self.groups]
+        return self.groups.argsort(stable=True), torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+    @cached_property
+    def row_detail(self) -> Tensor:
+        """Return the detail of each row of the mean source: ``(h,)`` int64.
+
+        The detail of a cell is its squared difference to the mean of the 3 x 3 cells around it, times 81. Registered
+        sources have it in common where their subject is: in faces at the eyes, less at nose and mouth.
+        """
+        mean = self.mean
+        padded = torch.cat([mean[:1], mean, mean[-1:]])
+        padded = torch.cat([padded[:, :1], padded, padded[:, -1:]], 1)
+        rows = padded[:-2] + padded[1:-1] + padded[2:]
+        around = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+        return (9 * mean - around).square().sum((1, 2))
 
     def _group(self, groups: Groups) -> None:
         self.groups = groups.numbers

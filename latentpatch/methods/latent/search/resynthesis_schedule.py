@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from math import floor, prod
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from ....errors import SettingError
 from ..donors import SUBSET_STEPS
 from ..settings import ResynthesisSettings
 
-__all__ = ["Wave", "blocks_of", "capacity", "resynthesis_steps", "waves"]
+__all__ = ["Wave", "blocks_of", "resynthesis_steps", "waves"]
 
 
 @dataclass(frozen=True)
@@ -131,22 +131,3 @@ def _steps(grid: tuple[int, int], settings: ResynthesisSettings, reference: bool
     """Return the number of uniforms of one candidate image; ``best_of`` candidates are made for an image."""
     blocks = prod(blocks_of(grid, settings.stride, settings.symmetric))
     return blocks + SUBSET_STEPS + (0 if reference else settings.start_candidates)
-
-
-def capacity(settings: ResynthesisSettings, grid: tuple[int, int], count: int, has_reference: bool) -> int:
-    """Return the capacity of each source: the most cells that it gives to an image.
-
-    Raises:
-        SettingError: where donors of this capacity could not fill the grid.
-    """
-    assert settings.max_share is not None
-    area, donors = grid[0] * grid[1], settings.num_donors(count, has_reference)
-    limit = floor(settings.max_share * area)
-    most = max(wave.size for wave in waves(grid, settings.patch_size, settings.stride, settings.symmetric))
-    # Before a wave is written, all other cells may have sources, and a donor must have room for the whole wave.
-    if limit < area and donors * (limit - most + 1) <= area - most:
-        least = min(1.0, (-(-(area - most + 1) // donors) + most) / area)
-        raise SettingError(
-            "max_share", settings.max_share, f"at least {least:.3g}, so that {donors} sources can fill an image"
-        )
-    return limit

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from math import floor
 from typing import NamedTuple
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 from ....ops.nearest import nearest
 from ..settings import ResynthesisSettings
 from .assignment import CANDIDATES, assign
+from .bands import band_cuts, bands_of, capacity
 from .prepared import PreparedSources, score_bound
-from .resynthesis_schedule import Wave, capacity
+from .resynthesis_schedule import Wave, blocks_of, waves
 from .torch_loops import Units, add_at, each, is_exporting, places_together, put, split_places, sum_windows
 
 __all__ = ["Rules", "Step", "Tables", "least_energy", "make_tables", "resynthesize", "rules_of", "step_fillers"]
@@ -35,6 +37,7 @@ class Rules(NamedTuple):
         switch_cost: addition to the score of sources that no cell around a block comes from.
         reuse_cost: addition to the score of a source for each cell that its picture gives already.
         excluded_score: score larger than any other, for excluded sources.
+        cuts: row of blocks at which each band but the first begins.
     """
 
     sweeps: int
@@ -44,6 +47,12 @@ class Rules(NamedTuple):
     switch_cost: int
     reuse_cost: int
     excluded_score: int
+    cuts: tuple[int, ...]
+
+    @property
+    def bands(self) -> int:
+        """The number of bands."""
+        return len(self.cuts) + 1
 
 
 def rules_of(sources: PreparedSources, settings: ResynthesisSettings, norm: int, has_reference: bool) -> Rules:
@@ -59,17 +68,25 @@ def rules_of(sources: PreparedSources, settings: ResynthesisSettings, norm: int,
         SettingError: where donors of the capacity could not fill the grid.
     """
     height, width = sources.keys.shape[1:3]
+    donors, share, bands = settings.num_donors(sources.pictures, has_reference), settings.max_share, settings.bands
+    assert share is not None
+    assert bands is not None
+    cuts = band_cuts(sources.row_detail.tolist(), settings.stride, bands) if bands > 1 else ()
+    plan = waves((height, width), settings.patch_size, settings.stride, settings.symmetric)
+    columns = blocks_of((height, width), settings.stride, settings.symmetric)[1]
+    limit = floor(share * height * width)
     costs = settings.switch_cost, settings.reuse_cost
     switch, use = (round(cost * sources.spread) if cost else 0 for cost in costs)
     bound = score_bound(settings.patch_size, norm) * (2 if settings.symmetric else 1)
     return Rules(
         settings.sweeps,
         settings.neighbors or 1,
-        min(CANDIDATES, settings.num_donors(sources.pictures, has_reference)),
-        capacity(settings, (height, width), sources.pictures, has_reference),
+        min(CANDIDATES, donors // (len(cuts) + 1)),
+        capacity(limit, height * width, donors, plan, columns, cuts, share),
         switch,
         use,
         bound + switch + use * height * width,
+        cuts,
     )
 
 
@@ -84,6 +101,7 @@ class Step(NamedTuple):
         written: ``(T,)`` cells that are written.
         writers: ``(T,)`` position, among the M blocks, of the block that writes each cell.
         room: ``(1,)`` most cells that a picture may give already and still have room for the whole wave.
+        bands: ``(M,)`` band of each block.
     """
 
     places: Tensor
@@ -93,6 +111,7 @@ class Step(NamedTuple):
     written: Tensor
     writers: Tensor
     room: Tensor
+    bands: Tensor
 
 
 class Tables(NamedTuple):
@@ -102,23 +121,35 @@ class Tables(NamedTuple):
         windows: ``(P, V)`` cells in which each block is compared, blocks in the order of visits.
         sizes: ``(P,)`` number of cells of each block.
         writers: ``(cells,)`` block of each cell.
+        bands: ``(P,)`` band of each block.
     """
 
     windows: Tensor
     sizes: Tensor
     writers: Tensor
+    bands: Tensor
 
 
-def make_tables(plan: Sequence[Wave], area: int, limit: int) -> tuple[Tables, list[Step]]:
-    """Return the blocks and waves of a sweep over ``area`` cells, for pictures of a capacity ``limit``."""
+def make_tables(
+    plan: Sequence[Wave], area: int, columns: int, limit: int, cuts: tuple[int, ...]
+) -> tuple[Tables, list[Step]]:
+    """Return the blocks and waves of a sweep.
+
+    Args:
+        plan: the waves.
+        area: cells of the grid.
+        columns: blocks in a row.
+        limit: capacity of a picture in cells.
+        cuts: see :func:`.bands.band_cuts`.
+    """
     steps = []
     blocks = sum(len(wave.places) for wave in plan)
     windows = torch.empty((blocks, plan[0].windows.shape[1]), dtype=torch.int64)
     sizes, owners = torch.zeros(blocks, dtype=torch.int64), torch.zeros(area, dtype=torch.int64)
     for wave in plan:
         cells, places = torch.from_numpy(wave.cells), torch.from_numpy(wave.places)
-        writers, columns = (cells < area).nonzero(as_tuple=True)
-        written = cells[writers, columns]
+        writers, positions = (cells < area).nonzero(as_tuple=True)
+        written = cells[writers, positions]
         step = Step(
             places,
             cells[:, 0],
@@ -127,22 +158,23 @@ def make_tables(plan: Sequence[Wave], area: int, limit: int) -> tuple[Tables, li
             written,
             writers,
             torch.tensor([limit - wave.size]),
+            torch.tensor(bands_of(wave.places.tolist(), columns, cuts)),
         )
         steps.append(step)
         windows[places], sizes[places], owners[written] = step.windows, (cells < area).sum(1), places[writers]
-    return Tables(windows, sizes, owners), steps
+    return Tables(windows, sizes, owners, torch.tensor(bands_of(range(blocks), columns, cuts))), steps
 
 
 def step_fillers(area: int) -> tuple[int, ...]:
     """Return the padding value of each field of a step; padded blocks and writes have no effect."""
-    return 0, area, area, area, area, 0, 0
+    return 0, area, area, area, area, 0, 0, 0
 
 
 def resynthesize(
     units: Units,
     start: Tensor,
     empty: Tensor,
-    excluded: Tensor | None,
+    donor_bands: Tensor | None,
     ranks: Tensor,
     groups: Tensor,
     pictures: int,
@@ -156,7 +188,7 @@ def resynthesize(
         units: the sources; a unit is a cell.
         start: ``(cells, N, K)`` initial keys of the images.
         empty: ``(cells + 1, N, B)`` integer buffer for scores; zeros for the last cell.
-        excluded: ``(N, pictures)`` bool, pictures that are no donors; None where all are.
+        donor_bands: ``(N, pictures)`` int64, band that each picture gives to, -1 for none; None where all are donors.
         ranks: ``(blocks, N)`` rank, among the nearest sources, of the source to copy in the first sweep.
         groups: ``(B,)`` int64 picture of each source; sources of one picture are augmentations of it.
         pictures: number of pictures.
@@ -167,7 +199,7 @@ def resynthesize(
     Returns:
         ``(cells, N)`` int64 source of each cell.
     """
-    search = _Search(excluded, groups, pictures, rules, empty.shape[2])
+    search = _Search(donor_bands, groups, pictures, rules, empty.shape[2])
     cells = torch.arange(empty.shape[0] - 1, device=start.device)
     scores = units.compare(empty, cells, start)
     picked = search.assign(scores, tables)
@@ -193,8 +225,8 @@ class _Search:
     The number of sources stands for the null source, and the number of pictures for the null picture.
     """
 
-    def __init__(self, excluded: Tensor | None, groups: Tensor, pictures: int, rules: Rules, count: int) -> None:
-        self.excluded, self.pictures, self.rules, self.count = excluded, pictures, rules, count
+    def __init__(self, donor_bands: Tensor | None, groups: Tensor, pictures: int, rules: Rules, count: int) -> None:
+        self.donor_bands, self.pictures, self.rules, self.count = donor_bands, pictures, rules, count
         self.groups = F.pad(groups, (0, 1), value=pictures)
 
     def _together(self, scores: Tensor) -> int:
@@ -202,16 +234,27 @@ class _Search:
         return 1 if is_exporting() else places_together(scores[0].numel())
 
     def _of_sources(self, of_pictures: Tensor) -> Tensor:
-        """Return values of pictures ``(N, pictures)`` expanded to their sources ``(N, B)``."""
-        return of_pictures if self.pictures == self.count else of_pictures[:, self.groups[:-1]]
+        """Return values of pictures ``(..., pictures)`` expanded to their sources ``(..., B)``."""
+        return of_pictures if self.pictures == self.count else of_pictures.index_select(-1, self.groups[:-1])
+
+    def _no_donors(self, bands: Tensor) -> Tensor | None:
+        """Return the sources that give nothing to blocks of bands ``(M,)``: ``(M, N, B)``, or ``(N, B)`` for one band.
+
+        None where all sources are donors.
+        """
+        if self.donor_bands is None:
+            return None
+        if self.rules.bands == 1:
+            return self._of_sources(self.donor_bands) < 0
+        return self._of_sources(self.donor_bands) != bands.to(self.donor_bands.device)[:, None, None]
 
     def assign(self, scores: Tensor, tables: Tables) -> Tensor:
         """Return the initial assignment ``(cells, N)`` of cells to sources by :mod:`.assignment`."""
 
         def best(part: slice) -> Tensor:
             total = sum_windows(scores, tables.windows[part], are_many=True)
-            if self.excluded is not None:
-                total = total.masked_fill_(self._of_sources(self.excluded), self.rules.excluded_score)
+            if (excluded := self._no_donors(tables.bands[part])) is not None:
+                total = total.masked_fill_(excluded, self.rules.excluded_score)
             return self._best_of_pictures(total)
 
         ranks = split_places(best, tables.windows.shape[0], self._together(scores)).transpose(0, 1)
@@ -250,10 +293,8 @@ class _Search:
         def visit(state: tuple[Tensor, ...], fields: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             (scores, index, usage), step = state, Step(*fields)
             usage = add_at(usage, self.groups[index[step.written].T], -1)
-            excluded = usage[:, :-1] > step.room.to(usage.device)
-            if self.excluded is not None:
-                excluded = excluded | self.excluded
-            excluded, costs = self._of_sources(excluded), self._costs(usage, scores.dtype)
+            full = self._of_sources(usage[:, :-1] > step.room.to(usage.device))
+            costs = self._costs(usage, scores.dtype)
 
             def choose(part: slice) -> Tensor:
                 total = sum_windows(scores, step.windows[part])
@@ -262,6 +303,8 @@ class _Search:
                 if self.rules.switch_cost:
                     total -= self.rules.switch_cost * self._beside(index[step.around[part]]).to(total.dtype)
                 own = index[step.first[part]][:, :, None]
+                no_donors = self._no_donors(step.bands[part])
+                excluded = full if no_donors is None else full | no_donors
                 return self._nearest(total, excluded, own, None if ranks is None else ranks[step.places[part]])
 
             picks = split_places(choose, step.places.shape[0], self._together(scores))[step.writers]
@@ -288,7 +331,7 @@ class _Search:
 
         Args:
             total: ``(M, N, B)`` scores, which are changed in place.
-            excluded: ``(N, B)`` bool, sources that the block must not take.
+            excluded: ``(N, B)`` or ``(M, N, B)`` bool, sources that the block must not take.
             own: ``(M, N, 1)`` source of each block, which stays allowed because keeping it uses no more cells.
             ranks: ranks from 0 on; None for the nearest.
         """
