@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentpatch import PRESETS, SAMPLERS, Context, LatentPatch
+from latentpatch.registry import settings_from_record
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 SEEDS = range(3)
@@ -86,9 +87,7 @@ def settings_of(record: str | dict[str, Any]) -> Any:
     """Return the settings of a preset's name, or of a record in the names of the time of the fixtures."""
     if isinstance(record, str):
         return PRESETS[record]
-    return SAMPLERS.settings_class(record["sampler"])(
-        **{name: value for name, value in record.items() if name != "sampler"}
-    )
+    return settings_from_record(record)
 
 
 def run_command(arguments: Sequence[str]) -> None:

@@ -85,16 +85,6 @@ class ResynthesisSettings(Settings):
         metavar="N|SHARE",
         aliases=("subset",),
     )
-    bands: int | None = setting(
-        None,
-        "cut the grid's rows into this many bands with equal amounts of detail, and split the donors into as many "
-        "groups, one for each band: no source gives the whole of what one recognizes",
-        minimum=1,
-        limit=16,
-        metavar="N",
-        default_help="3; 1 if few sources",
-        before=1,
-    )
     symmetric: bool = setting(
         True, "compare and copy a block together with its mirror image, left and right", is_advanced=True
     )
@@ -124,6 +114,16 @@ class ResynthesisSettings(Settings):
         limit=16,
         metavar="N",
         is_advanced=True,
+    )
+    bands: int | None = setting(
+        None,
+        "cut the grid's rows into this many bands with equal amounts of detail, and split the donors into as many "
+        "groups, one for each band: no source gives the whole of what one recognizes",
+        minimum=1,
+        limit=16,
+        metavar="N",
+        default_help="3; 1 if few sources",
+        before=1,
     )
 
     def check_together(self) -> None:
