@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .bank.augmentation import Variants
-from .provenance.maps import largest_regions, provenance_images, source_shares
+from .provenance.maps import largest_regions, local_shares, provenance_images, source_shares
 from .settings import Settings
 
 __all__ = ["Blend", "Generation"]
@@ -31,6 +31,7 @@ class Generation:
             sources counts all copies of an image as one source.
         groups: ``(S,)`` int64, the group of each source without its copies, numbered by first appearance; None where
             each is its own. A group counts as one source, and has the name of its first one.
+        detail: ``(h, w)`` with sum 1, weights of the cells in :meth:`local_shares`; None where they are not known.
     """
 
     images: Tensor = field(repr=False)
@@ -41,6 +42,7 @@ class Generation:
     settings: Settings | None = None
     variants: Variants = field(default_factory=Variants)
     groups: Tensor | None = field(default=None, repr=False)
+    detail: Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,18 +64,26 @@ class Generation:
         """Return the share of each image's cells in the largest connected region from one source: ``(N,)``."""
         return largest_regions(self._sources())
 
+    def local_shares(self) -> Tensor | None:
+        """Return the largest part of one source in each image's detail ``(N,)``, None where it is not known.
+
+        See :func:`~latentpatch.provenance.maps.local_shares`.
+        """
+        return None if self.detail is None else local_shares(self._sources(), self.detail)
+
     def provenance(self) -> Tensor:
         """Return the index maps as pictures ``(N, 3, H, W)``, one hue a source, its copies in neighbouring hues."""
         return provenance_images(self.index, len(self.ids), self.images.shape[2] // self.index.shape[1])
 
     def records(self) -> list[dict[str, Any]]:
-        """Return a JSON record of each image: seed, index map, shares, largest region."""
-        regions = self.largest_regions().tolist()
+        """Return a JSON record of each image: seed, index map, shares, local share if known, largest region."""
+        regions, local = self.largest_regions().tolist(), self.local_shares()
         return [
             {
                 "seed": self.seeds[i] if self.seeds else None,
                 "index": self.index[i].tolist(),
                 "shares": {name: round(share, 6) for name, share in shares.items()},
+                **({} if local is None else {"local_share": round(float(local[i]), 6)}),
                 "largest_region": round(regions[i], 6),
             }
             for i, shares in enumerate(self.shares())

@@ -195,7 +195,9 @@ def _generation(
 ) -> Generation:
     ids, variants, groups = tuple(model.bank.ids), model.bank.variants, model.bank.shared_numbers
     seeds = tuple(int(seed) for seed in seeds)
-    return Generation(pictures, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants, groups)
+    return Generation(
+        pictures, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants, groups, model.bank.detail
+    )
 
 
 def editing(
@@ -232,7 +234,9 @@ def editing(
     if composite:
         side = network.spec.downsampling
         result = join(result, target, cells.repeat_interleave(side, 0).repeat_interleave(side, 1))
-    return Generation(result, torch.where(cells, position, -1)[None], ids, variants=variants, groups=groups)
+    return Generation(
+        result, torch.where(cells, position, -1)[None], ids, variants=variants, groups=groups, detail=self.bank.detail
+    )
 
 
 def _editing_size(model: LatentPatch, image: Picture) -> tuple[int, int]:

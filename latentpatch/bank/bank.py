@@ -270,6 +270,16 @@ class SourceBank(StoredSources):
         """
         return self._cache.get(self._versioned_keys(), candidates, self._prepare)
 
+    @property
+    def detail(self) -> Tensor | None:
+        """The part of each cell in the detail of the mean source: ``(h, w)`` float64 on the CPU, with sum 1.
+
+        All cells are equal where the mean source has no detail. None for a bank of which each process has a part.
+        """
+        detail = self.prepared().detail.double().cpu()
+        total = detail.sum()
+        return detail / total if total else torch.full_like(detail, 1 / detail.numel())
+
     def _prepare(self, keys: Tensor, candidates: Tensor | None) -> PreparedSources:
         groups = self._groups(candidates)
         if candidates is None:

@@ -38,6 +38,11 @@ class ShardedBank(SourceBank):
         self.ids, self.attributes, self._claimed_digest = bank.ids, bank.attributes, bank.digest()
         self.group_numbers = bank.group_numbers
 
+    @property
+    def detail(self) -> None:
+        """None: the mean of all sources would take all processes."""
+        return None
+
     def _check_sampler(self, sampler: Sampler) -> None:
         if not sampler.is_shardable:
             names = ", ".join(name for name, each in SAMPLERS.items() if each.is_shardable)

@@ -113,9 +113,11 @@ class RunWriter:
         if older:
             self.context.say(f"pictures of an earlier run that stay in {self.output}: {len(older)}")
         share = sum(max(row["shares"].values(), default=0.0) for row in self.rows) / len(self.rows)
+        local = [row["local_share"] for row in self.rows if "local_share" in row]
+        of_detail = f", of its detail {sum(local) / len(local):.0%} and at most {max(local):.0%}" if local else ""
         self.context.say(
             f"{plural(len(self.rows), 'picture')} in {self.output}; "
-            f"the largest share of one source is {share:.0%} of a picture on average"
+            f"the largest share of one source is {share:.0%} of a picture on average{of_detail}"
         )
         return report
 

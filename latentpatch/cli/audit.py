@@ -48,6 +48,13 @@ class AuditOptions(cli.CommandOptions):
     max_share: float = cli.option(
         cli.number(0, 1), "SHARE", "share of the largest source of any picture", default=0.9, section="limits"
     )
+    max_local_share: float = cli.option(
+        cli.number(0, 1),
+        "SHARE",
+        "share of the largest source of any picture, cells weighted by where the sources have detail in common",
+        default=0.6,
+        section="limits",
+    )
     min_relative: float = cli.option(
         cli.number(0, 1),
         "RATIO",
@@ -84,7 +91,13 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
     from ._output import write_json
     from ._records import recorded_maps, without_sheets
 
-    limits = CopyLimits(options.max_mean_share, options.max_share, options.min_relative, options.min_registered)
+    limits = CopyLimits(
+        options.max_mean_share,
+        options.max_share,
+        options.max_local_share,
+        options.min_relative,
+        options.min_registered,
+    )
     listed = list_images(options.pictures)
     listed_beside = [] if options.held_out is None else list_images(options.held_out)
     descriptor = options.identity.find()
@@ -96,7 +109,9 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
         figures, registered = _measure(model, compared, paths, context, "pictures")
         # A record that few cells confirm is of another picture.
         agreement = (recorded.index == figures.index).flatten(1).float().mean(1)
-        figures = figures.with_index(recorded.index, recorded.is_recorded & (agreement >= _MIN_SAME_CELLS))
+        figures = figures.with_index(
+            recorded.index, recorded.is_recorded & (agreement >= _MIN_SAME_CELLS), model.bank.detail
+        )
         held_out = None
         if options.held_out is None:
             reference, reference_registered = copying_of_sources(model), _sources_registered(compared)
@@ -259,10 +274,11 @@ def _pairs_sheet(
 
 def _summarize(options: AuditOptions, context: cli.RunContext, report: dict[str, Any]) -> None:
     failures, covered = report["failures"], report["covered"]
-    share, relative = report["figures"]["largest_share"], report["figures"]["relative"]
+    share, local, relative = (report["figures"][name] for name in ("largest_share", "local_share", "relative"))
     context.say(
         f"{report['verdict']}: {cli.plural(report['pictures'], 'picture')}; largest share {share['mean']:.0%} on "
-        f"average, {share['most']:.0%} at most; nearest source at {relative['least']:.2f} of the next ones at least, "
+        f"average, {share['most']:.0%} at most; of the detail {local['mean']:.0%} and {local['most']:.0%}; nearest "
+        f"source at {relative['least']:.2f} of the next ones at least, "
         f"{report['figures']['registered']['least']:.2f} after registration"
     )
     for failure in failures[:_MAX_FAILURES_SHOWN]:

@@ -39,6 +39,8 @@ def run(options: ExplainOptions, context: cli.RunContext) -> dict[str, Any]:
         write_json(staging / "explanation.json", report)
     shares = found.group_shares()
     largest = "".join(f", the largest {name} with {share:.0%}" for name, share in list(shares.items())[:1])
-    context.say(f"{options.output}/explanation.html: {cli.plural(len(shares), 'source')}{largest}")
+    local = found.local_share()
+    of_detail = "" if local is None else f", and the largest share of its detail is {local:.0%}"
+    context.say(f"{options.output}/explanation.html: {cli.plural(len(shares), 'source')}{largest}{of_detail}")
     context.say(found.note)
     return report

@@ -27,6 +27,7 @@ _COLUMNS = {
     "coverage": ("coverage", ".2f", True),
     "diversity": ("diversity", ".2f", True),
     "largest_share": ("largest share", ".2f", True),
+    "local_share": ("local share", ".2f", True),
     "largest_region": ("largest region", ".2f", True),
     "sources": ("sources", ".1f", True),
     "regions": ("regions", ".2f", True),

@@ -140,7 +140,7 @@ def copying_figures(bank: SourceBank, index: Tensor, typical_distance: float | N
         typical_distance: median distance of held-out images to their nearest source, the unit of ``nearest``; without
             it that figure is left out.
     """
-    values = map_figures(bank.groups_of(index))
+    values = map_figures(bank.groups_of(index), bank.detail)
     values |= {"copied": (values["largest_share"] >= COPY_SHARE).double(), "seams": seam_energies(bank, index).cpu()}
     if typical_distance:
         values["nearest"] = nearest_distances(bank, bank.keys_at(index.to(bank.keys.device))) / typical_distance

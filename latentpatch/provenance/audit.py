@@ -15,7 +15,7 @@ from .registered import Registered
 
 __all__ = ["CopyLimits", "audit_report", "concatenate"]
 
-_FIGURES = ("largest_share", "sources", "largest_region", "regions", "distance", "relative")
+_FIGURES = ("largest_share", "local_share", "sources", "largest_region", "regions", "distance", "relative")
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class CopyLimits:
     Attributes:
         mean_share: largest mean of the images' largest shares.
         share: largest share of one source in any image.
+        local_share: the same with cells weighted by detail, see :func:`~latentpatch.provenance.maps.local_shares`.
         relative: least distance of any image to the nearest source, relative to the next nearest.
         registered: the same after registration: see :class:`~latentpatch.provenance.registered.Registered`.
     """
 
     mean_share: float = 0.5
     share: float = 0.9
+    local_share: float = 0.6
     relative: float = 0.6
     registered: float = 0.55
 
@@ -50,9 +52,12 @@ class CopyLimits:
         mean = float(figures.largest_share.mean())
         if mean > self.mean_share:
             found.append(_failure(None, "largest_share", mean, self.mean_share))
-        for name, share, relative in zip(names, figures.largest_share.tolist(), figures.relative.tolist(), strict=True):
+        rows = (figures.largest_share.tolist(), figures.local_share.tolist(), figures.relative.tolist())
+        for name, share, local, relative in zip(names, *rows, strict=True):
             if share > self.share:
                 found.append(_failure(name, "largest_share", share, self.share))
+            if local > self.local_share:
+                found.append(_failure(name, "local_share", local, self.local_share))
             if relative < self.relative:
                 found.append(_failure(name, "relative", relative, self.relative))
         for name, relative in [] if registered is None else zip(names, registered.relative.tolist(), strict=True):

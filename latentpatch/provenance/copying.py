@@ -22,7 +22,7 @@ from ..errors import SettingError
 from ..model import LatentPatch
 from ..results import Generation
 from ..validation import check_integer
-from .maps import largest_regions, region_counts
+from .maps import largest_regions, local_shares, region_counts
 from .trace import nearest_other_sources, nearest_source_map
 
 __all__ = [
@@ -46,6 +46,7 @@ NEIGHBORS = 5
 #: Of two values of a figure of index maps, the one that says more copying.
 _WORSE = {
     "largest_share": torch.maximum,
+    "local_share": torch.maximum,
     "sources": torch.minimum,
     "largest_region": torch.maximum,
     "regions": torch.minimum,
@@ -81,10 +82,17 @@ def region_densities(index: Tensor) -> Tensor:
     return region_counts(index).float() / max(1, index[:1].numel())
 
 
-def map_figures(index: Tensor) -> dict[str, Tensor]:
-    """Return the figures of index maps ``(N, h, w)`` by name."""
+def map_figures(index: Tensor, detail: Tensor | None) -> dict[str, Tensor]:
+    """Return the figures of index maps by name.
+
+    Args:
+        index: ``(N, h, w)`` int64.
+        detail: ``(h, w)`` weights of the cells in local shares; None where all are equal.
+    """
+    equal = torch.full(index.shape[1:], 1 / max(1, index[:1].numel()), dtype=torch.float64)
     return {
         "largest_share": largest_shares(index),
+        "local_share": local_shares(index, equal if detail is None else detail),
         "sources": source_counts(index),
         "largest_region": largest_regions(index),
         "regions": region_densities(index),
@@ -167,8 +175,9 @@ class Copying:
     Attributes:
         index: ``(N, h, w)`` int64, the index map: numbers of groups of sources, -1 for the input image.
         exact: bool, whether it is the index map the image was generated with.
-        largest_share, sources, largest_region, regions: of the index map: see :func:`largest_shares`,
-            :func:`source_counts`, :func:`~latentpatch.provenance.maps.largest_regions`, :func:`region_densities`.
+        largest_share, local_share, sources, largest_region, regions: of the index map: see :func:`largest_shares`,
+            :func:`~latentpatch.provenance.maps.local_shares`, :func:`source_counts`,
+            :func:`~latentpatch.provenance.maps.largest_regions`, :func:`region_densities`.
         nearest: int64, the source nearest to the whole image, without its augmented copies.
         distance: float64, its distance in units of the latents: see :func:`source_distances`.
         relative: float64, relative to the distance to the next nearest of other groups: see :func:`nearest_sources`.
@@ -178,6 +187,7 @@ class Copying:
     index: Tensor
     exact: Tensor
     largest_share: Tensor
+    local_share: Tensor
     sources: Tensor
     largest_region: Tensor
     regions: Tensor
@@ -200,13 +210,15 @@ class Copying:
         rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
         return [{name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
 
-    def with_index(self, index: Tensor, exact: Tensor) -> Copying:
+    def with_index(self, index: Tensor, exact: Tensor, detail: Tensor | None) -> Copying:
         """Return these figures with index maps ``(N, h, w)`` in place of the estimates where ``exact`` ``(N,)``.
 
-        Of the figures of both maps the one that says more copying is kept.
+        Of the figures of both maps the one that says more copying is kept. For ``detail`` see :func:`map_figures`.
         """
         index = torch.where(exact[:, None, None], index, self.index)
-        figures = {name: _WORSE[name](getattr(self, name), values) for name, values in map_figures(index).items()}
+        figures = {
+            name: _WORSE[name](getattr(self, name), values) for name, values in map_figures(index, detail).items()
+        }
         return replace(self, index=index, **figures, exact=self.exact | exact)
 
 
@@ -291,7 +303,7 @@ def _figures(bank: SourceBank, index: Tensor, near: Nearest, mirrored: Tensor, e
     sources = bank.groups_of(index)
     return Copying(
         sources.cpu(),
-        **map_figures(sources),
+        **map_figures(sources, bank.detail),
         exact=torch.full((len(index),), exact),
         nearest=near.source.cpu(),
         distance=near.distance.cpu() * float(bank.key_step),

@@ -49,6 +49,8 @@ class SourcePart:
         attributes: attributes of the source.
         picture: ``(3, H, W)`` in [0, 1], from the source's file, or decoded from the bank.
         group: name of the group that counts as one source: of its augmented copies and of nearly equal sources.
+        detail: its part in the image's detail: see :func:`~latentpatch.provenance.maps.local_shares`; None where that
+            is not known.
     """
 
     id: str
@@ -58,6 +60,7 @@ class SourcePart:
     attributes: dict[str, str]
     picture: Tensor = field(repr=False)
     group: str = ""
+    detail: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,15 @@ class Explanation:
             shares[part.group or part.id] = shares.get(part.group or part.id, 0) + part.share
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
+    def local_share(self) -> float | None:
+        """Return the largest part of a group of sources in the image's detail; None where it is not known."""
+        parts: dict[str, float] = {}
+        for part in self.sources:
+            if part.detail is None:
+                return None
+            parts[part.group or part.id] = parts.get(part.group or part.id, 0) + part.detail
+        return max(parts.values(), default=0.0)
+
     def record(self) -> dict[str, Any]:
         """Return the explanation as JSON holds it; ``cells`` are positions in the list of sources."""
         distance = self.distance
@@ -103,7 +115,8 @@ class Explanation:
             "cells": self.index.tolist(),
             "distance": None if distance is None else [[round(d, 4) for d in row] for row in distance.tolist()],
             "sources": [
-                {name: getattr(part, name) for name in _PART_FIELDS} | {"share": round(part.share, 6)}
+                {name: getattr(part, name) for name in _PART_FIELDS}
+                | {"share": round(part.share, 6), "detail": None if part.detail is None else round(part.detail, 6)}
                 for part in self.sources
             ],
             "groups": {name: round(share, 6) for name, share in self.group_shares().items()},
@@ -208,7 +221,7 @@ def _explanation(
     facts: dict[str, Any],
 ) -> Explanation:
     """Return the explanation of an image with an index map ``(h, w)`` of positions in the bank, as an exact one."""
-    index = index.cpu()
+    index, weights = index.cpu(), model.bank.detail
     used, counts = index[index >= 0].unique(return_counts=True)
     order = sorted(range(len(used)), key=lambda k: (-int(counts[k]), int(used[k])))
     positions = [int(used[k]) for k in order]
@@ -222,7 +235,8 @@ def _explanation(
         cells = int(own.sum())
         share, region = cells / index.numel(), round(region_share * index.numel())
         attributes, group = model.bank.attributes[b], names[numbers[rank]]
-        parts.append(SourcePart(model.bank.ids[b], share, cells, region, attributes, pixels, group))
+        detail = None if weights is None else float(weights[own].sum())
+        parts.append(SourcePart(model.bank.ids[b], share, cells, region, attributes, pixels, group, detail))
     return Explanation(title, picture, ranks, True, note, parts, None, facts)
 
 

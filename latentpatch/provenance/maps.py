@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["largest_regions", "provenance_images", "region_counts", "source_shares"]
+__all__ = ["largest_regions", "local_shares", "provenance_images", "region_counts", "source_shares"]
 
 _INPUT_COLOR = (0.5, 0.5, 0.5)  # RGB of cells of the input image
 
@@ -31,6 +31,25 @@ def source_shares(index: Tensor, count: int) -> Tensor:
     shares = torch.zeros(len(flat), count + 1, device=index.device)
     shares.scatter_add_(1, flat + 1, torch.ones_like(flat, dtype=shares.dtype))
     return shares[:, 1:] / flat.shape[1]
+
+
+def local_shares(index: Tensor, detail: Tensor) -> Tensor:
+    """Return the largest part that one source has in the detail of each image: ``(N,)`` float32.
+
+    A source with a small share of all cells may have given the eyes, nose and mouth. Here a cell counts as much as the
+    mean source has detail there.
+
+    Args:
+        index: ``(N, h, w)`` int64, sources or their groups; -1 for the input image, which counts as no source.
+        detail: ``(h, w)`` with sum 1: :attr:`~latentpatch.bank.bank.SourceBank.detail`.
+    """
+    index, weights = index.cpu().flatten(1), detail.flatten()
+    used, numbers = index.unique(return_inverse=True)
+    shares = torch.zeros(len(index), len(used), dtype=weights.dtype)
+    shares.scatter_add_(1, numbers.view(index.shape), weights.expand(len(index), -1))
+    shares[:, used < 0] = 0
+    most = shares.amax(1) if shares.numel() else shares.new_zeros(len(index))
+    return most.float()
 
 
 def largest_regions(index: Tensor) -> Tensor:

@@ -143,7 +143,9 @@ class Service:
         ids, variants, groups = tuple(bank.ids), bank.variants, bank.shared_numbers
         blank = index.new_zeros((len(index), 3, *self.model.image_size))  # gives the maps their size
         seeds = tuple(request.all_seeds)
-        result = Generation(blank, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants, groups)
+        result = Generation(
+            blank, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants, groups, bank.detail
+        )
         return drawn_result(self.facts, request.operation, result, result.provenance())
 
     def _inpaint(self, request: InpaintRequest) -> Operation[Result]:

@@ -2,7 +2,7 @@
 
 A source that fits well at the eyes fits well at the nose, too, and one recognizes the person although most of the grid
 is from others. So each band has its own group of donors. The bands have equal amounts of detail of the mean source
-(:attr:`~.prepared.PreparedSources.row_detail`): what all sources have in common at the same place is what tells them
+(:attr:`~.prepared.PreparedSources.detail`): what all sources have in common at the same place is what tells them
 apart there. It is found in the bank alone, whatever the pictures show.
 """
 

@@ -175,8 +175,8 @@ class PreparedSources:
         return self.groups.argsort(stable=True), torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
     @cached_property
-    def row_detail(self) -> Tensor:
-        """Return the detail of each row of the mean source: ``(h,)`` int64.
+    def detail(self) -> Tensor:
+        """Return the detail of each cell of the mean source: ``(h, w)`` int64.
 
         The detail of a cell is its squared difference to the mean of the 3 x 3 cells around it, times 81. Registered
         sources have it in common where their subject is: in faces at the eyes, less at nose and mouth.
@@ -186,7 +186,7 @@ class PreparedSources:
         padded = torch.cat([padded[:, :1], padded, padded[:, -1:]], 1)
         rows = padded[:-2] + padded[1:-1] + padded[2:]
         around = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
-        return (9 * mean - around).square().sum((1, 2))
+        return (9 * mean - around).square().sum(2)
 
     def _group(self, groups: Groups) -> None:
         self.groups = groups.numbers

@@ -71,7 +71,7 @@ def rules_of(sources: PreparedSources, settings: ResynthesisSettings, norm: int,
     donors, share, bands = settings.num_donors(sources.pictures, has_reference), settings.max_share, settings.bands
     assert share is not None
     assert bands is not None
-    cuts = band_cuts(sources.row_detail.tolist(), settings.stride, bands) if bands > 1 else ()
+    cuts = band_cuts(sources.detail.sum(1).tolist(), settings.stride, bands) if bands > 1 else ()
     plan = waves((height, width), settings.patch_size, settings.stride, settings.symmetric)
     columns = blocks_of((height, width), settings.stride, settings.symmetric)[1]
     limit = floor(share * height * width)
