@@ -274,8 +274,11 @@ class SourceBank(StoredSources):
     def detail(self) -> Tensor | None:
         """The part of each cell in the detail of the mean source: ``(h, w)`` float64 on the CPU, with sum 1.
 
-        All cells are equal where the mean source has no detail. None for a bank of which each process has a part.
+        All cells are equal where the mean source has no detail. None for an empty bank, and for one of which each
+        process has a part.
         """
+        if not len(self):
+            return None
         detail = self.prepared().detail.double().cpu()
         total = detail.sum()
         return detail / total if total else torch.full_like(detail, 1 / detail.numel())

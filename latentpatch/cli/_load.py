@@ -16,9 +16,11 @@ from ..errors import SettingError
 from ..fitting import warn_of_disagreement
 from ..io import images
 from ..methods.base import Context
+from ..methods.latent.presets import FEW_SOURCES
 from ..model import LatentPatch
 from ..registry import SAMPLERS
 from ..runs.system import choose_device
+from ..settings import Settings
 from ._options import RegionOptions, RunContext, SourceOptions, plural
 from ._registration import said_warnings
 from ._samplers import SamplerOptions
@@ -28,6 +30,7 @@ __all__ = [
     "check_pixels",
     "files_of",
     "load_model",
+    "note_few",
     "open_autoencoder",
     "open_model",
     "pixel_size",
@@ -121,6 +124,19 @@ def open_model(
     if attributes is not None and not any(model.bank.attributes):
         raise ValueError(f"--attributes {options.attributes}: names none of the sources, such as {model.bank.ids[0]!r}")
     return model
+
+
+def note_few(
+    model: LatentPatch, sampler: SamplerOptions, settings: Settings, where: str | None, context: RunContext
+) -> None:
+    """Say what follows from few sources, before images are made: the preset for them, and what one source may give."""
+    method, inputs = SAMPLERS.of(settings), model.context(model.bank.candidates(where))
+    if inputs.num_sources >= FEW_SOURCES or sampler.preset is not None or sampler.changes:
+        return
+    method.validate(settings, inputs)  # refuse first
+    share = getattr(method.resolve(settings, inputs), "max_share", None)
+    gives = "" if share is None else f"; one may give up to {share:.0%} of a picture"
+    context.say(f"{plural(inputs.num_sources, 'source')}: --preset few suits fewer than {FEW_SOURCES}{gives}")
 
 
 def _group_lines(model: LatentPatch) -> list[str]:

@@ -67,7 +67,7 @@ def _sampler_of(path: Path) -> str:
 def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
     """Generate images and write them."""
     from ..io.images import read_image
-    from ._load import open_model
+    from ._load import note_few, open_model
     from ._output import run_facts, sample_writer, staging_folder
     from ._registration import align_sources, note_picture
 
@@ -81,6 +81,8 @@ def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
         reference = None if options.reference is None else read_image(options.reference, model.image_size)
         if options.reference is not None and reference is not None and not options.shard_bank:
             note_picture(model, options.reference, reference, context)
+        if not options.shard_bank and not has_reference:
+            note_few(model, options.sampler, settings, where, context)
         facts = run_facts(model, context, {"where": where, "decoding": decoding}, {"reference": options.reference})
         inputs: dict[str, Any] = {"settings": settings, "reference": reference, "where": where, "decoding": decoding}
         with sample_writer(staging, options, model, context, facts, settings) as writer:

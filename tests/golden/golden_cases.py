@@ -83,10 +83,14 @@ def sampler_name(settings: Any) -> str:
     return SAMPLERS.name_of(settings)
 
 
+#: Presets at the time of the fixtures, when ``few`` had four donors and no bands.
+_PRESETS = {**PRESETS, "few": PRESETS["few"].changed(donors=4, bands=1)}
+
+
 def settings_of(record: str | dict[str, Any]) -> Any:
     """Return the settings of a preset's name, or of a record in the names of the time of the fixtures."""
     if isinstance(record, str):
-        return PRESETS[record]
+        return _PRESETS[record]
     return settings_from_record(record)
 
 
@@ -469,6 +473,7 @@ COMMANDS: dict[str, list[str]] = {
     "paper": ["generate", "@plain.safetensors", "-n", "1", "--preset", "paper", "--neighbours", "2"],
     "reference": [
         *("generate", "@plain.safetensors", "-n", "1", "--reference", "@reference.png", "--preset", "few"),
+        *("--donors", "4", "--bands", "1"),
         *("--where", "mood=glad"),
     ],
     "mirrored": ["generate", "@mirrored.safetensors", "-n", "1", "--seed", "2"],

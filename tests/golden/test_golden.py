@@ -211,6 +211,7 @@ def test_commands_write_the_same(name: str, tmp_path: Path) -> None:
     golden.run_command(golden.arguments_of(name, tmp_path / "out"))
     old, new = golden.report_of(FIXTURES / name), golden.report_of(tmp_path / "out")
     assert settings_in(old) == settings_in(new)
+    new["images"] = [{key: row[key] for key in old["images"][0]} for row in new["images"]]
     assert {**old, "version": None} == {**{key: new[key] for key in old}, "version": None}
     for row in old["images"]:
         stored, made = FIXTURES / name / row["file"], tmp_path / "out" / row["file"]

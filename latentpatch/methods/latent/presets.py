@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...settings import Settings
 from .settings import RasterSettings, ResynthesisSettings
 
-__all__ = ["DEFAULT_PRESET", "INPAINTING_SAMPLER", "PRESETS", "PRESET_HELP"]
+__all__ = ["DEFAULT_PRESET", "FEW_SOURCES", "INPAINTING_SAMPLER", "PRESETS", "PRESET_HELP"]
 
 #: Settings by name: from nearest to one source to farthest, then for few sources, then the paper's.
 PRESETS: dict[str, Settings] = {
@@ -19,11 +19,15 @@ PRESETS: dict[str, Settings] = {
         max_share=0.375,
         start_candidates=1,
         allow_start_as_donor=True,
-        donors=4,
+        donors=6,
+        bands=2,
     ),
     "paper": RasterSettings(),
 }
 DEFAULT_PRESET = "balanced"
+
+#: Below this many sources the preset ``few`` suits better: with others, pictures repeat themselves.
+FEW_SOURCES = 24
 
 #: Sampler that fills masks where none is named.
 INPAINTING_SAMPLER = "raster"
@@ -33,6 +37,6 @@ PRESET_HELP = {
     "faithful": "like balanced, but the start source may give up to a quarter of an image; closest to one source",
     "balanced": "rebuild a random source from patches of a random half of the others, at most 30 % from any one",
     "diverse": "like balanced, but at most 10 % from any one source",
-    "few": "for some sixteen sources: each image is made of four of them, in large pieces",
+    "few": "for some sixteen sources: each image is made of six of them, in large pieces",
     "paper": "the multi-scale raster sampler of the paper",
 }

@@ -209,7 +209,7 @@ def test_resynthesis_cases_reach_all_rules() -> None:
     assert sum((np.diff(case.bank.pictures) < 0).any() for case in made) >= 5
 
 
-@pytest.mark.parametrize("count", [24, 33])
+@pytest.mark.parametrize("count", [24, 36])
 @pytest.mark.parametrize("preset", ["faithful", "balanced", "diverse", "few"])
 def test_presets(preset: str, count: int) -> None:
     """Their shares, donors and bands are those of a bank of so many sources, a third of them alike."""
