@@ -94,6 +94,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / target).mkdir()
         for name in chosen:
             shutil.copy(PORTRAITS / name, tmp_path / target)
+    shutil.copytree(ROOT / "examples" / "robots", tmp_path / "robots")
     shutil.copy(PORTRAITS / "1113.jpg", tmp_path / "face.jpg")
     shutil.copy(PORTRAITS / "1044.jpg", tmp_path / "other.jpg")
     mask = Image.new("L", (256, 256))
