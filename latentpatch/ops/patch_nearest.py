@@ -69,13 +69,17 @@ def nearest_vectors(
     if not 1 <= k <= len(keys):
         raise SettingError("k", k, f"from 1 to {len(keys)}, the number of keys")
     norms, index, scores = keys.square().sum(1), [], []
+    excluded = None if weights is None or not bool(weights.isinf().any()) else weights.isinf()
     for block in queries.split(_blocks(queries, keys, block_bytes)):
         found = _distances(block, keys, norms)
         if weights is not None:
-            found = torch.where(weights.isinf(), torch.inf, found * weights)
+            found = found.mul_(weights)  # excluded keys may be NaN here
+            if excluded is not None:
+                found.masked_fill_(excluded, torch.inf)
         if k == 1:
             best, at = found.min(1, keepdim=True)
-            at = (found == best).to(torch.uint8).argmax(1, keepdim=True)  # the first of equals, on any device
+            if found.device.type != "cpu":  # the first of equals, as on CPUs
+                at = (found == best).to(torch.uint8).argmax(1, keepdim=True)
         else:
             best, at = (each[:, :k] for each in found.sort(dim=1, stable=True))
         index.append(at)

@@ -27,7 +27,7 @@ __all__ = ["GPNN"]
 Size = tuple[int, int]
 
 _HALF_RANGE = 127.5  # levels for 1 in the unit of distances, pixels in [-1, 1]
-_MOST_EXACT_PAIRS = 6_000_000  # pairs of patches up to which exact search is quicker
+_MOST_EXACT_PAIRS = 2_500_000  # pairs of patches up to which exact search is quicker
 _FIRST_SWEEPS = 6  # of the first search by PatchMatch, which starts at random where nothing was searched exactly
 
 
@@ -120,10 +120,10 @@ def _one(
         image = resize(image[None], scale.result)[0]
         search.enter(keys.grids, patch_grid(scale.result, settings.patch_size))
         for turn in range(settings.iterations if number else settings.coarsest_iterations):
-            before = field
+            before = image
             field = search(levels(image), keys if not turn or settings.blurred_keys == "all" else values)
             image = vote(field, values, scale.result).add_(128).div_(255).clamp_(0, 1)
-            if turn and before is not None and torch.equal(before.matches, field.matches):
+            if turn and float((image - before).abs().mean()) * 255 <= settings.tolerance:
                 break
         coarser = sharp
         tell(number, image[None])
@@ -172,23 +172,25 @@ class _Search:
         self.forth = field.matches
         return field
 
-    def _weights(self, least: Tensor, patch_length: int) -> Tensor:
+    def _weights(self, least: Tensor, keys: Sources) -> Tensor:
         """Return the weights of patches' squared distances, for the distances to their nearest in the result."""
+        length = len(keys.pictures[0]) * keys.side**2
         alpha, unit = self.settings.alpha, self.settings.alpha_unit
         if alpha == inf:
             return torch.ones_like(least)
         if unit == "distance":  # of pixels in [0, 1]; scores are not squared, so that the weights are
             return completeness_weights(least.sqrt(), alpha * 2 * _HALF_RANGE).square()
         if unit == "squared":
-            return completeness_weights(least, alpha * patch_length * _HALF_RANGE**2)
-        mean = float(least.double().mean())
-        return completeness_weights(least, alpha * max(mean, 1.0))  # 1 where the result has everything already
+            return completeness_weights(least, alpha * length * _HALF_RANGE**2)
+        every = torch.cat([each.flatten(1) for each in keys.pictures], 1).double()
+        variance = max(float(every.var(1, correction=0).mean()), 1.0)  # a picture of one color has none
+        return completeness_weights(least, alpha * length * variance)
 
     def _exact(self, image: Tensor, keys: Sources) -> Field:
         side = keys.side
         queries = extract_patches(image[None], side)[0].flatten(0, 1)
         patches = torch.cat([extract_patches(each[None], side)[0].flatten(0, 1) for each in keys.pictures])
-        weights = self._weights(least_distances(queries, patches), patches.shape[1])
+        weights = self._weights(least_distances(queries, patches), keys)
         found = nearest_vectors(queries, patches, 1, weights)
         firsts = torch.tensor([0, *(h * w for h, w in self.keys)], device=image.device).cumsum(0)
         picture = torch.searchsorted(firsts[1:], found.positions, right=True)
@@ -209,7 +211,7 @@ class _Search:
                 field = patchmatch(picture, result, seed=seed + 1 + number, sweeps=sweeps, start=start)
                 self.back[number : number + 1] = [field.matches]
                 least.append(field.scores[..., 0])
-            flat = self._weights(torch.cat([each.flatten() for each in least]), len(image) * keys.side**2)
+            flat = self._weights(torch.cat([each.flatten() for each in least]), keys)
             parts = flat.split([each.numel() for each in least])
             weights = [part.view(each.shape) for part, each in zip(parts, least, strict=True)]
         start = self.forth

@@ -17,15 +17,14 @@ class GPNNSettings(Settings):
 
     patch_size: int = setting(7, "side of the patches, in pixels", minimum=3, limit=33, symbol="p", metavar="PIXELS")
     alpha: float = setting(
-        0.1,
+        0.02,
         "the lower, the more a part of the picture is preferred that is not yet in the result",
         above=0,
         symbol="alpha",
     )
     alpha_unit: str = setting(
         "relative",
-        "unit of alpha: the mean distance of the picture's patches to the result, mean squares, or unsquared sums of "
-        "pixels in [0, 1]",
+        "unit of alpha: the variance of the picture, mean squares, or unsquared sums of pixels in [0, 1]",
         choices=("relative", "squared", "distance"),
         is_advanced=True,
     )
@@ -52,6 +51,13 @@ class GPNNSettings(Settings):
         14, "shorter side of the coarsest scale; higher values keep more of the layout", minimum=4, metavar="PIXELS"
     )
     square_coarsest: bool = setting(False, "whether the coarsest scale is a square", is_advanced=True)
+    tolerance: float = setting(
+        0.3,
+        "the searches of a scale end when they change pixels by less on average, in levels of 255",
+        minimum=0,
+        maximum=255,
+        is_advanced=True,
+    )
     iterations: int = setting(10, "searches at a scale, at most", minimum=1, limit=50, symbol="T", metavar="N")
     coarsest_iterations: int = setting(
         1, "searches at the coarsest scale; more of them copy more", minimum=1, limit=50, metavar="N"
