@@ -17,7 +17,7 @@ class GPNNSettings(Settings):
 
     patch_size: int = setting(7, "side of the patches, in pixels", minimum=3, limit=33, symbol="p", metavar="PIXELS")
     alpha: float = setting(
-        0.02,
+        0.05,
         "the lower, the more a part of the picture is preferred that is not yet in the result",
         above=0,
         symbol="alpha",
