@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +27,7 @@ Size = tuple[int, int]
 
 _HALF_RANGE = 127.5  # levels for 1 in the unit of distances, pixels in [-1, 1]
 _MOST_EXACT_PAIRS = 2_500_000  # pairs of patches up to which exact search is quicker
+_NO_PREFERENCE = 1000.0  # alpha from which on no part of the picture is preferred
 _FIRST_SWEEPS = 6  # of the first search by PatchMatch, which starts at random where nothing was searched exactly
 
 
@@ -176,7 +176,7 @@ class _Search:
         """Return the weights of patches' squared distances, for the distances to their nearest in the result."""
         length = len(keys.pictures[0]) * keys.side**2
         alpha, unit = self.settings.alpha, self.settings.alpha_unit
-        if alpha == inf:
+        if alpha >= _NO_PREFERENCE:
             return torch.ones_like(least)
         if unit == "distance":  # of pixels in [0, 1]; scores are not squared, so that the weights are
             return completeness_weights(least.sqrt(), alpha * 2 * _HALF_RANGE).square()
@@ -202,7 +202,7 @@ class _Search:
     def _patchmatch(self, image: Tensor, keys: Sources) -> Field:
         seed = (self.seed * 1_000_003 + self.count * 101) % 2**62
         weights = None
-        if self.settings.alpha != inf:
+        if self.settings.alpha < _NO_PREFERENCE:
             least = []
             result = Sources([image], keys.side)
             for number, picture in enumerate(keys.pictures):

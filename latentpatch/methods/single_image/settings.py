@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 
 from ...errors import SettingError
 from ...settings import Settings, setting
@@ -18,7 +17,7 @@ class GPNNSettings(Settings):
     patch_size: int = setting(7, "side of the patches, in pixels", minimum=3, limit=33, symbol="p", metavar="PIXELS")
     alpha: float = setting(
         0.05,
-        "the lower, the more a part of the picture is preferred that is not yet in the result",
+        "the lower, the more a part of the picture is preferred that is not yet in the result; 1000 and more: no preference",
         above=0,
         symbol="alpha",
     )
@@ -78,7 +77,5 @@ class GPNNSettings(Settings):
     sweeps: int = setting(2, "sweeps of a search by patchmatch", minimum=1, limit=16, is_advanced=True, metavar="N")
 
     def check_together(self) -> None:
-        if self.alpha == inf and self.alpha_unit != "relative":
-            raise SettingError("alpha", self.alpha, "finite")
         if self.coarsest < self.patch_size:
             raise SettingError("coarsest", self.coarsest, f"at least patch_size, {self.patch_size}")
