@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import latentpatch
 from latentpatch import picture_tasks
 from latentpatch.io.channels import on_white, read_channels
-from latentpatch.io.images import contact_sheet, read_image
+from latentpatch.io.images import contact_sheet, read_image, read_record
 
 QUICK = ["--coarsest", 10, "--patch-size", 5, "--iterations", 2]
 
@@ -61,7 +61,7 @@ def test_reshuffle(beach: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert (read_image(out / f"000{i}.png") - result.images[i]).abs().max() <= 0.5 / 255 + 1e-6
     sheet = contact_sheet(torch.cat([read_image(beach)[None], on_white(result.images)]))
     assert (read_image(out / "grid.png") - sheet).abs().max() <= 0.5 / 255 + 1e-6
-    metadata = json.loads(Image.open(out / "0001.png").text["latentpatch"])  # type: ignore[attr-defined]
+    metadata = read_record(out / "0001.png")
     assert (metadata["seed"], metadata["method"], metadata["command"]) == (6, "gpnn", "reshuffle")
     run("reshuffle", beach, "-n", 1, "--seed", 6, *QUICK, "-q", "-o", tmp_path / "one")
     assert (tmp_path / "one" / "0000.png").read_bytes() == (out / "0001.png").read_bytes()
@@ -84,11 +84,11 @@ def test_channels_are_kept(mode: str, beach: Path, tmp_path: Path) -> None:
         picture.putalpha(Image.fromarray(np.tile(np.arange(40) * 6, (32, 1)).astype(np.uint8)))
     picture.save(beach)
     run("reshuffle", beach, "-n", 1, *QUICK, "-o", tmp_path / "out")
-    result = Image.open(tmp_path / "out" / "0000.png")
-    assert result.mode == mode
-    if mode != "L":
-        assert len(np.unique(np.asarray(result)[..., -1])) > 10
-    assert Image.open(tmp_path / "out" / "grid.png").mode == "RGB"
+    with Image.open(tmp_path / "out" / "0000.png") as result:
+        assert result.mode == mode
+        if mode != "L":
+            assert len(np.unique(np.asarray(result)[..., -1])) > 10
+    assert written(tmp_path / "out" / "grid.png").shape[2] == 3
     assert len(read_channels(beach)) == len(mode)
 
 

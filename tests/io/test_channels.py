@@ -11,6 +11,7 @@ from helpers.errors import refuses
 from PIL import Image
 
 from latentpatch.io.channels import on_white, read_channels, write_channels
+from latentpatch.io.metadata import read_metadata
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4), ("P", 3), ("1", 1)])
@@ -22,10 +23,10 @@ def test_channels_survive(mode: str, channels: int, tmp_path: Path) -> None:
     tensor = read_channels(tmp_path / "in.png")
     assert tensor.shape == (channels, 20, 24)
     write_channels(tmp_path / "out.png", tensor, {"key": "value"})
-    again = Image.open(tmp_path / "out.png")
-    assert again.text == {"key": "value"}  # type: ignore[attr-defined]
-    assert again.mode == {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
-    one, other = (np.asarray(each.convert("RGBA")).astype(int) for each in (picture, again))
+    assert read_metadata(tmp_path / "out.png") == {"key": "value"}
+    with Image.open(tmp_path / "out.png") as again:
+        assert again.mode == {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+        one, other = (np.asarray(each.convert("RGBA")).astype(int) for each in (picture, again))
     is_seen = one[..., 3] > 0
     assert np.array_equal(one[..., 3], other[..., 3])
     assert np.abs(one - other)[is_seen].max() <= (1 if channels % 2 == 0 else 0)

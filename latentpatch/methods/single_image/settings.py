@@ -17,7 +17,7 @@ class GPNNSettings(Settings):
     patch_size: int = setting(7, "side of the patches, in pixels", minimum=3, limit=33, symbol="p", metavar="PIXELS")
     alpha: float = setting(
         0.05,
-        "the lower, the more a part of the picture is preferred that is not yet in the result; 1000 and more: no preference",
+        "the lower, the more parts of the picture that are not in the result are preferred; from 1000 on none are",
         above=0,
         symbol="alpha",
     )
