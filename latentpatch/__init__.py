@@ -21,14 +21,20 @@ if TYPE_CHECKING:
         RasterSettings,
         ResynthesisSettings,
     )
+    from .methods.picture import PictureMethod, PictureResult, register_method
+    from .methods.single_image.presets import PICTURE_PRESETS
+    from .methods.single_image.settings import GPNNSettings
     from .model import LatentPatch
+    from .picture_tasks import reshuffle, retarget
     from .provenance.explanation import Explanation, explain
-    from .registry import SAMPLERS
-    from .results import Blend, Generation
+    from .registry import PICTURE_METHODS, SAMPLERS
+    from .results import Blend, Generation, PictureGeneration
     from .settings import Settings, setting
 
 __all__ = [
     "PCA",
+    "PICTURE_METHODS",
+    "PICTURE_PRESETS",
     "PRESETS",
     "SAMPLERS",
     "Autoencoder",
@@ -38,12 +44,16 @@ __all__ = [
     "DiffusionSettings",
     "Explanation",
     "FileError",
+    "GPNNSettings",
     "Generation",
     "ImageError",
     "LatentPatch",
     "LatentPatchError",
     "Method",
     "MissingDependencyError",
+    "PictureGeneration",
+    "PictureMethod",
+    "PictureResult",
     "RandomCellsSettings",
     "RandomPatchesSettings",
     "RasterSettings",
@@ -56,6 +66,9 @@ __all__ = [
     "explain",
     "load_autoencoder",
     "register",
+    "register_method",
+    "reshuffle",
+    "retarget",
     "setting",
 ]
 
@@ -83,10 +96,14 @@ __getattr__, __dir__ = attach(
             "RasterSettings",
             "ResynthesisSettings",
         ),
+        ".methods.picture": ("PictureMethod", "PictureResult", "register_method"),
+        ".methods.single_image.presets": ("PICTURE_PRESETS",),
+        ".methods.single_image.settings": ("GPNNSettings",),
         ".model": ("LatentPatch",),
+        ".picture_tasks": ("reshuffle", "retarget"),
         ".provenance.explanation": ("Explanation", "explain"),
-        ".registry": ("SAMPLERS",),
-        ".results": ("Blend", "Generation"),
+        ".registry": ("PICTURE_METHODS", "SAMPLERS"),
+        ".results": ("Blend", "Generation", "PictureGeneration"),
         ".settings": ("Settings", "setting"),
     },
 )

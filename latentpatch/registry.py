@@ -1,7 +1,8 @@
-"""The registry of samplers, by the name users give them.
+"""The registries of samplers and of methods on pictures, by the name users give them.
 
-Built-in samplers are declared here with their settings, and their modules are imported at first use: the command line
-lists samplers and settings without importing torch. :func:`latentpatch.methods.base.register` adds others.
+Built-in methods are declared here with their settings, and their modules are imported at first use: the command line
+lists methods and settings without importing torch. :func:`latentpatch.methods.base.register` and
+:func:`latentpatch.methods.picture.register_method` add others.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import importlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .errors import SettingError, SettingTypeError
 from .methods.latent.settings import (
@@ -20,78 +21,106 @@ from .methods.latent.settings import (
     RasterSettings,
     ResynthesisSettings,
 )
+from .methods.single_image.settings import GPNNSettings
 from .settings import Setting, Settings, declared
 from .validation import check_choice
 
 if TYPE_CHECKING:
-    from .methods.base import Sampler
+    from .methods.base import Method, Sampler  # noqa: F401  # named in the base classes below
+    from .methods.picture import PictureMethod  # noqa: F401
 
 __all__ = [
     "FLAGS",
+    "PICTURE_METHODS",
     "PLUGINS",
     "SAMPLERS",
+    "TASKS",
+    "MethodRegistry",
+    "PictureMethodRegistry",
     "SamplerRegistry",
     "import_plugins",
     "settings_from_record",
     "settings_record",
 ]
 
+M = TypeVar("M", bound="Method")
+
 #: Flags of the sampler contract that the registry knows without importing a sampler.
 FLAGS = ("accepts_reference", "accepts_mask", "is_shardable", "is_exportable")
 
+#: Tasks on pictures, with what each makes.
+TASKS = {
+    "reshuffle": "new pictures of the same size from one picture",
+    "retarget": "one picture in another size",
+    "texture": "a texture of any size from exemplars",
+    "analogy": "the structure of one picture, from patches of another",
+    "stylize": "a picture in the style of another",
+    "inpaint": "a picture with its hole filled",
+    "harmonize": "a picture with a pasted object adapted to it",
+    "edit": "a coherent picture from a naive edit",
+    "denoise": "a picture without its noise",
+}
+
 
 @dataclass(frozen=True)
-class _Entry:
-    """A declared sampler: its settings, and its class or where that is ("MODULE:CLASS")."""
+class _Entry(Generic[M]):
+    """A declared method: its settings, and the method or where its class is ("MODULE:CLASS")."""
 
     settings_class: type[Settings]
     summary: str
-    target: str | Sampler
+    target: str | M
     flags: frozenset[str] = frozenset()
 
 
-class SamplerRegistry(Mapping[str, "Sampler"]):
-    """Samplers by name; reading one imports its module."""
+class MethodRegistry(Mapping[str, M]):
+    """Methods by name; reading one imports its module.
+
+    Attributes:
+        kind: noun for its methods, in errors, and their key in records.
+    """
+
+    kind = "method"
 
     def __init__(self) -> None:
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _Entry[M]] = {}
 
     def declare(
         self,
         name: str,
         settings_class: type[Settings],
         summary: str,
-        target: str | Sampler,
+        target: str | M,
         flags: Collection[str] = (),
     ) -> None:
-        """Enter a sampler.
+        """Enter a method.
 
         Args:
             name: for users.
-            settings_class: its settings; each sampler has a class of its own.
+            settings_class: its settings; each method has a class of its own.
             summary: one sentence.
-            target: the sampler, or "MODULE:CLASS" relative to this package.
-            flags: of :data:`FLAGS`, those that are true of the sampler.
+            target: the method, or "MODULE:CLASS" relative to this package.
+            flags: of :data:`FLAGS`, those that are true of a sampler; of :data:`TASKS`, those that a method on
+                pictures does.
 
         Raises:
-            ValueError: for a name or a settings class that another sampler has.
+            ValueError: for a name or a settings class that another method has.
         """
         for other, entry in self._entries.items():
             if other == name or entry.settings_class is settings_class:
-                raise ValueError(f"sampler {name!r}: its name or settings class is that of {other!r}")
+                raise ValueError(f"{self.kind} {name!r}: its name or settings class is that of {other!r}")
         self._entries[name] = _Entry(settings_class, summary, target, frozenset(flags))
 
     def remove(self, name: str) -> None:
-        """Take a sampler out again."""
+        """Take a method out again."""
         del self._entries[name]
 
-    def __getitem__(self, name: str) -> Sampler:
+    def __getitem__(self, name: str) -> M:
         entry = self._entries[name]
         if isinstance(entry.target, str):
             module, _, attribute = entry.target.partition(":")
-            sampler: Sampler = getattr(importlib.import_module(module, __package__), attribute)()
-            self._entries[name] = replace(entry, target=sampler)
-            return sampler
+            method = cast(M, getattr(importlib.import_module(module, __package__), attribute)())
+            self._entries[name] = replace(entry, target=method)
+            return method
         return entry.target
 
     def __iter__(self) -> Iterator[str]:
@@ -103,48 +132,71 @@ class SamplerRegistry(Mapping[str, "Sampler"]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
-    def named(self, name: str) -> Sampler:
-        """Return the sampler of a name that users gave.
+    def named(self, name: str) -> M:
+        """Return the method of a name that users gave.
 
         Raises:
             SettingError: for an unknown name.
         """
-        return self[check_choice("sampler", name, self)]
+        return self[check_choice(self.kind, name, self)]
 
     def settings_class(self, name: str) -> type[Settings]:
-        """Return the settings class of a sampler, without importing the sampler."""
-        return self._entries[check_choice("sampler", name, self)].settings_class
+        """Return the settings class of a method, without importing the method."""
+        return self._entries[check_choice(self.kind, name, self)].settings_class
 
     def having(self, flag: str) -> list[str]:
-        """Return the names of the samplers of which a flag is true, without importing them."""
+        """Return the names of the methods of which a flag is true, without importing them."""
         return [name for name, entry in self._entries.items() if flag in entry.flags]
 
     def summary(self, name: str) -> str:
-        """Return one sentence about a sampler."""
+        """Return one sentence about a method."""
         return self._entries[name].summary
 
     def name_of(self, settings: Settings) -> str:
-        """Return the name of the sampler that settings belong to.
+        """Return the name of the method that settings belong to.
 
         Raises:
-            SettingTypeError: for settings of no registered sampler.
+            SettingTypeError: for settings of no registered method.
         """
         for name, entry in self._entries.items():
             if type(settings) is entry.settings_class:
                 return name
         raise SettingTypeError("settings", type(settings).__name__, f"settings of one of {', '.join(self)}")
 
-    def of(self, settings: Settings) -> Sampler:
-        """Return the sampler that settings belong to."""
+    def of(self, settings: Settings) -> M:
+        """Return the method that settings belong to."""
         return self[self.name_of(settings)]
 
     def settings(self) -> dict[str, dict[str, Setting]]:
-        """Return every setting of every sampler: for each setting's name its declarations by sampler."""
+        """Return every setting of every method: for each setting's name its declarations by method."""
         found: dict[str, dict[str, Setting]] = {}
-        for sampler, entry in self._entries.items():
+        for method, entry in self._entries.items():
             for name, each in declared(entry.settings_class).items():
-                found.setdefault(name, {})[sampler] = each
+                found.setdefault(name, {})[method] = each
         return found
+
+
+class SamplerRegistry(MethodRegistry["Sampler"]):
+    """Samplers by name."""
+
+    kind = "sampler"
+
+
+class PictureMethodRegistry(MethodRegistry["PictureMethod"]):
+    """Methods on pictures by name; the first that does a task is the task's default."""
+
+    def default(self, task: str) -> str:
+        """Return the name of the default method of a task."""
+        return self.having(task)[0]
+
+    def serving(self, task: str, name: str | None = None) -> str:
+        """Return the name of a method that does a task: the default where there is no name.
+
+        Raises:
+            SettingError: for a method that does not do the task.
+        """
+        check_choice("task", task, TASKS)
+        return self.default(task) if name is None else check_choice(self.kind, name, self.having(task))
 
 
 #: Samplers by the name users give them.
@@ -183,6 +235,16 @@ SAMPLERS.declare(
     "Draws the source of every patch uniformly: a baseline of the paper (figure 1 b).",
     ".methods.latent.random_tiles:RandomPatches",
     ("is_shardable",),
+)
+
+#: Methods on pictures by the name users give them; the first that does a task is the task's default.
+PICTURE_METHODS = PictureMethodRegistry()
+PICTURE_METHODS.declare(
+    "gpnn",
+    GPNNSettings,
+    "Replaces patches by their nearest neighbors in the picture, coarse to fine (Granot et al., CVPR 2022).",
+    ".methods.single_image.gpnn:GPNN",
+    ("reshuffle", "retarget"),
 )
 
 

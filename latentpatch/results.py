@@ -10,9 +10,10 @@ from torch import Tensor
 
 from .bank.augmentation import Variants
 from .provenance.maps import largest_regions, local_shares, provenance_images, source_shares
+from .provenance.offsets import copying_figures, offset_images
 from .settings import Settings
 
-__all__ = ["Blend", "Generation"]
+__all__ = ["Blend", "Generation", "PictureGeneration"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,55 @@ class Blend:
         """Return, for each image, the mean weight of each source, largest first."""
         means = self.weights.detach().double().mean((2, 3)).cpu()
         return [_largest_first(row, self.ids) for row in means]
+
+
+@dataclass(frozen=True)
+class PictureGeneration:
+    """Pictures made from one picture or a few, with their provenance.
+
+    Attributes:
+        images: ``(N, C, h, w)`` float32 in [0, 1], with the channels of the sources.
+        seeds: the seed of each image.
+        sizes: height and width of each source.
+        task: what was done, such as "reshuffle".
+        method: name of the method.
+        settings: of the method.
+        offsets: ``(N, h, w, 3)`` int64, for each pixel the number of the source, the row and the column that it was
+            copied from, -1 for none; None for a method that copies nothing.
+        losses: ``(steps,)`` float32, the objective over time; None for a method without one.
+    """
+
+    images: Tensor = field(repr=False)
+    seeds: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+    task: str
+    method: str
+    settings: Settings
+    offsets: Tensor | None = field(default=None, repr=False)
+    losses: Tensor | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def copying(self) -> list[dict[str, float | None]]:
+        """Return how much each image copies: in place, contiguity, largest share; empty without offsets.
+
+        See :func:`~latentpatch.provenance.offsets.copying_figures`.
+        """
+        return [] if self.offsets is None else copying_figures(self.offsets, self.sizes)
+
+    def provenance(self) -> Tensor | None:
+        """Return the offset maps as pictures ``(N, 3, h, w)``: red is the column, green the row, blue the source."""
+        return None if self.offsets is None else offset_images(self.offsets, self.sizes)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a JSON record of each image: seed and copying figures."""
+        figures = self.copying() or [{} for _ in self.seeds]
+        return [{"seed": seed, **each} for seed, each in zip(self.seeds, figures, strict=True)]
+
+    def settings_record(self) -> dict[str, Any]:
+        """Return method and settings as a JSON record."""
+        return {"method": self.method, "settings": self.settings.record()}
 
 
 def _largest_first(row: Tensor, ids: tuple[str, ...]) -> dict[str, float]:

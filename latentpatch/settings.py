@@ -34,6 +34,7 @@ class Setting:
         help: one sentence without a full stop, in the imperative or a noun phrase.
         minimum, maximum: bounds, both included; None for no bound. They hold for each element of a tuple.
         above: lower bound that is not included.
+        choices: the accepted texts; empty for any.
         limit: largest value accepted from outside: in requests, in the metadata of pictures, in model files.
         limited_by: ``grid`` or ``sources``, where no value above the grid's shorter side or their number is of use.
         symbol: in the sampler's paper.
@@ -52,6 +53,7 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None
+    choices: tuple[str, ...] = ()
     limit: float | None = None
     limited_by: str | None = None
     symbol: str | None = None
@@ -66,6 +68,8 @@ class Setting:
         """The accepted values in words, such as "from 1 to 16" or "above 0 and at most 1"."""
         if self.types == (bool,):
             return "True or False"
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
         parts = []
         if self.minimum is not None and self.maximum is not None:
             parts.append(f"from {self.minimum:g} to {self.maximum:g}")
@@ -111,6 +115,8 @@ class Setting:
         accepted = (*self.types, int) if float in self.types else self.types
         if not isinstance(value, accepted):
             raise SettingTypeError(name, value, self._type_text)
+        if self.choices and value not in self.choices:
+            raise SettingError(name, value, self.range_text)
         if isinstance(value, (int, float)) and not self.has(value):
             raise SettingError(name, value, self.range_text)
 
@@ -276,13 +282,14 @@ def settings_table(kind: type[Settings]) -> str:
 
 
 def main() -> int:
-    """Print the tables of all samplers' settings, as docs/settings.md holds them."""
-    from .registry import SAMPLERS
+    """Print the tables of all methods' settings, as docs/settings.md holds them."""
+    from .registry import PICTURE_METHODS, SAMPLERS
 
-    for name in SAMPLERS:
-        kind = SAMPLERS.settings_class(name)
-        text = settings_table(kind) if declared(kind) else "No settings."
-        print(f"## Sampler `{name}`\n\n{SAMPLERS.summary(name)}\n\n{text}\n")
+    for noun, registry in (("Sampler", SAMPLERS), ("Method", PICTURE_METHODS)):
+        for name in registry:
+            kind = registry.settings_class(name)
+            text = settings_table(kind) if declared(kind) else "No settings."
+            print(f"## {noun} `{name}`\n\n{registry.summary(name)}\n\n{text}\n")
     return 0
 
 

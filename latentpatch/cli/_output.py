@@ -33,6 +33,7 @@ __all__ = [
     "ResumableRunWriter",
     "RunWriter",
     "describe_model",
+    "file_facts",
     "portable",
     "run_facts",
     "sample_writer",
@@ -240,7 +241,7 @@ def run_facts(
             "components": model.components,
         }
     facts |= {name: value for name, value in options.items() if value is not None}
-    return facts | {name: _file_facts(path) for name, path in files.items() if path is not None}
+    return facts | {name: file_facts(path) for name, path in files.items() if path is not None}
 
 
 def portable(facts: Facts) -> dict[str, Any]:
@@ -249,7 +250,8 @@ def portable(facts: Facts) -> dict[str, Any]:
     return {**facts, "autoencoder": {key: facts["autoencoder"][key] for key in public}}
 
 
-def _file_facts(path: Path) -> dict[str, str]:
+def file_facts(path: Path) -> dict[str, str]:
+    """Return name and SHA-256 of an input file."""
     try:
         return {"file": path.name, "sha256": sha256_of(path)}
     except OSError as error:

@@ -14,11 +14,20 @@ from ..registry import SAMPLERS
 from ..settings import Setting, Settings, declared
 from ._parsing import OptionGroup, Parser
 
-__all__ = ["MaskSamplerOptions", "RasterOptions", "SamplerOptions"]
+__all__ = [
+    "SETTING_DEST",
+    "MaskSamplerOptions",
+    "RasterOptions",
+    "SamplerOptions",
+    "add_setting",
+    "option_flag",
+    "settings_rows",
+]
 
 S = TypeVar("S", bound="SamplerOptions")
 
-_DEST = "setting_"  # before the names of settings in the parsed command line
+#: Text before the names of settings in the parsed command line.
+SETTING_DEST = "setting_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +55,12 @@ class SamplerOptions(OptionGroup):
     def add_to(cls, parser: Parser, omit: Collection[str] = ()) -> None:
         names, lines = cls.offered(), []
         if cls.has_presets:
-            lines += [f"presets ({DEFAULT_PRESET} by default):", *_table({name: PRESET_HELP[name] for name in PRESETS})]
+            lines += [
+                f"presets ({DEFAULT_PRESET} by default):",
+                *settings_rows({name: PRESET_HELP[name] for name in PRESETS}),
+            ]
         if len(names) > 1:
-            lines += ["samplers:", *_table({name: SAMPLERS.summary(name) for name in names})]
+            lines += ["samplers:", *settings_rows({name: SAMPLERS.summary(name) for name in names})]
             section = parser.add_argument_group("how images are assembled", "\n".join(lines))
             choice = section.add_mutually_exclusive_group()
             if cls.has_presets:
@@ -62,7 +74,7 @@ class SamplerOptions(OptionGroup):
             declarations = {sampler: each for sampler, each in by_sampler.items() if sampler in names}
             if declarations:
                 is_advanced = all(each.is_advanced for each in declarations.values())
-                _add_setting(sections[is_advanced], name, declarations, names[0])
+                add_setting(sections[is_advanced], name, declarations, names[0])
 
     @classmethod
     def _sampler_help(cls) -> str:
@@ -71,7 +83,9 @@ class SamplerOptions(OptionGroup):
     @classmethod
     def read(cls: type[S], parsed: argparse.Namespace) -> S:
         """Return the choice that a parsed command line stands for."""
-        changes = {key.removeprefix(_DEST): value for key, value in vars(parsed).items() if key.startswith(_DEST)}
+        changes = {
+            key.removeprefix(SETTING_DEST): value for key, value in vars(parsed).items() if key.startswith(SETTING_DEST)
+        }
         return replace(super().read(parsed), changes=changes)
 
     @property
@@ -127,7 +141,7 @@ class SamplerOptions(OptionGroup):
         ways = f"--sampler {'|'.join(owners)}"
         if self.has_presets and presets:
             ways += f" or --preset {'|'.join(presets)}"
-        return f"{_flag(name)} belongs to {' and '.join(owners)}: add {ways}"
+        return f"{option_flag(name)} belongs to {' and '.join(owners)}: add {ways}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,26 +172,28 @@ class RasterOptions(MaskSamplerOptions):
         return [INPAINTING_SAMPLER]
 
 
-def _table(rows: Mapping[str, str]) -> list[str]:
+def settings_rows(rows: Mapping[str, str]) -> list[str]:
+    """Return the lines of a table of names and texts."""
     width = max(map(len, rows))
     return [f"  {name:{width}}  {text}" for name, text in rows.items()]
 
 
-def _add_setting(section: Any, name: str, declarations: Mapping[str, Setting], default_sampler: str) -> None:
+def add_setting(section: Any, name: str, declarations: Mapping[str, Setting], default_sampler: str) -> None:
     """Add an option for a setting, and hidden ones for its former names."""
     first = next(iter(declarations.values()))
     text = f"{first.help} ({_defaults(declarations, default_sampler)})".replace("%", "%%")
-    options: dict[str, Any] = {"dest": _DEST + name, "default": argparse.SUPPRESS}
+    options: dict[str, Any] = {"dest": SETTING_DEST + name, "default": argparse.SUPPRESS}
     if first.types == (bool,):
         options |= {"action": argparse.BooleanOptionalAction}
     else:
         options |= {"type": _reader(declarations), "metavar": first.metavar or "VALUE"}
-    section.add_argument(_flag(name), help=text, **options)
+    section.add_argument(option_flag(name), help=text, **options)
     for former in dict.fromkeys(alias for each in declarations.values() for alias in each.aliases):
-        section.add_argument(_flag(former), help=argparse.SUPPRESS, **options)
+        section.add_argument(option_flag(former), help=argparse.SUPPRESS, **options)
 
 
-def _flag(name: str) -> str:
+def option_flag(name: str) -> str:
+    """Return the option of a setting."""
     return f"--{name.replace('_', '-')}"
 
 

@@ -33,6 +33,8 @@ COMMANDS = {
     "generate": "make new images from sources",
     "inpaint": "fill a region of a picture, in several ways",
     "edit": "copy a region of one picture into another, in latent space",
+    "reshuffle": "make new pictures from one picture, without other sources",
+    "retarget": "make one picture in another size, its things undistorted",
     "reconstruct": "encode and decode pictures: what the autoencoder loses",
     "align": "register similar pictures to one another",
     "fit": "encode sources once and keep them in one file",

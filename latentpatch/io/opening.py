@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError, ImageTooLargeError, SettingTypeError
 
-__all__ = ["MAX_PIXELS", "MIN_SIDE", "ImageSource", "open_image", "read_rgb"]
+__all__ = ["MAX_PIXELS", "MIN_SIDE", "ImageSource", "open_image", "read_own_channels", "read_rgb"]
 
 #: A path, the bytes of a file, or a binary stream, read from its position to its end.
 ImageSource: TypeAlias = str | Path | bytes | BinaryIO
@@ -73,11 +73,26 @@ def open_image(source: ImageSource, name: str | None, max_pixels: int = MAX_PIXE
 def read_rgb(source: ImageSource, name: str | None, background: str, max_pixels: int) -> Image.Image:
     """Read a picture as 8-bit RGB, upright by its EXIF orientation, transparent parts over ``background``."""
     with open_image(source, name, max_pixels) as image:
-        raw_mode = _raw_mode(image)
-        image.load()
-        with suppress(Exception):  # a damaged EXIF block says nothing about orientation
-            ImageOps.exif_transpose(image, in_place=True)
-        return _flatten(_to_eight_bits(image, raw_mode), background)
+        return _flatten(_upright(image), background)
+
+
+def read_own_channels(source: ImageSource, name: str | None, max_pixels: int) -> Image.Image:
+    """Read a picture as 8-bit L, LA, RGB or RGBA, whichever it is, upright by its EXIF orientation."""
+    with open_image(source, name, max_pixels) as image:
+        picture = _upright(image)
+        is_grey = picture.mode in ("1", "L", "LA", "La")
+        if picture.has_transparency_data:
+            return picture.convert("RGBA").convert("LA") if is_grey else picture.convert("RGBA")
+        return picture.convert("L" if is_grey else "RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return a decoded picture with 8 bits a channel, upright by its EXIF orientation."""
+    raw_mode = _raw_mode(image)
+    image.load()
+    with suppress(Exception):  # a damaged EXIF block says nothing about orientation
+        ImageOps.exif_transpose(image, in_place=True)
+    return _to_eight_bits(image, raw_mode)
 
 
 def _binary_stream(source: ImageSource, name: str | None) -> tuple[BinaryIO, str]:

@@ -1,0 +1,193 @@
+"""Options of commands that make pictures from pictures, and what these commands write."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from ..methods.single_image.presets import PICTURE_PRESET_HELP, PICTURE_PRESETS
+from ..registry import PICTURE_METHODS
+from ..settings import Settings, declared
+from . import _options as cli
+from ._parsing import OptionGroup, Parser
+from ._samplers import SETTING_DEST, add_setting, option_flag, settings_rows
+
+if TYPE_CHECKING:
+    from ..results import PictureGeneration
+
+__all__ = ["MethodOptions", "PictureOptions", "make_and_write"]
+
+M = TypeVar("M", bound="MethodOptions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions(OptionGroup):
+    """A method on pictures, or a preset of one, and changed settings of it; subclasses are of one task.
+
+    Attributes:
+        task: of :data:`latentpatch.registry.TASKS`.
+        preset: name of a preset.
+        method: name of a method.
+        changes: settings on the command line, by their present names.
+    """
+
+    task: ClassVar[str]
+
+    preset: str | None = None
+    method: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def presets(cls) -> dict[str, Settings]:
+        """Return the presets of methods that do the task."""
+        names = PICTURE_METHODS.having(cls.task)
+        return {name: each for name, each in PICTURE_PRESETS.items() if PICTURE_METHODS.name_of(each) in names}
+
+    @classmethod
+    def add_to(cls, parser: Parser, omit: Collection[str] = ()) -> None:
+        names, presets = PICTURE_METHODS.having(cls.task), cls.presets()
+        lines = [f"methods ({names[0]} by default):", *settings_rows({n: PICTURE_METHODS.summary(n) for n in names})]
+        if presets:
+            lines += ["presets:", *settings_rows({name: PICTURE_PRESET_HELP[name] for name in presets})]
+        section = parser.add_argument_group("how pictures are made", "\n".join(lines))
+        choice = section.add_mutually_exclusive_group()
+        choice.add_argument("--method", choices=names, help="a method with its default settings")
+        if presets:
+            choice.add_argument("--preset", choices=tuple(presets), help="a method with settings that go together")
+        sections = {
+            False: parser.add_argument_group("settings"),
+            True: parser.add_argument_group("advanced settings"),
+        }
+        for name, by_method in PICTURE_METHODS.settings().items():
+            declarations = {method: each for method, each in by_method.items() if method in names}
+            if declarations:
+                is_advanced = all(each.is_advanced for each in declarations.values())
+                add_setting(sections[is_advanced], name, declarations, names[0])
+
+    @classmethod
+    def read(cls: type[M], parsed: argparse.Namespace) -> M:
+        changes = {k.removeprefix(SETTING_DEST): v for k, v in vars(parsed).items() if k.startswith(SETTING_DEST)}
+        return replace(super().read(parsed), changes=changes)
+
+    def check(self) -> None:
+        self.settings()
+
+    def settings(self) -> Settings:
+        """Return the settings in force.
+
+        Raises:
+            ValueError: for a setting of another method, and values that do not go together.
+        """
+        if self.preset is not None:
+            base = PICTURE_PRESETS[self.preset]
+        else:
+            base = PICTURE_METHODS.settings_class(PICTURE_METHODS.serving(self.task, self.method))()
+        for name in self.changes:
+            if name not in declared(type(base)):
+                owners = [m for m in PICTURE_METHODS.settings()[name] if m in PICTURE_METHODS.having(self.task)]
+                text = f"{option_flag(name)} belongs to {' and '.join(owners)}: add --method {'|'.join(owners)}"
+                raise ValueError(text)
+        return base.changed(**self.changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions(cli.CommandOptions):
+    """Options of all commands that make pictures from pictures."""
+
+    pictures: tuple[Path, ...] = cli.argument("PICTURE", "the picture; several give patches together", "+")
+    output: Path = cli.output_option()
+    n: int = cli.option(cli.integer(1), "N", "number of images", default=4)
+    seed: int = cli.option(
+        cli.integer(0), "SEED", "seed of the first image; the next image has the next seed", default=0
+    )
+    offsets: bool = cli.flag("write offsets.safetensors, too: the origin of every pixel as numbers")
+    run: cli.RunOptions = cli.group(cli.RunOptions, omit=cli.BARE)
+
+
+def make_and_write(
+    options: PictureOptions,
+    context: cli.RunContext,
+    task: str,
+    settings: Settings,
+    size: tuple[int, int] | None,
+    **inputs: Any,
+) -> dict[str, Any]:
+    """Make the pictures of a command, write them with their sheets and record, and return the record."""
+    from .. import __version__
+    from ..io import atomic
+    from ..picture_tasks import make_pictures, picture_tensors
+    from ._output import file_facts
+
+    with atomic.staged(options.output) as staging:
+        tensors = picture_tensors(options.pictures)
+        seeds = range(options.seed, options.seed + options.n)
+        with context.progress(name=task, total=None) as bar:
+
+            def observe(step: Any) -> None:
+                bar.total = step.total
+                bar.set_postfix_str(step.name, refresh=False)
+                bar.update(step.done - bar.n)
+
+            result = make_pictures(task, tensors, size, seeds, settings=settings, observe=observe, **inputs)
+        facts = {
+            "command": context.command,
+            "version": __version__,
+            "sources": [
+                {**file_facts(path), "size": list(each)}
+                for path, each in zip(options.pictures, result.sizes, strict=True)
+            ],
+            "size": [int(side) for side in result.images.shape[2:]],
+            **result.settings_record(),
+        }
+        report = _write(staging, facts, result, tensors, options.offsets)
+    older = [path for path in options.output.glob("[0-9]*.png") if path.stem.isdigit() and int(path.stem) >= options.n]
+    if older:
+        context.say(f"pictures of an earlier run that stay in {options.output}: {len(older)}")
+    context.say(f"{cli.plural(len(result), 'picture')} in {options.output}{_copying_text(report['images'])}")
+    return report
+
+
+def _write(
+    staging: Path, facts: dict[str, Any], result: PictureGeneration, sources: Any, has_offsets: bool
+) -> dict[str, Any]:
+    """Write the pictures of a result, their sheets and their record to a folder."""
+    import torch
+
+    from ..io.atomic import write_tensors
+    from ..io.channels import on_white, write_channels
+    from ..io.images import contact_sheet, record_metadata, write_image
+    from ._output import SHEET_IMAGES, write_json
+
+    rows = []
+    for i, each in enumerate(result.records()):
+        file = f"{i:04d}.png"
+        write_channels(staging / file, result.images[i], record_metadata({**facts, "seed": each["seed"]}))
+        rows.append({"file": file, **each})
+    sheet = on_white(result.images[:SHEET_IMAGES])
+    same = [each for each in sources if each.shape == result.images.shape[1:]]
+    if same:
+        sheet = torch.cat([on_white(torch.stack(same)), sheet])
+    write_image(staging / "grid.png", contact_sheet(sheet))
+    sheets, maps = ["grid.png"], result.provenance()
+    if maps is not None:
+        write_image(staging / "provenance.png", contact_sheet(maps[:SHEET_IMAGES]))
+        sheets.append("provenance.png")
+    report = {**facts, "images": rows, "sheets": sheets}
+    if has_offsets and result.offsets is not None:
+        write_tensors(staging / "offsets.safetensors", {"offsets": result.offsets.to(torch.int32)})
+        report["offsets"] = "offsets.safetensors"
+    write_json(staging / f"{facts['command']}.json", report)
+    return report
+
+
+def _copying_text(rows: list[dict[str, Any]]) -> str:
+    """Return the mean copying figures in words."""
+    texts = []
+    for name, words in (("in_place", "in place"), ("contiguity", "contiguity"), ("largest_share", "largest piece")):
+        values = [row[name] for row in rows if row.get(name) is not None]
+        if values:
+            texts.append(f"{words} {sum(values) / len(values):.0%}")
+    return f"; copied: {', '.join(texts)}" if texts else ""

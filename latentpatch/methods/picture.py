@@ -1,0 +1,217 @@
+"""The contract of methods on pictures: one picture or a few, and seeds, to new pictures.
+
+Such a method needs no bank and no registration. Where it copies, its result says which pixel each pixel was copied
+from. The tasks that it does (:data:`latentpatch.registry.TASKS`) are those that commands and functions offer it for.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingError, SettingTypeError
+from ..registry import PICTURE_METHODS, TASKS
+from ..settings import Settings
+from ..validation import check_choice, check_integer
+from .base import Method
+
+__all__ = ["Observer", "PictureMethod", "PictureResult", "PictureStep", "generators", "noise_of", "register_method"]
+
+#: Most channels of a picture: colour and alpha.
+MAX_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class PictureStep:
+    """A step of a method, for progress bars and traces.
+
+    Attributes:
+        done: finished steps.
+        total: all steps.
+        images: ``(N, C, h, w)``, the pictures so far, at the size of the step.
+        name: of the step, such as "scale 2 of 8"; for files and captions.
+    """
+
+    done: int
+    total: int
+    images: Tensor = field(repr=False)
+    name: str = ""
+
+
+#: A function that is called after each step of a method.
+Observer = Callable[[PictureStep], None]
+
+
+@dataclass(frozen=True)
+class PictureResult:
+    """Pictures that a method made, with their provenance.
+
+    Attributes:
+        images: ``(N, C, h, w)`` float32 in [0, 1].
+        offsets: ``(N, h, w, 3)`` int64, for each pixel the number of the picture, the row and the column that it was
+            copied from, -1 for none; None for a method that copies nothing.
+        losses: ``(steps,)`` float32, the objective over time; None for a method without one.
+    """
+
+    images: Tensor = field(repr=False)
+    offsets: Tensor | None = field(default=None, repr=False)
+    losses: Tensor | None = field(default=None, repr=False)
+
+
+class PictureMethod(Method):
+    """A method that makes pictures from one picture or a few.
+
+    Attributes:
+        tasks: of :data:`~latentpatch.registry.TASKS`, those that it does.
+        accepts_several: whether it takes more than one picture.
+    """
+
+    tasks: ClassVar[frozenset[str]] = frozenset()
+    accepts_several: ClassVar[bool] = True
+
+    def noise_dim(self, settings: Any, context: Any) -> int:
+        """Return 0: these methods draw their noise from the generator of each picture's seed."""
+        return 0
+
+    def smallest_side(self, settings: Any) -> int:
+        """Return the shortest side, in pixels, of pictures and results that the settings can be used with."""
+        return 1
+
+    def memory(self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: Any) -> int:
+        """Return an estimate of the memory that a call takes, in bytes.
+
+        Args:
+            pictures: heights and widths of the sources.
+            size: height and width of the results.
+            count: number of results.
+            settings: of this method.
+        """
+        return 0
+
+    @abstractmethod
+    def make(
+        self,
+        pictures: Sequence[Tensor],
+        size: tuple[int, int],
+        seeds: Sequence[int],
+        settings: Any,
+        *,
+        task: str,
+        target: Tensor | None,
+        mask: Tensor | None,
+        observe: Observer | None,
+    ) -> PictureResult:
+        """Return pictures, see :meth:`__call__`; the arguments are checked already."""
+
+    def __call__(
+        self,
+        pictures: Sequence[Tensor],
+        size: tuple[int, int],
+        seeds: Sequence[int],
+        settings: Settings | None = None,
+        *,
+        task: str = "reshuffle",
+        target: Tensor | None = None,
+        mask: Tensor | None = None,
+        observe: Observer | None = None,
+    ) -> PictureResult:
+        """Return one picture a seed; each is the same alone and in any batch, with any number of threads.
+
+        Args:
+            pictures: sources ``(C, H, W)`` float32 in [0, 1]: C is 3, 1 for grey, 2 or 4 with alpha in the end; the
+                same for all. Heights and widths may differ.
+            size: height and width of the results.
+            seeds: of the results.
+            settings: of this method; defaults where None.
+            task: of :attr:`tasks`.
+            target: ``(C, h, w)``, the picture that gives structure, content or the naive edit, for tasks that have one.
+            mask: ``(h, w)`` bool, True where pixels are made anew, for tasks that have one.
+            observe: called after each step.
+
+        Raises:
+            SettingError, SettingTypeError: for arguments that do not go together; nothing was computed then.
+        """
+        settings = self.Settings() if settings is None else settings
+        if not isinstance(settings, self.Settings):
+            raise SettingTypeError("settings", type(settings).__name__, f"settings of {self.name!r}")
+        check_choice("task", task, sorted(self.tasks))
+        self._check(pictures, size, seeds, settings, target, mask)
+        return self.make(pictures, size, seeds, settings, task=task, target=target, mask=mask, observe=observe)
+
+    def _check(
+        self,
+        pictures: Sequence[Tensor],
+        size: tuple[int, int],
+        seeds: Sequence[int],
+        settings: Any,
+        target: Tensor | None,
+        mask: Tensor | None,
+    ) -> None:
+        if not len(pictures) or (len(pictures) > 1 and not self.accepts_several):
+            raise SettingError("pictures", len(pictures), "one or several" if self.accepts_several else "one")
+        for picture in pictures:
+            check_picture("pictures", picture)
+            if picture.shape[0] != pictures[0].shape[0]:
+                raise SettingError(
+                    "pictures", tuple(picture.shape), f"of {pictures[0].shape[0]} channels, as the first"
+                )
+        least = self.smallest_side(settings)
+        for height, width in (*((p.shape[1], p.shape[2]) for p in pictures), size):
+            if min(height, width) < least:
+                raise SettingError("size", (height, width), f"at least {least} x {least} pixels for these settings")
+        if not len(seeds):
+            raise SettingError("seeds", list(seeds), "at least one")
+        for seed in seeds:
+            check_integer("seeds", seed, 0, 2**63 - 1)
+        if target is not None:
+            check_picture("target", target)
+            if target.shape[0] != pictures[0].shape[0]:
+                raise SettingError(
+                    "target", tuple(target.shape), f"of {pictures[0].shape[0]} channels, as the pictures"
+                )
+        if mask is not None and (mask.dtype != torch.bool or mask.ndim != 2):
+            raise SettingTypeError("mask", f"{tuple(mask.shape)} {mask.dtype}", "of shape (h, w) and type bool")
+
+
+def check_picture(name: str, picture: Tensor) -> None:
+    """Refuse what is not ``(C, H, W)`` float32 in [0, 1].
+
+    Raises:
+        SettingError, SettingTypeError: naming the argument.
+    """
+    if picture.dtype != torch.float32:
+        raise SettingTypeError(name, str(picture.dtype), "float32 in [0, 1]")
+    if picture.ndim != 3 or not 1 <= picture.shape[0] <= MAX_CHANNELS or not picture.numel():
+        raise SettingError(name, tuple(picture.shape), "of shape (C, H, W), C from 1 to 4")
+    if not bool(((picture >= 0) & (picture <= 1)).all()):  # false for NaN, too
+        raise SettingError(name, f"{float(picture.min())} to {float(picture.max())}", "in [0, 1] without NaN")
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """Return a generator of random numbers for each seed, on the CPU."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def noise_of(sources: Sequence[torch.Generator], shape: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Draw Gaussian noise ``(N, *shape)`` float32: each row from its own generator, the same in any batch."""
+    return torch.stack([torch.randn(*shape, generator=each) for each in sources]).to(device or "cpu")
+
+
+P = TypeVar("P", bound=type[PictureMethod])
+
+
+def register_method(method: P) -> P:
+    """Enter a class in :data:`~latentpatch.registry.PICTURE_METHODS`, by its ``name``; a class decorator.
+
+    The first line of its docstring becomes its summary in documentation and help.
+    """
+    for task in method.tasks:
+        check_choice("task", task, TASKS)
+    summary = (method.__doc__ or method.name).strip().splitlines()[0]
+    PICTURE_METHODS.declare(method.name, method.Settings, summary, method(), method.tasks)
+    return method

@@ -1,0 +1,1 @@
+"""Methods on one picture or a few, which need no registration."""

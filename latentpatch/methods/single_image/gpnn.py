@@ -1,0 +1,219 @@
+"""GPNN: pictures whose patches are nearest neighbors from one picture (Granot et al., CVPR 2022, arXiv 2103.15545).
+
+Coarse to fine, each patch of the result is replaced by its nearest patch of the picture, and overlapping patches are
+averaged; this is repeated at each scale. A patch of the picture that is far from all patches of the result has its
+distances divided by more, so that nothing of the picture goes missing (completeness, alpha).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...ops.patch_nearest import BLOCK_BYTES, completeness_weights, least_distances, levels, nearest_vectors
+from ...ops.patches import extract_patches, patch_grid, patch_positions
+from ...ops.patchmatch import Field, Sources, patchmatch, resize_matches, vote
+from ...ops.pyramid import pyramid_sizes, resize
+from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators, noise_of
+from .settings import GPNNSettings
+
+__all__ = ["GPNN"]
+
+Size = tuple[int, int]
+
+_HALF_RANGE = 127.5  # levels for 1 in the unit of distances, pixels in [-1, 1]
+_MOST_EXACT_PAIRS = 2_500_000  # pairs of patches up to which exact search is quicker
+_NO_PREFERENCE = 1000.0  # alpha from which on no part of the picture is preferred
+_FIRST_SWEEPS = 6  # of the first search by PatchMatch, which starts at random where nothing was searched exactly
+
+
+class GPNN(PictureMethod):
+    """Replaces patches by their nearest neighbors in the picture, coarse to fine (Granot et al., CVPR 2022)."""
+
+    name: ClassVar[str] = "gpnn"
+    Settings = GPNNSettings
+    tasks: ClassVar[frozenset[str]] = frozenset({"reshuffle", "retarget"})
+
+    def smallest_side(self, settings: GPNNSettings) -> int:
+        return settings.patch_size
+
+    def memory(self, pictures: Sequence[Size], size: Size, count: int, settings: GPNNSettings) -> int:
+        pixels = sum(h * w for h, w in (*pictures, size))
+        return 2 * BLOCK_BYTES + pixels * 260 + count * size[0] * size[1] * 40
+
+    @torch.no_grad()
+    def make(
+        self,
+        pictures: Sequence[Tensor],
+        size: Size,
+        seeds: Sequence[int],
+        settings: Any,
+        *,
+        task: str,
+        target: Tensor | None = None,
+        mask: Tensor | None = None,
+        observe: Observer | None = None,
+    ) -> PictureResult:
+        scales = _scales([(each.shape[1], each.shape[2]) for each in pictures], size, settings)
+        images, offsets = [], []
+        for number, seed in enumerate(seeds):
+
+            def tell(scale: int, image: Tensor, number: int = number) -> None:
+                if observe is not None:
+                    done = number * len(scales) + scale + 1
+                    observe(PictureStep(done, len(seeds) * len(scales), image, f"scale {scale + 1} of {len(scales)}"))
+
+            image, pixels = _one(pictures, scales, seed, settings, task, tell)
+            images.append(image)
+            offsets.append(pixels)
+        return PictureResult(torch.stack(images), torch.stack(offsets))
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """The sizes of the sources and of the result at a scale."""
+
+    sources: list[Size]
+    result: Size
+
+
+def _scales(pictures: Sequence[Size], size: Size, settings: GPNNSettings) -> list[_Scale]:
+    """Return the scales, coarse to fine: the shorter side of the smallest picture becomes ``coarsest``."""
+    smallest = min(pictures, key=min)
+    steps = pyramid_sizes(smallest, settings.ratio, settings.coarsest)
+    factors = [min(step) / min(smallest) for step in steps]
+
+    def at(factor: float, whole: Size) -> Size:
+        height, width = (max(settings.patch_size, round(side * factor)) for side in whole)
+        return height, width
+
+    scales = [_Scale([at(factor, each) for each in pictures], at(factor, size)) for factor in factors]
+    if settings.square_coarsest and len(scales) > 1:
+        square = (settings.coarsest, settings.coarsest)
+        scales[0] = _Scale([square] * len(pictures), square)
+    return scales
+
+
+def _one(
+    pictures: Sequence[Tensor],
+    scales: Sequence[_Scale],
+    seed: int,
+    settings: GPNNSettings,
+    task: str,
+    tell: Callable[[int, Tensor], None],
+) -> tuple[Tensor, Tensor]:
+    """Return the picture of a seed, ``(C, h, w)``, and the pixels that it was copied from, ``(h, w, 3)``."""
+    image = _start(pictures, scales[0], seed, settings, task)
+    search = _Search(settings, seed)
+    coarser: list[Tensor] = []
+    field = None
+    for number, scale in enumerate(scales):
+        sharp = [resize(each[None], size)[0] for each, size in zip(pictures, scale.sources, strict=True)]
+        # The result of the coarser scale is blurred by upsampling: it is compared with pictures as blurred.
+        blurred = [resize(each[None], size)[0] for each, size in zip(coarser or sharp, scale.sources, strict=True)]
+        values = Sources([levels(each) for each in sharp], settings.patch_size)
+        keys = Sources([levels(each) for each in blurred], settings.patch_size)
+        image = resize(image[None], scale.result)[0]
+        search.enter(keys.grids, patch_grid(scale.result, settings.patch_size))
+        for turn in range(settings.iterations if number else settings.coarsest_iterations):
+            before = image
+            field = search(levels(image), keys if not turn or settings.blurred_keys == "all" else values)
+            image = vote(field, values, scale.result).add_(128).div_(255).clamp_(0, 1)
+            if turn and float((image - before).abs().mean()) * 255 <= settings.tolerance:
+                break
+        coarser = sharp
+        tell(number, image[None])
+    if field is None:
+        raise AssertionError("a pyramid has at least one scale")
+    return image, patch_positions(field.matches[:, :, 0].long(), settings.patch_size, scales[-1].result)
+
+
+def _start(pictures: Sequence[Tensor], scale: _Scale, seed: int, settings: GPNNSettings, task: str) -> Tensor:
+    """Return the picture of the coarsest scale before the first search."""
+    first, is_retarget = pictures[0], task == "retarget"
+    deviation = (0.0 if is_retarget else 0.75) if settings.noise is None else settings.noise
+    kind = ("picture" if is_retarget else "grey") if settings.start is None else settings.start
+    base = resize(first[None], scale.result)[0] if kind == "picture" else torch.full((len(first), *scale.result), 0.5)
+    channels = 1 if settings.grey_noise else len(first)
+    noise = noise_of(generators([seed]), (channels, *scale.result))[0].to(first.device)
+    return base.to(first.device) + noise * (deviation / 2)
+
+
+class _Search:
+    """Nearest neighbors with completeness, which begins where the last search ended."""
+
+    def __init__(self, settings: GPNNSettings, seed: int) -> None:
+        self.settings, self.seed, self.count = settings, seed, 0
+        self.keys: list[Size] = []
+        self.result: Size = (0, 0)
+        self.forth: Tensor | None = None  # matches of the result's patches among the keys
+        self.back: list[Tensor] = []  # and of the keys' patches, picture by picture, in the result
+
+    def enter(self, keys: list[Size], result: Size) -> None:
+        """Go on to a scale where pictures and result have these rows and columns of patches."""
+        if self.forth is not None:
+            self.forth = resize_matches(self.forth, result, self.keys, keys)
+        self.back = [
+            resize_matches(matches, grid, [self.result], [result])
+            for matches, grid in zip(self.back, keys, strict=False)
+        ]
+        self.keys, self.result = keys, result
+
+    def __call__(self, image: Tensor, keys: Sources) -> Field:
+        """Return the matches of an image's patches, both in levels."""
+        self.count += 1
+        pairs = self.result[0] * self.result[1] * sum(h * w for h, w in self.keys)
+        is_exact = self.settings.search == "exact" or (self.settings.search is None and pairs <= _MOST_EXACT_PAIRS)
+        field = self._exact(image, keys) if is_exact else self._patchmatch(image, keys)
+        self.forth = field.matches
+        return field
+
+    def _weights(self, least: Tensor, keys: Sources) -> Tensor:
+        """Return the weights of patches' squared distances, for the distances to their nearest in the result."""
+        length = len(keys.pictures[0]) * keys.side**2
+        alpha, unit = self.settings.alpha, self.settings.alpha_unit
+        if alpha >= _NO_PREFERENCE:
+            return torch.ones_like(least)
+        if unit == "distance":  # of pixels in [0, 1]; scores are not squared, so that the weights are
+            return completeness_weights(least.sqrt(), alpha * 2 * _HALF_RANGE).square()
+        if unit == "squared":
+            return completeness_weights(least, alpha * length * _HALF_RANGE**2)
+        every = torch.cat([each.flatten(1) for each in keys.pictures], 1).double()
+        variance = max(float(every.var(1, correction=0).mean()), 1.0)  # a picture of one color has none
+        return completeness_weights(least, alpha * length * variance)
+
+    def _exact(self, image: Tensor, keys: Sources) -> Field:
+        side = keys.side
+        queries = extract_patches(image[None], side)[0].flatten(0, 1)
+        patches = torch.cat([extract_patches(each[None], side)[0].flatten(0, 1) for each in keys.pictures])
+        weights = self._weights(least_distances(queries, patches), keys)
+        found = nearest_vectors(queries, patches, 1, weights)
+        firsts = torch.tensor([0, *(h * w for h, w in self.keys)], device=image.device).cumsum(0)
+        picture = torch.searchsorted(firsts[1:], found.positions, right=True)
+        columns = torch.tensor([w for _, w in self.keys], device=image.device)[picture]
+        rest = found.positions - firsts[picture]
+        matches = torch.stack([picture, rest // columns, rest % columns], -1).to(torch.int32)
+        return Field(matches.view(*self.result, 1, 3), found.scores.view(*self.result, 1))
+
+    def _patchmatch(self, image: Tensor, keys: Sources) -> Field:
+        seed = (self.seed * 1_000_003 + self.count * 101) % 2**62
+        weights = None
+        if self.settings.alpha < _NO_PREFERENCE:
+            least = []
+            result = Sources([image], keys.side)
+            for number, picture in enumerate(keys.pictures):
+                start = self.back[number] if number < len(self.back) else None
+                sweeps = _FIRST_SWEEPS if start is None else self.settings.sweeps
+                field = patchmatch(picture, result, seed=seed + 1 + number, sweeps=sweeps, start=start)
+                self.back[number : number + 1] = [field.matches]
+                least.append(field.scores[..., 0])
+            flat = self._weights(torch.cat([each.flatten() for each in least]), keys)
+            parts = flat.split([each.numel() for each in least])
+            weights = [part.view(each.shape) for part, each in zip(parts, least, strict=True)]
+        start = self.forth
+        sweeps = _FIRST_SWEEPS if start is None else self.settings.sweeps
+        return patchmatch(image, Sources(keys.pictures, keys.side, weights), seed=seed, sweeps=sweeps, start=start)

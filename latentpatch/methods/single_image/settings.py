@@ -1,0 +1,81 @@
+"""Settings of the methods on pictures; importing this module imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import SettingError
+from ...settings import Settings, setting
+
+__all__ = ["GPNNSettings"]
+
+
+@dataclass(frozen=True)
+class GPNNSettings(Settings):
+    """Settings of GPNN (Granot et al., CVPR 2022); distances of patches are those of pixels in [-1, 1]."""
+
+    patch_size: int = setting(7, "side of the patches, in pixels", minimum=3, limit=33, symbol="p", metavar="PIXELS")
+    alpha: float = setting(
+        0.05,
+        "the lower, the more parts of the picture that are not in the result are preferred; from 1000 on none are",
+        above=0,
+        symbol="alpha",
+    )
+    alpha_unit: str = setting(
+        "relative",
+        "unit of alpha: the variance of the picture, mean squares, or unsquared sums of pixels in [0, 1]",
+        choices=("relative", "squared", "distance"),
+        is_advanced=True,
+    )
+    noise: float | None = setting(
+        None,
+        "standard deviation of the noise to start from, in halves of the range of pixels",
+        minimum=0,
+        maximum=100,
+        symbol="sigma",
+        default_help="0.75; 0 to retarget",
+    )
+    grey_noise: bool = setting(False, "the same noise in all channels", is_advanced=True)
+    start: str | None = setting(
+        None,
+        "what the noise is added to at the coarsest scale",
+        choices=("grey", "picture"),
+        default_help="grey; the picture to retarget",
+        is_advanced=True,
+    )
+    ratio: float = setting(
+        0.75, "size of a scale relative to the next finer one", minimum=0.3, maximum=0.95, symbol="1/r"
+    )
+    coarsest: int = setting(
+        14, "shorter side of the coarsest scale; higher values keep more of the layout", minimum=4, metavar="PIXELS"
+    )
+    square_coarsest: bool = setting(False, "whether the coarsest scale is a square", is_advanced=True)
+    tolerance: float = setting(
+        0.3,
+        "the searches of a scale end when they change pixels by less on average, in levels of 255",
+        minimum=0,
+        maximum=255,
+        is_advanced=True,
+    )
+    iterations: int = setting(10, "searches at a scale, at most", minimum=1, limit=50, symbol="T", metavar="N")
+    coarsest_iterations: int = setting(
+        1, "searches at the coarsest scale; more of them copy more", minimum=1, limit=50, metavar="N"
+    )
+    blurred_keys: str = setting(
+        "all",
+        "searches of a scale that compare with the blurred picture, as the upsampled result is blurred, too",
+        choices=("all", "first"),
+        is_advanced=True,
+    )
+    search: str | None = setting(
+        None,
+        "search for nearest neighbors",
+        choices=("exact", "patchmatch"),
+        default_help="exact at coarse scales, patchmatch at fine ones",
+        is_advanced=True,
+    )
+    sweeps: int = setting(2, "sweeps of a search by patchmatch", minimum=1, limit=16, is_advanced=True, metavar="N")
+
+    def check_together(self) -> None:
+        if self.coarsest < self.patch_size:
+            raise SettingError("coarsest", self.coarsest, f"at least patch_size, {self.patch_size}")

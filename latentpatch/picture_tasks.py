@@ -1,0 +1,159 @@
+"""Tasks on pictures: new pictures from one picture or a few, without a bank, registration or training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .errors import SettingError, SettingTypeError
+from .inputs import Picture, image_seeds
+from .io.channels import read_channels
+from .methods.picture import Observer, PictureMethod, check_picture
+from .registry import PICTURE_METHODS
+from .results import PictureGeneration
+from .runs.system import machine_memory
+from .settings import Settings
+
+__all__ = ["check_memory", "make_pictures", "picture_tensors", "reshuffle", "retarget"]
+
+_GIBIBYTE = 1 << 30
+_USABLE = 0.8  # of the memory
+
+
+def reshuffle(
+    pictures: Picture | Sequence[Picture],
+    n: int = 1,
+    *,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    size: tuple[int, int] | None = None,
+    method: str | None = None,
+    settings: Settings | None = None,
+    observe: Observer | None = None,
+    **changes: Any,
+) -> PictureGeneration:
+    """Return new pictures from the patches of one picture, or of several.
+
+    Args:
+        pictures: a file or a tensor ``(C, H, W)`` float32 in [0, 1], or several of the same channels.
+        n: number of results.
+        seed: of the first result; the next one has the next seed.
+        seeds: of all results, in place of ``n`` and ``seed``.
+        size: height and width of the results; by default those of the first picture.
+        method: name of a method; by default the task's default, or the one that the settings belong to.
+        settings: of the method; its defaults where None.
+        observe: called after each step, for progress and traces.
+        changes: settings to change, by name.
+
+    Raises:
+        SettingError, ImageError: for arguments, pictures and settings that cannot be used; nothing was computed then.
+    """
+    return make_pictures(
+        "reshuffle", pictures, size, image_seeds(n, seed, seeds), method=method, settings=settings, observe=observe,
+        changes=changes,
+    )  # fmt: skip
+
+
+def retarget(
+    picture: Picture | Sequence[Picture],
+    size: tuple[int, int],
+    n: int = 1,
+    *,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    method: str | None = None,
+    settings: Settings | None = None,
+    observe: Observer | None = None,
+    **changes: Any,
+) -> PictureGeneration:
+    """Return a picture in another size or aspect ratio, its things undistorted.
+
+    Args:
+        picture: see :func:`reshuffle`; of several, the first is retargeted, and the others give patches, too.
+        size: height and width of the results.
+        n, seed, seeds, method, settings, observe, changes: as for :func:`reshuffle`.
+
+    Raises:
+        SettingError, ImageError: as :func:`reshuffle`.
+    """
+    return make_pictures(
+        "retarget", picture, size, image_seeds(n, seed, seeds), method=method, settings=settings, observe=observe,
+        changes=changes,
+    )  # fmt: skip
+
+
+def make_pictures(
+    task: str,
+    pictures: Picture | Sequence[Picture],
+    size: tuple[int, int] | None,
+    seeds: Sequence[int],
+    *,
+    method: str | None = None,
+    settings: Settings | None = None,
+    target: Tensor | None = None,
+    mask: Tensor | None = None,
+    observe: Observer | None = None,
+    changes: dict[str, Any] | None = None,
+) -> PictureGeneration:
+    """Return pictures of a task; see :func:`reshuffle` for the arguments."""
+    chosen = PICTURE_METHODS[PICTURE_METHODS.serving(task, _name_of(method, settings))]
+    settings = (chosen.Settings() if settings is None else settings).changed(**(changes or {}))
+    if not isinstance(settings, chosen.Settings):
+        raise SettingTypeError("settings", type(settings).__name__, f"settings of {chosen.name}")
+    tensors = picture_tensors(pictures)
+    sizes = tuple((each.shape[1], each.shape[2]) for each in tensors)
+    height, width = sizes[0] if size is None else size
+    check_memory(chosen, sizes, (height, width), len(seeds), settings)
+    result = chosen(
+        tensors, (height, width), seeds, settings, task=task, target=target, mask=mask, observe=observe
+    )  # fmt: skip
+    return PictureGeneration(
+        result.images, tuple(seeds), sizes, task, chosen.name, settings, result.offsets, result.losses
+    )  # fmt: skip
+
+
+def _name_of(method: str | None, settings: Settings | None) -> str | None:
+    return PICTURE_METHODS.name_of(settings) if method is None and settings is not None else method
+
+
+def picture_tensors(pictures: Picture | Sequence[Picture]) -> list[Tensor]:
+    """Return pictures as tensors ``(C, H, W)``; files are read with their own channels.
+
+    Raises:
+        SettingError, ImageError: for what is no picture.
+    """
+    several = [pictures] if isinstance(pictures, (Tensor, str, Path)) else list(pictures)
+    if not several:
+        raise SettingError("pictures", 0, "at least one")
+    tensors = [each if isinstance(each, Tensor) else read_channels(each) for each in several]
+    for each in tensors:
+        check_picture("pictures", each)
+    return tensors
+
+
+def check_memory(
+    method: PictureMethod, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: Settings
+) -> None:
+    """Refuse a size that needs more memory than there is.
+
+    Raises:
+        SettingError: with the memory and with what fits.
+    """
+    usable = _USABLE * machine_memory()
+    needed = method.memory(pictures, size, count, settings)
+    if not usable or needed <= usable:
+        return
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        fitting = (int(size[0] * sqrt(middle)), int(size[1] * sqrt(middle)))
+        low, high = (middle, high) if method.memory(pictures, fitting, count, settings) <= usable else (low, middle)
+    height, width = (int(side * sqrt(low)) for side in size)
+    fits = f"at most some {height} x {width} pixels" if min(height, width) > 0 else "of a smaller source"
+    raise SettingError(
+        "size", size, f"{fits} here: {needed / _GIBIBYTE:.1f} GiB of memory are needed, {usable / _GIBIBYTE:.1f} usable"
+    )
