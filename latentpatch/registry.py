@@ -22,6 +22,7 @@ from .methods.latent.settings import (
     ResynthesisSettings,
 )
 from .methods.single_image.settings import GPNNSettings
+from .methods.single_image.texture_settings import GPDMSettings
 from .settings import Setting, Settings, declared
 from .validation import check_choice
 
@@ -245,6 +246,13 @@ PICTURE_METHODS.declare(
     "Replaces patches by their nearest neighbors in the picture, coarse to fine (Granot et al., CVPR 2022).",
     ".methods.single_image.gpnn:GPNN",
     ("reshuffle", "retarget"),
+)
+PICTURE_METHODS.declare(
+    "gpdm",
+    GPDMSettings,
+    "Matches the distribution of patches by steps of gradient descent (Elnekave & Weiss, ECCV 2022).",
+    ".methods.single_image.gpdm:GPDM",
+    ("reshuffle", "retarget", "texture"),
 )
 
 

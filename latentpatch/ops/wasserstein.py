@@ -22,7 +22,9 @@ __all__ = [
     "UNEQUAL",
     "project",
     "random_directions",
+    "repeated",
     "sliced_wasserstein",
+    "sorted_rows",
     "stable_order",
     "transport_gradient",
     "transport_plan",
@@ -83,6 +85,13 @@ def stable_order(values: Tensor) -> Tensor:
 @lru_cache(maxsize=1)
 def _has_numba() -> bool:
     return find_spec("numba") is not None
+
+
+def sorted_rows(values: Tensor) -> Tensor:
+    """Return each row in ascending order."""
+    if values.device.type != "cpu" or values.requires_grad:
+        return values.sort(dim=1).values
+    return torch.from_numpy(np.sort(values.numpy(), axis=1))  # vectorized, several times as fast as torch's
 
 
 @lru_cache(maxsize=32)

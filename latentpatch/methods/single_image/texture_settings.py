@@ -1,0 +1,68 @@
+"""Settings of GPDM and of the texture methods; importing this module imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...settings import Settings, setting
+from ...validation import check_choice
+
+__all__ = ["GPDM_PRESETS", "GPDMSettings"]
+
+
+@dataclass(frozen=True)
+class GPDMSettings(Settings):
+    """Settings of GPDM (Elnekave & Weiss, ECCV 2022)."""
+
+    patch_size: int = setting(7, "side of the patches, in pixels", minimum=3, maximum=33, symbol="p")
+    projections: int = setting(64, "random directions a step", minimum=1, limit=1024, symbol="k")
+    pool: int | None = setting(
+        256,
+        "directions a scale that steps choose from, so that the sources are projected and sorted once; none draws new "
+        "ones each step, as published",
+        minimum=1,
+        limit=4096,
+    )
+    steps: int = setting(100, "steps of Adam at the coarsest scale", minimum=1, limit=2000)
+    last_steps: int | None = setting(
+        20, "steps at the finest scale; those between fall geometrically", minimum=1, limit=2000
+    )
+    learning_rate: float = setting(0.05, "of Adam, for pixels in [-1, 1]", above=0, maximum=1, symbol="beta")
+    decay: float = setting(
+        0.95, "part of the learning rate that is lost over the second half of a scale's steps", minimum=0, maximum=1
+    )
+    noise: float = setting(
+        1.5, "standard deviation of the noise at the start, at full size, in half ranges of the pixels", minimum=0,
+        maximum=100,
+    )  # fmt: skip
+    coarsest: int = setting(21, "shorter side of the coarsest scale, in pixels", minimum=4, limit=512)
+    ratio: float = setting(0.85, "size of a scale relative to the next finer one", minimum=0.3, maximum=0.95)
+    start: str = setting("noise", "noise, or source for a blurred source with noise")
+    matching: str = setting(
+        "each", "each result matches the sources, or all results together do: these differ more among each other"
+    )
+    border: str = setting(
+        "mirrored",
+        "mirrored at the edges, so that their pixels are in as many patches as others; plain, as published; or "
+        "wrapped, for results that tile",
+    )
+    unequal: str = setting(
+        "exact", "exact transport for sets of unequal size, or repeat for random repetition as published"
+    )
+
+    def check_together(self) -> None:
+        """Refuse unknown names."""
+        check_choice("start", self.start, ("noise", "source"))
+        check_choice("matching", self.matching, ("each", "together"))
+        check_choice("border", self.border, ("mirrored", "plain", "wrapped"))
+        check_choice("unequal", self.unequal, ("exact", "repeat"))
+
+
+_PUBLISHED = GPDMSettings(pool=None, steps=300, last_steps=None, decay=0.0, border="plain", unequal="repeat")
+
+#: Settings of GPDM by name: fast ones, those of the public command line, and of the script for the paper's table.
+GPDM_PRESETS = {
+    "fast": GPDMSettings(),
+    "command-line": _PUBLISHED.changed(learning_rate=0.01),
+    "paper": _PUBLISHED.changed(noise=0.75),
+}
