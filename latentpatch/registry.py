@@ -22,7 +22,7 @@ from .methods.latent.settings import (
     ResynthesisSettings,
 )
 from .methods.single_image.settings import GPNNSettings
-from .methods.single_image.texture_settings import GPDMSettings
+from .methods.single_image.texture_settings import GPDMSettings, QuiltingSettings
 from .settings import Setting, Settings, declared
 from .validation import check_choice
 
@@ -253,6 +253,13 @@ PICTURE_METHODS.declare(
     "Matches the distribution of patches by steps of gradient descent (Elnekave & Weiss, ECCV 2022).",
     ".methods.single_image.gpdm:GPDM",
     ("reshuffle", "retarget", "texture"),
+)
+PICTURE_METHODS.declare(
+    "quilting",
+    QuiltingSettings,
+    "Joins overlapping blocks of the exemplars along cuts of least error (Efros & Freeman, SIGGRAPH 2001).",
+    ".methods.single_image.quilting:Quilting",
+    ("texture",),
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...settings import Settings, setting
 from ...validation import check_choice
 
-__all__ = ["GPDM_PRESETS", "GPDMSettings"]
+__all__ = ["GPDM_PRESETS", "GPDMSettings", "QuiltingSettings"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,26 @@ class GPDMSettings(Settings):
         check_choice("matching", self.matching, ("each", "together"))
         check_choice("border", self.border, ("mirrored", "plain", "wrapped"))
         check_choice("unequal", self.unequal, ("exact", "repeat"))
+
+
+@dataclass(frozen=True)
+class QuiltingSettings(Settings):
+    """Settings of image quilting (Efros & Freeman, SIGGRAPH 2001)."""
+
+    block: int | None = setting(
+        None,
+        "side of the blocks, in pixels: about that of the largest feature of the texture",
+        minimum=2,
+        limit=512,
+        default_help="a sixth of the exemplar's shorter side",
+    )
+    overlap: int | None = setting(
+        None, "pixels by which blocks overlap", minimum=1, limit=256, default_help="a sixth of the block"
+    )
+    tolerance: float = setting(
+        0.1, "blocks are drawn among those whose error exceeds the smallest by at most this part", minimum=0, limit=100
+    )
+    tileable: bool = setting(False, "make textures whose opposite edges match")
 
 
 _PUBLISHED = GPDMSettings(pool=None, steps=300, last_steps=None, decay=0.0, border="plain", unequal="repeat")
