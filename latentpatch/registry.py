@@ -22,7 +22,7 @@ from .methods.latent.settings import (
     ResynthesisSettings,
 )
 from .methods.single_image.settings import GPNNSettings
-from .methods.single_image.texture_settings import GPDMSettings, QuiltingSettings
+from .methods.single_image.texture_settings import EfrosLeungSettings, GPDMSettings, QuiltingSettings
 from .settings import Setting, Settings, declared
 from .validation import check_choice
 
@@ -260,6 +260,13 @@ PICTURE_METHODS.declare(
     "Joins overlapping blocks of the exemplars along cuts of least error (Efros & Freeman, SIGGRAPH 2001).",
     ".methods.single_image.quilting:Quilting",
     ("texture",),
+)
+PICTURE_METHODS.declare(
+    "efros-leung",
+    EfrosLeungSettings,
+    "Grows a texture pixel by pixel from windows of the exemplars (Efros & Leung, ICCV 1999).",
+    ".methods.single_image.efros_leung:EfrosLeung",
+    ("texture", "inpaint"),
 )
 
 

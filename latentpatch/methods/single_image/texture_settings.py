@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...errors import SettingError
 from ...settings import Settings, setting
 from ...validation import check_choice
 
-__all__ = ["GPDM_PRESETS", "GPDMSettings", "QuiltingSettings"]
+__all__ = ["GPDM_PRESETS", "EfrosLeungSettings", "GPDMSettings", "QuiltingSettings"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,32 @@ class QuiltingSettings(Settings):
         0.1, "blocks are drawn among those whose error exceeds the smallest by at most this part", minimum=0, limit=100
     )
     tileable: bool = setting(False, "make textures whose opposite edges match")
+
+
+@dataclass(frozen=True)
+class EfrosLeungSettings(Settings):
+    """Settings of Efros & Leung's texture synthesis (ICCV 1999)."""
+
+    window: int = setting(
+        11, "side of the windows that are compared, in pixels, odd: about that of the largest feature", minimum=3,
+        maximum=63,
+    )  # fmt: skip
+    tolerance: float = setting(
+        0.1,
+        "windows are drawn among those whose error exceeds the smallest by at most this part",
+        minimum=0,
+        limit=100,
+        symbol="epsilon",
+    )
+    max_error: float = setting(
+        0.3, "mean squared difference from which on a pixel waits for more known neighbors", above=0, is_advanced=True
+    )
+    tileable: bool = setting(False, "make textures whose opposite edges match")
+
+    def check_together(self) -> None:
+        """Refuse windows without a center."""
+        if self.window % 2 == 0:
+            raise SettingError("window", self.window, "odd")
 
 
 _PUBLISHED = GPDMSettings(pool=None, steps=300, last_steps=None, decay=0.0, border="plain", unequal="repeat")
