@@ -22,7 +22,12 @@ from .methods.latent.settings import (
     ResynthesisSettings,
 )
 from .methods.single_image.settings import GPNNSettings
-from .methods.single_image.texture_settings import EfrosLeungSettings, GPDMSettings, QuiltingSettings
+from .methods.single_image.texture_settings import (
+    EfrosLeungSettings,
+    GPDMSettings,
+    QuiltingSettings,
+    TextureOptimizationSettings,
+)
 from .settings import Setting, Settings, declared
 from .validation import check_choice
 
@@ -267,6 +272,13 @@ PICTURE_METHODS.declare(
     "Grows a texture pixel by pixel from windows of the exemplars (Efros & Leung, ICCV 1999).",
     ".methods.single_image.efros_leung:EfrosLeung",
     ("texture", "inpaint"),
+)
+PICTURE_METHODS.declare(
+    "texture-optimization",
+    TextureOptimizationSettings,
+    "Lowers the distance of all patches to patches of the exemplars, coarse to fine (Kwatra et al., SIGGRAPH 2005).",
+    ".methods.single_image.texture_optimization:TextureOptimization",
+    ("texture", "reshuffle"),
 )
 
 

@@ -8,7 +8,13 @@ from ...errors import SettingError
 from ...settings import Settings, setting
 from ...validation import check_choice
 
-__all__ = ["GPDM_PRESETS", "EfrosLeungSettings", "GPDMSettings", "QuiltingSettings"]
+__all__ = [
+    "GPDM_PRESETS",
+    "EfrosLeungSettings",
+    "GPDMSettings",
+    "QuiltingSettings",
+    "TextureOptimizationSettings",
+]
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,51 @@ class EfrosLeungSettings(Settings):
         """Refuse windows without a center."""
         if self.window % 2 == 0:
             raise SettingError("window", self.window, "odd")
+
+
+@dataclass(frozen=True)
+class TextureOptimizationSettings(Settings):
+    """Settings of texture optimization (Kwatra et al., SIGGRAPH 2005)."""
+
+    patch_sizes: tuple[int, ...] = setting(
+        (32, 16, 8),
+        "sides of the patches at the finest scale, in this order; each coarser scale has one less, the smallest in the "
+        "end",
+        minimum=4,
+        maximum=128,
+        metavar="SIDE,...",
+    )
+    scales: int = setting(3, "scales, each half as large as the next finer one", minimum=1, maximum=8)
+    iterations: int = setting(11, "iterations at each scale and patch size", minimum=1, limit=200)
+    power: float = setting(0.8, "of the distance in the energy", above=0, maximum=2, symbol="r")
+    join: str = setting(
+        "weighted", "weighted least squares for the power; median, for power 1; or mean, for power 2", is_advanced=True
+    )
+    detail: float = setting(
+        0.5, "part of the frequencies by which patches are compared first; 1 compares all pixels, slowly", above=0,
+        maximum=1,
+    )  # fmt: skip
+    exact_iterations: int = setting(
+        2,
+        "last iterations at each scale and patch size that compare all pixels",
+        minimum=0,
+        limit=200,
+        is_advanced=True,
+    )  # fmt: skip
+    start_block: int = setting(
+        8, "side of the random blocks of the start, in pixels; 0 starts from noise", minimum=0, maximum=256
+    )
+    fidelity: float = setting(
+        0.0, "weight of the distance to the picture itself, pixel by pixel", minimum=0, maximum=1e6, symbol="alpha"
+    )
+    border: int = setting(0, "width of the border that stays as in the picture, in pixels", minimum=0, limit=512)
+    tileable: bool = setting(False, "make textures whose opposite edges match")
+
+    def check_together(self) -> None:
+        """Refuse unknown names, and patch sizes that do not fall."""
+        check_choice("join", self.join, ("weighted", "median", "mean"))
+        if list(self.patch_sizes) != sorted(set(self.patch_sizes), reverse=True):
+            raise SettingError("patch_sizes", self.patch_sizes, "from large to small")
 
 
 _PUBLISHED = GPDMSettings(pool=None, steps=300, last_steps=None, decay=0.0, border="plain", unequal="repeat")
