@@ -253,18 +253,18 @@ PICTURE_METHODS.declare(
     ("reshuffle", "retarget"),
 )
 PICTURE_METHODS.declare(
-    "gpdm",
-    GPDMSettings,
-    "Matches the distribution of patches by steps of gradient descent (Elnekave & Weiss, ECCV 2022).",
-    ".methods.single_image.gpdm:GPDM",
-    ("reshuffle", "retarget", "texture"),
-)
-PICTURE_METHODS.declare(
     "quilting",
     QuiltingSettings,
     "Joins overlapping blocks of the exemplars along cuts of least error (Efros & Freeman, SIGGRAPH 2001).",
     ".methods.single_image.quilting:Quilting",
     ("texture",),
+)
+PICTURE_METHODS.declare(
+    "gpdm",
+    GPDMSettings,
+    "Matches the distribution of patches by steps of gradient descent (Elnekave & Weiss, ECCV 2022).",
+    ".methods.single_image.gpdm:GPDM",
+    ("reshuffle", "retarget", "texture"),
 )
 PICTURE_METHODS.declare(
     "efros-leung",

@@ -94,22 +94,22 @@ def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(pictures, size, mode="bilinear", antialias=True)
 
 
-def border_places(length: int, side: int, border: str) -> Tensor:
+def edge_places(length: int, side: int, edges: str) -> Tensor:
     """Return the pixels of a line that patches are cut from: itself, mirrored at both ends or wrapped around.
 
     Args:
         length: pixels of the line.
         side: of the patches.
-        border: ``plain``, ``mirrored`` or ``wrapped``.
+        edges: ``plain``, ``mirrored`` or ``wrapped``.
 
     Returns:
         ``(n,)`` int64, positions in the line; n is at least the length.
     """
     at = torch.arange(length)
-    if border == "mirrored":
+    if edges == "mirrored":
         edge = min(side // 2, length - 1)
         return torch.cat([at[1 : edge + 1].flip(0), at, at[length - 1 - edge : length - 1].flip(0)])
-    if border == "wrapped":
+    if edges == "wrapped":
         return torch.arange(length + side - 1) % length
     return at
 
@@ -174,12 +174,11 @@ class _Run:
         settings = self.settings
         side, channels = settings.patch_size, results.shape[1]
         count, height, width = len(results), results.shape[2], results.shape[3]
-        rows, across = (border_places(length, side, settings.border) for length in (height, width))
+        edges = "wrapped" if settings.tileable else settings.edges
+        rows, across = (edge_places(length, side, edges) for length in (height, width))
         patches = (len(rows) - side + 1) * (len(across) - side + 1)
-        if settings.border == "mirrored":
-            sources = [
-                extended(each, *(border_places(n, side, "mirrored") for n in each.shape[2:])) for each in sources
-            ]
+        if edges == "mirrored":
+            sources = [extended(each, *(edge_places(n, side, "mirrored") for n in each.shape[2:])) for each in sources]
         columns = torch.cat([F.unfold(each, side)[0] for each in sources], 1)
         pool = targets = None
         if settings.pool is not None:

@@ -9,7 +9,7 @@ from ...settings import Settings, setting
 from ...validation import check_choice
 
 __all__ = [
-    "GPDM_PRESETS",
+    "GPDM_PUBLISHED",
     "EfrosLeungSettings",
     "GPDMSettings",
     "QuiltingSettings",
@@ -48,11 +48,11 @@ class GPDMSettings(Settings):
     matching: str = setting(
         "each", "each result matches the sources, or all results together do: these differ more among each other"
     )
-    border: str = setting(
+    edges: str = setting(
         "mirrored",
-        "mirrored at the edges, so that their pixels are in as many patches as others; plain, as published; or "
-        "wrapped, for results that tile",
+        "mirrored, so that pixels at the edges are in as many patches as others; or plain, as published",
     )
+    tileable: bool = setting(False, "make textures whose opposite edges match")
     unequal: str = setting(
         "exact", "exact transport for sets of unequal size, or repeat for random repetition as published"
     )
@@ -61,7 +61,7 @@ class GPDMSettings(Settings):
         """Refuse unknown names."""
         check_choice("start", self.start, ("noise", "source"))
         check_choice("matching", self.matching, ("each", "together"))
-        check_choice("border", self.border, ("mirrored", "plain", "wrapped"))
+        check_choice("edges", self.edges, ("mirrored", "plain"))
         check_choice("unequal", self.unequal, ("exact", "repeat"))
 
 
@@ -156,11 +156,5 @@ class TextureOptimizationSettings(Settings):
             raise SettingError("patch_sizes", self.patch_sizes, "from large to small")
 
 
-_PUBLISHED = GPDMSettings(pool=None, steps=300, last_steps=None, decay=0.0, border="plain", unequal="repeat")
-
-#: Settings of GPDM by name: fast ones, those of the public command line, and of the script for the paper's table.
-GPDM_PRESETS = {
-    "fast": GPDMSettings(),
-    "command-line": _PUBLISHED.changed(learning_rate=0.01),
-    "paper": _PUBLISHED.changed(noise=0.75),
-}
+#: Settings that the published presets of GPDM share.
+GPDM_PUBLISHED = GPDMSettings(pool=None, steps=300, last_steps=None, decay=0.0, edges="plain", unequal="repeat")

@@ -8,8 +8,9 @@ from helpers.errors import refuses
 from torch import Tensor
 
 from latentpatch.methods.picture import PictureStep
-from latentpatch.methods.single_image.gpdm import GPDM, border_places, scale_factors, steps_of_scales
-from latentpatch.methods.single_image.texture_settings import GPDM_PRESETS, GPDMSettings
+from latentpatch.methods.single_image.gpdm import GPDM, _Run, edge_places, scale_factors, steps_of_scales
+from latentpatch.methods.single_image.presets import PICTURE_PRESETS
+from latentpatch.methods.single_image.texture_settings import GPDMSettings
 from latentpatch.ops.wasserstein import sliced_wasserstein
 from latentpatch.registry import PICTURE_METHODS
 
@@ -74,22 +75,29 @@ def test_grey_pictures_and_alpha_are_kept(channels: int) -> None:
     assert GPDM()([spots(channels=channels)], (16, 16), [0], QUICK).images.shape == (1, channels, 16, 16)
 
 
-def test_wrapped_results_match_across_their_edges() -> None:
-    source, long = spots(40, 40, channels=1), QUICK.changed(steps=150, last_steps=150, projections=16)
-    made = [GPDM()([source], (24, 24), [0], long.changed(border=border)).images[0] for border in ("wrapped", "plain")]
-    steps = [float((each[:, :, 0] - each[:, :, -1]).abs().mean() / each.diff(dim=2).abs().mean()) for each in made]
-    assert steps[0] < 0.85 * steps[1], "relative to steps inside"
+def test_tiles_count_the_patches_across_their_edges() -> None:
+    """One scale without noise: a target that is rolled gives the same tile, rolled, unless the seams count for less."""
+    source, target = spots(20, 20), spots(16, 18, seed=1)
+    settings = QUICK.changed(coarsest=64, noise=0.0, steps=3, last_steps=3)
+    for tileable in (True, False):
+        made = []
+        for each in (target, target.roll((5, 7), (1, 2))):
+            run = _Run(settings.changed(tileable=tileable), [2 * source[None] - 1], (16, 18), [0])
+            made.append(run._descend(each[None], [source[None]], 3, torch.Generator().manual_seed(0), []))
+        rolled = made[0].roll((5, 7), (2, 3))
+        assert bool(torch.isclose(rolled, made[1], atol=1e-4).float().mean() > 0.98) == tileable
 
 
-def test_border_places() -> None:
-    assert border_places(5, 3, "plain").tolist() == [0, 1, 2, 3, 4]
-    assert border_places(5, 5, "mirrored").tolist() == [2, 1, 0, 1, 2, 3, 4, 3, 2]
-    assert border_places(5, 3, "wrapped").tolist() == [0, 1, 2, 3, 4, 0, 1]
+def test_edge_places() -> None:
+    assert edge_places(5, 3, "plain").tolist() == [0, 1, 2, 3, 4]
+    assert edge_places(5, 5, "mirrored").tolist() == [2, 1, 0, 1, 2, 3, 4, 3, 2]
+    assert edge_places(5, 3, "wrapped").tolist() == [0, 1, 2, 3, 4, 0, 1]
 
 
 def test_scales_and_steps_are_those_of_the_public_code() -> None:
     """Its heights for a picture of 167 rows: times .85, rounded down, until one is at most 21."""
-    settings = GPDM_PRESETS["command-line"]
+    settings = PICTURE_PRESETS["gpdm-original"]
+    assert isinstance(settings, GPDMSettings)
     sides = [167, 141, 119, 101, 85, 72, 61, 51, 43, 36, 30, 25, 21]
     assert [round(167 * each) for each in scale_factors(167, settings)] == sides[::-1]
     assert steps_of_scales(3, settings) == [300, 300, 300]
@@ -105,7 +113,7 @@ def test_steps_are_observed() -> None:
 
 
 def test_refusals() -> None:
-    for name, value in (("start", "there"), ("matching", "all"), ("border", "none"), ("unequal", "no"), ("steps", 0)):
+    for name, value in (("start", "there"), ("matching", "all"), ("edges", "none"), ("unequal", "no"), ("steps", 0)):
         with refuses(name):
             GPDMSettings(**{name: value})
     with refuses("size"):
