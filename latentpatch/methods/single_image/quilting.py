@@ -142,7 +142,7 @@ class Exemplars:
 
     def copy(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pictures ``(N, C, h, w)`` of pixel numbers ``(N, h, w)``, and their positions ``(N, h, w, 3)``."""
-        numbers = numbers if numbers.ndim == 3 else numbers[None]
+        numbers = (numbers if numbers.ndim == 3 else numbers[None]).contiguous()
         flat = torch.cat([picture.flatten(1) for picture in self.pictures], 1)
         firsts = torch.from_numpy(self.begins // self.channels)
         source = torch.searchsorted(firsts, numbers, right=True) - 1
