@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .methods.single_image.presets import PICTURE_PRESETS
     from .methods.single_image.settings import GPNNSettings
     from .model import LatentPatch
-    from .picture_tasks import reshuffle, retarget
+    from .picture_tasks import reshuffle, retarget, texture
     from .provenance.explanation import Explanation, explain
     from .registry import PICTURE_METHODS, SAMPLERS
     from .results import Blend, Generation, PictureGeneration
@@ -70,6 +70,7 @@ __all__ = [
     "reshuffle",
     "retarget",
     "setting",
+    "texture",
 ]
 
 __getattr__, __dir__ = attach(
@@ -100,7 +101,7 @@ __getattr__, __dir__ = attach(
         ".methods.single_image.presets": ("PICTURE_PRESETS",),
         ".methods.single_image.settings": ("GPNNSettings",),
         ".model": ("LatentPatch",),
-        ".picture_tasks": ("reshuffle", "retarget"),
+        ".picture_tasks": ("reshuffle", "retarget", "texture"),
         ".provenance.explanation": ("Explanation", "explain"),
         ".registry": ("PICTURE_METHODS", "SAMPLERS"),
         ".results": ("Blend", "Generation", "PictureGeneration"),

@@ -18,7 +18,7 @@ from .results import PictureGeneration
 from .runs.system import machine_memory
 from .settings import Settings
 
-__all__ = ["check_memory", "make_pictures", "picture_tensors", "reshuffle", "retarget"]
+__all__ = ["check_memory", "make_pictures", "picture_tensors", "reshuffle", "retarget", "texture"]
 
 _GIBIBYTE = 1 << 30
 _USABLE = 0.8  # of the memory
@@ -83,6 +83,36 @@ def retarget(
     return make_pictures(
         "retarget", picture, size, image_seeds(n, seed, seeds), method=method, settings=settings, observe=observe,
         changes=changes,
+    )  # fmt: skip
+
+
+def texture(
+    pictures: Picture | Sequence[Picture],
+    size: tuple[int, int],
+    n: int = 1,
+    *,
+    tileable: bool = False,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    method: str | None = None,
+    settings: Settings | None = None,
+    observe: Observer | None = None,
+    **changes: Any,
+) -> PictureGeneration:
+    """Return textures of any size from one exemplar, or from several together.
+
+    Args:
+        pictures: see :func:`reshuffle`.
+        size: height and width of the textures.
+        tileable: whether opposite edges match, so that the texture can be repeated.
+        n, seed, seeds, method, settings, observe, changes: as for :func:`reshuffle`.
+
+    Raises:
+        SettingError, ImageError: as :func:`reshuffle`.
+    """
+    return make_pictures(
+        "texture", pictures, size, image_seeds(n, seed, seeds), method=method, settings=settings, observe=observe,
+        changes={**({"tileable": True} if tileable else {}), **changes},
     )  # fmt: skip
 
 

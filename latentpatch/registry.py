@@ -22,6 +22,12 @@ from .methods.latent.settings import (
     ResynthesisSettings,
 )
 from .methods.single_image.settings import GPNNSettings
+from .methods.single_image.texture_settings import (
+    EfrosLeungSettings,
+    GPDMSettings,
+    QuiltingSettings,
+    TextureOptimizationSettings,
+)
 from .settings import Setting, Settings, declared
 from .validation import check_choice
 
@@ -245,6 +251,34 @@ PICTURE_METHODS.declare(
     "Replaces patches by their nearest neighbors in the picture, coarse to fine (Granot et al., CVPR 2022).",
     ".methods.single_image.gpnn:GPNN",
     ("reshuffle", "retarget"),
+)
+PICTURE_METHODS.declare(
+    "quilting",
+    QuiltingSettings,
+    "Joins overlapping blocks of the exemplars along cuts of least error (Efros & Freeman, SIGGRAPH 2001).",
+    ".methods.single_image.quilting:Quilting",
+    ("texture",),
+)
+PICTURE_METHODS.declare(
+    "gpdm",
+    GPDMSettings,
+    "Matches the distribution of patches by steps of gradient descent (Elnekave & Weiss, ECCV 2022).",
+    ".methods.single_image.gpdm:GPDM",
+    ("reshuffle", "retarget", "texture"),
+)
+PICTURE_METHODS.declare(
+    "efros-leung",
+    EfrosLeungSettings,
+    "Grows a texture pixel by pixel from windows of the exemplars (Efros & Leung, ICCV 1999).",
+    ".methods.single_image.efros_leung:EfrosLeung",
+    ("texture", "inpaint"),
+)
+PICTURE_METHODS.declare(
+    "texture-optimization",
+    TextureOptimizationSettings,
+    "Lowers the distance of all patches to patches of the exemplars, coarse to fine (Kwatra et al., SIGGRAPH 2005).",
+    ".methods.single_image.texture_optimization:TextureOptimization",
+    ("texture", "reshuffle"),
 )
 
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "edit": "copy a region of one picture into another, in latent space",
     "reshuffle": "make new pictures from one picture, without other sources",
     "retarget": "make one picture in another size, its things undistorted",
+    "texture": "make textures of any size from exemplars",
     "reconstruct": "encode and decode pictures: what the autoencoder loses",
     "align": "register similar pictures to one another",
     "fit": "encode sources once and keep them in one file",

@@ -90,6 +90,7 @@ def test_wrong_values_are_one_line(
 
 
 OPTIONS = {
+    "texture": "-n --seed --output --size --method --preset --tileable --block --window --offsets --json",
     "generate": "-n --seed --output --autoencoder --patch-size --stride --neighbors --scales --start-size --reference "
     "--attributes --where --sampler --preset --decoding --skip-bad --json --device --size --components --resume "
     "--shard-bank --residuals --levels --start-noise --end-noise --windows --strength --donors --best-of --mirrored",

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from ...settings import Settings
 from .settings import GPNNSettings
+from .texture_settings import GPDM_PUBLISHED, TextureOptimizationSettings
 
 __all__ = ["PICTURE_PRESETS", "PICTURE_PRESET_HELP"]
 
@@ -23,6 +24,10 @@ PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
             blurred_keys="first",
         ),
         "gpnn-efficient": GPNNSettings(alpha=0.005, alpha_unit="squared"),
+        "gpdm-original": GPDM_PUBLISHED.changed(learning_rate=0.01),
+        "gpdm-paper": GPDM_PUBLISHED.changed(noise=0.75),
+        "kwatra": TextureOptimizationSettings(detail=1.0),
+        "gutierrez": TextureOptimizationSettings(join="median", power=1.0),
     }
 )
 
@@ -31,5 +36,9 @@ PICTURE_PRESET_HELP: Mapping[str, str] = MappingProxyType(
     {
         "gpnn-original": "gpnn as its authors' code: a square coarsest scale, noise on the picture; copies most",
         "gpnn-efficient": "gpnn as the public Efficient-GPNN: an absolute alpha, blurred keys",
+        "gpdm-original": "gpdm as its authors' code: 300 steps a scale, new directions each step; slow",
+        "gpdm-paper": "gpdm as in its paper's table: faster steps from less noise; slow",
+        "kwatra": "texture-optimization with all pixels compared in every iteration; slow",
+        "gutierrez": "texture-optimization of power 1, joined by medians",
     }
 )
