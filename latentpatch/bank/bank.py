@@ -274,14 +274,9 @@ class SourceBank(StoredSources):
     def detail(self) -> Tensor | None:
         """The part of each cell in the detail of the mean source: ``(h, w)`` float64 on the CPU, with sum 1.
 
-        All cells are equal where the mean source has no detail. None for an empty bank, and for one of which each
-        process has a part.
+        All cells are equal where the mean source has no detail. None for an empty bank.
         """
-        if not len(self):
-            return None
-        detail = self.prepared().detail.double().cpu()
-        total = detail.sum()
-        return detail / total if total else torch.full_like(detail, 1 / detail.numel())
+        return detail_parts(self.prepared().detail) if len(self) else None
 
     def _prepare(self, keys: Tensor, candidates: Tensor | None) -> PreparedSources:
         groups = self._groups(candidates)
@@ -321,3 +316,9 @@ class SourceBank(StoredSources):
 
 def _aligned(attributes: Attributes | None, ids: Sequence[str], count: int) -> list[dict[str, str]]:
     return [dict((attributes or {}).get(name, {})) for name in ids for _ in range(count)]
+
+
+def detail_parts(detail: Tensor) -> Tensor:
+    """Return the part of each cell in all detail ``(h, w)``: float64 on the CPU; equal parts where there is none."""
+    parts = detail.double().cpu()
+    return parts / parts.sum() if parts.any() else torch.full_like(parts, 1 / parts.numel())

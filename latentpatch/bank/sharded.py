@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..methods.base import Sampler
-from ..methods.latent.search.prepared import PreparedSources
+from ..methods.latent.search.prepared import PreparedSources, cell_detail, mean_key, sum_keys
 from ..methods.latent.search.sharded import ShardedSources
 from ..registry import SAMPLERS
 from ..runs.processes import Processes
-from .bank import SourceBank
+from .bank import SourceBank, detail_parts
 
 __all__ = ["ShardedBank"]
 
@@ -37,11 +37,13 @@ class ShardedBank(SourceBank):
         self._take_rows(bank, part)
         self.ids, self.attributes, self._claimed_digest = bank.ids, bank.attributes, bank.digest()
         self.group_numbers = bank.group_numbers
+        total = processes.sum(sum_keys(self.keys))
+        self._detail = detail_parts(cell_detail(mean_key(total, len(bank)))) if len(bank) else None
 
     @property
-    def detail(self) -> None:
-        """None: the mean of all sources would take all processes."""
-        return None
+    def detail(self) -> Tensor | None:
+        """The part of each cell in the detail of the mean of all sources, see :attr:`SourceBank.detail`."""
+        return self._detail
 
     def _check_sampler(self, sampler: Sampler) -> None:
         if not sampler.is_shardable:

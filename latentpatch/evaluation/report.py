@@ -161,7 +161,8 @@ def _preamble(about: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
         "- **Precision, recall** (k = 3), **density, coverage** (k = 5): of the same features.",
         f"- **Diversity**: mean `{about['perceptual']}` distance of {about['pairs']} random pairs of a set, relative "
         f"to that of {pairs}.",
-        "- **Largest share**: share of an image's cells from its largest source. **Largest region**: share in the "
+        "- **Largest share**: share of an image's cells from its largest source. **Local share**: the same, where a "
+        "cell counts as much as the mean source has detail there. **Largest region**: share in the "
         "largest connected region from one source. **Sources**: number of sources of an image. **Regions**: connected "
         "regions from one source, per cell; 1 where no two neighbors have the same source. **Nearest source**: "
         "distance to it in the searched latents, relative to the median of held-out images. **Copies**: images with at "

@@ -153,7 +153,7 @@ def test_limits_are_the_users(model: Path, generated: Path, tmp_path: Path) -> N
     assert record(tmp_path)["failures"][0]["file"] is None
     assert run("audit", model, generated, "-q", "-o", tmp_path, "--min-relative", 1) == 3
     assert run("audit", model, sorted(PORTRAITS.glob("*.jpg"))[0], "-q", "-o", tmp_path, "--min-relative", 0,
-               "--min-registered", 0, "--max-share", 1, "--max-mean-share", 1) == 0  # fmt: skip
+               "--min-registered", 0, "--max-share", 1, "--max-mean-share", 1, "--max-local-share", 1) == 0  # fmt: skip
 
 
 def test_held_out_pictures_are_what_is_compared_with(

@@ -72,7 +72,7 @@ def test_an_identity_fails_where_cells_pass(place: Path, tmp_path: Path) -> None
             box = (x, y, x + 16, y + 16)
             whole.paste(whole.crop(box).transpose(Image.Transpose.ROTATE_180), box)
     whole.save(folder / "changed.png")
-    open_limits = ["--min-relative", 0, "--max-share", 1, "--max-mean-share", 1]
+    open_limits = ["--min-relative", 0, "--max-share", 1, "--max-mean-share", 1, "--max-local-share", 1]
     command = ["audit", place / "sources.txt", folder, *FIT, *open_limits, "-q"]
     assert run(*command, "-o", tmp_path / "plain") == 0
     assert run(*command, "--identity", place / "tiny.py", "-o", tmp_path / "identity") == 3
@@ -100,6 +100,8 @@ def test_many_alike_pictures_fail_together(place: Path, tmp_path: Path) -> None:
         "--max-share",
         1,
         "--max-mean-share",
+        1,
+        "--max-local-share",
         1,
         "--identity",
         place / "tiny.py",

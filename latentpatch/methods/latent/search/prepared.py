@@ -16,7 +16,19 @@ from ....ops.nearest import nearest
 from ....runs.system import machine_memory
 from .keys import KEY_NORM, interpolate, rows_behind
 
-__all__ = ["Groups", "PreparedSources", "Units", "cut", "longest", "paste", "score_bound", "sum_dtype"]
+__all__ = [
+    "Groups",
+    "PreparedSources",
+    "Units",
+    "cell_detail",
+    "cut",
+    "longest",
+    "mean_key",
+    "paste",
+    "score_bound",
+    "sum_dtype",
+    "sum_keys",
+]
 
 Size = tuple[int, int]
 
@@ -76,6 +88,32 @@ def paste(units: Tensor, size: tuple[int, int], side: int) -> Tensor:
     rows, columns, _, images = units.shape
     cells: Tensor = units.unflatten(2, (side, side, -1)).permute(5, 0, 2, 1, 3, 4)
     return cells.reshape(images, rows * side, columns * side, -1)[:, : size[0], : size[1]]
+
+
+def sum_keys(keys: Tensor) -> Tensor:
+    """Return the sum of keys ``(B, h, w, r)`` over the sources: ``(h, w, r)`` int64."""
+    total = torch.zeros(keys.shape[1:], dtype=torch.int64, device=keys.device)
+    for chunk in keys.split(1024):
+        total += chunk.sum(0, dtype=torch.int64)
+    return total
+
+
+def mean_key(total: Tensor, count: int) -> Tensor:
+    """Return the mean of keys with a sum, rounded half up: int64."""
+    return torch.div(2 * total + count, 2 * count, rounding_mode="floor")
+
+
+def cell_detail(mean: Tensor) -> Tensor:
+    """Return the detail of each cell of the mean source ``(h, w, r)``: ``(h, w)`` int64.
+
+    The detail of a cell is its squared difference to the mean of the 3 x 3 cells around it, times 81. Registered
+    sources have it in common where their subject is: in faces at the eyes, less at nose and mouth.
+    """
+    padded = torch.cat([mean[:1], mean, mean[-1:]])
+    padded = torch.cat([padded[:, :1], padded, padded[:, -1:]], 1)
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    around = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+    return (9 * mean - around).square().sum(2)
 
 
 class Units(NamedTuple):
@@ -154,8 +192,7 @@ class PreparedSources:
     @cached_property
     def mean(self) -> Tensor:
         """Return the mean of the keys, rounded half up: ``(h, w, r)`` int64."""
-        total = sum(chunk.sum(0, dtype=torch.int64) for chunk in self.keys.split(1024))
-        return torch.div(2 * total + len(self.keys), 2 * len(self.keys), rounding_mode="floor")
+        return mean_key(sum_keys(self.keys), len(self.keys))
 
     @cached_property
     def distances(self) -> Tensor:
@@ -176,17 +213,8 @@ class PreparedSources:
 
     @cached_property
     def detail(self) -> Tensor:
-        """Return the detail of each cell of the mean source: ``(h, w)`` int64.
-
-        The detail of a cell is its squared difference to the mean of the 3 x 3 cells around it, times 81. Registered
-        sources have it in common where their subject is: in faces at the eyes, less at nose and mouth.
-        """
-        mean = self.mean
-        padded = torch.cat([mean[:1], mean, mean[-1:]])
-        padded = torch.cat([padded[:, :1], padded, padded[:, -1:]], 1)
-        rows = padded[:-2] + padded[1:-1] + padded[2:]
-        around = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
-        return (9 * mean - around).square().sum(2)
+        """Return the detail of each cell of the mean source: ``(h, w)`` int64, see :func:`cell_detail`."""
+        return cell_detail(self.mean)
 
     def _group(self, groups: Groups) -> None:
         self.groups = groups.numbers
