@@ -52,7 +52,7 @@ class AuditOptions(cli.CommandOptions):
         cli.number(0, 1),
         "SHARE",
         "share of the largest source of any picture, cells weighted by where the sources have detail in common",
-        default=0.6,
+        default=0.7,
         section="limits",
     )
     min_relative: float = cli.option(

@@ -36,7 +36,7 @@ class CopyLimits:
 
     mean_share: float = 0.5
     share: float = 0.9
-    local_share: float = 0.6
+    local_share: float = 0.7
     relative: float = 0.6
     registered: float = 0.55
 
