@@ -147,7 +147,7 @@ class ResynthesisSettings(Settings):
             return self.bands
         available = self._available(num_sources, has_reference)
         possible = available if isinstance(self.donors, float) else min(available, self.donors)
-        group = max(MIN_GROUP, ceil(MIN_CAPACITY_FACTOR / (self.max_share or DEFAULT_MAX_SHARE)))
+        group = max(MIN_GROUP, MIN_CAPACITY_FACTOR / (self.max_share or DEFAULT_MAX_SHARE))
         return DEFAULT_BANDS if possible >= DEFAULT_BANDS * group else 1
 
     def _available(self, num_sources: int, has_reference: bool) -> int:
