@@ -29,7 +29,7 @@ from .search.assignment import ROUNDS
 from .search.bands import bands_of
 from .search.keys import exact_dtype
 from .search.prepared import MAX_MEMORY, PreparedSources, longest, score_bound
-from .search.resynthesis_schedule import blocks_of, resynthesis_steps, waves
+from .search.resynthesis_schedule import resynthesis_steps, waves
 from .search.torch_loops import PreparedUnits
 from .search.torch_resynthesis import Rules, Step, Tables, least_energy, make_tables, resynthesize, rules_of
 from .settings import ResynthesisSettings
@@ -186,8 +186,8 @@ def _in_torch(
 def _tables(
     size: tuple[int, int], patch_size: int, stride: int, symmetric: bool, limit: int, cuts: tuple[int, ...]
 ) -> tuple[Tables, list[Step]]:
-    columns = blocks_of(size, stride, symmetric)[1]
-    return make_tables(waves(size, patch_size, stride, symmetric), size[0] * size[1], columns, limit, cuts)
+    bands = bands_of(size, stride, symmetric, cuts)
+    return make_tables(waves(size, patch_size, stride, symmetric), size[0] * size[1], limit, bands)
 
 
 def _compiled(
@@ -230,15 +230,16 @@ def _walk(
 ) -> tuple[cpu.Walk, Tensor]:
     """Return a sweep for Numba, and the number of each block in the order of the sweep."""
     plan = waves(grid, patch_size, stride, symmetric)
-    area, columns = grid[0] * grid[1], blocks_of(grid, stride, symmetric)[1]
+    area, bands = grid[0] * grid[1], bands_of(grid, stride, symmetric, cuts)
     steps = [
         [
             cpu.Place(
-                window[window < area].tolist(), cells[cells < area].tolist(), around[around < area].tolist(), band=band
+                window[window < area].tolist(),
+                cells[cells < area].tolist(),
+                around[around < area].tolist(),
+                band=bands[place],
             )
-            for window, cells, around, band in zip(
-                wave.windows, wave.cells, wave.around, bands_of(wave.places.tolist(), columns, cuts), strict=True
-            )
+            for window, cells, around, place in zip(wave.windows, wave.cells, wave.around, wave.places, strict=True)
         ]
         for wave in plan
     ]

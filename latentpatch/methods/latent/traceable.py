@@ -12,9 +12,10 @@ from ...errors import SettingError
 from ...ops.nearest import nearest
 from ...ops.noise import draw
 from .donors import SUBSET_STEPS, donor_bands, start_sources
+from .search.bands import bands_of
 from .search.keys import KEY_NORM, Resize
 from .search.prepared import PreparedSources, cut, score_bound, sum_dtype
-from .search.resynthesis_schedule import blocks_of, resynthesis_steps, waves
+from .search.resynthesis_schedule import resynthesis_steps, waves
 from .search.schedule import Scale, raster_schedule
 from .search.torch_loops import TensorUnits, put, stack
 from .search.torch_raster import Level, Scanned, State, level_fillers, make_levels, visit_levels
@@ -160,8 +161,8 @@ class TraceableResynthesis(nn.Module):
         exact = torch.float32 if score_bound(1, norm) <= 1 << 24 else torch.float64
         self.units = UnitBuffers(sources, self.grid, 1, exact)
         plan, area = waves(self.grid, settings.patch_size, settings.stride, settings.symmetric), height * width
-        columns = blocks_of(self.grid, settings.stride, settings.symmetric)[1]
-        tables, steps = make_tables(plan, area, columns, self.rules.limit, self.rules.cuts)
+        bands = bands_of(self.grid, settings.stride, settings.symmetric, self.rules.cuts)
+        tables, steps = make_tables(plan, area, self.rules.limit, bands)
         self.loop = Steps(steps, step_fillers(area))
         for name in Tables._fields:
             self.register_buffer(name, getattr(tables, name))

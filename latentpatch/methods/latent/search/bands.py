@@ -9,9 +9,12 @@ apart there. It is found in the bank alone, whatever the pictures show.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from math import floor
 
 from ....errors import SettingError
-from .resynthesis_schedule import Wave
+from ..settings import ResynthesisSettings
+from .resynthesis_schedule import blocks_of, waves
 
 __all__ = ["band_cuts", "bands_of", "capacity"]
 
@@ -36,53 +39,66 @@ def band_cuts(detail: Sequence[int], stride: int, bands: int) -> tuple[int, ...]
     return tuple(cuts)
 
 
-def bands_of(places: Sequence[int], columns: int, cuts: Sequence[int]) -> list[int]:
-    """Return the band of each place.
+@lru_cache(maxsize=64)
+def bands_of(grid: tuple[int, int], stride: int, symmetric: bool, cuts: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the band of each place, in the order of visits.
 
     Args:
-        places: numbers of places, row by row.
-        columns: places in a row.
+        grid: height and width in cells.
+        stride, symmetric: settings of the sampler.
         cuts: see :func:`band_cuts`.
     """
-    return [sum(place // columns >= cut for cut in cuts) for place in places]
+    rows, columns = blocks_of(grid, stride, symmetric)
+    return tuple(sum(row >= cut for cut in cuts) for row in range(rows) for _ in range(columns))
 
 
-def capacity(
-    limit: int, area: int, donors: int, plan: Sequence[Wave], columns: int, cuts: Sequence[int], share: float
-) -> int:
+def capacity(settings: ResynthesisSettings, grid: tuple[int, int], donors: int, cuts: tuple[int, ...]) -> int:
     """Return the capacity of each source: the most cells that it gives to an image.
 
     Args:
-        limit: cells that the share allows.
-        area: cells of the grid.
+        settings: resolved settings.
+        grid: height and width in cells.
         donors: number of donors.
-        plan: waves of a sweep.
-        columns: places in a row.
         cuts: see :func:`band_cuts`.
-        share: the share, for the message.
 
     Raises:
         SettingError: where donors of this capacity could not fill the grid.
     """
+    assert settings.max_share is not None
+    area = grid[0] * grid[1]
+    limit = floor(settings.max_share * area)
     if limit >= area:
         return limit
-    sizes = [[0] * (len(cuts) + 1) for _ in plan]  # cells of each wave in each band
-    for wave, in_bands in zip(plan, sizes, strict=True):
-        for band, cells in zip(bands_of(wave.places.tolist(), columns, cuts), wave.cells, strict=True):
-            in_bands[band] += int((cells < area).sum())
-    group = donors // len(sizes[0])  # of the smallest group
+    waves_in_bands = _cells_in_bands(grid, settings.patch_size, settings.stride, settings.symmetric, cuts)
+    group = donors // (len(cuts) + 1)  # donors of the smallest group
     least = 0
-    for band in range(len(cuts) + 1):
-        total = sum(in_bands[band] for in_bands in sizes)
-        for in_bands in sizes:
+    for sizes in zip(*waves_in_bands, strict=True):
+        total = sum(sizes)
+        for size, in_bands in zip(sizes, waves_in_bands, strict=True):
             # Before a wave is written, all other cells of a band may have sources of its group, one of which must have
             # room for the whole wave.
-            if in_bands[band] and group * (limit - sum(in_bands) + 1) <= total - in_bands[band]:
-                least = max(least, -(-(total - in_bands[band] + 1) // group) + sum(in_bands))
+            if size and group * (limit - sum(in_bands) + 1) <= total - size:
+                least = max(least, -(-(total - size + 1) // group) + sum(in_bands))
     if least:
         within = f" within each of {len(cuts) + 1} bands" if cuts else ""
-        least_share = min(1.0, least / area)
         raise SettingError(
-            "max_share", share, f"at least {least_share:.3g}, so that {donors} sources can fill an image{within}"
+            "max_share",
+            settings.max_share,
+            f"at least {min(1.0, least / area):.3g}, so that {donors} sources can fill an image{within}",
         )
     return limit
+
+
+@lru_cache(maxsize=64)
+def _cells_in_bands(
+    grid: tuple[int, int], patch_size: int, stride: int, symmetric: bool, cuts: tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
+    """Return the number of cells that each wave writes in each band."""
+    bands = bands_of(grid, stride, symmetric, cuts)
+    found: list[tuple[int, ...]] = []
+    for wave in waves(grid, patch_size, stride, symmetric):
+        sizes = [0] * (len(cuts) + 1)
+        for place, cells in zip(wave.places.tolist(), wave.cells, strict=True):
+            sizes[bands[place]] += int((cells < grid[0] * grid[1]).sum())
+        found.append(tuple(sizes))
+    return tuple(found)

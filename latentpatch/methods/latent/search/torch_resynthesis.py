@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from math import floor
 from typing import NamedTuple
 
 import torch
@@ -18,9 +17,9 @@ from torch import Tensor
 from ....ops.nearest import nearest
 from ..settings import ResynthesisSettings
 from .assignment import CANDIDATES, assign
-from .bands import band_cuts, bands_of, capacity
+from .bands import band_cuts, capacity
 from .prepared import PreparedSources, score_bound
-from .resynthesis_schedule import Wave, blocks_of, waves
+from .resynthesis_schedule import Wave
 from .torch_loops import Units, add_at, each, is_exporting, places_together, put, split_places, sum_windows
 
 __all__ = ["Rules", "Step", "Tables", "least_energy", "make_tables", "resynthesize", "rules_of", "step_fillers"]
@@ -68,13 +67,9 @@ def rules_of(sources: PreparedSources, settings: ResynthesisSettings, norm: int,
         SettingError: where donors of the capacity could not fill the grid.
     """
     height, width = sources.keys.shape[1:3]
-    donors, share, bands = settings.num_donors(sources.pictures, has_reference), settings.max_share, settings.bands
-    assert share is not None
+    donors, bands = settings.num_donors(sources.pictures, has_reference), settings.bands
     assert bands is not None
     cuts = band_cuts(sources.detail.sum(1).tolist(), settings.stride, bands) if bands > 1 else ()
-    plan = waves((height, width), settings.patch_size, settings.stride, settings.symmetric)
-    columns = blocks_of((height, width), settings.stride, settings.symmetric)[1]
-    limit = floor(share * height * width)
     costs = settings.switch_cost, settings.reuse_cost
     switch, use = (round(cost * sources.spread) if cost else 0 for cost in costs)
     bound = score_bound(settings.patch_size, norm) * (2 if settings.symmetric else 1)
@@ -82,7 +77,7 @@ def rules_of(sources: PreparedSources, settings: ResynthesisSettings, norm: int,
         settings.sweeps,
         settings.neighbors or 1,
         min(CANDIDATES, donors // (len(cuts) + 1)),
-        capacity(limit, height * width, donors, plan, columns, cuts, share),
+        capacity(settings, (height, width), donors, cuts),
         switch,
         use,
         bound + switch + use * height * width,
@@ -130,19 +125,16 @@ class Tables(NamedTuple):
     bands: Tensor
 
 
-def make_tables(
-    plan: Sequence[Wave], area: int, columns: int, limit: int, cuts: tuple[int, ...]
-) -> tuple[Tables, list[Step]]:
+def make_tables(plan: Sequence[Wave], area: int, limit: int, bands: Sequence[int]) -> tuple[Tables, list[Step]]:
     """Return the blocks and waves of a sweep.
 
     Args:
         plan: the waves.
         area: cells of the grid.
-        columns: blocks in a row.
         limit: capacity of a picture in cells.
-        cuts: see :func:`.bands.band_cuts`.
+        bands: of all blocks, in the order of visits: see :func:`.bands.bands_of`.
     """
-    steps = []
+    steps, band_of = [], torch.tensor(bands)
     blocks = sum(len(wave.places) for wave in plan)
     windows = torch.empty((blocks, plan[0].windows.shape[1]), dtype=torch.int64)
     sizes, owners = torch.zeros(blocks, dtype=torch.int64), torch.zeros(area, dtype=torch.int64)
@@ -158,11 +150,11 @@ def make_tables(
             written,
             writers,
             torch.tensor([limit - wave.size]),
-            torch.tensor(bands_of(wave.places.tolist(), columns, cuts)),
+            band_of[places],
         )
         steps.append(step)
         windows[places], sizes[places], owners[written] = step.windows, (cells < area).sum(1), places[writers]
-    return Tables(windows, sizes, owners, torch.tensor(bands_of(range(blocks), columns, cuts))), steps
+    return Tables(windows, sizes, owners, band_of), steps
 
 
 def step_fillers(area: int) -> tuple[int, ...]:
