@@ -29,7 +29,7 @@ SIZE = 256  # pixels
 SAMPLES = 2  # rays a pixel, in each direction
 GROUND_ROW = 231.0  # row where the origin is seen
 TILT = math.radians(9)
-QUALITY = 90  # of JPEG
+QUALITY = 90  # JPEG quality
 
 LAMP = torch.nn.functional.normalize(torch.tensor([-0.52, 0.68, 0.62]), dim=0)
 LOW, HIGH = (-96.0, -4.0, -56.0), (96.0, 222.0, 56.0)  # box that holds every robot

@@ -21,7 +21,7 @@ from .settings import Settings
 __all__ = ["check_memory", "make_pictures", "picture_tensors", "reshuffle", "retarget", "texture"]
 
 _GIBIBYTE = 1 << 30
-_USABLE = 0.8  # of the memory
+_USABLE = 0.8  # part of the memory that a method may use
 
 
 def reshuffle(

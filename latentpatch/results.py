@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .bank.augmentation import Variants
+from .bank.grouping import grouped
 from .provenance.maps import largest_regions, local_shares, provenance_images, source_shares
 from .provenance.offsets import copying_figures, offset_images
 from .settings import Settings
@@ -96,10 +96,7 @@ class Generation:
 
     def _sources(self) -> Tensor:
         """Return index maps of images, whichever copy of them, or of groups."""
-        sources = self.variants.sources_of(self.index)
-        if self.groups is None:
-            return sources
-        return torch.where(sources < 0, sources, self.groups.to(sources.device)[sources.clamp(min=0)])
+        return grouped(self.variants.sources_of(self.index), self.groups)
 
 
 @dataclass(frozen=True)

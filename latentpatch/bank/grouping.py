@@ -112,6 +112,18 @@ def renumbered(numbers: Tensor) -> Tensor:
     return result
 
 
+def grouped(sources: Tensor, numbers: Tensor | None) -> Tensor:
+    """Return the groups of sources; -1 stays.
+
+    Args:
+        sources: int64 numbers of sources of any shape, -1 for none.
+        numbers: ``(S,)`` int64, the group of each source; None where each is its own.
+    """
+    if numbers is None:
+        return sources
+    return torch.where(sources < 0, sources, numbers.to(sources.device)[sources.clamp(min=0)])
+
+
 def near_threshold(keys: Tensor) -> float:
     """Return the distance up to which keys are near.
 

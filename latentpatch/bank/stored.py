@@ -17,7 +17,7 @@ from ..io.atomic import tensor_bytes
 from .augmentation import Variants
 from .checks import check_keys, check_latents, check_layout
 from .fitted_module import FittedModule, pack, unpack
-from .grouping import Grouping
+from .grouping import Grouping, grouped
 from .latents import chunks, dequantize
 from .prepared_cache import PreparedCache
 
@@ -119,10 +119,7 @@ class StoredSources(FittedModule):
 
     def groups_of(self, index: Tensor) -> Tensor:
         """Return the numbers of the groups that positions in the bank are in; -1 stays."""
-        sources = self.variants.sources_of(index)
-        if self.shared_numbers is None:
-            return sources
-        return torch.where(sources < 0, sources, self.group_numbers.to(index.device)[sources.clamp(min=0)])
+        return grouped(self.variants.sources_of(index), self.shared_numbers)
 
     @property
     def num_groups(self) -> int:

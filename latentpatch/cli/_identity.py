@@ -125,6 +125,7 @@ def audit_identities(
     from ..evaluation.identity import nearest, nearest_others
     from ..evaluation.identity_audit import audit_identity
     from ..io.images import contact_sheet, read_image
+    from ..provenance.audit import distribution
     from ..provenance.explanation import source_pictures
 
     def source(number: int) -> Tensor:
@@ -162,8 +163,8 @@ def audit_identities(
         "sha256": descriptor.digest,
         "input": getattr(descriptor.function, "record", None),
         "originals": all(each in originals for each in model.bank.sources),
-        "figures": _distribution(distance),
-        "reference": _distribution(reference),
+        "figures": distribution(distance, 6),
+        "reference": distribution(reference, 6),
         **found.record(),
         "pairs": pairs,
     }
@@ -177,8 +178,3 @@ def audit_identities(
         f"{first['source']} at {first['distance']:.2f}"
     )
     return record, found.failures(list(names)), sheet
-
-
-def _distribution(values: Tensor) -> dict[str, float]:
-    figures = {"least": values.min(), "median": values.median(), "mean": values.mean(), "most": values.max()}
-    return {name: round(float(value), 6) for name, value in figures.items()}

@@ -13,7 +13,7 @@ from ..registry import PICTURE_METHODS
 from ..settings import Settings, declared
 from . import _options as cli
 from ._parsing import OptionGroup, Parser
-from ._samplers import SETTING_DEST, add_setting, option_flag, settings_rows
+from ._samplers import add_settings, option_flag, settings_of, settings_rows
 
 if TYPE_CHECKING:
     from ..results import PictureGeneration
@@ -57,20 +57,11 @@ class MethodOptions(OptionGroup):
         choice.add_argument("--method", choices=names, help="a method with its default settings")
         if presets:
             choice.add_argument("--preset", choices=tuple(presets), help="a method with settings that go together")
-        sections = {
-            False: parser.add_argument_group("settings"),
-            True: parser.add_argument_group("advanced settings"),
-        }
-        for name, by_method in PICTURE_METHODS.settings().items():
-            declarations = {method: each for method, each in by_method.items() if method in names}
-            if declarations:
-                is_advanced = all(each.is_advanced for each in declarations.values())
-                add_setting(sections[is_advanced], name, declarations, names[0])
+        add_settings(parser, PICTURE_METHODS.settings(), names)
 
     @classmethod
     def read(cls: type[M], parsed: argparse.Namespace) -> M:
-        changes = {k.removeprefix(SETTING_DEST): v for k, v in vars(parsed).items() if k.startswith(SETTING_DEST)}
-        return replace(super().read(parsed), changes=changes)
+        return replace(super().read(parsed), changes=settings_of(parsed))
 
     def check(self) -> None:
         self.settings()

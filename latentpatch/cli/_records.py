@@ -22,7 +22,7 @@ __all__ = ["Listing", "RecordedMaps", "recorded_maps", "without_sheets"]
 #: Records, with the number of inputs that their ``grid.png`` shows before the pictures.
 _RECORDS = {"generation.json": 0, "inpaint.json": 2, "edit.json": 2}
 _SHEETS = ("grid.png", "provenance.png")
-_TOLERANCE = 1.5 / 255  # of a pixel of a sheet
+_TOLERANCE = 1.5 / 255  # largest difference of a sheet's pixel
 _MALFORMED = (
     OSError,
     ValueError,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
@@ -15,19 +15,18 @@ from ..settings import Setting, Settings, declared
 from ._parsing import OptionGroup, Parser
 
 __all__ = [
-    "SETTING_DEST",
     "MaskSamplerOptions",
     "RasterOptions",
     "SamplerOptions",
-    "add_setting",
+    "add_settings",
     "option_flag",
+    "settings_of",
     "settings_rows",
 ]
 
 S = TypeVar("S", bound="SamplerOptions")
 
-#: Text before the names of settings in the parsed command line.
-SETTING_DEST = "setting_"
+_DEST = "setting_"  # before the names of settings in the parsed command line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +65,7 @@ class SamplerOptions(OptionGroup):
             if cls.has_presets:
                 choice.add_argument("--preset", choices=tuple(PRESETS), help="a sampler with settings that go together")
             choice.add_argument("--sampler", choices=names, help=cls._sampler_help())
-        sections = {
-            False: parser.add_argument_group("settings"),
-            True: parser.add_argument_group("advanced settings"),
-        }
-        for name, by_sampler in SAMPLERS.settings().items():
-            declarations = {sampler: each for sampler, each in by_sampler.items() if sampler in names}
-            if declarations:
-                is_advanced = all(each.is_advanced for each in declarations.values())
-                add_setting(sections[is_advanced], name, declarations, names[0])
+        add_settings(parser, SAMPLERS.settings(), names)
 
     @classmethod
     def _sampler_help(cls) -> str:
@@ -83,10 +74,7 @@ class SamplerOptions(OptionGroup):
     @classmethod
     def read(cls: type[S], parsed: argparse.Namespace) -> S:
         """Return the choice that a parsed command line stands for."""
-        changes = {
-            key.removeprefix(SETTING_DEST): value for key, value in vars(parsed).items() if key.startswith(SETTING_DEST)
-        }
-        return replace(super().read(parsed), changes=changes)
+        return replace(super().read(parsed), changes=settings_of(parsed))
 
     @property
     def name(self) -> str | None:
@@ -178,11 +166,35 @@ def settings_rows(rows: Mapping[str, str]) -> list[str]:
     return [f"  {name:{width}}  {text}" for name, text in rows.items()]
 
 
-def add_setting(section: Any, name: str, declarations: Mapping[str, Setting], default_sampler: str) -> None:
+def add_settings(parser: Parser, settings: Mapping[str, Mapping[str, Setting]], names: Sequence[str]) -> None:
+    """Add the options of settings, in the sections of basic and of advanced ones.
+
+    Args:
+        parser: parser of a command.
+        settings: for each setting's name its declarations by method.
+        names: methods to choose from, the default first.
+    """
+    sections = {
+        False: parser.add_argument_group("settings"),
+        True: parser.add_argument_group("advanced settings"),
+    }
+    for name, by_method in settings.items():
+        declarations = {method: each for method, each in by_method.items() if method in names}
+        if declarations:
+            is_advanced = all(each.is_advanced for each in declarations.values())
+            _add_setting(sections[is_advanced], name, declarations, names[0])
+
+
+def settings_of(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings on a parsed command line by their present names."""
+    return {key.removeprefix(_DEST): value for key, value in vars(parsed).items() if key.startswith(_DEST)}
+
+
+def _add_setting(section: Any, name: str, declarations: Mapping[str, Setting], default_sampler: str) -> None:
     """Add an option for a setting, and hidden ones for its former names."""
     first = next(iter(declarations.values()))
     text = f"{first.help} ({_defaults(declarations, default_sampler)})".replace("%", "%%")
-    options: dict[str, Any] = {"dest": SETTING_DEST + name, "default": argparse.SUPPRESS}
+    options: dict[str, Any] = {"dest": _DEST + name, "default": argparse.SUPPRESS}
     if first.types == (bool,):
         options |= {"action": argparse.BooleanOptionalAction}
     else:

@@ -200,7 +200,7 @@ class OnnxDescriptor:
     def _run(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         try:
             found = np.asarray(self._session.run(None, {self._name: values})[0])
-        except Exception as error:  # of the runtime's own classes
+        except Exception as error:  # the runtime raises classes of its own
             raise FileError(self.path, f"cannot be run on an input of shape {values.shape}: {error}") from error
         if len(found) != len(values) or found.ndim < 2 or found.dtype.kind != "f":
             reason = f"must give one vector a picture, got {found.dtype} {found.shape} for {len(values)} pictures"
@@ -244,7 +244,7 @@ def _session(path: Path) -> Any:
     options.log_severity_level = 3  # errors; they are raised anyway
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of the runtime's own classes
+    except Exception as error:  # the runtime raises classes of its own
         raise FileError(path, f"not a readable ONNX graph: {error}") from error
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingDependencyError, SettingError
+from ..runs.system import has_numba
 from ..validation import check_choice, check_integer
 from . import patchmatch_torch
 from .patches import patch_grid
@@ -191,20 +191,15 @@ def resize_matches(
     return torch.where(found[..., :1] < 0, -1, result).to(torch.int32)
 
 
-@lru_cache(maxsize=1)
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
-
-
 def _uses_numba(backend: str | None, query: Tensor) -> bool:
     if backend is not None:
         check_choice("backend", backend, BACKENDS)
     if backend == "numba":
-        if not _has_numba():
+        if not has_numba():
             raise MissingDependencyError("numba", "numba", "the backend numba")
         if query.device.type != "cpu":
             raise SettingError("backend", backend, f"torch on {query.device.type}")
-    return backend == "numba" or (backend is None and _has_numba() and query.device.type == "cpu")
+    return backend == "numba" or (backend is None and has_numba() and query.device.type == "cpu")
 
 
 def _pack(sources: Sources) -> dict[str, Any]:

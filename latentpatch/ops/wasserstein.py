@@ -8,7 +8,6 @@ exact and stable, with Numba by radix: every backend and any number of threads g
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingError
+from ..runs.system import has_numba
 from ..validation import check_choice
 
 __all__ = [
@@ -63,7 +63,7 @@ def project(pictures: Tensor, directions: Tensor, stride: int = 1) -> Tensor:
 
 
 def _runs_numba(values: Tensor) -> bool:
-    return values.device.type == "cpu" and values.dtype == torch.float32 and _has_numba()
+    return values.device.type == "cpu" and values.dtype == torch.float32 and has_numba()
 
 
 def stable_order(values: Tensor) -> Tensor:
@@ -80,11 +80,6 @@ def stable_order(values: Tensor) -> Tensor:
     from .radix import order_rows
 
     return torch.from_numpy(order_rows(values.detach().contiguous().numpy(), torch.get_num_threads()))
-
-
-@lru_cache(maxsize=1)
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
 
 
 def sorted_rows(values: Tensor) -> Tensor:

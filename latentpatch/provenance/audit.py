@@ -13,7 +13,7 @@ from ..validation import check_number
 from .copying import Copying
 from .registered import Registered
 
-__all__ = ["CopyLimits", "audit_report", "concatenate"]
+__all__ = ["CopyLimits", "audit_report", "concatenate", "distribution"]
 
 _FIGURES = ("largest_share", "local_share", "sources", "largest_region", "regions", "distance", "relative")
 
@@ -105,8 +105,8 @@ def concatenate(parts: Sequence[Copying]) -> Copying:
 
 
 def _distributions(figures: Copying, registered: Registered | None) -> dict[str, dict[str, float]]:
-    found = {name: _distribution(getattr(figures, name)) for name in _FIGURES}
-    return found if registered is None else found | {"registered": _distribution(registered.relative)}
+    found = {name: distribution(getattr(figures, name)) for name in _FIGURES}
+    return found if registered is None else found | {"registered": distribution(registered.relative)}
 
 
 def _failure(name: str | None, figure: str, value: float, limit: float) -> dict[str, Any]:
@@ -117,7 +117,8 @@ def _median(values: Tensor) -> float:
     return float(values.double().median())
 
 
-def _distribution(values: Tensor) -> dict[str, float]:
+def distribution(values: Tensor, digits: int = 4) -> dict[str, float]:
+    """Return the least, median, mean and largest of values, rounded, as JSON holds them."""
     values = values.double()
     figures = {"least": values.min(), "median": values.median(), "mean": values.mean(), "most": values.max()}
-    return {name: round(float(value), 4) for name, value in figures.items()}
+    return {name: round(float(value), digits) for name, value in figures.items()}

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from ..errors import SettingError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["choose_device", "is_out_of_memory", "keep_freed_memory", "machine_memory"]
+__all__ = ["choose_device", "has_numba", "is_out_of_memory", "keep_freed_memory", "machine_memory"]
 
 _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -87,3 +88,9 @@ def keep_freed_memory() -> bool:
     return bool(library.mallopt(_MAP_THRESHOLD, _LARGEST_UNMAPPED_BLOCK)) and bool(
         library.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
     )
+
+
+@lru_cache(maxsize=1)
+def has_numba() -> bool:
+    """Return whether Numba is installed."""
+    return find_spec("numba") is not None

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import SettingError
+from ...runs.system import has_numba
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators
 from .quilting import Exemplars, levels_of
 from .texture_settings import EfrosLeungSettings
@@ -27,7 +26,7 @@ from .texture_settings import EfrosLeungSettings
 __all__ = ["EfrosLeung", "WindowSearch", "window_weights"]
 
 _SEED_SIDE = 3  # pixels
-_LARGEST_WEIGHT = 1024  # of a neighbor: eight of them times three squared levels fit into int32
+_LARGEST_WEIGHT = 1024  # weight of a neighbor: eight of them times three squared levels fit into int32
 _RELAXED = 1.1  # factor of the largest error when no pixel of a layer is below it
 
 Array = npt.NDArray[Any]
@@ -149,7 +148,7 @@ class WindowSearch:
         down, right = self._down[used], self._right[used]
         weights = self.weights[down, right]
         scale = float(weights.sum()) * 255**2
-        if not _has_numba():
+        if not has_numba():
             costs = self.differences(levels, known)
             costs[~self.allowed] = np.inf
             least = costs.min()
@@ -286,8 +285,3 @@ class _Growth:
             if source >= 0 and 0 <= top < exemplars.rows[source] and 0 <= left < exemplars.columns[source]:
                 hints.append(int(exemplars.firsts[source]) + top * int(exemplars.columns[source]) + left)
         return np.array(hints, np.int64)
-
-
-@lru_cache(maxsize=1)
-def _has_numba() -> bool:
-    return find_spec("numba") is not None

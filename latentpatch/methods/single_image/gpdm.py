@@ -22,7 +22,7 @@ from .texture_settings import GPDMSettings
 
 __all__ = ["GPDM"]
 
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of Adam
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # Adam's decay rates and smallest divisor
 _BLUR = 7  # side and sigma, in pixels, of the blur of a start from the source
 
 

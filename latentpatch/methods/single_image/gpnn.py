@@ -28,7 +28,7 @@ Size = tuple[int, int]
 _HALF_RANGE = 127.5  # levels for 1 in the unit of distances, pixels in [-1, 1]
 _MOST_EXACT_PAIRS = 2_500_000  # pairs of patches up to which exact search is quicker
 _NO_PREFERENCE = 1000.0  # alpha from which on no part of the picture is preferred
-_FIRST_SWEEPS = 6  # of the first search by PatchMatch, which starts at random where nothing was searched exactly
+_FIRST_SWEEPS = 6  # sweeps of the first PatchMatch, which starts at random where nothing was searched exactly
 
 
 class GPNN(PictureMethod):
@@ -178,7 +178,7 @@ class _Search:
         alpha, unit = self.settings.alpha, self.settings.alpha_unit
         if alpha >= _NO_PREFERENCE:
             return torch.ones_like(least)
-        if unit == "distance":  # of pixels in [0, 1]; scores are not squared, so that the weights are
+        if unit == "distance":  # alpha is for pixels in [0, 1]; scores are squared distances, hence squared weights
             return completeness_weights(least.sqrt(), alpha * 2 * _HALF_RANGE).square()
         if unit == "squared":
             return completeness_weights(least, alpha * length * _HALF_RANGE**2)

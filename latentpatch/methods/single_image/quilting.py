@@ -23,7 +23,7 @@ from .texture_settings import QuiltingSettings
 
 __all__ = ["Exemplars", "Quilting", "Search", "least_cut", "place_starts"]
 
-_SHARE = 6  # of the exemplar's shorter side that a block has by default, and of a block that an overlap has
+_SHARE = 6  # default ratio of the exemplar's shorter side to a block, and of a block to an overlap
 _SMALLEST_BLOCK = 8  # pixels, by default
 _MOST_LEVELS = 255
 

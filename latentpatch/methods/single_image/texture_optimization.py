@@ -23,8 +23,8 @@ from .texture_settings import TextureOptimizationSettings
 
 __all__ = ["PatchGrid", "TextureOptimization", "frequencies", "nearest_rows"]
 
-_BLOCK_BYTES = 4 << 20  # of the distances that are computed at a time: they stay in the cache
-_LEAST_SQUARE = 1e-8  # of a distance, before it is raised to a negative power
+_BLOCK_BYTES = 4 << 20  # bytes of the distances that are computed at a time: they stay in the cache
+_LEAST_SQUARE = 1e-8  # least squared distance that is raised to a negative power
 _STEPS_PER_PATCH = 4  # patches overlap: the next one begins a quarter further
 
 

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from helpers.copied_pictures import assert_copied, random_picture
 from helpers.errors import refuses
 from torch import Tensor
 
@@ -20,10 +21,6 @@ from latentpatch.registry import PICTURE_METHODS
 SMALL = EfrosLeungSettings(window=5)
 
 
-def random_picture(height: int, width: int, seed: int = 0, channels: int = 3) -> Tensor:
-    return torch.rand(channels, height, width, generator=torch.Generator().manual_seed(seed))
-
-
 def waves(height: int, width: int) -> Tensor:
     """A pattern of period 4 in rows and 3 in columns."""
     rows, columns = torch.arange(height)[:, None] % 4 / 4, torch.arange(width) % 3 / 3
@@ -32,14 +29,6 @@ def waves(height: int, width: int) -> Tensor:
 
 def make(pictures: list[Tensor], size: tuple[int, int], settings: EfrosLeungSettings, *seeds: int) -> PictureResult:
     return EfrosLeung()(pictures, size, seeds or (0,), settings, task="texture")
-
-
-def assert_copied(result: PictureResult, pictures: list[Tensor]) -> None:
-    assert result.offsets is not None
-    for image, offsets in zip(result.images, result.offsets, strict=True):
-        for row, column in product(range(image.shape[1]), range(image.shape[2])):
-            source, y, x = offsets[row, column].tolist()
-            assert torch.equal(image[:, row, column], pictures[source][:, y, x])
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.5])
@@ -62,7 +51,7 @@ def test_both_searches_are_exact(tolerance: float, channels: int, monkeypatch: p
     for hints in ([], [0, 1, 40, len(expected) - 1]):
         found, least = search.find(levels, known, np.array(hints, np.int64), tolerance)
         assert found.tolist() == wanted
-    monkeypatch.setattr(efros_leung, "_has_numba", lambda: False)
+    monkeypatch.setattr(efros_leung, "has_numba", lambda: False)
     slow, slow_least = search.find(levels, known, np.empty(0, np.int64), tolerance)
     assert slow.tolist() == wanted
     assert slow_least == pytest.approx(least)

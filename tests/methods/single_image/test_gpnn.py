@@ -196,7 +196,7 @@ def test_backends_are_of_equal_quality(monkeypatch: pytest.MonkeyPatch) -> None:
 
     source, found = discs(30, 40), {}
     for backend in BACKENDS:
-        monkeypatch.setattr(patchmatch, "_has_numba", lambda backend=backend: backend == "numba")
+        monkeypatch.setattr(patchmatch, "has_numba", lambda backend=backend: backend == "numba")
         images = GPNN()([source], (30, 40), [0, 1], replace(SMALL, search="patchmatch", iterations=1)).images
         found[backend] = sum(incoherence(image, source) for image in images) / 2
     assert found["torch"] < 1.3 * found["numba"] + 1

@@ -7,6 +7,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
+from helpers.copied_pictures import assert_copied, random_picture
 from helpers.errors import refuses
 from torch import Tensor
 
@@ -26,24 +27,12 @@ from latentpatch.registry import PICTURE_METHODS
 SMALL = QuiltingSettings(block=8, overlap=3)
 
 
-def random_picture(height: int, width: int, seed: int = 0, channels: int = 3) -> Tensor:
-    return torch.rand(channels, height, width, generator=torch.Generator().manual_seed(seed))
-
-
 def stripes(height: int, width: int, period: int = 4) -> Tensor:
     return (torch.arange(width) % period / period).expand(3, height, width).contiguous()
 
 
 def make(pictures: list[Tensor], size: tuple[int, int], settings: QuiltingSettings, *seeds: int) -> PictureResult:
     return Quilting()(pictures, size, seeds or (0,), settings, task="texture")
-
-
-def assert_copied(result: PictureResult, pictures: list[Tensor]) -> None:
-    assert result.offsets is not None
-    for image, offsets in zip(result.images, result.offsets, strict=True):
-        for row, column in product(range(image.shape[1]), range(image.shape[2])):
-            source, y, x = offsets[row, column].tolist()
-            assert torch.equal(image[:, row, column], pictures[source][:, y, x])
 
 
 def test_the_search_is_exact() -> None:

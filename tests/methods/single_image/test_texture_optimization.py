@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.copied_pictures import random_picture
 from helpers.errors import refuses
 from torch import Tensor
 
@@ -18,10 +19,6 @@ from latentpatch.methods.single_image.texture_settings import TextureOptimizatio
 from latentpatch.registry import PICTURE_METHODS
 
 SMALL = TextureOptimizationSettings(patch_sizes=(8, 4), scales=2, iterations=4, start_block=4)
-
-
-def random_picture(height: int, width: int, seed: int = 0, channels: int = 3) -> Tensor:
-    return torch.rand(channels, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 def waves(height: int, width: int) -> Tensor:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from math import prod
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ....errors import SettingError
+from ....runs.system import has_numba as installed
 from .prepared import PreparedSources, paste, score_bound
 from .schedule import Scale, places_in_units
 
@@ -42,12 +42,6 @@ IntArray = npt.NDArray[np.int64]
 
 #: Largest number of neighbors: the list of the nearest is kept sorted by insertion.
 MAX_NEIGHBORS = 64
-
-
-@lru_cache(maxsize=1)
-def installed() -> bool:
-    """Return whether Numba is installed."""
-    return find_spec("numba") is not None
 
 
 def check_backend(backend: str | None, backends: Sequence[str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numba
 
-__all__ = ["cut", "paste", "resize"]
+__all__ = ["compiled", "cut", "paste", "resize"]
 
-_compiled = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+# Contraction to fused multiply-add changes no result, because all products are exact.
+compiled = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 
 
-@_compiled
+@compiled
 def cut(grids, side, units):
     """Split grids into units.
 
@@ -26,7 +27,7 @@ def cut(grids, side, units):
                     units[image, unit, first + k] = grids[image, row, column, k]
 
 
-@_compiled
+@compiled
 def paste(units, side, grids):
     """Assemble grids from units.
 
@@ -42,13 +43,13 @@ def paste(units, side, grids):
                     grids[image, row, column, k] = units[image, unit, first + k]
 
 
-@_compiled
+@compiled
 def _position(row, column, columns, side, depth):
     """Return the unit that contains a cell, and the index of the cell's first component in it."""
     return row // side * columns + column // side, (row % side * side + column % side) * depth
 
 
-@_compiled
+@compiled
 def resize(grids, resized):
     """Interpolate grids as :func:`~latentpatch.methods.latent.search.keys.resize_keys` does.
 
@@ -72,7 +73,7 @@ def resize(grids, resized):
                     resized[image, row, column, k] = (2 * total + whole) // (2 * whole)
 
 
-@_compiled
+@compiled
 def _interpolation(i, old, new):
     """Return the old cell before sample ``i`` and the weight of the next cell, times ``2 * new``."""
     position = min(max((2 * i + 1) * old - new, 0), 2 * new * (old - 1))

@@ -6,13 +6,12 @@ unit is a square block of cells; its vector has K = side^2 r components. There a
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from .numba_grids import compiled
 
 __all__ = ["allot", "run_sweep"]
 
-# Contraction to fused multiply-add changes no result, because all products are exact.
-_compiled = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 _MIN_BLOCK = 64  # Sources whose minimum is computed before any of their sums is examined.
 _SUM_BLOCK = 8 * _MIN_BLOCK  # Sources whose scores are summed before the sums are examined.
 _TILE = 1024  # Sources compared with all images in one pass: sums and a few rows fit into the cache of a core.
@@ -21,7 +20,7 @@ _STEP = 8  # Products added in one pass: registers hold this many factors of two
 _ROW, _ROWS_2, _ROWS_3, _ROWS_4, _ROWS_5, _ROWS_6, _ROWS_7 = (np.uintp(_STRIDE * rows) for rows in range(1, _STEP))
 
 
-@_compiled
+@compiled
 def compare(unit, vectors, norms, queries, scores, rows, sums, factors):
     """Compute ``scores[:, unit]``: |y|^2 - 2 x.y of the images' unit x and the unit y of every source.
 
@@ -46,7 +45,7 @@ def compare(unit, vectors, norms, queries, scores, rows, sums, factors):
             _convert(sums[image * _STRIDE : image * _STRIDE + size], scores[image, unit, first : first + size])
 
 
-@_compiled
+@compiled
 def _buffers(images, length, norms):
     """Allocate ``rows``, ``sums`` and ``factors`` of :func:`compare`; the padding of factors stays zero."""
     rows = np.zeros(_STEP * _STRIDE, norms.dtype)
@@ -54,7 +53,7 @@ def _buffers(images, length, norms):
     return rows, sums, np.zeros((images + 1, -(-length // _STEP) * _STEP), norms.dtype)
 
 
-@_compiled
+@compiled
 def _add_products(rows, factors, sums, size):
     """Add the products of ``factors (2, _STEP)`` and ``rows`` to the sums of two images.
 
@@ -72,20 +71,20 @@ def _add_products(rows, factors, sums, size):
         sums[i] = sums[i] + a1 * a + b1 * b + c1 * c + d1 * d + e1 * e + f1 * f + g1 * g + h1 * h
 
 
-@_compiled
+@compiled
 def _convert(numbers, out):
     # Callers pass slices and the index starts at zero: the compiler sees no negative index and vectorizes the loop.
     for j in range(len(out)):
         out[j] = numbers[j]
 
 
-@_compiled
+@compiled
 def _add(total, more):
     for j in range(len(total)):
         total[j] += more[j]
 
 
-@_compiled
+@compiled
 def nearest(
     scores, image, window, adjacent, current, use_counts, max_uses, is_limited, donor_bands, band, switch_cost,
     reuse_cost, pictures, one_per_picture, total, best, sources,
@@ -150,7 +149,7 @@ def nearest(
     return found
 
 
-@_compiled
+@compiled
 def _find_picture(sources, pictures, picture):
     """Return the index of the source of a picture, or the number of sources if none is of it."""
     for slot in range(len(sources)):
@@ -159,7 +158,7 @@ def _find_picture(sources, pictures, picture):
     return len(sources)
 
 
-@_compiled
+@compiled
 def _least(numbers):
     least = numbers[0]
     for j in range(1, len(numbers)):
@@ -167,7 +166,7 @@ def _least(numbers):
     return least
 
 
-@_compiled
+@compiled
 def _distinct_sources(index, units, out):
     """Write the distinct sources of some units into ``out``, without -1, and return their number."""
     count = 0
@@ -179,26 +178,26 @@ def _distinct_sources(index, units, out):
     return count
 
 
-@_compiled
+@compiled
 def _add_uses(total, use_counts, reuse_cost):
     for j in range(len(total)):
         total[j] += reuse_cost * use_counts[j]
 
 
-@_compiled
+@compiled
 def _exclude(total, use_counts, max_uses, donor_bands, band, excluded):
     for j in range(len(total)):
         total[j] = excluded if use_counts[j] > max_uses or donor_bands[j] != band else total[j]
 
 
-@_compiled
+@compiled
 def _count_uses(use_counts, amount, picture, members, firsts):
     """Add an amount to the use counts ``(B,)`` of all variants of a picture."""
     for j in range(firsts[picture], firsts[picture + 1]):
         use_counts[members[j]] += amount
 
 
-@_compiled
+@compiled
 def allot(
     vectors, norms, queries, scores, windows, window_units, blocks, block_units, bands, order, index, use_counts,
     donor_bands, pictures, members, firsts, limit, candidates, rounds,
@@ -262,7 +261,7 @@ def allot(
         compare(unit, vectors, norms, queries, scores, rows, sums, factors)
 
 
-@_compiled
+@compiled
 def run_sweep(
     vectors, norms, queries, has_value, scores, waves, windows, window_units, blocks, block_units, rings, ring_units,
     blind, wave_units, bands, ranks, guesses, neighbors, index, use_counts, donor_bands, pictures, members, firsts,
