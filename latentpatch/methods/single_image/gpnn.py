@@ -207,7 +207,7 @@ class _Search:
             result = Sources([image], keys.side)
             for number, picture in enumerate(keys.pictures):
                 start = self.back[number] if number < len(self.back) else None
-                sweeps = _FIRST_SWEEPS if start is None else self.settings.sweeps
+                sweeps = _FIRST_SWEEPS if start is None else 1  # weights vary slowly: one sweep follows them
                 field = patchmatch(picture, result, seed=seed + 1 + number, sweeps=sweeps, start=start)
                 self.back[number : number + 1] = [field.matches]
                 least.append(field.scores[..., 0])
