@@ -26,7 +26,7 @@ __all__ = ["GPNN"]
 Size = tuple[int, int]
 
 _HALF_RANGE = 127.5  # levels for 1 in the unit of distances, pixels in [-1, 1]
-_MOST_EXACT_PAIRS = 2_500_000  # pairs of patches up to which exact search is quicker
+_MOST_EXACT_PAIRS = 1_000_000  # pairs of patches up to which exact search takes next to no time
 _NO_PREFERENCE = 1000.0  # alpha from which on no part of the picture is preferred
 _FIRST_SWEEPS = 6  # sweeps of the first PatchMatch, which starts at random where nothing was searched exactly
 
@@ -207,7 +207,7 @@ class _Search:
             result = Sources([image], keys.side)
             for number, picture in enumerate(keys.pictures):
                 start = self.back[number] if number < len(self.back) else None
-                sweeps = _FIRST_SWEEPS if start is None else self.settings.sweeps
+                sweeps = _FIRST_SWEEPS if start is None else 1  # weights vary slowly: one sweep follows them
                 field = patchmatch(picture, result, seed=seed + 1 + number, sweeps=sweeps, start=start)
                 self.back[number : number + 1] = [field.matches]
                 least.append(field.scores[..., 0])
