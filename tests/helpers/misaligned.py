@@ -83,8 +83,8 @@ def strangers() -> list[Tensor]:
     """Noise, a plain ground, stripes, and a portrait upside down."""
     noise = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))
     stripes = (torch.arange(128) // 8 % 2).float().expand(3, 128, 128)
-    return [noise, torch.full((3, 128, 128), 0.4), stripes, portraits(1)[0].flip(1)]
+    return [noise, torch.full((3, 128, 128), 0.4), stripes, read_image(list_images(PORTRAITS)[2], SIZE).flip(1)]
 
 
 def portraits(count: int) -> list[Tensor]:
-    return [read_image(path, SIZE) for path in list_images(PORTRAITS)[::3][:count]]
+    return [read_image(path, SIZE) for path in list_images(PORTRAITS)[1::3][:count]]

@@ -115,7 +115,7 @@ _OPERATIONS: list[dict[str, Any]] = [
     {"operation": "inpaint", **_IMAGE, **_BOX, "n": 2},
     {"operation": "inpaint", **_IMAGE, "mask": traffic.text(traffic.face(2)), "composite": False},
     {"operation": "edit", **_IMAGE, **_BOX, "donor": traffic.text(traffic.face(3))},
-    {"operation": "edit", **_IMAGE, **_BOX, "donor": "source:1003"},
+    {"operation": "edit", **_IMAGE, **_BOX, "donor": "source:portrait-03"},
     {"operation": "reconstruct", **_IMAGE, "reduced": True},
 ]
 

@@ -30,6 +30,8 @@ MIN_DONORS = 4  # sources, where the number of donors is a share of all
 MIN_CAPACITY_FACTOR = 2  # times the cells of a grid that the caps of one group of donors add up to, at least
 DEFAULT_BANDS = 3  # bands of rows, where there are sources enough
 MIN_GROUP = 8  # donors of a band, where the number of bands is left to the sampler
+DEFAULT_DONORS = 0.5  # of the sources
+USUAL_GROUP, MOST_DONORS = 16, 0.75  # donors of a band and share of the sources, the smaller of which is the least
 MIN_NOISE = 1e-6  # standard deviations of the sources: less is lost in rounding, and its square in underflow
 MIN_AIMED_SHARE = 1e-6  # share of the cells: less than a cell of the largest grid
 DEFAULT_STRENGTH = 0.5  # part of the noise levels, with a reference
@@ -76,13 +78,14 @@ class ResynthesisSettings(Settings):
     allow_start_as_donor: bool = setting(
         False, "let the start source give patches, too", aliases=("keep_start",), is_advanced=True
     )
-    donors: int | float = setting(
-        0.5,
-        "take patches only from this many randomly chosen sources for each image: a number such as 4, or a share of "
-        "the sources such as 0.5 (at least four sources)",
+    donors: int | float | None = setting(
+        None,
+        "take patches only from this many randomly chosen sources for each image: a number from 2 on, or a share of "
+        "the sources such as 0.5 (at least four sources); 1 for all",
         above=0,
         limited_by="sources",
         metavar="N|SHARE",
+        default_help="0.5; up to 0.75 if few sources",
         aliases=("subset",),
     )
     symmetric: bool = setting(
@@ -129,24 +132,31 @@ class ResynthesisSettings(Settings):
     def check_together(self) -> None:
         _check_stride(self.stride, self.patch_size)
         if isinstance(self.donors, float) and self.donors > 1:
-            raise SettingError("donors", self.donors, "a number of sources, or a share above 0 and at most 1.0")
+            raise SettingError("donors", self.donors, "a number of sources, or a share above 0 and at most 1")
+
+    @property
+    def _number(self) -> int | None:
+        """The number of donors; None where they are a share of the sources."""
+        return self.donors if isinstance(self.donors, int) and self.donors > 1 else None
 
     def num_donors(self, num_sources: int, has_reference: bool) -> int:
         """Return how many sources may give patches to an image."""
         available = self._available(num_sources, has_reference)
-        if not isinstance(self.donors, float):
-            return min(available, self.donors)
+        if self._number is not None:
+            return min(available, self._number)
         bands = self.num_bands(num_sources, has_reference)
         enough = 0 if self.max_share is None else ceil(min(available, bands * MIN_CAPACITY_FACTOR / self.max_share))
         least = MIN_DONORS if bands == 1 else bands * MIN_GROUP
-        return min(available, max(ceil(self.donors * available), enough, least))
+        if bands > 1 and self.donors is None:
+            least = max(least, min(bands * USUAL_GROUP, ceil(MOST_DONORS * available)))
+        return min(available, max(ceil((self.donors or DEFAULT_DONORS) * available), enough, least))
 
     def num_bands(self, num_sources: int, has_reference: bool) -> int:
         """Return the number of bands, each with its own group of donors."""
         if self.bands is not None:
             return self.bands
         available = self._available(num_sources, has_reference)
-        possible = available if isinstance(self.donors, float) else min(available, self.donors)
+        possible = min(available, self._number or available)
         group = max(MIN_GROUP, MIN_CAPACITY_FACTOR / (self.max_share or DEFAULT_MAX_SHARE))
         return DEFAULT_BANDS if possible >= DEFAULT_BANDS * group else 1
 

@@ -214,6 +214,31 @@ def test_few_sources_are_enough_by_default(count):
 
 
 @pytest.mark.parametrize(
+    ("donors", "sources", "expected"),
+    [
+        (None, 501, 250),
+        (None, 65, 48),  # sixteen to a band
+        (None, 41, 30),  # three quarters
+        (None, 25, 24),  # eight to a band
+        (None, 13, 6),  # one band
+        (0.5, 65, 32),
+        (0.5, 9, 4),
+        (6, 65, 6),
+        (6, 5, 4),
+        (1, 65, 64),
+        (1.0, 65, 64),
+        (1, 2, 1),
+    ],
+)
+def test_the_number_of_donors(donors, sources, expected):
+    settings = ResynthesisSettings(donors=donors)
+    assert settings.num_donors(sources, has_reference=False) == expected
+    resolved = settings.resolved(sources, has_reference=False)
+    assert resolved == resolved.resolved(sources, has_reference=False)
+    assert resolved.num_donors(sources, has_reference=False) == expected
+
+
+@pytest.mark.parametrize(
     ("changes", "error", "name"),
     [
         ({"patch_size": 0}, ValueError, "patch_size"),
@@ -225,7 +250,7 @@ def test_few_sources_are_enough_by_default(count):
         ({"subset": 0}, ValueError, "donors"),
         ({"subset": 1.5}, ValueError, "donors"),
         ({"subset": float("nan")}, ValueError, "donors"),
-        ({"subset": None}, TypeError, "donors"),
+        ({"subset": "half"}, TypeError, "donors"),
         ({"max_share": 0.0}, ValueError, "max_share"),
         ({"max_share": float("nan")}, ValueError, "max_share"),
         ({"max_share": "all"}, TypeError, "max_share"),

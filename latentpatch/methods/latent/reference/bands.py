@@ -9,9 +9,9 @@ from .sources import IntArray, mean_key
 __all__ = ["band_of_rows", "default_bands"]
 
 
-def default_bands(available: int, donors: float, max_share: float | None) -> int:
+def default_bands(available: int, donors: float | None, max_share: float | None) -> int:
     """Return 3 where each band can have eight donors, and twice as many as fill the grid; else 1."""
-    possible = available if isinstance(donors, float) else min(available, donors)
+    possible = available if donors is None or donors <= 1 else min(available, donors)
     group = max(8, 2 / (max_share or 0.3))
     return 3 if possible >= 3 * group else 1
 

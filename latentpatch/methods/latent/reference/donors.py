@@ -13,19 +13,28 @@ __all__ = ["check_donors", "default_neighbors", "default_share", "donor_count", 
 
 
 def donor_count(
-    total: int, donors: float, max_share: float | None, bands: int | None, start_donates: bool, has_reference: bool
+    total: int,
+    donors: float | None,
+    max_share: float | None,
+    bands: int | None,
+    start_donates: bool,
+    has_reference: bool,
 ) -> tuple[int, int]:
     """Return the number of pictures that may give cells, out of all, and the number of bands.
 
-    The setting ``donors`` is a number, or in floating point a share of the eligible pictures. Of a share there are
-    four at least, or eight for each of several bands, and for each band twice as many as fill a picture when each
-    gives ``max_share``.
+    The setting ``donors`` is a number, or up to 1 a share of the eligible pictures. Of a share there are four at least,
+    or eight for each of several bands, and for each band twice as many as fill a picture when each gives
+    ``max_share``. Without the setting the share is a half; for several bands there are sixteen each, unless these are
+    more than three quarters of the pictures.
     """
     eligible = total if start_donates or has_reference else total - 1
     bands = bands or default_bands(eligible, donors, max_share)
-    if isinstance(donors, float):
+    if donors is None or donors <= 1:
+        least = 4 if bands == 1 else 8 * bands
+        if bands > 1 and donors is None:
+            least = max(least, min(16 * bands, ceil(0.75 * eligible)))
         filling = 0 if max_share is None else ceil(min(eligible, bands * 2 / max_share))
-        donors = max(ceil(donors * eligible), 4 if bands == 1 else 8 * bands, filling)
+        donors = max(ceil((donors or 0.5) * eligible), least, filling)
     return min(eligible, int(donors)), bands
 
 

@@ -63,7 +63,7 @@ def resynthesis(
     max_share: float | None = None,
     start_candidates: int = 2,
     allow_start_as_donor: bool = False,
-    donors: float = 0.5,
+    donors: float | None = None,
     bands: int | None = None,
     symmetric: bool = True,
     switch_cost: float = 0.0,
