@@ -283,8 +283,9 @@ class LatentPatch(PretrainedMixin, nn.Module):
             index: ``(N, h, w)`` int64 positions in the bank.
             decoding: see :meth:`generate`.
         """
-        images = self.decode_latents(self.latents_at(index, decoding))
-        return self.add_residuals(images, index) if decoding == "detail" else images
+        latents = self.latents_at(index, decoding)
+        images = self.decode_latents(latents)
+        return self.add_residuals(images, index, latents) if decoding == "detail" else images
 
     def decode_latents(self, latents: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return the images of latents, by default in this model's :attr:`precision`."""
@@ -317,11 +318,12 @@ class LatentPatch(PretrainedMixin, nn.Module):
         """True if the bank keeps residuals, and they are of this model's autoencoder."""
         return self.bank.has_residuals and self.fitted_with is None
 
-    def add_residuals(self, images: Tensor, index: Tensor, part: slice = slice(None)) -> Tensor:
-        """Return decoded images with the residuals of their sources, see :mod:`latentpatch.bank.residuals`."""
+    def add_residuals(self, images: Tensor, index: Tensor, latents: Tensor, part: slice = slice(None)) -> Tensor:
+        """Return images that were decoded from latents with residuals, see :mod:`latentpatch.bank.residuals`."""
         if not self.bank.has_residuals:
             raise SettingError("decoding", "detail", "another one: the sources were fitted without residuals")
-        return add_residuals(images, index, self.bank.gather_residuals, part)
+        factors = self.bank.residual_gains(index, latents, self.pca)
+        return add_residuals(images, index, self.bank.gather_residuals, part, factors)
 
     def source_picture(self, position: int) -> Tensor:
         """Return a source of the bank decoded, with residuals where there are any: ``(3, H, W)`` in [0, 1]."""

@@ -102,9 +102,10 @@ def generating(
     )
     decoding = decoding or self.default_decoding(settings)
     dtype = None if precision is None else PRECISIONS[check_choice("precision", precision, PRECISIONS)]
-    pictures = yield Decode(self.latents_at(index, decoding)[part], dtype)
+    latents = self.latents_at(index, decoding)
+    pictures = yield Decode(latents[part], dtype)
     if decoding == "detail":
-        pictures = self.add_residuals(pictures, index, part)
+        pictures = self.add_residuals(pictures, index, latents, part)
     return _generation(self, pictures, index[part], seeds[part], settings)
 
 
@@ -184,7 +185,7 @@ def inpainting(
     filled = torch.where(index[:, None] < 0, latents, self.latents_at(index.clamp(min=0)))
     result = yield Decode(filled)
     if self.has_residuals:
-        result = self.add_residuals(result, index)
+        result = self.add_residuals(result, index, filled)
     if composite:
         result = join(result, target, pixels)
     return _generation(self, result, index, seeds, settings)

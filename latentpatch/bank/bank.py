@@ -20,6 +20,7 @@ from .grouping import Colors, Grouping, renumbered
 from .latents import projected
 from .pca import PCA
 from .predicate import Predicate, parse_predicate
+from .residuals import gains, surrounding
 from .stored import StoredSources
 
 __all__ = ["SourceBank", "Where"]
@@ -301,6 +302,18 @@ class SourceBank(StoredSources):
             with torch.inference_mode(False):
                 self.keys = keys = keys.clone()
         return keys
+
+    def residual_gains(self, index: Tensor, latents: Tensor, pca: PCA) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the gains of residuals, see :func:`latentpatch.bank.residuals.gains`.
+
+        Args:
+            index: ``(N, h, w)`` int64 positions; -1 for no source.
+            latents: ``(N, L, h, w)``, as they are decoded.
+            pca: that of the keys.
+        """
+        around = surrounding(index.clamp(min=0))
+        sources = self.gather_reduced(around.flatten(0, 1)).unflatten(0, (9, -1))
+        return gains(pca.project(latents), sources, pca.explained_variance.double().sum().sqrt())
 
     def keys_of(self, latents: Tensor, pca: PCA) -> Tensor:
         """Return the search keys ``(N, h, w, r)`` int16 of other images' latents ``(N, L, h, w)``."""

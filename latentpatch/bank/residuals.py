@@ -6,11 +6,15 @@ Example-based super-resolution (Freeman et al. 2002) has to guess where such pat
 
 A residual is the fine part alone, without local means: tone is left to the decoder, which blends that of different
 sources. Where cells of different sources meet, their residuals fade into each other over a cell's width.
+
+A residual is the source's only where the decoded latent is. Blending changes latents, and a residual that fades into
+the next cell meets those of another source: beards glittered on cheeks. So each residual is weighted by a gain, which
+falls with the distance of the source's own latent in a cell from the one that is decoded there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
 from math import pi
@@ -19,10 +23,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["LEVELS", "add_residuals", "can_have_residuals", "encode_residuals", "fading", "quarters", "to_pixels"]
+__all__ = [
+    "LEVELS",
+    "add_residuals",
+    "can_have_residuals",
+    "encode_residuals",
+    "fading",
+    "gains",
+    "quarters",
+    "surrounding",
+    "to_pixels",
+]
 
 #: Steps of a residual in the range of a pixel, 0 to 1.
 LEVELS = 255.0
+
+#: Distance of reduced latents at which a gain is 1/e, relative to the standard deviation of reduced latents.
+REACH = 0.6
+
+_LEAST = 1e-12  # of a squared distance, so that latents without variance have gains
 
 
 def can_have_residuals(side: int) -> bool:
@@ -50,8 +69,26 @@ def encode_residuals(pictures: Tensor, decoded: Tensor, side: int) -> Tensor:
     return cells.reshape(images, height, width, 3 * side**2)
 
 
+def gains(latents: Tensor, surroundings: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gains of residuals, in the order of :func:`quarters`: ``(N, h, w, 4)`` float32 each, from 0 to 1.
+
+    They are exp(-(d / :data:`REACH`)^4), where d is the distance of a source's latent from the decoded one.
+
+    Args:
+        latents: ``(N, r, h, w)``, the reduced latents that are decoded.
+        surroundings: ``(9, N, r, h, w)``, the reduced latents in each cell of the sources of :func:`surrounding`.
+        deviation: scalar, the standard deviation of reduced latents, the unit of distances.
+    """
+    squares = (surroundings - latents).square().sum(2) / (REACH * deviation).square().clamp(min=_LEAST)
+    return _quarters(torch.exp(-squares.square()).float())
+
+
 def add_residuals(
-    images: Tensor, index: Tensor, gather: Callable[[Tensor], Tensor], part: slice = slice(None)
+    images: Tensor,
+    index: Tensor,
+    gather: Callable[[Tensor], Tensor],
+    part: slice = slice(None),
+    gains: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Return decoded images ``(N, 3, H, W)`` in [0, 1] with the residuals of their cells' sources.
 
@@ -60,19 +97,23 @@ def add_residuals(
         index: ``(N, h, w)`` int64, the source of each cell; cells of -1 have no residual.
         gather: ``(N, h, w, 4)`` int64 sources of the quarters of cells -> ``(N, h, w, 4, d)`` int8 residuals.
         part: the index maps of the images. The others are gathered, too: processes that share sources gather together.
+        gains: of the index maps, see :func:`gains`; None for 1 everywhere.
     """
     height, width = index.shape[1:]
     half = images.shape[2] // height // 2
     weights = fading(half, images.device) / LEVELS
+    factors: Sequence[Tensor | None] = [None] * 4 if gains is None else gains
     if images.device.type != "cpu" or images.requires_grad or torch.compiler.is_compiling():
-        return (images + to_pixels(_mixed(index, gather, weights)[part], half)).clamp(0, 1)
+        return (images + to_pixels(_mixed(index, gather, weights, factors)[part], half)).clamp(0, 1)
     # One image at a time stays in the caches, and moving pixels by quarters is twice as fast as all at once.
     detailed = images.clone(memory_format=torch.contiguous_format)
-    of_images = (
-        _mixed(index, gather, weights)[part]
-        if part != slice(None)
-        else (_mixed(sources, gather, weights)[0] for sources in index.split(1))
-    )
+
+    def of_image(n: int) -> Tensor:
+        one = slice(n, n + 1)
+        return _mixed(index[one], gather, weights, [None if each is None else each[one] for each in factors])[0]
+
+    whole = part != slice(None)
+    of_images = _mixed(index, gather, weights, factors)[part] if whole else map(of_image, range(len(index)))
     for image, mixed in zip(detailed.view(-1, 3, height, 2, half, width, 2, half), of_images, strict=True):
         fine = mixed.view(height, width, 2, 2, 3, half, half)
         for down, right in product(range(2), repeat=2):
@@ -80,12 +121,17 @@ def add_residuals(
     return detailed.clamp_(0, 1)
 
 
-def _mixed(index: Tensor, gather: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
+def _mixed(
+    index: Tensor, gather: Callable[[Tensor], Tensor], weights: Tensor, factors: Sequence[Tensor | None]
+) -> Tensor:
     """Return residuals faded into those of neighbouring cells: ``(N, h, w, 4, d)`` float32."""
-    own, *beside = quarters(index)
-    total = gather(own).float() * weights[0]
-    for sources, weight in zip(beside, weights[1:], strict=True):
-        total = torch.addcmul(total, gather(sources).float(), weight)
+    total: Tensor | None = None
+    for sources, weight, factor in zip(quarters(index), weights, factors, strict=True):
+        residuals = gather(sources).float()
+        if factor is not None:
+            residuals.mul_(factor[..., None])
+        total = residuals.mul_(weight) if total is None else total.addcmul_(residuals, weight)
+    assert total is not None
     return total
 
 
@@ -98,11 +144,19 @@ def quarters(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     Args:
         index: ``(N, h, w)`` int64.
     """
-    above, below = (_beside(index, 1, last) for last in (False, True))
-    own = torch.stack([index] * 4, -1)
-    upright = torch.stack([above, above, below, below], -1)
-    level = torch.stack([_beside(index, 2, last) for last in (False, True)] * 2, -1)
-    across = torch.stack([_beside(rows, 2, last) for rows in (above, below) for last in (False, True)], -1)
+    return _quarters(surrounding(index))
+
+
+def surrounding(index: Tensor) -> Tensor:
+    """Return the source of each cell and those of the eight around it, in reading order: ``(9, N, h, w)``."""
+    rows = (_beside(index, 1, False), index, _beside(index, 1, True))
+    return torch.stack([each for row in rows for each in (_beside(row, 2, False), row, _beside(row, 2, True))])
+
+
+def _quarters(around: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return values of cells and of those around them, ``(9, N, h, w)``, by :func:`quarters`."""
+    places = ((4, 4, 4, 4), (1, 1, 7, 7), (3, 5, 3, 5), (0, 2, 6, 8))
+    own, upright, level, across = (torch.stack([around[place] for place in each], -1) for each in places)
     return own, upright, level, across
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..autoencoders.registry import Autoencoder
-from ..bank.residuals import LEVELS, fading, quarters, to_pixels
+from ..bank.residuals import LEVELS, fading, gains, quarters, surrounding, to_pixels
 from ..errors import SettingError
 from ..methods.latent.search.keys import KEY_NORM
 from ..model import LatentPatch
@@ -171,6 +171,12 @@ class Detailed(nn.Module):
     details: Tensor
     places: Tensor
     weights: Tensor
+    keys: Tensor
+    cells: Tensor
+    mean: Tensor
+    basis: Tensor
+    explained_variance: Tensor
+    unit: Tensor
 
     def __init__(self, sources: nn.Module, decoder: Decoder, model: LatentPatch) -> None:
         super().__init__()
@@ -180,12 +186,21 @@ class Detailed(nn.Module):
         self.register_buffer("details", residuals.reshape(-1, residuals.shape[3] // 4))
         self.register_buffer("places", torch.arange(self.area).view(rows, columns, 4))
         self.register_buffer("weights", fading(self.quarter, torch.device("cpu")) / LEVELS)
+        self.register_buffer("keys", model.bank.keys.flatten(0, 2))
+        self.register_buffer("cells", torch.arange(rows * columns).view(rows, columns))
+        for name in ("mean", "basis", "explained_variance"):
+            self.register_buffer(name, getattr(model.pca, name).double())
+        self.register_buffer("unit", model.bank.key_step.double())
 
     def forward(self, index: Tensor) -> Tensor:
-        images: Tensor = self.decoder(self.sources(index))
+        latents = self.sources(index)
+        images: Tensor = self.decoder(latents)
+        reduced = torch.einsum("rl,nlhw->nrhw", self.basis, latents.double() - self.mean[:, None, None])
+        around = F.embedding(surrounding(index) * (self.area // 4) + self.cells, self.keys).double() * self.unit
+        factors = gains(reduced, around.movedim(-1, 2), self.explained_variance.sum().sqrt())
         parts = [
-            F.embedding(sources * self.area + self.places, self.details).float() * weight
-            for sources, weight in zip(quarters(index), self.weights, strict=True)
+            F.embedding(sources * self.area + self.places, self.details).float() * factor[..., None] * weight
+            for sources, factor, weight in zip(quarters(index), factors, self.weights, strict=True)
         ]
         return (images + to_pixels(sum(parts[1:], parts[0]), self.quarter)).clamp(0, 1)
 

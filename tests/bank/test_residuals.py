@@ -78,6 +78,29 @@ def test_details_are_those_of_the_sources_around_each_pixel(side: int) -> None:
     torch.testing.assert_close(add_residuals(images, mixed, gatherer(table)), expected, atol=1e-5, rtol=0)
 
 
+def test_residuals_are_added_where_latents_are_their_sources(detailed: LatentPatch) -> None:
+    bank, index = detailed.bank, torch.full((1, 4, 4), 2)
+    index[:, :, 2:] = 7
+    own = detailed.latents_at(index, "gather")
+    alone, upright, level, across = bank.residual_gains(index, own, detailed.pca)
+    assert float(alone.min()) > 0.999
+    assert torch.equal(upright, alone)
+    # At the joint, the other source's residual counts by the distance of the two sources' latents there.
+    reduced = bank.keys.double() * bank.key_step.double()
+    squares = (reduced[2, :, 1] - reduced[7, :, 1]).square().sum(1)
+    expected = torch.exp(-((squares / (0.36 * detailed.pca.explained_variance.double().sum())) ** 2)).float()
+    torch.testing.assert_close(level[0, :, 1, 1], expected, atol=5e-3, rtol=0)
+    torch.testing.assert_close(level[0, :, 1, 3], expected, atol=5e-3, rtol=0)
+    assert float(level[0, :, 1, 0].min()) > 0.999
+    assert 0.1 < float(expected.min()) < float(expected.max()) < 0.9
+    torch.testing.assert_close(across[0, 1:, 1, 1], expected[1:], atol=5e-3, rtol=0)
+    foreign = detailed.latents_at(torch.full((1, 4, 4), 5), "gather") * 3
+    plain = detailed.decode_latents(foreign)
+    torch.testing.assert_close(detailed.add_residuals(plain, index, foreign), plain, atol=1e-2, rtol=0)
+    same = LatentPatch("embedded", components=8).fit(torch.full((3, 3, 64, 64), 0.5))
+    assert bool(same.generate(2).images.isfinite().all())
+
+
 def test_cells_that_cannot_be_halved_have_none() -> None:
     assert [side for side in range(1, 18) if can_have_residuals(side)] == [4, 6, 8, 10, 12, 14, 16]
 
