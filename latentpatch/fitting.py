@@ -119,7 +119,18 @@ def fit(
     for name, value in self.pca.fitted().items():
         setattr(self.pca, name, processes.broadcast(value))  # machines differ in the last bits
     bank, residual_rows = self.bank, encoded.residuals
-    bank.fill(encoded.latents, encoded.ids, self.pca, rows, codebook, scratch, variants, residual_rows, grouping)
+    bank.fill(
+        encoded.latents,
+        encoded.ids,
+        self.pca,
+        rows,
+        codebook,
+        scratch,
+        variants,
+        residual_rows,
+        grouping,
+        encoded.common,
+    )
     bank.find_groups(cell_colors(self.autoencoder, bank))
     bank.group_numbers = processes.broadcast(bank.group_numbers)
     self.fitted_with = None
@@ -158,7 +169,7 @@ def add(
         variants=bank.variants,
         residuals=bank.has_residuals,
     )
-    bank.add(encoded.latents, encoded.ids, self.pca, rows, self.autoencoder.codebook, encoded.residuals)
+    bank.add(encoded.latents, encoded.ids, self.pca, rows, self.autoencoder.codebook, encoded.residuals, encoded.common)
     bank.find_groups(cell_colors(self.autoencoder, bank))
 
 
@@ -184,8 +195,8 @@ def remove(self: LatentPatch, ids: str | Sequence[str], *, refit: bool = True) -
         codebook = self.autoencoder.codebook
         fit_pca(self.pca, bank.latents, codebook, self.components)
         rows = dict(zip(bank.ids, bank.attributes, strict=True))
-        variants, residuals = bank.variants, bank.residuals
-        bank.fill(bank.latents, bank.sources, self.pca, rows, codebook, None, variants, residuals, bank.grouping)
+        parts = (bank.variants, bank.residuals, bank.grouping, bank.common)
+        bank.fill(bank.latents, bank.sources, self.pca, rows, codebook, None, *parts)
     bank.find_groups(cell_colors(self.autoencoder, bank))
 
 

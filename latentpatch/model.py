@@ -283,9 +283,9 @@ class LatentPatch(PretrainedMixin, nn.Module):
             index: ``(N, h, w)`` int64 positions in the bank.
             decoding: see :meth:`generate`.
         """
-        latents = self.latents_at(index, decoding)
-        images = self.decode_latents(latents)
-        return self.add_residuals(images, index, latents) if decoding == "detail" else images
+        images = self.decode_latents(latents := self.latents_at(index, decoding))
+        detailed = self.add_residuals(images, index, latents) if decoding == "detail" else images
+        return self.bank.keep_common(detailed, index)
 
     def decode_latents(self, latents: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return the images of latents, by default in this model's :attr:`precision`."""
@@ -327,7 +327,7 @@ class LatentPatch(PretrainedMixin, nn.Module):
 
     def source_picture(self, position: int) -> Tensor:
         """Return a source of the bank decoded, with residuals where there are any: ``(3, H, W)`` in [0, 1]."""
-        index = torch.full((1, *self.require_fit()), position, dtype=torch.int64, device=self.bank.keys.device)
+        index = torch.full((1, *self.require_fit()), position, device=self.bank.keys.device)
         return self.decode(index, "detail" if self.has_residuals else "gather")[0]
 
     def latents_of(self, pictures: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from .autoencoders.base import PRECISIONS
 from .bank.augmentation import Variants
 from .bank.bank import Where
+from .bank.common import is_grey, without_color
 from .batching import Decode, Encode, Operation, Search
 from .errors import SettingError
 from .inputs import Picture, cells_of_mask, check_range, image_batch, image_seeds, size_pair
@@ -106,6 +107,7 @@ def generating(
     pictures = yield Decode(latents[part], dtype)
     if decoding == "detail":
         pictures = self.add_residuals(pictures, index, latents, part)
+    pictures = self.bank.keep_common(pictures, index, part)
     return _generation(self, pictures, index[part], seeds[part], settings)
 
 
@@ -186,6 +188,7 @@ def inpainting(
     result = yield Decode(filled)
     if self.has_residuals:
         result = self.add_residuals(result, index, filled)
+    result = self.bank.keep_common(result, index, is_rest_grey=bool(is_grey(target)))
     if composite:
         result = join(result, target, pixels)
     return _generation(self, result, index, seeds, settings)
@@ -225,13 +228,16 @@ def editing(
             raise SettingError("image", size, f"of the bank's size {self.image_size} for the donor {donor!r}")
         ids, variants, groups = tuple(self.bank.ids), self.bank.variants, self.bank.shared_numbers
         copied = self.latents_at(torch.full((1, *self.bank.grid), position, device=network.device))
+        has_color = not (bool(is_grey(target)) and bool(self.bank.grey[position // variants.count]))
         kept = network.quantize((yield Encode(target)))
     else:
         position, variants, groups = 0, Variants(), None
         ids = ("donor" if isinstance(donor, Tensor) else Path(donor).stem,)
         both = torch.cat([target, image_batch(donor, "donor", 1, size, network.device)])
+        has_color = not bool(is_grey(both).all())
         kept, copied = network.quantize((yield Encode(both))).split(1)
     result = yield Decode(torch.where(cells, copied, kept))
+    result = without_color(result, torch.tensor([not has_color], device=result.device))
     if composite:
         side = network.spec.downsampling
         result = join(result, target, cells.repeat_interleave(side, 0).repeat_interleave(side, 1))

@@ -16,6 +16,7 @@ from ..methods.latent.search.prepared import Groups, PreparedSources
 from ..settings import Settings
 from .augmentation import Variants
 from .checks import check_ids, check_shape
+from .common import Common, clamp_ground, is_shared, without_color
 from .grouping import Colors, Grouping, renumbered
 from .latents import projected
 from .pca import PCA
@@ -50,6 +51,7 @@ class SourceBank(StoredSources):
         variants: Variants | None = None,
         residuals: Tensor | None = None,
         grouping: Grouping | None = None,
+        common: Common | None = None,
     ) -> SourceBank:
         """Replace the sources. Returns itself.
 
@@ -64,6 +66,7 @@ class SourceBank(StoredSources):
             residuals: ``(B, h, w, d)`` int8, where the bank is to keep them.
             grouping: the rule by which :meth:`find_groups` will tell which sources count as one; until then each is
                 one.
+            common: what is known of the sources, to keep what they have in common.
 
         Raises:
             SettingError: for repeated ids or counts that do not agree.
@@ -83,8 +86,18 @@ class SourceBank(StoredSources):
         self.attributes = _aligned(attributes, ids, variants.count)
         self.mapped, self._keys_unchecked, self._claimed_digest = scratch is not None, False, None
         self.grouping, self.group_numbers = grouping or Grouping(), torch.arange(len(ids))
+        self.grey = torch.zeros(len(ids), dtype=torch.bool) if common is None else common.grey
+        self._set_ground(common)
         self._cache.clear()
         return self
+
+    def _set_ground(self, common: Common | None) -> None:
+        """Keep grounds and masks where all sources share some of it, and drop them where they do not."""
+        if common is None or not is_shared(common.grounds, common.masks[:: self.variants.count]):
+            self.grounds, self.masks = self.grounds.new_zeros(0, 3), self.masks.new_zeros(0, 0, 0, 0)
+        else:
+            self.grounds = common.grounds
+            self.masks = common.masks if self.mapped else common.masks.to(self.keys.device)
 
     def add(
         self,
@@ -94,6 +107,7 @@ class SourceBank(StoredSources):
         attributes: Attributes | None = None,
         codebook: Tensor | None = None,
         residuals: Tensor | None = None,
+        common: Common | None = None,
     ) -> None:
         """Append sources, augmented like the others, which stay as they are; the PCA does, too.
 
@@ -113,6 +127,12 @@ class SourceBank(StoredSources):
         self.ids = [*self.ids, *added]
         self.attributes = [*self.attributes, *_aligned(attributes, ids, self.variants.count)]
         self.group_numbers = torch.cat([self.group_numbers, self.num_groups + torch.arange(len(ids))])
+        self.grey = torch.cat([self.grey, torch.zeros(len(ids), dtype=torch.bool) if common is None else common.grey])
+        if common is not None and self.masks.numel() and common.masks.numel():
+            pairs = ((self.grounds, common.grounds), (self.masks, common.masks.to(self.masks)))
+            self._set_ground(Common(self.grey, *(torch.cat(pair) for pair in pairs)))
+        else:
+            self._set_ground(None)
         self._cache.clear()
 
     def find_groups(self, colors: Colors) -> None:
@@ -134,6 +154,7 @@ class SourceBank(StoredSources):
         gone = set(self.members(ids))
         self._materialize()
         self._take_rows(self, torch.tensor([b for b in range(len(self)) if b not in gone], dtype=torch.int64))
+        self._set_ground(self.common)
         self._cache.clear()
 
     def subset(self, positions: Sequence[int] | Tensor) -> SourceBank:
@@ -161,7 +182,7 @@ class SourceBank(StoredSources):
         self.variants, self.key_step = bank.variants, bank.key_step
         self.mapped, self._file = bank.mapped and isinstance(rows, slice), bank._file
         self._keys_unchecked = self.mapped and bank._keys_unchecked
-        for name in ("latents", "residuals", "keys"):
+        for name in ("latents", "residuals", "masks", "keys"):
             stored: Tensor = getattr(bank, name)
             if isinstance(rows, Tensor):
                 part = stored[rows.to(stored.device)] if stored.numel() else stored
@@ -170,6 +191,8 @@ class SourceBank(StoredSources):
             setattr(self, name, part if self.mapped else part.to(bank.keys.device))
         numbers = self.variants.sources_of(torch.arange(len(bank))[rows.cpu() if isinstance(rows, Tensor) else rows])
         self.grouping = bank.grouping
+        self.grey = bank.grey[numbers[:: self.variants.count]]
+        self.grounds = bank.grounds[numbers[:: self.variants.count]] if len(bank.grounds) else bank.grounds
         self.group_numbers = renumbered(bank.group_numbers[numbers[:: self.variants.count]])
         chosen = range(len(bank))[rows] if isinstance(rows, slice) else rows.tolist()
         self.ids, self.attributes = [bank.ids[b] for b in chosen], [bank.attributes[b] for b in chosen]
@@ -314,6 +337,30 @@ class SourceBank(StoredSources):
         around = surrounding(index.clamp(min=0))
         sources = self.gather_reduced(around.flatten(0, 1)).unflatten(0, (9, -1))
         return gains(pca.project(latents), sources, pca.explained_variance.double().sum().sqrt())
+
+    def keep_common(
+        self, images: Tensor, index: Tensor, part: slice = slice(None), is_rest_grey: bool = False
+    ) -> Tensor:
+        """Return images with what their sources have in common, see :mod:`latentpatch.bank.common`.
+
+        Args:
+            images: ``(N, 3, H, W)`` in [0, 1].
+            index: ``(N, h, w)`` int64 positions; -1 for no source, which has nothing in common with others.
+            part: the index maps of the images.
+            is_rest_grey: whether what has no source is grey.
+        """
+        if len(self.grounds):
+            images = clamp_ground(images, index, self.gather_masks, self.ground_bounds, part)
+        if bool(self.grey.any()):
+            numbers = self.variants.sources_of(index[part])
+            is_grey = self.grey.to(index.device)[numbers.clamp(min=0)]
+            images = without_color(images, is_grey.masked_fill(numbers < 0, is_rest_grey).flatten(1).all(1))
+        return images
+
+    @property
+    def ground_bounds(self) -> Tensor:
+        """The least and the greatest color of the ground in all sources: ``(2, 3)`` in [0, 1]."""
+        return torch.stack([self.grounds.amin(0), self.grounds.amax(0)]) / 255
 
     def keys_of(self, latents: Tensor, pca: PCA) -> Tensor:
         """Return the search keys ``(N, h, w, r)`` int16 of other images' latents ``(N, L, h, w)``."""

@@ -55,8 +55,9 @@ def check_layout(bank: StoredSources) -> None:
         ("keys", keys, (torch.int16,)),
         ("latents", latents, (torch.float16, torch.int16)),
         ("details", residuals, (torch.int8,)),
+        ("masks", bank.masks, (torch.uint8,)),
     ):
-        is_empty = not tensor.numel() and name != "details"
+        is_empty = not tensor.numel() and name not in ("details", "masks")
         if tensor.dtype not in dtypes or tensor.ndim != 4 or is_empty:
             types = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
             raise ValueError(f"{name} must be {types} with four axes, got {tensor.dtype} of {tuple(tensor.shape)}")
@@ -68,6 +69,8 @@ def check_layout(bank: StoredSources) -> None:
         raise ValueError(f"attributes must be one row for each of {len(bank.ids)} sources, got {len(bank.attributes)}")
     if bank.ids != bank.variants.ids(bank.sources):
         raise ValueError(f"ids must be those of sources with {bank.variants.count} variants each")
+    if len(bank.grounds) != (len(bank.sources) if bank.masks.numel() else 0) or bank.masks.shape[3] % 4:
+        raise ValueError(f"masks and grounds must be there for all of {len(bank.sources)} sources, or for none")
     check_groups(bank.group_numbers, len(bank.sources))
     if bank.key_step.shape != () or not 0 < float(bank.key_step) < float("inf"):
         raise ValueError("key_step must be a positive number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..runs.processes import ALONE, Processes
 from ..runs.progress import progress as progress_bar
 from .augmentation import Variants
 from .checks import check_ids
+from .common import Common, encode_common, have_one_color, mask_depth
 from .residuals import can_have_residuals, encode_residuals
 
 __all__ = ["EncodedSources", "Sources", "encode_sources"]
@@ -39,12 +41,14 @@ class EncodedSources:
         residuals: ``(B, h, w, d)`` int8; None where there are none.
         ids: of the images, without augmented copies.
         skipped: files that were left out, with the reason.
+        common: facts by which sources may have something in common; no masks where grounds differ.
     """
 
     latents: Tensor
     residuals: Tensor | None
     ids: list[str]
     skipped: list[tuple[Path, str]]
+    common: Common
 
 
 def encode_sources(
@@ -73,6 +77,9 @@ def encode_sources(
     part = processes.share(len(names))
     count = part.stop - part.start
     kept: list[str] = []
+    facts: list[Common] = []
+    masks: Rows | None = None
+    has_ground = True
     skipped: list[tuple[Path, str]] = []
     with (
         Rows(count * variants.count, (*grid, depth), dtype, device, scratch) as rows,
@@ -80,22 +87,41 @@ def encode_sources(
             count * variants.count, (*grid, 3 * side**2) if residuals else (0, 0, 0), torch.int8, device, scratch
         ) as residual_rows,
         progress_bar("encoding", total=count, shown=progress) as bar,
+        ExitStack() as stack,
     ):
         readable = _read(names[part], pictures[part], shape, skipped if skip_bad else None)
         while batch := list(islice(readable, _BATCH)):
-            latents, missing = _encode(autoencoder, torch.stack([picture for _, picture in batch]), variants, residuals)
+            stacked = torch.stack([picture for _, picture in batch])
+            latents, missing = _encode(autoencoder, stacked, variants, residuals)
             rows.append(latents)
+            found = _common(stacked.to(device), side, variants, has_ground)
+            facts.append(found._replace(masks=found.masks[:0]))
+            has_ground = has_ground and have_one_color(torch.cat([each.grounds for each in facts]))
+            if has_ground and mask_depth(side):  # most sources have none: room is made when the first ones do
+                if masks is None:
+                    shape_of_masks = (*grid, mask_depth(side))
+                    masks = stack.enter_context(
+                        Rows(count * variants.count, shape_of_masks, torch.uint8, device, scratch)
+                    )
+                masks.append(found.masks)
             if missing is not None:
                 residual_rows.append(missing)
             kept += [name for name, _ in batch]
             bar.update(len(batch))
         stored = processes.concatenate(rows.tensor(), scratch)
         stored_residuals = processes.concatenate(residual_rows.tensor(), scratch) if residuals else None
+        stored_masks = torch.zeros(0, *grid, mask_depth(side), dtype=torch.uint8, device=device)
+        if mask_depth(side) and all(processes.gather_objects(has_ground)):
+            stored_masks = processes.concatenate(stored_masks if masks is None else masks.tensor(), scratch)
     kept = [name for each in processes.gather_objects(kept) for name in each]
     skipped = [file for each in processes.gather_objects(skipped) for file in each]
     if not kept:
         raise FileError(f"none of the {len(names)} sources could be used; the first: {skipped[0][1]}")
-    return EncodedSources(stored, stored_residuals, kept, skipped)
+    grey, grounds = (
+        torch.cat([each for part in processes.gather_objects(found) for each in part])
+        for found in ([each.grey for each in facts], [each.grounds for each in facts])
+    )
+    return EncodedSources(stored, stored_residuals, kept, skipped, Common(grey, grounds, stored_masks))
 
 
 def _open(
@@ -157,6 +183,15 @@ def _encode(
         decoded = autoencoder.decode(autoencoder.dequantize(each.movedim(-1, 1)))
         missing.append(encode_residuals(flipped.to(decoded.device), decoded, autoencoder.spec.downsampling))
     return latents, torch.stack([variants.moved(each) for each in missing], 1).flatten(0, 2)
+
+
+def _common(batch: Tensor, side: int, variants: Variants, has_masks: bool) -> Common:
+    """Return the facts of images, and the masks of all their augmented copies, those of one image side by side."""
+    found = encode_common(batch, side, has_masks)
+    if not found.masks.numel():
+        return found
+    masks = [found.masks, encode_common(batch.flip(3), side).masks] if variants.mirrored else [found.masks]
+    return found._replace(masks=torch.stack([variants.moved(each) for each in masks], 1).flatten(0, 2))
 
 
 def _encode_for_storage(autoencoder: Autoencoder, batch: Tensor) -> Tensor:

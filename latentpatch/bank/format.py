@@ -20,6 +20,7 @@ from ..registry import settings_from_record, settings_record
 from ..settings import Settings, check_limits
 from ..validation import check_integer
 from .bank import SourceBank
+from .common import mask_depth
 from .pca import PCA
 
 __all__ = ["MAPPED_FROM", "ModelFile", "model_file"]
@@ -97,7 +98,9 @@ class ModelFile:
                 header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
             mapped = Path(path).stat().st_size > MAPPED_FROM
             tensors = (
-                map_tensors(path, () if whole else ("bank.latents", "bank.details")) if mapped else load_file(path)
+                map_tensors(path, () if whole else ("bank.latents", "bank.details", "bank.masks"))
+                if mapped
+                else load_file(path)
             )
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
             raise FileError(path, f"not a readable model file: {error}") from error
@@ -157,6 +160,8 @@ class ModelFile:
             raise FileError(path, f"malformed model file: the latents are not of {spec.name}")
         if bank.has_residuals and bank.residuals.shape[3] != 3 * spec.downsampling**2:
             raise FileError(path, f"malformed model file: the details are not of cells of {spec.name}")
+        if bank.masks.numel() and bank.masks.shape[3] != mask_depth(spec.downsampling):
+            raise FileError(path, f"malformed model file: the masks are not of cells of {spec.name}")
         if codebook is not None and not bank.mapped and int(bank.latents.max()) >= len(codebook):
             raise FileError(path, f"malformed model file: codes must be below the {len(codebook)} of {spec.name}")
         return autoencoder, is_other

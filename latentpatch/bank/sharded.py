@@ -36,7 +36,7 @@ class ShardedBank(SourceBank):
         self.processes, self.first = processes, part.start
         self._take_rows(bank, part)
         self.ids, self.attributes, self._claimed_digest = bank.ids, bank.attributes, bank.digest()
-        self.group_numbers = bank.group_numbers
+        self.group_numbers, self.grey, self.grounds = bank.group_numbers, bank.grey, bank.grounds
         total = processes.sum(sum_keys(self.keys))
         self._detail = detail_parts(cell_detail(mean_key(total, len(bank)))) if len(bank) else None
 
@@ -73,6 +73,12 @@ class ShardedBank(SourceBank):
         own, found = self._own(index, stored)
         return self._together(own, found, stored, index)
 
+    def gather_masks(self, index: Tensor) -> Tensor:
+        """See :meth:`SourceBank.gather_masks`."""
+        stored = self.masks.unflatten(3, (4, -1))
+        own, found = self._own(index, stored)
+        return self._together(own, found, stored, index)
+
     def _own(self, index: Tensor, stored: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the cells (image, row, column, ...) whose source is in this part, and what is stored there."""
         local = index.to(stored.device) - self.first
@@ -82,7 +88,7 @@ class ShardedBank(SourceBank):
 
     def _together(self, own: tuple[Tensor, ...], found: Tensor, stored: Tensor, index: Tensor) -> Tensor:
         # Bits as integers, zero where another process has the source: their sum is exact.
-        integers = torch.int8 if stored.dtype == torch.int8 else torch.int16
+        integers = torch.int8 if stored.dtype.itemsize == 1 else torch.int16
         bits = torch.zeros((*index.shape, found.shape[-1]), dtype=torch.int32, device=stored.device)
         bits[own] = found.view(integers).int()
         return self.processes.sum(bits).to(integers).view(stored.dtype).to(index.device)

@@ -16,6 +16,7 @@ from ..errors import FileError
 from ..io.atomic import tensor_bytes
 from .augmentation import Variants
 from .checks import check_keys, check_latents, check_layout
+from .common import Common
 from .fitted_module import FittedModule, pack, unpack
 from .grouping import Grouping, grouped
 from .latents import chunks, dequantize
@@ -24,6 +25,8 @@ from .prepared_cache import PreparedCache
 __all__ = ["StoredSources"]
 
 S = TypeVar("S", bound="StoredSources")
+
+_MAPPED = ("latents", "residuals", "masks")  # tensors that a mapped bank leaves where they are
 
 
 class StoredSources(FittedModule):
@@ -37,6 +40,7 @@ class StoredSources(FittedModule):
             ``(B, h, w, q)`` int16 code indices, q of them a cell (with q = 1 on a 16x16 grid, 512 bytes a source).
         residuals: ``(B, h, w, d)`` int8, see :mod:`latentpatch.bank.residuals`; without elements where the bank keeps
             none. Files and state dicts call them ``details``.
+        masks: ``(B, h, w, m)`` uint8, the pixels of the sources' ground; without elements where they share none.
 
     Attributes:
         ids: one stable name a source, unique.
@@ -45,6 +49,8 @@ class StoredSources(FittedModule):
             itself first, with the same attributes.
         grouping: the rule by which sources count as one (:mod:`latentpatch.bank.grouping`).
         group_numbers: ``(S,)`` int64 on the CPU, the group of each image, numbered from 0 by first appearance.
+        grey: ``(S,)`` bool on the CPU, whether an image has no color (:mod:`latentpatch.bank.common`).
+        grounds: ``(S, 3)`` uint8 on the CPU, the colors of the images' grounds; ``(0, 3)`` where they share none.
         mapped: whether keys and latents are in a file (:mod:`latentpatch.io.mmap`) and too large to be read
             beforehand. Values are then checked when they are used, :meth:`digest` is what the file says, and
             latents stay where they are when the module moves to another device.
@@ -54,6 +60,7 @@ class StoredSources(FittedModule):
     key_step: Tensor
     latents: Tensor
     residuals: Tensor
+    masks: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,10 +68,12 @@ class StoredSources(FittedModule):
         self.register_fitted("key_step", torch.ones(()))
         self.register_fitted("latents", torch.zeros(0, 0, 0, 0, dtype=torch.float16))
         self.register_fitted("residuals", torch.zeros(0, 0, 0, 0, dtype=torch.int8), key="details", optional=True)
+        self.register_fitted("masks", torch.zeros(0, 0, 0, 0, dtype=torch.uint8), optional=True)
         self.ids: list[str] = []
         self.attributes: list[dict[str, str]] = []
         self.variants = Variants()
         self.grouping, self.group_numbers = Grouping(), torch.zeros(0, dtype=torch.int64)
+        self.grey, self.grounds = torch.zeros(0, dtype=torch.bool), torch.zeros(0, 3, dtype=torch.uint8)
         self.mapped = False
         self._file: str | Path = "the bank's file"
         self._keys_unchecked = False
@@ -148,6 +157,11 @@ class StoredSources(FittedModule):
         return self.residuals.numel() > 0
 
     @property
+    def common(self) -> Common:
+        """What is known of the sources by which they may have something in common."""
+        return Common(self.grey, self.grounds, self.masks)
+
+    @property
     def details(self) -> Tensor:
         """The former name of :attr:`residuals`."""
         return self.residuals
@@ -179,22 +193,25 @@ class StoredSources(FittedModule):
         if self.mapped:
             self.check()
             self.mapped, self._claimed_digest = False, None
-            self.latents, self.residuals = (each.to(self.keys.device) for each in (self.latents, self.residuals))
+            for name in _MAPPED:
+                setattr(self, name, getattr(self, name).to(self.keys.device))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StoredSources:
-        latents, residuals = self.latents, self.residuals
+        stored = {name: getattr(self, name) for name in _MAPPED}
         if self.mapped:
-            self.latents, self.residuals = latents[:0], residuals[:0]  # a move would read all of them
+            for name, tensor in stored.items():
+                setattr(self, name, tensor[:0])  # a move would read all of them
         self._cache.clear()
         try:
             super()._apply(fn, recurse)
         finally:
             if self.mapped:
-                self.latents, self.residuals = latents, residuals
+                for name, tensor in stored.items():
+                    setattr(self, name, tensor)
         return self
 
     def digest(self) -> str:
-        """Return the SHA-256 of ids, groups, keys, latents and residuals, in lower-case hex.
+        """Return the SHA-256 of ids, groups, keys, latents, residuals and what sources share, in lower-case hex.
 
         A mapped file states its own.
         """
@@ -205,8 +222,10 @@ class StoredSources(FittedModule):
         names: Any = self.ids if self.variants.count == 1 else [self.ids, self.variants.record()]
         if self.shared_numbers is not None:
             names = [self.ids, self.variants.record(), self.group_numbers.tolist()]
+        if self._common_record():
+            names = [names, self._common_record()]
         total = hashlib.sha256(json.dumps(names, sort_keys=True).encode())
-        for stored in (self.keys, self.latents, self.residuals):
+        for stored in (self.keys, self.latents, self.residuals, self.masks):
             for chunk in chunks(stored):
                 total.update(tensor_bytes(chunk))
         return total.hexdigest()
@@ -216,7 +235,13 @@ class StoredSources(FittedModule):
         grouped: dict[str, Any] = {} if self.grouping == Grouping() else {"grouping": self.grouping.record()}
         if self.shared_numbers is not None:
             grouped["groups"] = self.group_numbers.tolist()
-        return pack({"ids": self.ids, "attributes": self.attributes, **augmented, **grouped})
+        common = self._common_record()
+        return pack({"ids": self.ids, "attributes": self.attributes, **augmented, **grouped, **common})
+
+    def _common_record(self) -> dict[str, Any]:
+        """Return numbers of grey images, and grounds, where there are any."""
+        grey = {"grey": self.grey.nonzero()[:, 0].tolist()} if bool(self.grey.any()) else {}
+        return grey | ({"grounds": self.grounds.tolist()} if len(self.grounds) else {})
 
     def set_extra_state(self, state: Any) -> None:
         self._cache.clear()
@@ -227,6 +252,12 @@ class StoredSources(FittedModule):
         self.grouping = Grouping(**record.get("grouping", {}))  # older files have none
         numbers = record.get("groups")
         self.group_numbers = torch.arange(len(self.sources)) if numbers is None else torch.tensor(numbers)
+        self.grey = torch.zeros(len(self.sources), dtype=torch.bool)
+        grey = torch.tensor(record.get("grey", []), dtype=torch.int64)
+        if not bool(((grey >= 0) & (grey < len(self.grey))).all()):
+            raise ValueError(f"grey must be numbers of {len(self.grey)} sources, got {grey.tolist()}")
+        self.grey[grey] = True
+        self.grounds = torch.tensor(record.get("grounds", []), dtype=torch.uint8).view(-1, 3)
         self._claimed_digest, self._keys_unchecked = None, self.mapped
         if self.mapped:
             check_layout(self)
@@ -280,6 +311,17 @@ class StoredSources(FittedModule):
         flat = (index.to(device).clamp(min=0) * places.numel() + places).flatten()
         found = self.residuals.view(-1, self.residuals.shape[3] // 4).index_select(0, flat).view(*index.shape, -1)
         return found.to(index.device) * (index >= 0)[..., None]
+
+    def gather_masks(self, index: Tensor) -> Tensor:
+        """Return the masks ``(N, h, w, 4, m / 4)`` uint8 of sources in the quarters of cells.
+
+        Args:
+            index: ``(N, h, w, 4)`` int64 positions; what -1 gives is without meaning.
+        """
+        places = (index.to(self.masks.device).clamp(min=0), *_cells(index)[1:])
+        rows, columns = (each.to(self.masks.device)[..., None] for each in places[1:])
+        found: Tensor = self.masks.unflatten(3, (4, -1))[places[0], rows, columns, torch.arange(4, device=rows.device)]
+        return found.to(index.device)
 
     def blend(self, weights: Tensor, codebook: Tensor | None = None) -> Tensor:
         """Return the weighted sums of the sources' latents.

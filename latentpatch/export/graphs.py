@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..autoencoders.registry import Autoencoder
+from ..bank.common import clamp_ground, without_color
 from ..bank.residuals import LEVELS, fading, gains, quarters, surrounding, to_pixels
 from ..errors import SettingError
 from ..methods.latent.search.keys import KEY_NORM
@@ -68,7 +69,8 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
     def pictures_of(chosen: Settings) -> nn.Module:
         decoding = model.default_decoding(chosen)
         latents = Blended(gathered, model) if decoding in ("blend", "detail") and not bank.has_codes else gathered
-        return Detailed(latents, decoder, model) if decoding == "detail" else nn.Sequential(latents, decoder)
+        pictures = Detailed(latents, decoder, model) if decoding == "detail" else nn.Sequential(latents, decoder)
+        return Keeping(pictures, model) if len(bank.grounds) or bool(bank.grey.any()) else pictures
 
     return [
         Graph("generate", Generate(free, pictures_of(settings)), {"noise": _noise(free)}, ("images", "index")),
@@ -203,6 +205,35 @@ class Detailed(nn.Module):
             for sources, factor, weight in zip(quarters(index), factors, self.weights, strict=True)
         ]
         return (images + to_pixels(sum(parts[1:], parts[0]), self.quarter)).clamp(0, 1)
+
+
+class Keeping(nn.Module):
+    """Pictures of index maps ``(N, h, w)`` that keep what their sources have in common."""
+
+    grey: Tensor
+    masks: Tensor
+    places: Tensor
+    bounds: Tensor
+
+    def __init__(self, pictures: nn.Module, model: LatentPatch) -> None:
+        super().__init__()
+        self.pictures, bank = pictures, model.bank
+        rows, columns = bank.grid
+        self.area, self.has_ground = 4 * rows * columns, bool(len(bank.grounds))
+        self.register_buffer("grey", bank.grey.int().repeat_interleave(bank.variants.count)[:, None])
+        if self.has_ground:
+            self.register_buffer("masks", bank.masks.reshape(-1, bank.masks.shape[3] // 4))
+            self.register_buffer("places", torch.arange(self.area).view(rows, columns, 4))
+            self.register_buffer("bounds", bank.ground_bounds)
+
+    def forward(self, index: Tensor) -> Tensor:
+        images: Tensor = self.pictures(index)
+        if self.has_ground:
+            images = clamp_ground(images, index, self._gather, self.bounds)
+        return without_color(images, F.embedding(index, self.grey).flatten(1).amin(1) > 0)
+
+    def _gather(self, sources: Tensor) -> Tensor:
+        return F.embedding(sources * self.area + self.places, self.masks)
 
 
 class Generate(nn.Module):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..bank.bank import SourceBank
+from ..bank.common import Common
 from ..bank.latents import fit_pca
 from ..bank.pca import PCA
 from ..errors import SettingError
@@ -243,7 +244,11 @@ def _check_refit(before: LatentPatch, after: LatentPatch, ids: Sequence[str]) ->
     attributes = {before.bank.ids[b]: before.bank.attributes[b] for b in kept}
     names = [name for name in before.bank.sources if name in attributes]
     variants, grouping = before.bank.variants, before.bank.grouping
-    bank.fill(latents, names, pca, attributes, codebook, None, variants, residuals, grouping)
+    rows = [b // variants.count for b in kept[:: variants.count]]
+    was = before.bank.common
+    grounds, masks = (was.grounds[rows], was.masks[kept]) if len(was.grounds) else (was.grounds, was.masks)
+    common = Common(was.grey[rows], grounds, masks)
+    bank.fill(latents, names, pca, attributes, codebook, None, variants, residuals, grouping, common)
     bank.find_groups(cell_colors(before.autoencoder, bank))
     return _compare("equal, bit for bit, to a model fitted on the remaining latents", pca, bank, after)
 
@@ -262,6 +267,8 @@ def _check_encoding(before: LatentPatch, after: LatentPatch, pictures: Sequence[
         **variants.record(),
         **bank.grouping.record(),
     )
+    if not len(bank.grounds):  # others may share what the removed ones did not; that is not in the file
+        model.bank.grounds, model.bank.masks = bank.grounds, bank.masks
     check = _compare("equal, bit for bit, to a model fitted on the remaining pictures", model.pca, model.bank, after)
     return Check(check.name, check.passed, {**check.facts, "pictures": len(pictures)})
 
@@ -289,7 +296,7 @@ def _check_bytes(before: LatentPatch, path: str | Path, ids: Sequence[str]) -> C
     image under another id, and the check fails.
     """
     bank, kept = before.bank, _remaining(before.bank, ids)
-    parts = [bank.latents, bank.residuals] if bank.has_residuals else [bank.latents]
+    parts = [stored for stored in (bank.latents, bank.residuals, bank.masks) if stored.numel()]
     removed = {bytes(tensor_bytes(row)) for b in bank.members(ids) for stored in parts for row in stored[b]}
     shared: set[bytes] = set()
     for first in range(0, len(kept), _BATCH):

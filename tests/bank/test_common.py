@@ -1,0 +1,212 @@
+"""What sources have in common stays: no color, and a ground of one color."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from latentpatch import LatentPatch, RasterSettings
+from latentpatch.bank import format as modelfile
+from latentpatch.bank.common import encode_common, have_one_color, is_shared
+from latentpatch.bank.residuals import quarters
+from latentpatch.bank.sharded import ShardedBank
+from latentpatch.export.formats import export
+from latentpatch.provenance.unlearning import verify_unlearning
+from latentpatch.runs.processes import ALONE
+
+DECODINGS = ("detail", "blend", "gather", "unproject")
+
+
+@pytest.fixture(scope="module")
+def grey_images(face_images: Tensor) -> Tensor:
+    return ((face_images.mean(1, keepdim=True) * 255).round() / 255).expand(-1, 3, -1, -1).contiguous()
+
+
+@pytest.fixture(scope="module")
+def white_images(face_images: Tensor) -> Tensor:
+    """Faces in discs of different sizes on white."""
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    radii = 16 + torch.arange(len(face_images))
+    inside = ((rows - 31.5) ** 2 + (columns - 31.5) ** 2).sqrt() < radii[:, None, None]
+    return torch.where(inside[:, None], face_images * 0.9, 1.0)
+
+
+@pytest.fixture(scope="module")
+def white(white_images: Tensor) -> LatentPatch:
+    return LatentPatch("embedded", components=8).fit(white_images)
+
+
+def chroma(images: Tensor) -> float:
+    return float((images.amax(1) - images.amin(1)).max())
+
+
+def where_all_are_white(images: Tensor, index: Tensor) -> Tensor:
+    """Return the pixels at which the sources of the cells around are all white, in plain loops: ``(N, H, W)``."""
+    is_white = (images > 0.99).all(1)
+    rows, columns = index.shape[1:]
+    side = images.shape[2] // rows
+    result = torch.zeros(len(index), *images.shape[2:], dtype=torch.bool)
+    for n, y, x in torch.cartesian_prod(*map(torch.arange, result.shape)).tolist():
+        around = [
+            (min(max(row, 0), rows - 1), min(max(column, 0), columns - 1))
+            for row in {y // side, (2 * y // side + 1) // 2 - 1, (2 * y // side + 1) // 2}
+            for column in {x // side, (2 * x // side + 1) // 2 - 1, (2 * x // side + 1) // 2}
+        ]
+        result[n, y, x] = all(is_white[index[n, row, column], y, x] for row, column in around)
+    return result
+
+
+def test_grey_sources_give_grey_pictures(grey_images: Tensor, face_images: Tensor) -> None:
+    model = LatentPatch("embedded", components=8).fit(grey_images)
+    assert bool(model.bank.grey.all())
+    index = model.generate(2).index
+    assert chroma(model.autoencoder.decode(model.latents_at(index))) > 0.01, "the decoder alone is not grey"
+    for decoding in DECODINGS:
+        assert chroma(model.generate(2, decoding=decoding).images) == 0
+    assert chroma(model(torch.rand(2, model.noise_dim))) == 0
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[16:48, 16:48] = True
+    settings = RasterSettings(patch_size=2, scales=1)
+    for composite in (False, True):
+        assert chroma(model.inpaint(grey_images[0], mask, settings=settings, composite=composite).images) == 0
+        assert chroma(model.edit(grey_images[0], "source:3", mask, composite=composite).images) == 0
+        assert chroma(model.edit(grey_images[0], grey_images[1], mask, composite=composite).images) == 0
+    assert chroma(model.inpaint(face_images[0], mask, settings=settings).images) > 0.1
+    assert chroma(model.edit(face_images[0], grey_images[1], mask).images) > 0.1
+
+
+def test_grey_sources_among_others(grey_images: Tensor, face_images: Tensor, tmp_path: Path) -> None:
+    mixed = torch.cat([grey_images[:6], face_images[6:]])
+    rows = {str(i): {"tone": "grey" if i < 6 else "color"} for i in range(12)}
+    model = LatentPatch("embedded", components=8).fit(mixed, attributes=rows)
+    assert model.bank.grey.tolist() == [True] * 6 + [False] * 6
+    assert chroma(model.generate(2, where="tone=grey").images) == 0
+    assert chroma(model.generate(2, where="tone=color").images) > 0.1
+    model.save(tmp_path / "mixed.safetensors")
+    again = LatentPatch.load(tmp_path / "mixed.safetensors")
+    assert again.bank.grey.tolist() == model.bank.grey.tolist()
+    assert again.bank.digest() == model.bank.digest()
+    model.remove(["7", "2"])
+    assert model.bank.grey.tolist() == [True] * 5 + [False] * 5
+    model.add(grey_images[7:8], ids=["new"])
+    assert model.bank.grey.tolist() == [True] * 5 + [False] * 5 + [True]
+
+
+def test_little_color_is_none() -> None:
+    grey = torch.full((3, 3, 16, 16), 100 / 255)
+    grey[1, 0, 3, 3] += 2 / 255
+    grey[2, 0, 3, 3] += 3 / 255
+    assert encode_common(grey, 16).grey.tolist() == [True, True, False]
+
+
+def test_white_grounds_stay_white(white: LatentPatch, white_images: Tensor) -> None:
+    made = white.generate(3)
+    expected = where_all_are_white(white_images, made.index)
+    assert 0.3 < float(expected.float().mean()) < 0.9
+    for decoding in DECODINGS:
+        images = white.decode(made.index, decoding)
+        assert float(images.movedim(1, -1)[expected].min()) == 1
+        plain = white.decode_latents(white.latents_at(made.index, decoding))
+        if decoding == "detail":
+            plain = white.add_residuals(plain, made.index, white.latents_at(made.index, decoding))
+        assert torch.equal(images.movedim(1, -1)[~expected], plain.movedim(1, -1)[~expected])
+        assert float(plain.movedim(1, -1)[expected].min()) < 0.99, "the decoder alone is not white"
+    for seed in range(3):
+        assert torch.equal(white.generate(1, seed=seed).images[0], made.images[seed])
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[:, 40:] = True
+    filled = white.inpaint(white_images[0], mask, settings=RasterSettings(patch_size=2, scales=1)).images
+    assert float(filled[0, :, :, -6:].min()) == 1
+
+
+@pytest.mark.parametrize("color", [(0.0, 0.0, 0.0), (0.8, 0.2, 0.4)])
+def test_grounds_of_any_color_but_one(white_images: Tensor, color: Sequence[float]) -> None:
+    ground = torch.tensor(color)[:, None, None]
+    images = torch.where((white_images > 0.99).all(1, keepdim=True), ground, white_images)
+    images[0] = torch.where((white_images[0] > 0.99).all(0), ground + 2 / 255, white_images[0])
+    model = LatentPatch("embedded", components=8).fit(images)
+    corner = model.generate(2).images[:, :, :6, :6]
+    torch.testing.assert_close(corner, (ground + 1 / 255).expand_as(corner), atol=1.5 / 255, rtol=0)
+    images[0] = torch.where((white_images[0] > 0.99).all(0), ground + 0.1, white_images[0])
+    assert not LatentPatch("embedded", components=8).fit(images).bank.masks.numel()
+
+
+def test_what_shares_nothing_stores_nothing(face_images: Tensor) -> None:
+    model = LatentPatch("embedded", components=8).fit(face_images)
+    assert "bank.masks" not in model.state_dict()
+    assert not len(model.bank.grounds)
+    assert not model.bank.grey.any()
+    found = encode_common(torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)]), 16)
+    assert not have_one_color(found.grounds)
+    halves = torch.zeros(2, 3, 32, 32)
+    halves[0, :, 16:], halves[1, :, :16] = 1, 1
+    halves[:, :, :, 0] = torch.tensor([0.3, 0.3])[:, None, None]
+    found = encode_common(halves, 16)
+    assert not is_shared(torch.zeros(2, 3, dtype=torch.uint8), found.masks[:, :, :, :0])
+
+
+def test_files_hold_grounds_read_or_mapped(
+    white: LatentPatch, white_images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    white.save(tmp_path / "a.safetensors")
+    expected = white.generate(2).images
+    assert torch.equal(LatentPatch.load(tmp_path / "a.safetensors").generate(2).images, expected)
+    on_disk = LatentPatch("embedded", components=8).fit(white_images, scratch=tmp_path)
+    assert torch.equal(on_disk.generate(2).images, expected)
+    monkeypatch.setattr(modelfile, "MAPPED_FROM", 0)
+    mapped = LatentPatch.load(tmp_path / "a.safetensors").to("cpu")
+    assert torch.equal(mapped.generate(2).images, expected)
+    mapped.save(tmp_path / "b.safetensors")
+    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+    around = torch.stack(quarters(white.generate(2).index)).flatten(0, 1)
+    assert torch.equal(ShardedBank(white.bank, ALONE).gather_masks(around), white.bank.gather_masks(around))
+
+
+def test_grounds_come_and_go_with_sources(white_images: Tensor, face_images: Tensor, tmp_path: Path) -> None:
+    before = LatentPatch("embedded", components=8).fit(white_images)
+    after = LatentPatch("embedded", components=8).fit(white_images)
+    after.remove(["3", "7"])
+    keep = [b for b in range(12) if b not in (3, 7)]
+    anew = LatentPatch("embedded", components=8).fit(white_images[keep], ids=[str(b) for b in keep])
+    assert set(anew.state_dict()) == set(after.state_dict())
+    for name, value in anew.state_dict().items():
+        assert torch.equal(after.state_dict()[name], value), name
+    after.save(tmp_path / "after.safetensors")
+    checks = verify_unlearning(before, after, tmp_path / "after.safetensors", ["3", "7"], [0, 1])
+    assert [check.passed for check in checks] == [True] * 4
+    text = (tmp_path / "after.safetensors").read_bytes()
+    (tmp_path / "after.safetensors").write_bytes(text + before.bank.masks[3].numpy().tobytes())
+    checks = verify_unlearning(before, after, tmp_path / "after.safetensors", ["3", "7"], [0, 1])
+    assert [check.passed for check in checks] == [True, True, False, True]
+    after.add(white_images[3:4], ids=["3"])
+    assert torch.equal(after.bank.masks[-1], before.bank.masks[3])
+    after.add(face_images[3:4], ids=["other"])
+    assert not after.bank.masks.numel(), "what one source lacks is not shared"
+
+
+def test_copies_have_their_own_grounds(white_images: Tensor) -> None:
+    model = LatentPatch("embedded", components=8).fit(white_images, mirrored=True, offsets=1)
+    turned = LatentPatch("embedded", components=8).fit(white_images.flip(3))
+    assert torch.equal(model.bank.masks[9::18], turned.bank.masks)
+    moved = model.bank.ids.index("5~+1+0")
+    assert torch.equal(model.bank.masks[moved, 1:], model.bank.masks[90, :-1])
+    assert torch.equal(model.bank.masks[moved, 0], model.bank.masks[90, 0])
+
+
+@pytest.mark.parametrize("kind", ["white", "grey"])
+def test_graphs_keep_them(kind: str, white_images: Tensor, grey_images: Tensor, tmp_path: Path) -> None:
+    model = LatentPatch("embedded", components=8).fit(white_images if kind == "white" else grey_images, groups=False)
+    export(model, tmp_path, "pt2", only=("generate",))
+    graph = torch.export.load(tmp_path / "generate.pt2").module()
+    noise = torch.rand(2, model.noise_dim, generator=torch.Generator().manual_seed(0))
+    images, index = graph(noise)
+    assert torch.equal(index, model.search(noise))
+    torch.testing.assert_close(images, model(noise), atol=1 / 255, rtol=0)
+    if kind == "white":
+        assert float(images[:, :, :4].min()) == 1
+    else:
+        assert chroma(images) == 0
