@@ -188,7 +188,7 @@ def inpainting(
     result = yield Decode(filled)
     if self.has_residuals:
         result = self.add_residuals(result, index, filled)
-    result = self.bank.keep_common(result, index, is_rest_grey=bool(is_grey(target)))
+    result = self.bank.keep_common(result, index, is_rest_grey=self.bank.has_grey and bool(is_grey(target)))
     if composite:
         result = join(result, target, pixels)
     return _generation(self, result, index, seeds, settings)
@@ -228,16 +228,17 @@ def editing(
             raise SettingError("image", size, f"of the bank's size {self.image_size} for the donor {donor!r}")
         ids, variants, groups = tuple(self.bank.ids), self.bank.variants, self.bank.shared_numbers
         copied = self.latents_at(torch.full((1, *self.bank.grid), position, device=network.device))
-        has_color = not (bool(is_grey(target)) and bool(self.bank.grey[position // variants.count]))
+        is_of_grey = bool(self.bank.grey[position // variants.count]) and bool(is_grey(target))
         kept = network.quantize((yield Encode(target)))
     else:
         position, variants, groups = 0, Variants(), None
         ids = ("donor" if isinstance(donor, Tensor) else Path(donor).stem,)
         both = torch.cat([target, image_batch(donor, "donor", 1, size, network.device)])
-        has_color = not bool(is_grey(both).all())
+        is_of_grey = bool(is_grey(both).all())
         kept, copied = network.quantize((yield Encode(both))).split(1)
     result = yield Decode(torch.where(cells, copied, kept))
-    result = without_color(result, torch.tensor([not has_color], device=result.device))
+    if is_of_grey:
+        result = without_color(result)
     if composite:
         side = network.spec.downsampling
         result = join(result, target, cells.repeat_interleave(side, 0).repeat_interleave(side, 1))
@@ -314,6 +315,8 @@ def soft(
     assert latents is not None
     weights = source_weights(self.bank, self.pca, latents, chosen, self.bank.candidates(where))
     images = self.decode_latents(self.bank.blend(weights, self.autoencoder.codebook))
+    if self.bank.has_grey and bool(self.bank.grey.all()):
+        images = without_color(images)
     return Blend(images, weights, tuple(self.bank.ids))
 
 

@@ -351,7 +351,7 @@ class SourceBank(StoredSources):
         """
         if len(self.grounds):
             images = clamp_ground(images, index, self.gather_masks, self.ground_bounds, part)
-        if bool(self.grey.any()):
+        if self.has_grey:
             numbers = self.variants.sources_of(index[part])
             is_grey = self.grey.to(index.device)[numbers.clamp(min=0)]
             images = without_color(images, is_grey.masked_fill(numbers < 0, is_rest_grey).flatten(1).all(1))

@@ -1,4 +1,4 @@
-"""What sources have in common: no color, and a ground of one color.
+"""Facts that sources have in common: no color, and a ground of one color.
 
 A decoder gives grey pictures a tint of some levels, and white grounds spots. So a bank remembers of each source whether
 it is grey. Where all sources have a ground of one color, and share a part of it, the bank also remembers the pixels of
@@ -105,11 +105,11 @@ def is_shared(grounds: Tensor, masks: Tensor) -> bool:
     return bool(np.bitwise_and.reduce(masks.cpu().numpy(), 0).any())
 
 
-def without_color(images: Tensor, is_grey: Tensor) -> Tensor:
-    """Return images ``(N, 3, H, W)``, the grey ones among them ``(N,)`` bool by their luminance alone."""
+def without_color(images: Tensor, is_grey: Tensor | None = None) -> Tensor:
+    """Return images ``(N, 3, H, W)``, the grey ones among them ``(N,)`` bool by their luminance alone; None for all."""
     weights = images.new_tensor(_LUMINANCE)[:, None, None]
-    grey = (images * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
-    return torch.where(is_grey[:, None, None, None], grey, images)
+    grey = (images * weights).sum(1, keepdim=True)
+    return grey.repeat(1, 3, 1, 1) if is_grey is None else torch.where(is_grey[:, None, None, None], grey, images)
 
 
 def clamp_ground(

@@ -49,7 +49,7 @@ class StoredSources(FittedModule):
             itself first, with the same attributes.
         grouping: the rule by which sources count as one (:mod:`latentpatch.bank.grouping`).
         group_numbers: ``(S,)`` int64 on the CPU, the group of each image, numbered from 0 by first appearance.
-        grey: ``(S,)`` bool on the CPU, whether an image has no color (:mod:`latentpatch.bank.common`).
+        has_grey: whether any of the images has no color, see :attr:`grey`.
         grounds: ``(S, 3)`` uint8 on the CPU, the colors of the images' grounds; ``(0, 3)`` where they share none.
         mapped: whether keys and latents are in a file (:mod:`latentpatch.io.mmap`) and too large to be read
             beforehand. Values are then checked when they are used, :meth:`digest` is what the file says, and
@@ -157,8 +157,18 @@ class StoredSources(FittedModule):
         return self.residuals.numel() > 0
 
     @property
+    def grey(self) -> Tensor:
+        """True for each image without color: ``(S,)`` bool on the CPU (:mod:`latentpatch.bank.common`)."""
+        return self._grey
+
+    @grey.setter
+    def grey(self, grey: Tensor) -> None:
+        # Decided once, not while decoding: a compiler cannot branch on what a tensor holds.
+        self._grey, self.has_grey = grey, bool(grey.any())
+
+    @property
     def common(self) -> Common:
-        """What is known of the sources by which they may have something in common."""
+        """Facts by which sources may have something in common."""
         return Common(self.grey, self.grounds, self.masks)
 
     @property
@@ -240,7 +250,7 @@ class StoredSources(FittedModule):
 
     def _common_record(self) -> dict[str, Any]:
         """Return numbers of grey images, and grounds, where there are any."""
-        grey = {"grey": self.grey.nonzero()[:, 0].tolist()} if bool(self.grey.any()) else {}
+        grey = {"grey": self.grey.nonzero()[:, 0].tolist()} if self.has_grey else {}
         return grey | ({"grounds": self.grounds.tolist()} if len(self.grounds) else {})
 
     def set_extra_state(self, state: Any) -> None:
@@ -252,11 +262,10 @@ class StoredSources(FittedModule):
         self.grouping = Grouping(**record.get("grouping", {}))  # older files have none
         numbers = record.get("groups")
         self.group_numbers = torch.arange(len(self.sources)) if numbers is None else torch.tensor(numbers)
-        self.grey = torch.zeros(len(self.sources), dtype=torch.bool)
-        grey = torch.tensor(record.get("grey", []), dtype=torch.int64)
-        if not bool(((grey >= 0) & (grey < len(self.grey))).all()):
-            raise ValueError(f"grey must be numbers of {len(self.grey)} sources, got {grey.tolist()}")
-        self.grey[grey] = True
+        numbers, count = torch.tensor(record.get("grey", []), dtype=torch.int64), len(self.sources)
+        if not bool(((numbers >= 0) & (numbers < count)).all()):
+            raise ValueError(f"grey must be numbers of {count} sources, got {numbers.tolist()}")
+        self.grey = torch.zeros(count, dtype=torch.bool).index_fill(0, numbers, True)
         self.grounds = torch.tensor(record.get("grounds", []), dtype=torch.uint8).view(-1, 3)
         self._claimed_digest, self._keys_unchecked = None, self.mapped
         if self.mapped:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..autoencoders.registry import Autoencoder
-from ..bank.common import clamp_ground, without_color
+from ..bank.common import clamp_ground, is_grey, without_color
 from ..bank.residuals import LEVELS, fading, gains, quarters, surrounding, to_pixels
 from ..errors import SettingError
 from ..methods.latent.search.keys import KEY_NORM
@@ -70,7 +70,7 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
         decoding = model.default_decoding(chosen)
         latents = Blended(gathered, model) if decoding in ("blend", "detail") and not bank.has_codes else gathered
         pictures = Detailed(latents, decoder, model) if decoding == "detail" else nn.Sequential(latents, decoder)
-        return Keeping(pictures, model) if len(bank.grounds) or bool(bank.grey.any()) else pictures
+        return Keeping(pictures, model) if len(bank.grounds) or bank.has_grey else pictures
 
     return [
         Graph("generate", Generate(free, pictures_of(settings)), {"noise": _noise(free)}, ("images", "index")),
@@ -219,7 +219,7 @@ class Keeping(nn.Module):
         super().__init__()
         self.pictures, bank = pictures, model.bank
         rows, columns = bank.grid
-        self.area, self.has_ground = 4 * rows * columns, bool(len(bank.grounds))
+        self.area, self.has_ground, self.has_grey = 4 * rows * columns, bool(len(bank.grounds)), bank.has_grey
         self.register_buffer("grey", bank.grey.int().repeat_interleave(bank.variants.count)[:, None])
         if self.has_ground:
             self.register_buffer("masks", bank.masks.reshape(-1, bank.masks.shape[3] // 4))
@@ -230,7 +230,9 @@ class Keeping(nn.Module):
         images: Tensor = self.pictures(index)
         if self.has_ground:
             images = clamp_ground(images, index, self._gather, self.bounds)
-        return without_color(images, F.embedding(index, self.grey).flatten(1).amin(1) > 0)
+        if self.has_grey:
+            images = without_color(images, F.embedding(index, self.grey).flatten(1).amin(1) > 0)
+        return images
 
     def _gather(self, sources: Tensor) -> Tensor:
         return F.embedding(sources * self.area + self.places, self.masks)
@@ -277,6 +279,7 @@ class Edit(nn.Module):
     """Edit of images ``(N, 3, H, W)`` by donors ``(N, 3, H, W)`` inside masks ``(N, H, W)`` bool.
 
     Cells of which the mask covers at least half get the latents of the donor; all others keep those of the image.
+    Where both are grey, the result is.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
@@ -287,4 +290,4 @@ class Edit(nn.Module):
     def forward(self, image: Tensor, mask: Tensor, donor: Tensor) -> Tensor:
         cells = F.avg_pool2d(mask[:, None].float(), self.side) >= 0.5
         images: Tensor = self.decoder(torch.where(cells, self.encoder(donor), self.encoder(image)))
-        return images
+        return without_color(images, is_grey(image) & is_grey(donor))

@@ -12,12 +12,14 @@ from torch import Tensor
 from latentpatch import LatentPatch, RasterSettings
 from latentpatch.bank import format as modelfile
 from latentpatch.bank.common import encode_common, have_one_color, is_shared
+from latentpatch.bank.fitted_module import pack, unpack
 from latentpatch.bank.residuals import quarters
 from latentpatch.bank.sharded import ShardedBank
 from latentpatch.export.formats import export
 from latentpatch.provenance.unlearning import verify_unlearning
 from latentpatch.runs.processes import ALONE
 
+FACTS = ("grey", "grounds")  # of the bank's record in a state dict
 DECODINGS = ("detail", "blend", "gather", "unproject")
 
 
@@ -77,6 +79,7 @@ def test_grey_sources_give_grey_pictures(grey_images: Tensor, face_images: Tenso
         assert chroma(model.edit(grey_images[0], grey_images[1], mask, composite=composite).images) == 0
     assert chroma(model.inpaint(face_images[0], mask, settings=settings).images) > 0.1
     assert chroma(model.edit(face_images[0], grey_images[1], mask).images) > 0.1
+    assert chroma(model.soft(grey_images[0]).images) == 0
 
 
 def test_grey_sources_among_others(grey_images: Tensor, face_images: Tensor, tmp_path: Path) -> None:
@@ -197,16 +200,72 @@ def test_copies_have_their_own_grounds(white_images: Tensor) -> None:
     assert torch.equal(model.bank.masks[moved, 0], model.bank.masks[90, 0])
 
 
-@pytest.mark.parametrize("kind", ["white", "grey"])
-def test_graphs_keep_them(kind: str, white_images: Tensor, grey_images: Tensor, tmp_path: Path) -> None:
-    model = LatentPatch("embedded", components=8).fit(white_images if kind == "white" else grey_images, groups=False)
-    export(model, tmp_path, "pt2", only=("generate",))
-    graph = torch.export.load(tmp_path / "generate.pt2").module()
-    noise = torch.rand(2, model.noise_dim, generator=torch.Generator().manual_seed(0))
-    images, index = graph(noise)
-    assert torch.equal(index, model.search(noise))
-    torch.testing.assert_close(images, model(noise), atol=1 / 255, rtol=0)
-    if kind == "white":
-        assert float(images[:, :, :4].min()) == 1
+@pytest.mark.parametrize("kind", ["white", "some grey"])
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_graphs_and_compilers_keep_them(
+    kind: str, format: str, white_images: Tensor, grey_images: Tensor, face_images: Tensor, tmp_path: Path
+) -> None:
+    images = white_images if kind == "white" else torch.cat([grey_images[:10], face_images[10:]])
+    settings = RasterSettings(patch_size=2, scales=1)
+    model = LatentPatch("embedded", components=8, settings=settings).fit(images, groups=False)
+    noise = torch.rand(3, model.noise_dim, generator=torch.Generator().manual_seed(0))
+    expected = model(noise)
+    if format == "onnx":
+        pytest.importorskip("onnxscript", reason="onnxscript is not installed: ONNX was not tested")
+        ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: ONNX was not run")
+        export(model, tmp_path, only=("generate", "edit"))
+        sessions = {name: ort.InferenceSession(str(tmp_path / f"{name}.onnx")) for name in ("generate", "edit")}
+        found, index = map(torch.from_numpy, sessions["generate"].run(None, {"noise": noise.numpy()}))
+        mask = torch.zeros(2, 64, 64, dtype=torch.bool)
+        mask[:, 16:48, 16:48] = True
+        pairs = {"image": torch.stack([grey_images[0], grey_images[1]]), "mask": mask, "donor": images[[2, 11]]}
+        edited = torch.from_numpy(sessions["edit"].run(None, {k: v.numpy() for k, v in pairs.items()})[0])
+        alone = [model.edit(*each).images for each in zip(pairs["image"], pairs["donor"], mask, strict=True)]
+        torch.testing.assert_close(edited, torch.cat(alone), atol=1 / 255, rtol=0)
+        assert [chroma(each[None]) == 0 for each in edited] == [chroma(each[None]) == 0 for each in images[[2, 11]]]
     else:
-        assert chroma(images) == 0
+        export(model, tmp_path, "pt2", only=("generate",))
+        found, index = torch.export.load(tmp_path / "generate.pt2").module()(noise)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(noise), expected, atol=1e-6, rtol=0)
+        whole = torch.export.export(model, (noise,), strict=False).module()
+        torch.testing.assert_close(whole(noise), expected, atol=1e-6, rtol=0)
+    assert torch.equal(index, model.search(noise))
+    torch.testing.assert_close(found, expected, atol=1 / 255, rtol=0)
+    if kind == "white":
+        assert float(found[:, :, :4].min()) == 1
+    else:
+        is_grey = model.bank.grey[index].flatten(1).all(1)
+        assert 0 < int(is_grey.sum()) < 3
+        assert [chroma(each[None]) == 0 for each in found] == is_grey.tolist()
+
+
+def test_compiled_models_follow_changes_of_the_bank(grey_images: Tensor, face_images: Tensor) -> None:
+    settings = RasterSettings(patch_size=2, scales=1)
+    model = LatentPatch("embedded", components=8, settings=settings).fit(face_images[:6], groups=False)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    noise = torch.rand(2, model.noise_dim)
+    assert chroma(compiled(noise)) > 0.1
+    model.add(grey_images[6:], ids=[f"grey-{i}" for i in range(6)])
+    assert model.bank.has_grey
+    model.remove([str(i) for i in range(6)])
+    assert chroma(compiled(noise)) == 0
+    assert model.subset(torch.arange(3)).bank.has_grey
+
+
+def test_files_of_older_versions_have_nothing_in_common(
+    grey_images: Tensor, white: LatentPatch, tmp_path: Path
+) -> None:
+    for model in (LatentPatch("embedded", components=8).fit(grey_images), white):
+        state = model.state_dict()
+        record = {name: value for name, value in unpack(state["bank._extra_state"]).items() if name not in FACTS}
+        old = LatentPatch("embedded", components=8)
+        old.load_state_dict({k: v for k, v in state.items() if k != "bank.masks"} | {"bank._extra_state": pack(record)})
+        assert not old.bank.has_grey
+        assert not len(old.bank.grounds)
+        index = model.generate(1).index
+        latents = model.latents_at(index, "detail")
+        plain = model.add_residuals(model.decode_latents(latents), index, latents)
+        assert torch.equal(old.decode(index, "detail"), plain)
+        old.save(tmp_path / "old.safetensors")
+        assert torch.equal(LatentPatch.load(tmp_path / "old.safetensors").decode(index, "detail"), plain)
