@@ -94,7 +94,7 @@ class SourceBank(StoredSources):
     def _set_ground(self, common: Common | None) -> None:
         """Keep grounds and masks where all sources share some of it, and drop them where they do not."""
         if common is None or not is_shared(common.grounds, common.masks[:: self.variants.count]):
-            self.grounds, self.masks = self.grounds.new_zeros(0, 3), self.masks.new_zeros(0, 0, 0, 0)
+            self.grounds, self.masks = self.grounds.new_zeros(0, 2, 3), self.masks.new_zeros(0, 0, 0, 0)
         else:
             self.grounds = common.grounds
             self.masks = common.masks if self.mapped else common.masks.to(self.keys.device)
@@ -359,7 +359,7 @@ class SourceBank(StoredSources):
 
     @property
     def ground_bounds(self) -> Tensor:
-        """The least and the greatest color of the ground in all sources: ``(2, 3)`` in [0, 1]."""
+        """The least and the greatest color of all grounds at the top and the bottom: ``(2, 2, 3)`` in [0, 1]."""
         return torch.stack([self.grounds.amin(0), self.grounds.amax(0)]) / 255
 
     def keys_of(self, latents: Tensor, pca: PCA) -> Tensor:

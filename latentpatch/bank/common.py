@@ -1,8 +1,9 @@
-"""Facts that sources have in common: no color, and a ground of one color.
+"""Facts that sources have in common: no color, and a ground such as white paper.
 
 A decoder gives grey pictures a tint of some levels, and white grounds spots. So a bank remembers of each source whether
-it is grey. Where all sources have a ground of one color, and share a part of it, the bank also remembers the pixels of
-each source's ground: a bit a pixel. Both are facts of single sources, so that they come and go with them.
+it is grey. A ground has one color, or fades evenly from one at the top to one at the bottom. Where all sources have the
+same ground, and share a part of it, the bank also remembers the pixels of each source's ground: a bit a pixel. All are
+facts of single sources, so that they come and go with them.
 
 A picture whose sources are all grey is made grey. A pixel that is ground in all sources that meet there is clamped to
 the colors that the ground has in the sources.
@@ -24,7 +25,7 @@ __all__ = [
     "Common",
     "clamp_ground",
     "encode_common",
-    "have_one_color",
+    "have_one_ground",
     "is_grey",
     "is_shared",
     "mask_depth",
@@ -32,8 +33,12 @@ __all__ = [
 ]
 
 _LEVELS = 255.0
-#: Levels that channels of a grey pixel may differ by, and those of a ground from its commonest color. JPEG moves both.
+#: Levels that channels of a grey pixel may differ by. JPEG moves them.
 _TOLERANCE = 2
+#: Levels that pixels of a ground may lie from its color. JPEG moves them, and the color is rounded.
+_GROUND_TOLERANCE = 2.5
+#: Levels that pixels of a border may lie from a ground, in each step of fitting it to them.
+_FIT_LIMITS = (16, 8, 4, 3)
 #: Levels that the grounds of all sources may lie apart to be one.
 _APART = 4
 #: Weights of red, green and blue in the luminance of a grey picture (ITU-R BT.601).
@@ -45,7 +50,7 @@ class Common(NamedTuple):
 
     Attributes:
         grey: ``(S,)`` bool, whether a source has no color.
-        grounds: ``(S, 3)`` uint8, the color of its ground.
+        grounds: ``(S, 2, 3)`` uint8, the color of its ground at the top and at the bottom.
         masks: ``(B, h, w, m)`` uint8, the pixels of the ground: four quarters a cell, a bit a pixel in reading order.
     """
 
@@ -63,7 +68,7 @@ def mask_depth(side: int) -> int:
 def encode_common(pictures: Tensor, side: int, has_masks: bool = True) -> Common:
     """Return the facts of pictures ``(N, 3, H, W)`` in [0, 1].
 
-    A picture's ground is the commonest color of its border, wherever pixels have it.
+    A picture's ground begins with the commonest color of its border; pixels are ground wherever they have its color.
 
     Args:
         pictures: of whole cells.
@@ -72,19 +77,45 @@ def encode_common(pictures: Tensor, side: int, has_masks: bool = True) -> Common
     """
     levels = (pictures.float() * _LEVELS).round().long().clamp(0, 255)
     grey = is_grey(pictures)
-    codes = levels[:, 0] * 65536 + levels[:, 1] * 256 + levels[:, 2]
-    border = torch.cat([codes[:, 0], codes[:, -1], codes[:, :, 0], codes[:, :, -1]], 1).cpu().mode(1).values
-    ground = torch.stack([border // 65536, border // 256 % 256, border % 256], 1).to(levels.device)[:, :, None, None]
-    grounds = ground[:, :, 0, 0].to(torch.uint8)
+    grounds = _grounds(levels)
     count, height, width = len(levels), levels.shape[2] // side, levels.shape[3] // side
     if not has_masks or not can_have_residuals(side):
-        return Common(grey.cpu(), grounds.cpu(), levels.new_zeros((count, height, width, 0), dtype=torch.uint8))
+        return Common(grey.cpu(), grounds, levels.new_zeros((count, height, width, 0), dtype=torch.uint8))
     half = side // 2
-    is_ground = ((levels - ground).abs() <= _TOLERANCE).all(1, keepdim=True)
+    ground = _in_rows(grounds.to(levels.device).double(), levels.shape[2])
+    is_ground = ((levels - ground).abs() <= _GROUND_TOLERANCE).all(1, keepdim=True)
     bits = is_ground.view(count, height, 2, half, width, 2, half).permute(0, 1, 4, 2, 5, 3, 6)
     bits = F.pad(bits.reshape(count, height, width, 4, half**2).long(), (0, -(half**2) % 8)).unflatten(4, (-1, 8))
     packed = (bits << torch.arange(8, device=bits.device)).sum(5).to(torch.uint8)
-    return Common(grey.cpu(), grounds.cpu(), packed.flatten(3))
+    return Common(grey.cpu(), grounds, packed.flatten(3))
+
+
+def _grounds(levels: Tensor) -> Tensor:
+    """Return the grounds ``(N, 2, 3)`` uint8 on the CPU of pictures ``(N, 3, H, W)`` int64 in levels.
+
+    Fitted to the border: from the commonest color on, by least squares, to fewer and fewer of the pixels.
+    """
+    height, width = levels.shape[2:]
+    border = torch.cat([levels[:, :, 0], levels[:, :, -1], levels[:, :, :, 0], levels[:, :, :, -1]], 2).cpu()
+    common = (border[:, 0] * 65536 + border[:, 1] * 256 + border[:, 2]).mode(1).values
+    color = torch.stack([common // 65536, common // 256 % 256, common % 256], 1)
+    down = torch.linspace(0, 1, height, dtype=torch.float64)
+    down = torch.cat([down.new_zeros(width), down.new_ones(width), down, down])
+    basis = torch.stack([1 - down, down], 1)
+    ends = color[:, None].repeat(1, 2, 1).double()
+    for limit in _FIT_LIMITS:
+        error = border.movedim(1, 2) - basis @ ends
+        near = (error.abs() <= limit).all(2).double()
+        # The unit matrix keeps an end where it is if no pixel tells of it.
+        square = torch.einsum("np,pi,pj->nij", near, basis, basis) + torch.eye(2, dtype=torch.float64)
+        ends = ends + torch.linalg.solve(square, torch.einsum("np,pi,npc->nic", near, basis, error))
+    return ends.round().clamp(0, 255).to(torch.uint8)
+
+
+def _in_rows(ends: Tensor, height: int) -> Tensor:
+    """Return the colors of rows ``(N, 3, height, 1)`` between those at the top and the bottom, ``(N, 2, 3)``."""
+    top, bottom = ends[:, 0, :, None, None], ends[:, 1, :, None, None]
+    return top + (bottom - top) * torch.linspace(0, 1, height, dtype=ends.dtype, device=ends.device)[:, None]
 
 
 def is_grey(pictures: Tensor) -> Tensor:
@@ -93,14 +124,14 @@ def is_grey(pictures: Tensor) -> Tensor:
     return (levels.amax(1) - levels.amin(1)).flatten(1).amax(1) <= _TOLERANCE
 
 
-def have_one_color(grounds: Tensor) -> bool:
-    """Return whether grounds ``(S, 3)`` uint8 have nearly one color."""
+def have_one_ground(grounds: Tensor) -> bool:
+    """Return whether grounds ``(S, 2, 3)`` uint8 have nearly the same colors."""
     return int((grounds.amax(0).int() - grounds.amin(0).int()).max()) <= _APART
 
 
 def is_shared(grounds: Tensor, masks: Tensor) -> bool:
-    """Return whether all sources have a ground of nearly one color, and some pixel of it in common."""
-    if not len(grounds) or not masks.numel() or not have_one_color(grounds):
+    """Return whether all sources have nearly the same ground, and some pixel of it in common."""
+    if not len(grounds) or not masks.numel() or not have_one_ground(grounds):
         return False
     return bool(np.bitwise_and.reduce(masks.cpu().numpy(), 0).any())
 
@@ -125,11 +156,11 @@ def clamp_ground(
         images: ``(N, 3, H, W)`` in [0, 1].
         index: ``(N, h, w)`` int64, the source of each cell; cells of -1 have no ground.
         gather: ``(N, h, w, 4)`` int64 sources of the quarters of cells -> ``(N, h, w, 4, m / 4)`` uint8 masks.
-        bounds: ``(2, 3)``, the least and the greatest color of the ground in [0, 1].
+        bounds: ``(2, 2, 3)``, the least and the greatest color of the ground at the top and the bottom, in [0, 1].
         part: the index maps of the images; the others are gathered, too.
     """
     half = images.shape[2] // index.shape[1] // 2
-    low, high = bounds.to(images)[:, :, None, None]
+    low, high = _in_rows(bounds.to(images), images.shape[2])
     clamped = torch.minimum(torch.maximum(images, low), high)
     common: Tensor | None = None
     for sources in quarters(index):

@@ -21,7 +21,7 @@ from ..runs.processes import ALONE, Processes
 from ..runs.progress import progress as progress_bar
 from .augmentation import Variants
 from .checks import check_ids
-from .common import Common, encode_common, have_one_color, mask_depth
+from .common import Common, encode_common, have_one_ground, mask_depth
 from .residuals import can_have_residuals, encode_residuals
 
 __all__ = ["EncodedSources", "Sources", "encode_sources"]
@@ -96,7 +96,7 @@ def encode_sources(
             rows.append(latents)
             found = _common(stacked.to(device), side, variants, has_ground)
             facts.append(found._replace(masks=found.masks[:0]))
-            has_ground = has_ground and have_one_color(torch.cat([each.grounds for each in facts]))
+            has_ground = has_ground and have_one_ground(torch.cat([each.grounds for each in facts]))
             if has_ground and mask_depth(side):  # most sources have none: room is made when the first ones do
                 if masks is None:
                     shape_of_masks = (*grid, mask_depth(side))

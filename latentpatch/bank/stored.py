@@ -50,7 +50,8 @@ class StoredSources(FittedModule):
         grouping: the rule by which sources count as one (:mod:`latentpatch.bank.grouping`).
         group_numbers: ``(S,)`` int64 on the CPU, the group of each image, numbered from 0 by first appearance.
         has_grey: whether any of the images has no color, see :attr:`grey`.
-        grounds: ``(S, 3)`` uint8 on the CPU, the colors of the images' grounds; ``(0, 3)`` where they share none.
+        grounds: ``(S, 2, 3)`` uint8 on the CPU, the colors of the images' grounds at the top and the bottom; of no
+            images where they share none.
         mapped: whether keys and latents are in a file (:mod:`latentpatch.io.mmap`) and too large to be read
             beforehand. Values are then checked when they are used, :meth:`digest` is what the file says, and
             latents stay where they are when the module moves to another device.
@@ -73,7 +74,7 @@ class StoredSources(FittedModule):
         self.attributes: list[dict[str, str]] = []
         self.variants = Variants()
         self.grouping, self.group_numbers = Grouping(), torch.zeros(0, dtype=torch.int64)
-        self.grey, self.grounds = torch.zeros(0, dtype=torch.bool), torch.zeros(0, 3, dtype=torch.uint8)
+        self.grey, self.grounds = torch.zeros(0, dtype=torch.bool), torch.zeros(0, 2, 3, dtype=torch.uint8)
         self.mapped = False
         self._file: str | Path = "the bank's file"
         self._keys_unchecked = False
@@ -266,7 +267,7 @@ class StoredSources(FittedModule):
         if not bool(((numbers >= 0) & (numbers < count)).all()):
             raise ValueError(f"grey must be numbers of {count} sources, got {numbers.tolist()}")
         self.grey = torch.zeros(count, dtype=torch.bool).index_fill(0, numbers, True)
-        self.grounds = torch.tensor(record.get("grounds", []), dtype=torch.uint8).view(-1, 3)
+        self.grounds = torch.tensor(record.get("grounds", []), dtype=torch.uint8).view(-1, 2, 3)
         self._claimed_digest, self._keys_unchecked = None, self.mapped
         if self.mapped:
             check_layout(self)

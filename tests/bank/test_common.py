@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentpatch import LatentPatch, RasterSettings
 from latentpatch.bank import format as modelfile
-from latentpatch.bank.common import encode_common, have_one_color, is_shared
+from latentpatch.bank.common import encode_common, have_one_ground, is_shared
 from latentpatch.bank.fitted_module import pack, unpack
 from latentpatch.bank.residuals import quarters
 from latentpatch.bank.sharded import ShardedBank
@@ -144,12 +144,12 @@ def test_what_shares_nothing_stores_nothing(face_images: Tensor) -> None:
     assert not len(model.bank.grounds)
     assert not model.bank.grey.any()
     found = encode_common(torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)]), 16)
-    assert not have_one_color(found.grounds)
+    assert not have_one_ground(found.grounds)
     halves = torch.zeros(2, 3, 32, 32)
     halves[0, :, 16:], halves[1, :, :16] = 1, 1
     halves[:, :, :, 0] = torch.tensor([0.3, 0.3])[:, None, None]
     found = encode_common(halves, 16)
-    assert not is_shared(torch.zeros(2, 3, dtype=torch.uint8), found.masks[:, :, :, :0])
+    assert not is_shared(torch.zeros(2, 2, 3, dtype=torch.uint8), found.masks[:, :, :, :0])
 
 
 def test_files_hold_grounds_read_or_mapped(
