@@ -35,8 +35,8 @@ __all__ = [
 _LEVELS = 255.0
 #: Levels that channels of a grey pixel may differ by. JPEG moves them.
 _TOLERANCE = 2
-#: Levels that pixels of a ground may lie from its color. JPEG moves them, and the color is rounded.
-_GROUND_TOLERANCE = 2.5
+#: Levels that pixels of a ground may lie from its color. JPEG moves them by two; both are rounded.
+_GROUND_TOLERANCE = 3
 #: Levels that pixels of a border may lie from a ground, in each step of fitting it to them.
 _FIT_LIMITS = (16, 8, 4, 3)
 #: Levels that the grounds of all sources may lie apart to be one.
@@ -130,8 +130,8 @@ def have_one_ground(grounds: Tensor) -> bool:
 
 
 def is_shared(grounds: Tensor, masks: Tensor) -> bool:
-    """Return whether all sources have nearly the same ground, and some pixel of it in common."""
-    if not len(grounds) or not masks.numel() or not have_one_ground(grounds):
+    """Return whether all sources, at least two, have nearly the same ground, and some pixel of it in common."""
+    if len(grounds) < 2 or not masks.numel() or not have_one_ground(grounds):
         return False
     return bool(np.bitwise_and.reduce(masks.cpu().numpy(), 0).any())
 

@@ -74,7 +74,8 @@ class StoredSources(FittedModule):
         self.attributes: list[dict[str, str]] = []
         self.variants = Variants()
         self.grouping, self.group_numbers = Grouping(), torch.zeros(0, dtype=torch.int64)
-        self.grey, self.grounds = torch.zeros(0, dtype=torch.bool), torch.zeros(0, 2, 3, dtype=torch.uint8)
+        self.grey = torch.zeros(0, dtype=torch.bool, device="cpu")
+        self.grounds = torch.zeros(0, 2, 3, dtype=torch.uint8, device="cpu")
         self.mapped = False
         self._file: str | Path = "the bank's file"
         self._keys_unchecked = False
@@ -263,11 +264,11 @@ class StoredSources(FittedModule):
         self.grouping = Grouping(**record.get("grouping", {}))  # older files have none
         numbers = record.get("groups")
         self.group_numbers = torch.arange(len(self.sources)) if numbers is None else torch.tensor(numbers)
-        numbers, count = torch.tensor(record.get("grey", []), dtype=torch.int64), len(self.sources)
+        numbers, count = torch.tensor(record.get("grey", []), dtype=torch.int64, device="cpu"), len(self.sources)
         if not bool(((numbers >= 0) & (numbers < count)).all()):
             raise ValueError(f"grey must be numbers of {count} sources, got {numbers.tolist()}")
-        self.grey = torch.zeros(count, dtype=torch.bool).index_fill(0, numbers, True)
-        self.grounds = torch.tensor(record.get("grounds", []), dtype=torch.uint8).view(-1, 2, 3)
+        self.grey = torch.zeros(count, dtype=torch.bool, device="cpu").index_fill(0, numbers, True)
+        self.grounds = torch.tensor(record.get("grounds", []), dtype=torch.uint8, device="cpu").view(-1, 2, 3)
         self._claimed_digest, self._keys_unchecked = None, self.mapped
         if self.mapped:
             check_layout(self)

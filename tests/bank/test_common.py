@@ -138,6 +138,19 @@ def test_grounds_of_any_color_but_one(white_images: Tensor, color: Sequence[floa
     assert not LatentPatch("embedded", components=8).fit(images).bank.masks.numel()
 
 
+def test_a_ground_may_fade_from_the_top_to_the_bottom(white_images: Tensor) -> None:
+    down = torch.linspace(0, 1, 64)[:, None]
+    ground = ((1 - down) * torch.tensor([210, 215, 180])[:, None, None] + down * 230).round() / 255
+    ground = ground.expand(3, 64, 64)
+    images = torch.where((white_images > 0.99).all(1, keepdim=True), ground, white_images * 0.7)
+    images[:, :, -3:, 20:50] = 0.2  # an object that is cut off
+    assert encode_common(images, 16).grounds.tolist() == [[[210, 215, 180], [230, 230, 230]]] * 12
+    model = LatentPatch("embedded", components=8).fit(images)
+    found = model.generate(2).images[:, :, :, :4]
+    torch.testing.assert_close(found, ground[None, :, :, :4].expand_as(found), atol=0.51 / 255, rtol=0)
+    assert not LatentPatch("embedded", components=8).fit(images[:1]).bank.masks.numel(), "one source shares nothing"
+
+
 def test_what_shares_nothing_stores_nothing(face_images: Tensor) -> None:
     model = LatentPatch("embedded", components=8).fit(face_images)
     assert "bank.masks" not in model.state_dict()
