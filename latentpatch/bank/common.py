@@ -35,8 +35,10 @@ __all__ = [
 _LEVELS = 255.0
 #: Levels that channels of a grey pixel may differ by. JPEG moves them.
 _TOLERANCE = 2
-#: Levels that pixels of a ground may lie from its color. JPEG moves them by two; both are rounded.
+#: Levels that the luminance of a ground may lie from that of its color. JPEG moves them by two; both are rounded.
 _GROUND_TOLERANCE = 3
+#: The same of single channels: JPEG moves the color of whole blocks beside an object, and shadows have little color.
+_CHANNEL_TOLERANCE = 8
 #: Levels that pixels of a border may lie from a ground, in each step of fitting it to them.
 _FIT_LIMITS = (16, 8, 4, 3)
 #: Levels that the grounds of all sources may lie apart to be one.
@@ -83,7 +85,9 @@ def encode_common(pictures: Tensor, side: int, has_masks: bool = True) -> Common
         return Common(grey.cpu(), grounds, levels.new_zeros((count, height, width, 0), dtype=torch.uint8))
     half = side // 2
     ground = _in_rows(grounds.to(levels.device).double(), levels.shape[2])
-    is_ground = ((levels - ground).abs() <= _GROUND_TOLERANCE).all(1, keepdim=True)
+    error = levels - ground
+    is_ground = (error.abs() <= _CHANNEL_TOLERANCE).all(1, keepdim=True)
+    is_ground &= _luminance(error).abs() <= _GROUND_TOLERANCE
     bits = is_ground.view(count, height, 2, half, width, 2, half).permute(0, 1, 4, 2, 5, 3, 6)
     bits = F.pad(bits.reshape(count, height, width, 4, half**2).long(), (0, -(half**2) % 8)).unflatten(4, (-1, 8))
     packed = (bits << torch.arange(8, device=bits.device)).sum(5).to(torch.uint8)
@@ -138,9 +142,12 @@ def is_shared(grounds: Tensor, masks: Tensor) -> bool:
 
 def without_color(images: Tensor, is_grey: Tensor | None = None) -> Tensor:
     """Return images ``(N, 3, H, W)``, the grey ones among them ``(N,)`` bool by their luminance alone; None for all."""
-    weights = images.new_tensor(_LUMINANCE)[:, None, None]
-    grey = (images * weights).sum(1, keepdim=True)
+    grey = _luminance(images)
     return grey.repeat(1, 3, 1, 1) if is_grey is None else torch.where(is_grey[:, None, None, None], grey, images)
+
+
+def _luminance(images: Tensor) -> Tensor:
+    return (images * images.new_tensor(_LUMINANCE)[:, None, None]).sum(1, keepdim=True)
 
 
 def clamp_ground(
