@@ -15,7 +15,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,11 @@ COLUMNS = {
 }
 
 
+#: Distances of identities below which pictures are counted, and the columns of the table of identities.
+BELOW = (0.25, 0.3)
+IDENTITY_COLUMNS = ("identity_below_0.25", "identity_below_0.3", "distance", "diversity", "largest_share")
+
+
 class Results:
     """The parts of the documents, each made by a method of its name."""
 
@@ -77,13 +82,13 @@ class Results:
             self.latentpatch("fit", self.options.sources, "--autoencoder", name, *variants, "-o", path)
         return path
 
-    def evaluate(self, name: str, table: str, seeds: int, mirrored: bool = False) -> Path:
+    def evaluate(self, name: str, table: str, seeds: int, mirrored: bool = False, more: Sequence[object] = ()) -> Path:
         """Evaluate a table, reusing its finished rows; return the folder."""
         folder = self.out / f"{table}-{name.split(':')[0]}"
         self.latentpatch(
             "evaluate", self.fit(name, mirrored), "--autoencoder", name, "--originals", self.options.sources,
             "--held-out", self.options.held_out, "--features", self.options.features, "--precision", "bfloat16",
-            "--table", TABLES / f"{table}.json", "--seeds", seeds, "-o", folder,
+            "--table", TABLES / f"{table}.json", "--seeds", seeds, *more, "-o", folder,
         )  # fmt: skip
         return folder
 
@@ -166,6 +171,40 @@ class Results:
                     rows.append({**row, "name": f"{row['name']} | {name.split(':')[0]}"})
         rows.sort(key=lambda row: row["name"].split(" | ")[0])
         fill(DOCS / "embedded.md", "autoencoders", table_of(rows, ("distance", "diversity", "largest_share"), 2))
+
+    def identity(self) -> None:
+        """Compare ways by whom one recognizes, and plot this against the distance; needs --identity."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        if self.options.identity is None:
+            raise SystemExit("identity: needs --identity, as latentpatch evaluate does")
+        more = ("--identity", self.options.identity, "--identity-below", *BELOW)
+        figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
+        lines = []
+        for name, colour in (("embedded", "tab:blue"), (self.options.taef2, "tab:orange")):
+            kind, points = name.split(":")[0], []
+            for row in read_rows(self.evaluate(name, "identity", 2, more=more)):
+                values = [row["figures"][column]["value"] for column in IDENTITY_COLUMNS]
+                title = "the sources themselves" if row["copies"] else row["name"]
+                lines.append(f"| {title} | {kind} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
+                if not row["copies"]:
+                    points.append((values[1], values[2], title))
+            axes.plot(*zip(*[point[:2] for point in points], strict=True), "o", color=colour, label=kind)
+            for recognized, distance, title in points:
+                axes.annotate(title, (recognized, distance), (6, 4), textcoords="offset points", fontsize=8)
+        axes.set(
+            xlabel=f"part of the pictures nearer than {BELOW[1]:g} to a source", ylabel="distance to held-out pictures"
+        )
+        axes.set(yscale="log", yticks=[1, 1.5, 2, 3, 4], yticklabels=["1", "1.5", "2", "3", "4"])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(DOCS / "images" / "identity.png", dpi=110)
+        head = "| | | below 0.25 | below 0.30 | distance | diversity | largest share |\n|---|---|---|---|---|---|---|"
+        fill(DOCS / "results.md", "identity", "\n".join([head, *lines]))
 
     def frontier(self) -> None:
         """Plot distance against the largest share, from all tables of taef2 and 500 sources."""
@@ -282,6 +321,7 @@ PARTS: dict[str, Callable[[Results], None]] = {
         Results.few,
         Results.settings,
         Results.frontier,
+        Results.identity,
         Results.autoencoders,
     )
 }
@@ -294,6 +334,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--everybody", type=Path, help="pictures that head the README")
     parser.add_argument("--features", default="latents", help="as for latentpatch evaluate")
+    parser.add_argument("--identity", help="as for latentpatch evaluate; the part of its name needs it")
     parser.add_argument("--taef2", default="taef2", metavar="NAME[:PATH]", help="the large autoencoder (taef2)")
     parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS))
     options = parser.parse_args()
