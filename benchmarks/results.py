@@ -1,8 +1,8 @@
 """Make all tables and pictures of the documents.
 
-    python benchmarks/results.py SOURCES HELD_OUT -o OUT --features YARDSTICK.py [--everybody ALL] [--only NAME ...]
+    python benchmarks/results.py SOURCES HELD_OUT -o OUT --features YARDSTICK.py [--only NAME ...]
 
-SOURCES and HELD_OUT are folders or lists of pictures, ALL the pictures that head the README (by default SOURCES).
+SOURCES and HELD_OUT are folders or lists of pictures.
 Each part can be made alone. Models, evaluations and pictures are written to OUT, and reused from there; pictures of
 the documents to docs/images, and tables into the documents, between ``<!-- table NAME -->`` and ``<!-- end -->``. On
 two cores the whole takes some hours, nearly all of them in taef2's decoder.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from latentpatch import LatentPatch
 from latentpatch.io.images import identifiers, list_images
@@ -94,19 +94,41 @@ class Results:
 
     # --- parts -----------------------------------------------------------------------------------------
 
-    def faces(self) -> None:
-        """Make the README's first pictures."""
-        everybody = self.options.everybody or self.options.sources
-        folder = self.out / "faces"
-        self.latentpatch("generate", everybody, "-n", 16, "--autoencoder", self.options.taef2, "-o", folder)
+    def demo(self) -> None:
+        """Make the pictures of the demo, and explain one."""
+        folder = self.out / "demo"
+        self.latentpatch("generate", EXAMPLES, "-n", 16, "-o", folder)
         save_jpeg(folder / "grid.png", DOCS / "images" / "faces.jpg")
         Image.open(folder / "provenance.png").save(DOCS / "images" / "provenance.png", optimize=True)
-
-    def explanation(self) -> None:
-        """Explain a picture of the demo."""
-        self.latentpatch("generate", EXAMPLES, "-n", 16, "-o", self.out / "demo")
-        self.latentpatch("explain", self.out / "demo" / "0003.png", EXAMPLES, "-o", self.out / "why")
+        self.latentpatch("explain", folder / "0003.png", EXAMPLES, "-o", self.out / "why")
         save_jpeg(self.out / "why" / "explanation.png", DOCS / "images" / "explanation.jpg")
+
+    def sixteen(self) -> None:
+        """Make the README's first picture, and the same with another preset."""
+        sources = list_images(EXAMPLES)[:16]
+        for preset, name in (("few", "few"), ("balanced", "few-balanced")):
+            folder = self.out / f"sixteen-{preset}"
+            self.latentpatch("generate", *sources, "--preset", preset, "--mirrored", "-n", 32, "-o", folder)
+            made = [folder / f"{number:04d}.png" for number in range(32)]
+            sheet = titled([("Sixteen pictures in", sources), ("The first thirty-two out", made)])
+            sheet.save(DOCS / "images" / f"{name}.jpg", quality=88, optimize=True)
+
+    def editing(self) -> None:
+        """Make the pictures of the page on editing."""
+        face, other = EXAMPLES / "portrait-24.jpg", EXAMPLES / "portrait-11.jpg"
+        edited = self.out / "edited"
+        self.latentpatch("edit", face, "--donor", other, "--box", "64,128,192,224", "--composite", "-o", edited)
+        sheet = titled([("A picture, the donor, and the result", [face, other, edited / "0000.png"])], 3, 256)
+        sheet.save(DOCS / "images" / "edit.jpg", quality=88, optimize=True)
+        others = [path for path in list_images(EXAMPLES) if path != face]
+        filled = self.out / "filled"
+        pictures = []
+        for sampler in ("raster", "diffusion"):
+            how = ("--box", "80,128,176,224", "-n", 4, "--sampler", sampler, "-o", filled / sampler)
+            self.latentpatch("inpaint", *others, "--image", face, *how)
+            pictures.append((f"Filled by {sampler}", [filled / sampler / f"000{number}.png" for number in range(4)]))
+        sheet = titled(pictures, 4, 192)
+        sheet.save(DOCS / "images" / "inpaint.jpg", quality=88, optimize=True)
 
     def thirty(self) -> None:
         """Make the same thirty seeds with both autoencoders."""
@@ -260,6 +282,20 @@ def farthest(model: LatentPatch, count: int) -> list[int]:
     return chosen
 
 
+def titled(groups: Sequence[tuple[str, Sequence[Path]]], columns: int = 8, side: int = 160) -> Image.Image:
+    """Return pictures in rows, each group below its title."""
+    heights = [44 + -(-len(paths) // columns) * side for _, paths in groups]
+    sheet = Image.new("RGB", (columns * side, sum(heights)), "white")
+    top = 0
+    for (title, paths), height in zip(groups, heights, strict=True):
+        ImageDraw.Draw(sheet).text((4, top + 8), title, fill="black", font=ImageFont.load_default(26))
+        for number, path in enumerate(paths):
+            picture = Image.open(path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(picture, (number % columns * side, top + 44 + number // columns * side))
+        top += height
+    return sheet
+
+
 def save_jpeg(picture: Path, to: Path) -> None:
     """Save a picture as a JPEG for the documents."""
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -312,8 +348,9 @@ def fill(document: Path, name: str, table: str) -> None:
 PARTS: dict[str, Callable[[Results], None]] = {
     part.__name__: part
     for part in (
-        Results.faces,
-        Results.explanation,
+        Results.demo,
+        Results.sixteen,
+        Results.editing,
         Results.thirty,
         Results.varied,
         Results.presets,
@@ -332,7 +369,6 @@ def main() -> None:
     parser.add_argument("sources", type=Path)
     parser.add_argument("held_out", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--everybody", type=Path, help="pictures that head the README")
     parser.add_argument("--features", default="latents", help="as for latentpatch evaluate")
     parser.add_argument("--identity", help="as for latentpatch evaluate; the part of its name needs it")
     parser.add_argument("--taef2", default="taef2", metavar="NAME[:PATH]", help="the large autoencoder (taef2)")

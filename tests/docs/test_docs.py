@@ -96,7 +96,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             shutil.copy(PORTRAITS / name, tmp_path / target)
     shutil.copytree(ROOT / "examples" / "robots", tmp_path / "robots")
     shutil.copy(PORTRAITS / "portrait-24.jpg", tmp_path / "face.jpg")
-    shutil.copy(PORTRAITS / "portrait-03.jpg", tmp_path / "other.jpg")
+    shutil.copy(PORTRAITS / "portrait-11.jpg", tmp_path / "other.jpg")
     mask = Image.new("L", (256, 256))
     ImageDraw.Draw(mask).rectangle((80, 128, 175, 223), fill=255)
     mask.save(tmp_path / "hole.png")
