@@ -389,7 +389,7 @@ class LatentPatch(PretrainedMixin, nn.Module):
         return model
 
     def get_extra_state(self) -> Tensor:
-        return pack({"components": self.components, "settings": settings_record(self.settings)})
+        return pack({"components": self.components, "settings": settings_record(self.settings, self.bank.grid)})
 
     def set_extra_state(self, state: Any) -> None:
         record = unpack(state)

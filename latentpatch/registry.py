@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .errors import SettingError, SettingTypeError
+from .methods.latent.patch_settings import PatchSettings
 from .methods.latent.settings import (
     DiffusionSettings,
     RandomCellsSettings,
@@ -301,8 +302,15 @@ def import_plugins() -> None:
             raise SettingError(PLUGINS, name, f"modules that can be imported ({error})") from error
 
 
-def settings_record(settings: Settings) -> dict[str, Any]:
-    """Return settings as JSON holds them, with the name of their sampler."""
+def settings_record(settings: Settings, grid: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """Return settings as JSON holds them, with the name of their sampler.
+
+    Args:
+        settings: of a sampler.
+        grid: of the bank, in whose cells sizes are recorded; that of an empty bank leaves them as they are.
+    """
+    if isinstance(settings, PatchSettings) and min(grid):
+        settings = settings.in_cells(grid)
     return {"sampler": SAMPLERS.name_of(settings), **settings.record()}
 
 

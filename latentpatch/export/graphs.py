@@ -14,7 +14,7 @@ from ..bank.residuals import LEVELS, fading, gains, quarters, surrounding, to_pi
 from ..errors import SettingError
 from ..methods.latent.search.keys import KEY_NORM
 from ..model import LatentPatch
-from ..ops.blending import STIFFNESS, Solver, blend_with
+from ..ops.blending import Solver, blend_with, stiffness_of
 from ..registry import SAMPLERS
 from ..settings import Settings
 
@@ -159,7 +159,7 @@ class Blended(nn.Module):
     def __init__(self, sources: Sources, model: LatentPatch) -> None:
         super().__init__()
         self.sources = sources
-        solver = Solver.of(*model.bank.grid, STIFFNESS, torch.device("cpu"))
+        solver = Solver.of(*model.bank.grid, stiffness_of(model.bank.grid), torch.device("cpu"))
         for name, part in solver._asdict().items():
             self.register_buffer(name, part)
 

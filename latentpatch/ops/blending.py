@@ -16,12 +16,18 @@ import torch
 from torch import Tensor
 
 from .decodings import DECODINGS
+from .grids import grid_scale
 
-__all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "blend_with", "default_decoding"]
+__all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "blend_with", "default_decoding", "stiffness_of"]
 
-#: Weight of a latent's change against that of a difference between neighbors. A step of tone at a seam spreads over
-#: some 1 / sqrt(0.03) = 6 cells.
+#: Weight of a latent's change against that of a difference between neighbors, on a grid of the usual side. A step of
+#: tone at a seam spreads over some 1 / sqrt(0.03) = 6 cells there.
 STIFFNESS = 0.03
+
+
+def stiffness_of(grid: tuple[int, int]) -> float:
+    """Return the stiffness with which steps of tone spread over the same part of a grid ``(h, w)`` of any scale."""
+    return STIFFNESS / grid_scale(grid) ** 2
 
 
 def default_decoding(wanted: str, has_codebook: bool, has_residuals: bool) -> str:
@@ -37,7 +43,7 @@ def default_decoding(wanted: str, has_codebook: bool, has_residuals: bool) -> st
     return "detail" if has_residuals else "gather" if has_codebook else wanted
 
 
-def blend(gather: Callable[[Tensor], Tensor], index: Tensor, stiffness: float = STIFFNESS) -> Tensor:
+def blend(gather: Callable[[Tensor], Tensor], index: Tensor, stiffness: float | None = None) -> Tensor:
     """Return the latents of index maps, blended where sources meet.
 
     For each image and channel, the result u minimises the squared deviations of differences u(j) - u(i) between
@@ -47,14 +53,16 @@ def blend(gather: Callable[[Tensor], Tensor], index: Tensor, stiffness: float = 
     Args:
         gather: function from index maps ``(N, h, w)`` int64 to the sources' latents ``(N, L, h, w)``.
         index: ``(N, h, w)`` int64.
-        stiffness: more than 0.
+        stiffness: more than 0; by default that of :func:`stiffness_of`.
 
     Returns:
         ``(N, L, h, w)`` float32.
     """
     # A compiler keeps no caches, and warns of them.
     make = Solver.of.__wrapped__ if torch.compiler.is_compiling() else Solver.of
-    return blend_with(gather, index, make(index.shape[1], index.shape[2], stiffness, index.device))
+    height, width = index.shape[1:]
+    stiffness = stiffness_of((height, width)) if stiffness is None else stiffness
+    return blend_with(gather, index, make(height, width, stiffness, index.device))
 
 
 class Solver(NamedTuple):

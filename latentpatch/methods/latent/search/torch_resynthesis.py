@@ -69,10 +69,10 @@ def rules_of(sources: PreparedSources, settings: ResynthesisSettings, norm: int,
     height, width = sources.keys.shape[1:3]
     donors, bands = settings.num_donors(sources.pictures, has_reference), settings.bands
     assert bands is not None
-    cuts = band_cuts(sources.detail.sum(1).tolist(), settings.stride, bands) if bands > 1 else ()
+    cuts = band_cuts(sources.detail.sum(1).tolist(), settings.step, bands) if bands > 1 else ()
     costs = settings.switch_cost, settings.reuse_cost
     switch, use = (round(cost * sources.spread) if cost else 0 for cost in costs)
-    bound = score_bound(settings.patch_size, norm) * (2 if settings.symmetric else 1)
+    bound = score_bound(settings.window, norm) * (2 if settings.symmetric else 1)
     return Rules(
         settings.sweeps,
         settings.neighbors or 1,
