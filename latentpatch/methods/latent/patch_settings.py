@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import floor
 from typing import Any, TypeVar
 
-from ...errors import SettingError
+from ...errors import SettingError, SettingTypeError
 from ...ops.grids import USUAL_SIDE, grid_scale
 from ...settings import Settings, setting
 
@@ -17,7 +17,9 @@ __all__ = ["CELLS_OR_SHARE", "PATCH_SIZE_HELP", "STRIDE_HELP", "PatchSettings", 
 
 _SIZES = "patch_size", "stride"
 
-CELLS_OR_SHARE = "a number of latent cells such as 5, or a share of the grid's shorter side such as 0.3"
+CELLS_OR_SHARE = (
+    "a number of latent cells such as 5, or a share of the grid's shorter side such as 0.3, of 16 cells at least"
+)
 PATCH_SIZE_HELP = f"side of the compared patches: {CELLS_OR_SHARE}"
 STRIDE_HELP = f"side of the copied blocks: {CELLS_OR_SHARE}"
 
@@ -45,7 +47,7 @@ class PatchSettings(Settings):
         patch_size, stride = sizes = self.patch_size, getattr(self, "stride", None)
         for name, size in zip(_SIZES, sizes, strict=True):
             if isinstance(size, float) and size >= 1:
-                raise SettingError(name, size, "a number of cells, or a share above 0 and below 1.0")
+                raise SettingTypeError(name, size, "a number of cells, or a share below 1.0")
         for kind in (int, float):  # a number and a share compare only on a grid
             if isinstance(stride, kind) and isinstance(patch_size, kind) and stride > patch_size:
                 raise SettingError("stride", stride, f"at most patch_size ({patch_size:g})")
