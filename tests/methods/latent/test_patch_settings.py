@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.errors import refuses
 
 from latentpatch import (
     PRESETS,
@@ -22,7 +23,6 @@ from latentpatch.methods.latent.search.prepared import PreparedSources
 from latentpatch.methods.latent.soft import SoftSettings
 from latentpatch.ops.noise import noise_from_seeds
 from latentpatch.registry import settings_from_record, settings_record
-from tests.helpers.errors import refuses
 
 BACKENDS = ["torch", "numba"] if numba_backend.installed() else ["torch"]
 #: Patch size and stride of presets and defaults, by the grid's shorter side in cells.
