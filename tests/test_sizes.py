@@ -13,6 +13,7 @@ from latentpatch import PRESETS, LatentPatch, ResynthesisSettings
 from latentpatch.bank.format import ModelFile
 from latentpatch.export.graphs import graphs
 from latentpatch.hub import latentpatch
+from latentpatch.ops.blending import blend
 from latentpatch.ops.noise import noise_from_seeds
 from latentpatch.registry import SAMPLERS, settings_from_record
 
@@ -51,7 +52,7 @@ def test_a_preset_is_the_same_by_every_way_in(fine: LatentPatch, fine_file: Path
 
 def test_a_model_file_holds_cells(fine: LatentPatch, fine_file: Path) -> None:
     stored = ModelFile.read(fine_file).settings
-    assert stored == ResynthesisSettings(patch_size=10, stride=2)
+    assert stored == ResynthesisSettings(patch_size=10, stride=2, unit=2)
     loaded = LatentPatch.load(fine_file)
     assert torch.equal(loaded.generate(2).index, fine.generate(2).index)
     fresh = LatentPatch("pixels:2", 12)
@@ -65,8 +66,10 @@ def test_a_model_file_holds_cells(fine: LatentPatch, fine_file: Path) -> None:
 def test_records_of_cells_are_replayed_in_cells(fine: LatentPatch) -> None:
     """Of files and pictures that were written when presets were so many cells on every grid."""
     old = settings_from_record({"sampler": "resynthesis", "patch_size": 5, "stride": 1})
-    assert fine.generate(1, settings=old).settings_record()["settings"]["patch_size"] == 5
-    assert not torch.equal(fine.generate(2, settings=old).index, fine.generate(2).index)
+    made = fine.generate(2, settings=old)
+    assert made.settings_record()["settings"].items() >= {"patch_size": 5, "stride": 1, "unit": 1}.items()
+    assert not torch.equal(made.index, fine.generate(2).index)
+    assert torch.equal(made.images, fine.decode_latents(blend(fine.bank.gather, made.index)))  # as far as at 16 cells
 
 
 def test_the_commands_take_cells_and_shares(faces: Path, tmp_path: Path) -> None:

@@ -16,18 +16,17 @@ import torch
 from torch import Tensor
 
 from .decodings import DECODINGS
-from .grids import grid_scale
 
 __all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "blend_with", "default_decoding", "stiffness_of"]
 
-#: Weight of a latent's change against that of a difference between neighbors, on a grid of the usual side. A step of
-#: tone at a seam spreads over some 1 / sqrt(0.03) = 6 cells there.
+#: Weight of a latent's change against that of a difference between neighbors. A step of tone at a seam spreads over
+#: some 1 / sqrt(0.03) = 6 cells.
 STIFFNESS = 0.03
 
 
-def stiffness_of(grid: tuple[int, int]) -> float:
-    """Return the stiffness with which steps of tone spread over the same part of a grid ``(h, w)`` of any scale."""
-    return STIFFNESS / grid_scale(grid) ** 2
+def stiffness_of(unit: int) -> float:
+    """Return the stiffness with which steps of tone spread over so many times as many cells."""
+    return STIFFNESS / unit**2
 
 
 def default_decoding(wanted: str, has_codebook: bool, has_residuals: bool) -> str:
@@ -43,7 +42,7 @@ def default_decoding(wanted: str, has_codebook: bool, has_residuals: bool) -> st
     return "detail" if has_residuals else "gather" if has_codebook else wanted
 
 
-def blend(gather: Callable[[Tensor], Tensor], index: Tensor, stiffness: float | None = None) -> Tensor:
+def blend(gather: Callable[[Tensor], Tensor], index: Tensor, stiffness: float = STIFFNESS) -> Tensor:
     """Return the latents of index maps, blended where sources meet.
 
     For each image and channel, the result u minimises the squared deviations of differences u(j) - u(i) between
@@ -53,16 +52,14 @@ def blend(gather: Callable[[Tensor], Tensor], index: Tensor, stiffness: float | 
     Args:
         gather: function from index maps ``(N, h, w)`` int64 to the sources' latents ``(N, L, h, w)``.
         index: ``(N, h, w)`` int64.
-        stiffness: more than 0; by default that of :func:`stiffness_of`.
+        stiffness: more than 0.
 
     Returns:
         ``(N, L, h, w)`` float32.
     """
     # A compiler keeps no caches, and warns of them.
     make = Solver.of.__wrapped__ if torch.compiler.is_compiling() else Solver.of
-    height, width = index.shape[1:]
-    stiffness = stiffness_of((height, width)) if stiffness is None else stiffness
-    return blend_with(gather, index, make(height, width, stiffness, index.device))
+    return blend_with(gather, index, make(index.shape[1], index.shape[2], stiffness, index.device))
 
 
 class Solver(NamedTuple):

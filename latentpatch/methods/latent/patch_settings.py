@@ -13,15 +13,19 @@ from ...errors import SettingError, SettingTypeError
 from ...ops.grids import USUAL_SIDE, grid_scale
 from ...settings import Settings, setting
 
-__all__ = ["CELLS_OR_SHARE", "PATCH_SIZE_HELP", "STRIDE_HELP", "PatchSettings", "size_setting"]
+__all__ = ["CELLS_OR_SHARE", "PATCH_SIZE_HELP", "STRIDE_HELP", "UNIT_HELP", "PatchSettings", "size_setting", "unit_of"]
 
-_SIZES = "patch_size", "stride"
+_SIZES = "patch_size", "stride", "unit"
 
 CELLS_OR_SHARE = (
     "a number of latent cells such as 5, or a share of the grid's shorter side such as 0.3, of 16 cells at least"
 )
 PATCH_SIZE_HELP = f"side of the compared patches: {CELLS_OR_SHARE}"
 STRIDE_HELP = f"side of the copied blocks: {CELLS_OR_SHARE}"
+UNIT_HELP = (
+    "side of the squares of cells whose detail divides rows into bands, and over six of which the tone of a seam "
+    "spreads: a number of cells, or a share"
+)
 
 P = TypeVar("P", bound="PatchSettings")
 
@@ -44,7 +48,7 @@ class PatchSettings(Settings):
     stride: int | float | None
 
     def check_together(self) -> None:
-        patch_size, stride = sizes = self.patch_size, getattr(self, "stride", None)
+        patch_size, stride, _ = sizes = [getattr(self, name, None) for name in _SIZES]
         for name, size in zip(_SIZES, sizes, strict=True):
             if isinstance(size, float) and size >= 1:
                 raise SettingTypeError(name, size, "a number of cells, or a share below 1.0")
@@ -85,3 +89,8 @@ class PatchSettings(Settings):
         """The stride in cells, of settings that :meth:`in_cells` returned."""
         assert isinstance(self.stride, int)
         return self.stride
+
+
+def unit_of(settings: Settings, grid: tuple[int, int]) -> int:
+    """Return the unit of settings on a grid ``(h, w)``, in cells; 1 for samplers without one."""
+    return int(getattr(settings.in_cells(grid), "unit", 1)) if isinstance(settings, PatchSettings) else 1

@@ -11,7 +11,7 @@ from math import ceil, comb
 
 from ...errors import SettingError
 from ...settings import Settings, setting
-from .patch_settings import CELLS_OR_SHARE, PATCH_SIZE_HELP, STRIDE_HELP, PatchSettings, size_setting
+from .patch_settings import CELLS_OR_SHARE, PATCH_SIZE_HELP, STRIDE_HELP, UNIT_HELP, PatchSettings, size_setting
 
 __all__ = [
     "DiffusionSettings",
@@ -126,6 +126,7 @@ class ResynthesisSettings(PatchSettings):
         default_help="3; 1 if few sources",
         before=1,
     )
+    unit: int | float = size_setting(1, UNIT_HELP, before=1, is_advanced=True)
 
     def check_together(self) -> None:
         super().check_together()
@@ -250,6 +251,7 @@ class DiffusionSettings(PatchSettings):
     )
     patch_size: int | float = size_setting(4, PATCH_SIZE_HELP)
     stride: int | float = size_setting(1, STRIDE_HELP)
+    unit: int | float = size_setting(1, UNIT_HELP, before=1, is_advanced=True)
 
     def check_together(self) -> None:
         super().check_together()

@@ -44,6 +44,7 @@ def test_presets_cover_the_same_part_of_every_grid(name: str) -> None:
             resolved = SAMPLERS.of(settings).resolve(settings, Context(grid, 100))
             assert (resolved.patch_size, resolved.stride) == expected
             assert type(resolved.patch_size) is type(resolved.stride) is int
+    assert [PRESETS["balanced"].in_cells((side, side)).unit for side in (8, 16, 24, 32, 64)] == [1, 1, 2, 2, 4]
     for preset in ("faithful", "diverse"):
         assert PRESETS[preset].in_cells((64, 64)).window == 20
 
@@ -54,7 +55,7 @@ def test_other_patches_cover_the_same_part_too() -> None:
 
 
 def test_a_number_of_cells_stays_as_it_is() -> None:
-    for settings in (ResynthesisSettings(patch_size=5, stride=1), RasterSettings(patch_size=6, stride=2)):
+    for settings in (ResynthesisSettings(patch_size=5, stride=1, unit=1), RasterSettings(patch_size=6, stride=2)):
         assert settings.in_cells((64, 64)) is settings
     mixed = ResynthesisSettings(patch_size=3)
     assert [mixed.in_cells((side, side)).step for side in (16, 32, 64)] == [1, 2, 3]  # no more than the patch
@@ -63,7 +64,7 @@ def test_a_number_of_cells_stays_as_it_is() -> None:
     assert ResynthesisSettings(stride=6).in_cells((32, 32)).window == 10
 
 
-@pytest.mark.parametrize("name", ["patch_size", "stride"])
+@pytest.mark.parametrize("name", ["patch_size", "stride", "unit"])
 @pytest.mark.parametrize("value", [1.0, 5.0, float("inf"), 0.0, -0.1, "5", True])
 def test_what_is_neither_cells_nor_a_share_is_refused(name: str, value: Any) -> None:
     with refuses(name):

@@ -159,6 +159,7 @@ def resynthesis_case(seed: int, exportable: bool) -> Case:
         "bands": maybe(rng, int(rng.integers(1, 5))),
         "symmetric": bool(rng.integers(2)),
     }
+    values["unit"] = 1 + seed % 3
     if not exportable:
         values["switch_cost"] = float(rng.choice([0.0, 0.1, rng.uniform(0, 3), 100.0]))
         values["reuse_cost"] = float(rng.choice([0.0, 0.02, rng.uniform(0, 0.5), 100.0]))

@@ -16,16 +16,15 @@ def default_bands(available: int, donors: float | None, max_share: float | None)
     return 3 if possible >= 3 * group else 1
 
 
-def band_of_rows(keys: IntArray, stride: int, bands: int) -> IntArray:
+def band_of_rows(keys: IntArray, stride: int, bands: int, side: int) -> IntArray:
     """Return the band of each row of blocks.
 
     Bands have equal amounts of detail of the mean source, as nearly as rows allow. The detail of a cell is what sets it
-    apart from the nine cells around it; the border repeats its own. From 24 cells on, blocks of a sixteenth of the grid
-    count as cells.
+    apart from the nine cells around it; the border repeats its own. Squares of ``side``
+    cells count as cells.
     """
     mean = mean_key(keys)  # (h, w, r)
     height, width, depth = mean.shape
-    side = max(1, (min(height, width) + 8) // 16)
     mean = np.pad(mean, ((0, -height % side), (0, -width % side), (0, 0)), mode="edge")
     cells = mean.reshape(mean.shape[0] // side, side, -1, side, depth).transpose(1, 3, 0, 2, 4)
     mean = mean_key(cells.reshape(side**2, *cells.shape[2:]))

@@ -104,15 +104,15 @@ def mean_key(total: Tensor, count: int) -> Tensor:
     return torch.div(2 * total + count, 2 * count, rounding_mode="floor")
 
 
-def cell_detail(mean: Tensor) -> Tensor:
+def cell_detail(mean: Tensor, side: int | None = None) -> Tensor:
     """Return the detail of each cell of the mean source ``(h, w, r)``: ``(h, w)`` int64.
 
     The detail of a cell is its squared difference to the mean of the 3 x 3 cells around it, times 81. Registered
     sources have it in common where their subject is: in faces at the eyes, less at nose and mouth. Finer details are
-    much the same everywhere: on a larger grid the cells are blocks of as many cells on a side as its scale, rounded.
+    much the same everywhere: so cells may be squares of ``side`` cells, by default the grid's scale, rounded.
     """
     height, width = mean.shape[:2]
-    side = floor(grid_scale((height, width)) + 0.5)
+    side = side or floor(grid_scale((height, width)) + 0.5)
     blocks = mean_key(
         _padded(mean, 0, -height % side, 0, -width % side).unfold(0, side, side).unfold(1, side, side).sum((3, 4)),
         side**2,
