@@ -27,10 +27,9 @@ from .errors import SettingError, SettingTypeError
 from .hub import PretrainedMixin
 from .inputs import Picture, image_batch
 from .methods.base import Context, Sampler
-from .methods.latent.patch_settings import unit_of
 from .methods.latent.presets import DEFAULT_PRESET, PRESETS
 from .ops.blending import DECODINGS, blend, default_decoding, stiffness_of
-from .registry import SAMPLERS, settings_from_record, settings_record
+from .registry import SAMPLERS, settings_from_record, settings_record, unit_of
 from .runs.processes import ALONE, Processes
 from .runs.system import choose_device
 from .search_op import register, search
@@ -256,8 +255,7 @@ class LatentPatch(PretrainedMixin, nn.Module):
     def forward(self, noise: Tensor) -> Tensor:
         """Return images of uniform noise, for use inside larger models.
 
-        The choice of sources has no gradient; one reaches the decoder's weights, where they are made to
-        require it.
+        The choice of sources has no gradient; one reaches the decoder's weights, where they are made to require it.
 
         Args:
             noise: ``(N, noise_dim)`` uniforms in [0, 1), see :attr:`noise_dim`, float32 or float64 whatever the

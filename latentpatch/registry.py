@@ -48,6 +48,7 @@ __all__ = [
     "import_plugins",
     "settings_from_record",
     "settings_record",
+    "unit_of",
 ]
 
 M = TypeVar("M", bound="Method")
@@ -312,6 +313,11 @@ def settings_record(settings: Settings, grid: tuple[int, int] = (0, 0)) -> dict[
     if isinstance(settings, PatchSettings) and min(grid):
         settings = settings.in_cells(grid)
     return {"sampler": SAMPLERS.name_of(settings), **settings.record()}
+
+
+def unit_of(settings: Settings, grid: tuple[int, int]) -> int:
+    """Return the unit of settings on a grid ``(h, w)``, in cells; 1 for samplers without one."""
+    return int(getattr(settings.in_cells(grid), "unit", 1)) if isinstance(settings, PatchSettings) else 1
 
 
 def settings_from_record(record: Mapping[str, Any]) -> Settings:

@@ -12,11 +12,10 @@ from ..autoencoders.registry import Autoencoder
 from ..bank.common import clamp_ground, is_grey, without_color
 from ..bank.residuals import LEVELS, fading, gains, quarters, surrounding, to_pixels
 from ..errors import SettingError
-from ..methods.latent.patch_settings import unit_of
 from ..methods.latent.search.keys import KEY_NORM
 from ..model import LatentPatch
 from ..ops.blending import Solver, blend_with, stiffness_of
-from ..registry import SAMPLERS
+from ..registry import SAMPLERS, unit_of
 from ..settings import Settings
 
 __all__ = ["Graph", "graphs"]

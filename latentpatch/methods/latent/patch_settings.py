@@ -13,7 +13,7 @@ from ...errors import SettingError, SettingTypeError
 from ...ops.grids import USUAL_SIDE, grid_scale
 from ...settings import Settings, setting
 
-__all__ = ["CELLS_OR_SHARE", "PATCH_SIZE_HELP", "STRIDE_HELP", "UNIT_HELP", "PatchSettings", "size_setting", "unit_of"]
+__all__ = ["CELLS_OR_SHARE", "PATCH_SIZE_HELP", "STRIDE_HELP", "UNIT_HELP", "PatchSettings", "size_setting"]
 
 _SIZES = "patch_size", "stride", "unit"
 
@@ -89,8 +89,3 @@ class PatchSettings(Settings):
         """The stride in cells, of settings that :meth:`in_cells` returned."""
         assert isinstance(self.stride, int)
         return self.stride
-
-
-def unit_of(settings: Settings, grid: tuple[int, int]) -> int:
-    """Return the unit of settings on a grid ``(h, w)``, in cells; 1 for samplers without one."""
-    return int(getattr(settings.in_cells(grid), "unit", 1)) if isinstance(settings, PatchSettings) else 1

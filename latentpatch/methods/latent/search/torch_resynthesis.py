@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....ops.nearest import nearest
-from ..patch_settings import unit_of
 from ..settings import ResynthesisSettings
 from .assignment import CANDIDATES, assign
 from .bands import band_cuts, capacity
@@ -72,7 +71,7 @@ def rules_of(sources: PreparedSources, settings: ResynthesisSettings, norm: int,
     assert bands is not None
     cuts: tuple[int, ...] = ()
     if bands > 1:
-        detail = cell_detail(sources.mean, unit_of(settings, (height, width)))
+        detail = cell_detail(sources.mean, int(settings.unit))
         cuts = band_cuts(detail.sum(1).tolist(), settings.step, bands)
     costs = settings.switch_cost, settings.reuse_cost
     switch, use = (round(cost * sources.spread) if cost else 0 for cost in costs)
