@@ -184,7 +184,7 @@ def model_card(model: LatentPatch, repo_id: str | None = None) -> str:
         license=facts["license"],
         weights=facts["sha256"],
         sources=bank.digest(),
-        settings=json.dumps(settings_record(model.settings)),
+        settings=json.dumps(settings_record(model.settings, bank.grid)),
     )
 
 

@@ -28,8 +28,8 @@ from .hub import PretrainedMixin
 from .inputs import Picture, image_batch
 from .methods.base import Context, Sampler
 from .methods.latent.presets import DEFAULT_PRESET, PRESETS
-from .ops.blending import DECODINGS, blend, default_decoding
-from .registry import SAMPLERS, settings_from_record, settings_record
+from .ops.blending import DECODINGS, blend, default_decoding, stiffness_of
+from .registry import SAMPLERS, settings_from_record, settings_record, unit_of
 from .runs.processes import ALONE, Processes
 from .runs.system import choose_device
 from .search_op import register, search
@@ -255,8 +255,7 @@ class LatentPatch(PretrainedMixin, nn.Module):
     def forward(self, noise: Tensor) -> Tensor:
         """Return images of uniform noise, for use inside larger models.
 
-        The choice of sources has no gradient; one reaches the decoder's weights, where they are made to
-        require it.
+        The choice of sources has no gradient; one reaches the decoder's weights, where they are made to require it.
 
         Args:
             noise: ``(N, noise_dim)`` uniforms in [0, 1), see :attr:`noise_dim`, float32 or float64 whatever the
@@ -291,14 +290,15 @@ class LatentPatch(PretrainedMixin, nn.Module):
         """Return the images of latents, by default in this model's :attr:`precision`."""
         return self.autoencoder.decode(latents, dtype or PRECISIONS[self.precision])
 
-    def latents_at(self, index: Tensor, decoding: str = "gather") -> Tensor:
-        """Return the latents ``(N, L, h, w)`` float32 that :meth:`decode` takes for index maps ``(N, h, w)``."""
+    def latents_at(self, index: Tensor, decoding: str = "gather", settings: Settings | None = None) -> Tensor:
+        """Return the latents ``(N, L, h, w)`` float32 of index maps ``(N, h, w)`` that settings (this model's) made."""
         check_choice("decoding", decoding, DECODINGS)
         if decoding == "unproject":
             return self.autoencoder.quantize(self.pca.unproject(self.bank.gather_reduced(index)).float())
         if decoding == "gather" or (decoding == "detail" and self.bank.has_codes):
             return self._gather(index)
-        return blend(self._gather if self.bank.has_codes else self.bank.gather, index)
+        stiffness = stiffness_of(unit_of(settings or self.settings, self.bank.grid))
+        return blend(self._gather if self.bank.has_codes else self.bank.gather, index, stiffness)
 
     def _gather(self, index: Tensor) -> Tensor:
         codebook = self.autoencoder.codebook
@@ -389,7 +389,7 @@ class LatentPatch(PretrainedMixin, nn.Module):
         return model
 
     def get_extra_state(self) -> Tensor:
-        return pack({"components": self.components, "settings": settings_record(self.settings)})
+        return pack({"components": self.components, "settings": settings_record(self.settings, self.bank.grid)})
 
     def set_extra_state(self, state: Any) -> None:
         record = unpack(state)

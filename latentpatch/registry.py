@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .errors import SettingError, SettingTypeError
+from .methods.latent.patch_settings import PatchSettings
 from .methods.latent.settings import (
     DiffusionSettings,
     RandomCellsSettings,
@@ -47,6 +48,7 @@ __all__ = [
     "import_plugins",
     "settings_from_record",
     "settings_record",
+    "unit_of",
 ]
 
 M = TypeVar("M", bound="Method")
@@ -301,9 +303,21 @@ def import_plugins() -> None:
             raise SettingError(PLUGINS, name, f"modules that can be imported ({error})") from error
 
 
-def settings_record(settings: Settings) -> dict[str, Any]:
-    """Return settings as JSON holds them, with the name of their sampler."""
+def settings_record(settings: Settings, grid: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """Return settings as JSON holds them, with the name of their sampler.
+
+    Args:
+        settings: of a sampler.
+        grid: of the bank, in whose cells sizes are recorded; that of an empty bank leaves them as they are.
+    """
+    if isinstance(settings, PatchSettings) and min(grid):
+        settings = settings.in_cells(grid)
     return {"sampler": SAMPLERS.name_of(settings), **settings.record()}
+
+
+def unit_of(settings: Settings, grid: tuple[int, int]) -> int:
+    """Return the unit of settings on a grid ``(h, w)``, in cells; 1 for samplers without one."""
+    return int(getattr(settings.in_cells(grid), "unit", 1)) if isinstance(settings, PatchSettings) else 1
 
 
 def settings_from_record(record: Mapping[str, Any]) -> Settings:

@@ -103,7 +103,7 @@ def generating(
     )
     decoding = decoding or self.default_decoding(settings)
     dtype = None if precision is None else PRECISIONS[check_choice("precision", precision, PRECISIONS)]
-    latents = self.latents_at(index, decoding)
+    latents = self.latents_at(index, decoding, settings)
     pictures = yield Decode(latents[part], dtype)
     if decoding == "detail":
         pictures = self.add_residuals(pictures, index, latents, part)

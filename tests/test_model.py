@@ -420,7 +420,7 @@ def test_state_dict_carries_settings_and_components(face_images):
     model = LatentPatch("pixels:4", 8, RasterSettings(neighbors=1, scales=2)).fit(face_images)
     fresh = LatentPatch("pixels:4", 16)
     fresh.load_state_dict(model.state_dict())
-    assert (fresh.settings, fresh.components) == (model.settings, 8)
+    assert (fresh.settings, fresh.components) == (model.settings.in_cells(model.bank.grid), 8)
     assert torch.equal(fresh.generate(2).index, model.generate(2).index)
     state = model.state_dict()
     state["bank.keys"] = state["bank.keys"][:3]

@@ -69,7 +69,7 @@ class ModelFile:
             "format": _FORMAT,
             "autoencoder": self.autoencoder,
             "components": self.components,
-            "settings": settings_record(self.settings),
+            "settings": settings_record(self.settings, self.bank.grid),
             "sources_sha256": self.bank.digest(),
         }
         tensors = {

@@ -211,7 +211,9 @@ class Evaluation:
         if found is None:
             if not self.held_out or self.model.bank.num_groups < 2:
                 return []
-            sides = (getattr(self.model.settings, "step", 2), max(self.model.bank.grid))
+            sampler, settings = self.model.sampler_and_settings(None, None)
+            settings = sampler.resolve(settings, self.model.context())
+            sides = (getattr(settings, "step", 2), max(self.model.bank.grid))
             results = [measure_memorization(self.model, self._held_out_latents, side).record() for side in sides]
             found = self.log.append({"memorisation": results})
         return list(found["memorisation"])

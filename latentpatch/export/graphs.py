@@ -14,8 +14,8 @@ from ..bank.residuals import LEVELS, fading, gains, quarters, surrounding, to_pi
 from ..errors import SettingError
 from ..methods.latent.search.keys import KEY_NORM
 from ..model import LatentPatch
-from ..ops.blending import STIFFNESS, Solver, blend_with
-from ..registry import SAMPLERS
+from ..ops.blending import Solver, blend_with, stiffness_of
+from ..registry import SAMPLERS, unit_of
 from ..settings import Settings
 
 __all__ = ["Graph", "graphs"]
@@ -68,7 +68,8 @@ def graphs(model: LatentPatch, sampler: str, settings: Settings, guided: Setting
 
     def pictures_of(chosen: Settings) -> nn.Module:
         decoding = model.default_decoding(chosen)
-        latents = Blended(gathered, model) if decoding in ("blend", "detail") and not bank.has_codes else gathered
+        is_blended = decoding in ("blend", "detail") and not bank.has_codes
+        latents = Blended(gathered, model, chosen) if is_blended else gathered
         pictures = Detailed(latents, decoder, model) if decoding == "detail" else nn.Sequential(latents, decoder)
         return Keeping(pictures, model) if len(bank.grounds) or bank.has_grey else pictures
 
@@ -156,10 +157,11 @@ class Blended(nn.Module):
     right: Tensor
     eigenvalues: Tensor
 
-    def __init__(self, sources: Sources, model: LatentPatch) -> None:
+    def __init__(self, sources: Sources, model: LatentPatch, settings: Settings) -> None:
         super().__init__()
         self.sources = sources
-        solver = Solver.of(*model.bank.grid, STIFFNESS, torch.device("cpu"))
+        stiffness = stiffness_of(unit_of(settings, model.bank.grid))
+        solver = Solver.of(*model.bank.grid, stiffness, torch.device("cpu"))
         for name, part in solver._asdict().items():
             self.register_buffer(name, part)
 

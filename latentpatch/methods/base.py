@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import SettingError
 from ..registry import FLAGS, SAMPLERS
 from ..settings import Settings
+from .latent.patch_settings import PatchSettings
 from .latent.search.prepared import PreparedSources
 
 __all__ = ["Context", "Method", "Sampler", "register", "window_size"]
@@ -57,8 +58,8 @@ class Method(ABC):
     Settings: ClassVar[type[Settings]]
 
     def resolve(self, settings: Any, context: Context) -> Any:
-        """Return settings with every value that is left to the method filled in."""
-        return settings
+        """Return settings with every value that is left to the method filled in, and sizes in cells."""
+        return settings.in_cells(context.grid) if isinstance(settings, PatchSettings) else settings
 
     def validate(self, settings: Any, context: Context) -> None:
         """Refuse settings that do not go together with the grid or the number of sources.

@@ -17,11 +17,16 @@ from torch import Tensor
 
 from .decodings import DECODINGS
 
-__all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "blend_with", "default_decoding"]
+__all__ = ["DECODINGS", "STIFFNESS", "Solver", "blend", "blend_with", "default_decoding", "stiffness_of"]
 
 #: Weight of a latent's change against that of a difference between neighbors. A step of tone at a seam spreads over
 #: some 1 / sqrt(0.03) = 6 cells.
 STIFFNESS = 0.03
+
+
+def stiffness_of(unit: int) -> float:
+    """Return the stiffness with which steps of tone spread over so many times as many cells."""
+    return STIFFNESS / unit**2
 
 
 def default_decoding(wanted: str, has_codebook: bool, has_residuals: bool) -> str:

@@ -85,7 +85,7 @@ def bench(
     dtype = PRECISIONS[check_choice("precision", precision, PRECISIONS)]
     side = side or autoencoder.spec.image_size
     grid, device = autoencoder.grid(side, side), autoencoder.device
-    settings = settings or RasterSettings()
+    settings = (settings or RasterSettings()).in_cells(grid)
     raster_schedule(grid, settings)  # refuses settings that do not fit the grid before anything is timed
     pictures = torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -124,7 +124,7 @@ def measure_search(
     A place is one step of a scan at the finest scale over a filled grid. The plain searches get the windows of the
     sources already gathered; in use they would have to gather them.
     """
-    settings = replace(settings, neighbors=min(settings.neighbors, sources))
+    settings = replace(settings.in_cells(grid), neighbors=min(settings.neighbors, sources))
     keys = synthetic_keys(sources, grid, components).to(device)
     prepared = PreparedSources(keys)  # once, as by a model
     noise = noise_from_seeds(range(n), raster_steps(grid, settings), device)
@@ -140,7 +140,7 @@ def measure_search(
     noise = noise_from_seeds(range(n), places, device)
     reference = synthetic_keys(n, grid, components, seed=1).to(device)
     row["place"] = best_seconds(lambda: raster(prepared, noise, single, reference), device) / places
-    side = settings.patch_size
+    side = settings.window
     vectors, queries = (each[:, :side, :side].flatten(1).float() for each in (keys, reference))
     for name in ("cdist", "faiss"):
         row[f"{name}_place"] = row[f"{name}_ratio"] = None

@@ -188,7 +188,7 @@ class Service:
                 "samplers": sorted(SAMPLERS),
                 "settings": sampler.resolve(model.settings, model.context()).record(),
                 "sampler": sampler.name,
-                "presets": {name: settings_record(settings) for name, settings in PRESETS.items()},
+                "presets": {name: settings_record(settings, model.bank.grid) for name, settings in PRESETS.items()},
                 "ranges": setting_ranges(model.bank.grid, model.bank.num_groups),
                 "limits": asdict(self.limits),
                 "schema": json_schema(),

@@ -87,7 +87,10 @@ def test_settings_come_in_two_groups(capsys: pytest.CaptureFixture[str]) -> None
     for name, by_sampler in SAMPLERS.settings().items():
         group = advanced if all(each.is_advanced for each in by_sampler.values()) else basic
         assert f"--{name.replace('_', '-')}" in group
-    assert "(5; diffusion: 4; raster, random-patches: 6)" in basic, "defaults that differ"
+    side = "of the grid's shorter side"
+    assert f"(5/16 {side}; diffusion: 4/16 {side}; raster, random-patches: 6/16 {side})" in basic, (
+        "defaults that differ"
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +128,7 @@ def test_presets_and_fitted_settings_are_where_changes_start() -> None:
     chosen = options_of("generate", "faces", "-o", "out", "--sampler", "raster", "--stride", 8).sampler
     assert chosen.settings(fitted) == fitted.changed(stride=8)
     with refuses("stride"):
-        chosen.settings()
+        chosen.settings().in_cells((16, 16))
     for changes in ([], ["--sampler", "raster"]):
         chosen = options_of("inpaint", "faces", "-o", "out", "--image", "a", "--box", "0", *changes).sampler
         assert chosen.settings() == chosen.settings(PRESETS["few"]) == RasterSettings()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from latentpatch import LatentPatch
-from latentpatch.ops.blending import blend
+from latentpatch.ops.blending import STIFFNESS, blend, stiffness_of
 
 
 def gatherer(bank: Tensor):
@@ -60,6 +60,19 @@ def test_sources_that_differ_by_a_tone_join_without_a_step():
     assert steps.max() < 0.5
     assert abs(tone[0]) < 0.01
     assert abs(tone[-1] - 1) < 0.01
+
+
+def test_a_step_of_tone_spreads_over_the_same_part_of_every_grid():
+    """Two sources that differ by a ramp of tone along the seam are joined alike, whatever the number of cells."""
+    assert stiffness_of(1) == STIFFNESS
+    joined = []
+    for side in (16, 64):
+        bank = torch.stack([torch.zeros(1, side, side), torch.ones(1, side, side)])
+        index = (torch.arange(side) >= side // 2).long().expand(1, side, side)
+        joined.append(blend(gatherer(bank), index, stiffness_of(side // 16))[0, 0, 0].view(16, -1).mean(1))
+    torch.testing.assert_close(joined[0], joined[1], atol=0.02, rtol=0)
+    far = blend(gatherer(bank), index, STIFFNESS)[0, 0, 0].view(16, -1).mean(1)
+    assert float((far - joined[0]).abs().max()) > 0.1
 
 
 def test_a_picture_of_one_source_stays_as_it_is():

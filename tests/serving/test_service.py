@@ -98,7 +98,7 @@ def test_inpaint_edit_and_reconstruct(service: Service, face: bytes) -> None:
 
 #: Bounded by the grid, the number of sources, the declaration, and the limit of requests.
 _RANGES = {
-    "patch_size": [1, 16],
+    "patch_size": [0, 16],
     "neighbors": [1, 12],
     "donors": [0, 12],
     "max_share": [0, 1],

@@ -81,7 +81,8 @@ def diffusion(
     sources = keys if isinstance(keys, PreparedSources) else PreparedSources(keys)
     bank = sources.keys
     height, width, depth = bank.shape[1:]
-    chosen = (settings or DiffusionSettings()).resolved(sources.pictures, reference is not None and mask is None)
+    chosen = (settings or DiffusionSettings()).in_cells((height, width))
+    chosen = chosen.resolved(sources.pictures, reference is not None and mask is None)
     steps = diffusion_steps((height, width), chosen)
     check_noise(noise, steps)
     if mask is not None and reference is None:
@@ -115,7 +116,8 @@ class PatchDiffusion(Sampler):
     default_decoding = "blend"
 
     def resolve(self, settings: DiffusionSettings, context: Context) -> DiffusionSettings:
-        return settings.resolved(context.num_sources, context.has_reference and context.mask is None)
+        has_reference = context.has_reference and context.mask is None
+        return settings.in_cells(context.grid).resolved(context.num_sources, has_reference)
 
     def noise_dim(self, settings: DiffusionSettings, context: Context) -> int:
         return diffusion_steps(context.grid, settings)

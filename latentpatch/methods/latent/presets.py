@@ -7,14 +7,15 @@ from .settings import RasterSettings, ResynthesisSettings
 
 __all__ = ["DEFAULT_PRESET", "FEW_SOURCES", "INPAINTING_SAMPLER", "PRESETS", "PRESET_HELP"]
 
-#: Settings by name: from nearest to one source to farthest, then for few sources, then the paper's.
+#: Settings by name: from nearest to one source to farthest, then for few sources, then the paper's. Sizes are shares
+#: of the grid's shorter side, so that a patch covers the same part of a picture of any size.
 PRESETS: dict[str, Settings] = {
     "faithful": ResynthesisSettings(allow_start_as_donor=True),
     "balanced": ResynthesisSettings(),
     "diverse": ResynthesisSettings(max_share=0.1),
     "few": ResynthesisSettings(
-        patch_size=10,
-        stride=4,
+        patch_size=10 / 16,
+        stride=4 / 16,
         neighbors=3,
         max_share=0.375,
         start_candidates=1,

@@ -43,7 +43,7 @@ class RandomPatches(Sampler):
     is_shardable = True
 
     def noise_dim(self, settings: RandomPatchesSettings, context: Context) -> int:
-        return num_tiles(context.grid, settings.patch_size)
+        return num_tiles(context.grid, settings.in_cells(context.grid).window)
 
     def sample(
         self,
@@ -53,7 +53,8 @@ class RandomPatches(Sampler):
         reference: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
-        return random_tiles(sources, noise, settings.patch_size)
+        height, width = sources.keys.shape[1:3]
+        return random_tiles(sources, noise, settings.in_cells((height, width)).window)
 
 
 def num_tiles(grid: tuple[int, int], side: int) -> int:

@@ -91,9 +91,9 @@ def raster(
     cpu.check_backend(backend, BACKENDS)
     if backend == "triton" and not _triton_installed():
         raise MissingDependencyError("triton", "triton", "the backend triton")
-    settings = settings or RasterSettings()
     bank = keys.keys if isinstance(keys, PreparedSources) else keys
     _, height, width, depth = bank.shape
+    settings = (settings or RasterSettings()).in_cells((height, width))
     settings.check_sources(keys.total if isinstance(keys, PreparedSources) else len(keys))
     if mask is not None and reference is None:
         raise SettingError("reference", None, "set where there is a mask, for the cells outside it")
@@ -110,7 +110,7 @@ def raster(
 
         return gpu.grow(sources, noise, settings, reference, scales, memory=memory, keep=mask is None)
     search: Search
-    sums, num_units = sum_dtype(settings.patch_size, norm), max(scale.units for scale in scales)
+    sums, num_units = sum_dtype(settings.window, norm), max(scale.units for scale in scales)
     if cpu.is_chosen(backend, sources, settings.neighbors, {(scale.size, scale.unit) for scale in scales}):
         search = _NumbaSearch(sources, settings, norm, num_units, causal=mask is None)
     else:
@@ -139,7 +139,7 @@ class Raster(Sampler):
     def resolve(self, settings: RasterSettings, context: Context) -> RasterSettings:
         if context.mask is not None:  # Coarse scales make large regions consistent.
             settings = replace(settings, scales=settings.scales or INPAINTING_SCALES)
-        return settings.resolved(context.has_reference)
+        return settings.in_cells(context.grid).resolved(context.has_reference)
 
     def validate(self, settings: RasterSettings, context: Context) -> None:
         super().validate(settings, context)
@@ -149,8 +149,9 @@ class Raster(Sampler):
         return raster_steps(context.grid, settings, context.has_reference, context.mask)
 
     def work(self, settings: RasterSettings, context: Context) -> int:
+        settings = settings.in_cells(context.grid)
         scales = raster_schedule(context.grid, settings, context.has_reference, _on_host(context.mask))
-        return sum(prod(scale.size) * CELL_WORK + len(scale.places) * settings.patch_size**2 for scale in scales)
+        return sum(prod(scale.size) * CELL_WORK + len(scale.places) * settings.window**2 for scale in scales)
 
     def sample(
         self,
@@ -220,7 +221,7 @@ class _NumbaSearch:
 
     def __init__(self, sources: PreparedSources, settings: RasterSettings, norm: int, units: int, causal: bool) -> None:
         self.sources, self.settings, self.norm, self.units = sources, settings, norm, units
-        self.sums = sum_dtype(settings.patch_size, norm)
+        self.sums = sum_dtype(settings.window, norm)
         # The scales of a mask serve one call; in the cache they would only evict others.
         self.walk = cpu.scale_walk if causal else cpu.scale_walk.__wrapped__
         self.buffer = cpu.score_buffer(0, self.sums)  # All scales share the score buffer.

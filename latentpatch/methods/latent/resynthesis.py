@@ -79,7 +79,7 @@ def resynthesis(
     height, width = bank.shape[1:3]
     count = sources.pictures
     has_reference = reference is not None
-    settings = (settings or ResynthesisSettings()).resolved(count, has_reference)
+    settings = (settings or ResynthesisSettings()).in_cells((height, width)).resolved(count, has_reference)
     settings.check_sources(count, has_reference)
     steps = resynthesis_steps((height, width), settings, has_reference)
     check_noise(noise, steps)
@@ -116,7 +116,7 @@ def resynthesis(
                 maps.append(_compiled(sources, start, donors, norm, settings, rules, sums, uniforms))
             else:
                 maps.append(_in_torch(sources, units, start, donors, settings, rules, sums, uniforms))
-        return least_energy(units, torch.cat(maps), tried, settings.patch_size, settings.stride, settings.symmetric)
+        return least_energy(units, torch.cat(maps), tried, settings.window, settings.step, settings.symmetric)
 
 
 class Resynthesis(Sampler):
@@ -129,7 +129,7 @@ class Resynthesis(Sampler):
     default_decoding = "blend"
 
     def resolve(self, settings: ResynthesisSettings, context: Context) -> ResynthesisSettings:
-        return settings.resolved(context.num_sources, context.has_reference)
+        return settings.in_cells(context.grid).resolved(context.num_sources, context.has_reference)
 
     def validate(self, settings: ResynthesisSettings, context: Context) -> None:
         super().validate(settings, context)
@@ -139,8 +139,8 @@ class Resynthesis(Sampler):
         return resynthesis_steps(context.grid, settings, context.has_reference)
 
     def work(self, settings: ResynthesisSettings, context: Context) -> int:
-        (height, width), stride = context.grid, settings.stride
-        window = window_size(context.grid, settings.patch_size)
+        (height, width), settings = context.grid, settings.in_cells(context.grid)
+        stride, window = settings.step, window_size(context.grid, settings.window)
         blocks = -(-height // stride) * -(-width // stride)
         cell = CELL_WORK + (ENERGY_WORK * window if settings.best_of > 1 else 0)
         # The initial assignment compares as many cells as a sweep.
@@ -175,7 +175,7 @@ def _in_torch(
     keys = start.flatten(1, 2).transpose(0, 1).to(units.exact)
     empty = torch.empty((len(keys) + 1, len(start), len(sources.keys)), dtype=sums, device=start.device)
     empty[-1] = 0
-    tables, steps = _tables(size, settings.patch_size, settings.stride, settings.symmetric, rules.limit, rules.cuts)
+    tables, steps = _tables(size, settings.window, settings.step, settings.symmetric, rules.limit, rules.cuts)
     ranks = draw(uniforms, rules.neighbors).T
     index = resynthesize(units, keys, empty, donors, ranks, sources.groups, sources.pictures, tables, steps, rules)
     maps: Tensor = index.T.unflatten(1, size)
@@ -216,7 +216,7 @@ def _compiled(
         switch_cost=rules.switch_cost,
         reuse_cost=rules.reuse_cost,
     )
-    walk, order = _walk(size, settings.patch_size, settings.stride, settings.symmetric, rules.cuts)
+    walk, order = _walk(size, settings.window, settings.step, settings.symmetric, rules.cuts)
     scan.allot(walk, order, rules.candidates, ROUNDS)
     ranks = draw(uniforms, rules.neighbors)[:, order]
     for sweep in range(settings.sweeps):

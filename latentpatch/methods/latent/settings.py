@@ -11,6 +11,7 @@ from math import ceil, comb
 
 from ...errors import SettingError
 from ...settings import Settings, setting
+from .patch_settings import CELLS_OR_SHARE, PATCH_SIZE_HELP, STRIDE_HELP, UNIT_HELP, PatchSettings, size_setting
 
 __all__ = [
     "DiffusionSettings",
@@ -36,16 +37,13 @@ MIN_NOISE = 1e-6  # standard deviations of the sources: less is lost in rounding
 MIN_AIMED_SHARE = 1e-6  # share of the cells: less than a cell of the largest grid
 DEFAULT_STRENGTH = 0.5  # part of the noise levels, with a reference
 
-_PATCH_SIZE_HELP = "side of the compared patches, in latent cells"
-_STRIDE_HELP = "side of the copied blocks, in latent cells"
-
 
 @dataclass(frozen=True)
-class ResynthesisSettings(Settings):
+class ResynthesisSettings(PatchSettings):
     """Settings of the sampler ``resynthesis``."""
 
-    patch_size: int = setting(5, _PATCH_SIZE_HELP, symbol="ω", minimum=1, limit=256, limited_by="grid", metavar="CELLS")
-    stride: int = setting(1, _STRIDE_HELP, symbol="w", minimum=1, limit=256, limited_by="grid", metavar="CELLS")
+    patch_size: int | float = size_setting(5, PATCH_SIZE_HELP, symbol="ω")
+    stride: int | float = size_setting(1, STRIDE_HELP, symbol="w")
     neighbors: int | None = setting(
         None,
         "draw each block of the first sweep from this many nearest sources; more make more varied images with more "
@@ -128,9 +126,10 @@ class ResynthesisSettings(Settings):
         default_help="3; 1 if few sources",
         before=1,
     )
+    unit: int | float = size_setting(1, UNIT_HELP, before=1, is_advanced=True)
 
     def check_together(self) -> None:
-        _check_stride(self.stride, self.patch_size)
+        super().check_together()
         if isinstance(self.donors, float) and self.donors > 1:
             raise SettingError("donors", self.donors, "a number of sources, or a share above 0 and at most 1")
 
@@ -204,7 +203,7 @@ class ResynthesisSettings(Settings):
 
 
 @dataclass(frozen=True)
-class DiffusionSettings(Settings):
+class DiffusionSettings(PatchSettings):
     """Settings of the sampler ``diffusion`` (:mod:`.patch_diffusion`)."""
 
     levels: int = setting(24, "number of noise levels, geometrically spaced", minimum=1, limit=64, metavar="N")
@@ -250,13 +249,14 @@ class DiffusionSettings(Settings):
         metavar="SHARE",
         default_help="0.3; at least 1.5 even shares",
     )
-    patch_size: int = setting(4, _PATCH_SIZE_HELP, minimum=1, limit=256, limited_by="grid", metavar="CELLS")
-    stride: int = setting(1, _STRIDE_HELP, minimum=1, limit=256, limited_by="grid", metavar="CELLS")
+    patch_size: int | float = size_setting(4, PATCH_SIZE_HELP)
+    stride: int | float = size_setting(1, STRIDE_HELP)
+    unit: int | float = size_setting(1, UNIT_HELP, before=1, is_advanced=True)
 
     def check_together(self) -> None:
+        super().check_together()
         if self.end_noise > self.start_noise:
             raise SettingError("end_noise", self.end_noise, f"at most start_noise ({self.start_noise:g})")
-        self.sweep_settings()
 
     def resolved(self, num_sources: int, has_reference: bool) -> DiffusionSettings:
         """Return these settings with the cap, and with a reference the strength, that are in force."""
@@ -279,19 +279,12 @@ class DiffusionSettings(Settings):
 
 
 @dataclass(frozen=True)
-class RasterSettings(Settings):
+class RasterSettings(PatchSettings):
     """Settings of the sampler ``raster``."""
 
-    patch_size: int = setting(6, _PATCH_SIZE_HELP, symbol="ω", minimum=1, limit=256, limited_by="grid", metavar="CELLS")
-    stride: int | None = setting(
-        None,
-        _STRIDE_HELP,
-        symbol="w",
-        minimum=1,
-        limit=256,
-        limited_by="grid",
-        metavar="CELLS",
-        default_help="a third of the patch size, rounded",
+    patch_size: int | float = size_setting(6, PATCH_SIZE_HELP, symbol="ω")
+    stride: int | float | None = size_setting(
+        None, STRIDE_HELP, symbol="w", default_help="a third of the patch size, rounded"
     )
     neighbors: int = setting(
         3,
@@ -323,14 +316,10 @@ class RasterSettings(Settings):
         is_advanced=True,
     )
 
-    def check_together(self) -> None:
-        if self.stride is not None:
-            _check_stride(self.stride, self.patch_size)
-
     @property
     def step(self) -> int:
-        """The stride in force: floor(patch_size / 3 + 1/2), at least 1, where none is set."""
-        return self.stride if self.stride is not None else max(1, (2 * self.patch_size + 3) // 6)
+        """The stride in force, in cells: floor(patch_size / 3 + 1/2), at least 1, where none is set."""
+        return super().step if self.stride is not None else max(1, (2 * self.window + 3) // 6)
 
     def check_sources(self, num_sources: int) -> None:
         """Refuse to draw from more neighbors than there are sources.
@@ -356,20 +345,7 @@ class RandomCellsSettings(Settings):
 
 
 @dataclass(frozen=True)
-class RandomPatchesSettings(Settings):
+class RandomPatchesSettings(PatchSettings):
     """Settings of the sampler ``random-patches``."""
 
-    patch_size: int = setting(
-        6,
-        "side of the copied patches, in latent cells",
-        symbol="ω",
-        minimum=1,
-        limit=256,
-        limited_by="grid",
-        metavar="CELLS",
-    )
-
-
-def _check_stride(stride: int, patch_size: int) -> None:
-    if stride > patch_size:
-        raise SettingError("stride", stride, f"at most patch_size ({patch_size})")
+    patch_size: int | float = size_setting(6, f"side of the copied patches: {CELLS_OR_SHARE}", symbol="ω")

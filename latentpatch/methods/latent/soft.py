@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import SettingError
-from ...settings import Settings, setting
+from ...settings import setting
+from .patch_settings import PATCH_SIZE_HELP, PatchSettings, size_setting
 
 if TYPE_CHECKING:
     from ...bank.bank import SourceBank
@@ -25,13 +26,13 @@ __all__ = ["SoftSettings", "patch_distances", "soft_weights", "source_weights"]
 
 
 @dataclass(frozen=True)
-class SoftSettings(Settings):
+class SoftSettings(PatchSettings):
     """Settings of the soft choice."""
 
     temperature: float = setting(
         0.1, "softness, in units of the sources' variance: two sources are about 2 apart", above=0
     )
-    patch_size: int = setting(4, "side of the compared patches, in latent cells", symbol="ω", minimum=1)
+    patch_size: int | float = size_setting(4, PATCH_SIZE_HELP, symbol="ω")
     neighbors: int | None = setting(
         None,
         "number of nearest sources with a weight in a cell",
@@ -66,7 +67,7 @@ def source_weights(
         raise ValueError("soft choice takes a bank that is not sharded")
     # Doubles: as the temperature falls, differences of large numbers decide.
     sources = (keys if candidates is None else keys[candidates]).double() * bank.key_step.double()
-    distances = patch_distances(pca.project(latents.to(keys.device)), sources, settings.patch_size)
+    distances = patch_distances(pca.project(latents.to(keys.device)), sources, settings.in_cells(bank.grid).window)
     variance = float(pca.explained_variance.double().sum()) or 1.0  # equal sources have no variance
     weights = soft_weights(distances / variance, settings).float()
     if candidates is None:

@@ -58,10 +58,11 @@ class TraceableRaster(nn.Module):
         super().__init__()
         sources = keys if isinstance(keys, PreparedSources) else PreparedSources(keys)
         count, height, width, depth = sources.keys.shape
+        settings = settings.in_cells((height, width))
         settings.check_sources(count)
         norm = _norm_bound(sources, reference) + isqrt(depth) + 1
-        _check_scores(score_bound(settings.patch_size, norm), count, settings.patch_size)
-        sums = sum_dtype(settings.patch_size, norm)
+        _check_scores(score_bound(settings.window, norm), count, settings.window)
+        sums = sum_dtype(settings.window, norm)
         scales = raster_schedule((height, width), settings, reference)
         before = [(height, width), *(scale.size for scale in scales)]
         self.scales = nn.ModuleList(
@@ -151,17 +152,17 @@ class TraceableResynthesis(nn.Module):
         sources = keys if isinstance(keys, PreparedSources) else PreparedSources(keys)
         self.count, height, width = sources.keys.shape[:3]
         self.pictures, self.grid = sources.pictures, (height, width)
-        self.settings = settings = settings.resolved(self.pictures, reference)
+        self.settings = settings = settings.in_cells(self.grid).resolved(self.pictures, reference)
         settings.check_sources(self.pictures, reference)
         self.steps = resynthesis_steps(self.grid, settings, reference)
         norm = _norm_bound(sources, reference)
         self.rules = rules_of(sources, settings, norm, reference)
-        _check_scores(self.rules.excluded_score, self.count, settings.patch_size)
+        _check_scores(self.rules.excluded_score, self.count, settings.window)
         self.sums = torch.int32 if self.rules.excluded_score < 1 << 31 else torch.int64
         exact = torch.float32 if score_bound(1, norm) <= 1 << 24 else torch.float64
         self.units = UnitBuffers(sources, self.grid, 1, exact)
-        plan, area = waves(self.grid, settings.patch_size, settings.stride, settings.symmetric), height * width
-        bands = bands_of(self.grid, settings.stride, settings.symmetric, self.rules.cuts)
+        plan, area = waves(self.grid, settings.window, settings.step, settings.symmetric), height * width
+        bands = bands_of(self.grid, settings.step, settings.symmetric, self.rules.cuts)
         tables, steps = make_tables(plan, area, self.rules.limit, bands)
         self.loop = Steps(steps, step_fillers(area))
         for name in Tables._fields:
@@ -192,7 +193,7 @@ class TraceableResynthesis(nn.Module):
         tables, steps = Tables(self.windows, self.sizes, self.writers, self.bands), Step(*self.loop())
         index = resynthesize(units, keys, empty, donors, ranks, self.groups, self.pictures, tables, steps, self.rules)
         maps = index.T.unflatten(1, self.grid)
-        return least_energy(units, maps, tried, settings.patch_size, settings.stride, settings.symmetric)
+        return least_energy(units, maps, tried, settings.window, settings.step, settings.symmetric)
 
 
 class UnitBuffers(nn.Module):

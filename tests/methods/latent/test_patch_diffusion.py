@@ -180,7 +180,7 @@ def test_arguments_that_do_not_go_together() -> None:
         ({"strength": 0}, ValueError, "strength"),
         ({"strength": 1.5}, ValueError, "strength"),
         ({"max_share": 2}, ValueError, "max_share"),
-        ({"stride": 5}, ValueError, "stride"),
+        ({"patch_size": 4, "stride": 5}, ValueError, "stride"),
     ],
 )
 def test_settings_out_of_range(changes: dict[str, object], error: type[Exception], name: str) -> None:

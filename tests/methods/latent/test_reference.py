@@ -159,6 +159,7 @@ def resynthesis_case(seed: int, exportable: bool) -> Case:
         "bands": maybe(rng, int(rng.integers(1, 5))),
         "symmetric": bool(rng.integers(2)),
     }
+    values["unit"] = 1 + seed % 3
     if not exportable:
         values["switch_cost"] = float(rng.choice([0.0, 0.1, rng.uniform(0, 3), 100.0]))
         values["reuse_cost"] = float(rng.choice([0.0, 0.02, rng.uniform(0, 0.5), 100.0]))
@@ -216,7 +217,7 @@ def test_presets(preset: str, count: int) -> None:
     rng = np.random.default_rng(5)
     keys = random_keys(rng, count, (16, 16), 3, 200)
     keys[::3] = keys[:1] + random_keys(rng, count // 3, (16, 16), 3, 20)
-    settings = PRESETS[preset]
+    settings = PRESETS[preset].in_cells((16, 16))
     noise = noise_from_seeds(range(IMAGES), resynthesis_steps((16, 16), settings))
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     expected = [slow.resynthesis(integers(keys), **image, **values) for image in each_image(noise, None)]

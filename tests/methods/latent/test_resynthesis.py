@@ -243,7 +243,7 @@ def test_the_number_of_donors(donors, sources, expected):
     [
         ({"patch_size": 0}, ValueError, "patch_size"),
         ({"patch_size": 2.0}, TypeError, "patch_size"),
-        ({"stride": 6}, ValueError, "stride"),
+        ({"patch_size": 5, "stride": 6}, ValueError, "stride"),
         ({"neighbours": 0}, ValueError, "neighbors"),
         ({"sweeps": 0}, ValueError, "sweeps"),
         ({"draws": True}, TypeError, "start_candidates"),

@@ -296,7 +296,7 @@ def test_sizes_of_the_paper():
         ({"patch_size": 0}, ValueError, "patch_size"),
         ({"patch_size": 2.5}, TypeError, "patch_size"),
         ({"neighbours": True}, TypeError, "neighbors"),
-        ({"stride": 7}, ValueError, "stride"),
+        ({"patch_size": 6, "stride": 7}, ValueError, "stride"),
         ({"scales": -1}, ValueError, "scales"),
     ],
 )

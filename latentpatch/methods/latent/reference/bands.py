@@ -16,17 +16,21 @@ def default_bands(available: int, donors: float | None, max_share: float | None)
     return 3 if possible >= 3 * group else 1
 
 
-def band_of_rows(keys: IntArray, stride: int, bands: int) -> IntArray:
+def band_of_rows(keys: IntArray, stride: int, bands: int, side: int) -> IntArray:
     """Return the band of each row of blocks.
 
     Bands have equal amounts of detail of the mean source, as nearly as rows allow. The detail of a cell is what sets it
-    apart from the nine cells around it; the border repeats its own.
+    apart from the nine cells around it; the border repeats its own. Squares of ``side``
+    cells count as cells.
     """
     mean = mean_key(keys)  # (h, w, r)
-    height, width = mean.shape[:2]
+    height, width, depth = mean.shape
+    mean = np.pad(mean, ((0, -height % side), (0, -width % side), (0, 0)), mode="edge")
+    cells = mean.reshape(mean.shape[0] // side, side, -1, side, depth).transpose(1, 3, 0, 2, 4)
+    mean = mean_key(cells.reshape(side**2, *cells.shape[2:]))
     padded = np.pad(mean, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    around = sum(padded[i : i + height, j : j + width] for i in range(3) for j in range(3))
-    detail = ((9 * mean - around) ** 2).sum((1, 2))
+    around = sum(padded[i : i + len(mean), j : j + mean.shape[1]] for i in range(3) for j in range(3))
+    detail = np.repeat(np.repeat(((9 * mean - around) ** 2).sum(2), side, 0), side, 1)[:height, :width].sum(1)
     rows = [int(detail[first : first + stride].sum()) for first in range(0, height, stride)]
     if sum(rows) == 0:
         rows = [1] * len(rows)

@@ -65,6 +65,7 @@ def resynthesis(
     allow_start_as_donor: bool = False,
     donors: float | None = None,
     bands: int | None = None,
+    unit: int = 1,
     symmetric: bool = True,
     switch_cost: float = 0.0,
     reuse_cost: float = 0.0,
@@ -90,16 +91,16 @@ def resynthesis(
     num_donors, bands = donor_count(total, donors, max_share, bands, allow_start_as_donor, has_reference)
     max_share = max_share or default_share(num_donors, allow_start_as_donor and not has_reference)
     neighbors = neighbors or default_neighbors(total, num_donors, bands, allow_start_as_donor, has_reference)
-    unit = mean_squared_distance(keys) if switch_cost or reuse_cost else 0.0
+    spread = mean_squared_distance(keys) if switch_cost or reuse_cost else 0.0
     rules = Rules(
         keys.reshape(count, area, depth),
         pictures,
         offset_costs(keys, squared_offsets, offset_cost),
         capacity=floor(max_share * area),
-        switch=round(switch_cost * unit),
-        reuse=round(reuse_cost * unit),
+        switch=round(switch_cost * spread),
+        reuse=round(reuse_cost * spread),
     )
-    rows = band_of_rows(keys, stride, bands)
+    rows = band_of_rows(keys, stride, bands, unit)
     band_of = [int(rows[place.cells[0] // width // stride]) for place in places]
     num_bands = max(band_of) + 1
     in_bands = [

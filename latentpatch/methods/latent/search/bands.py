@@ -69,7 +69,7 @@ def capacity(settings: ResynthesisSettings, grid: tuple[int, int], donors: int, 
     limit = floor(settings.max_share * area)
     if limit >= area:
         return limit
-    waves_in_bands = _cells_in_bands(grid, settings.patch_size, settings.stride, settings.symmetric, cuts)
+    waves_in_bands = _cells_in_bands(grid, settings.window, settings.step, settings.symmetric, cuts)
     group = donors // (len(cuts) + 1)  # donors of the smallest group
     least = 0
     for sizes in zip(*waves_in_bands, strict=True):

@@ -120,8 +120,8 @@ def resynthesis_steps(grid: tuple[int, int], settings: ResynthesisSettings, refe
     Raises:
         SettingError: where a patch, which the border cuts, would cover the whole grid from every place.
     """
-    most = 2 * min(grid) - 1
-    if settings.patch_size > most:
+    settings, most = settings.in_cells(grid), 2 * min(grid) - 1
+    if settings.window > most:
         shape = f"{grid[0]}x{grid[1]}"
         raise SettingError("patch_size", settings.patch_size, f"at most {most}, which covers the {shape} grid")
     return settings.best_of * _steps(grid, settings, reference)
@@ -129,5 +129,5 @@ def resynthesis_steps(grid: tuple[int, int], settings: ResynthesisSettings, refe
 
 def _steps(grid: tuple[int, int], settings: ResynthesisSettings, reference: bool) -> int:
     """Return the number of uniforms of one candidate image; ``best_of`` candidates are made for an image."""
-    blocks = prod(blocks_of(grid, settings.stride, settings.symmetric))
+    blocks = prod(blocks_of(grid, settings.step, settings.symmetric))
     return blocks + SUBSET_STEPS + (0 if reference else settings.start_candidates)

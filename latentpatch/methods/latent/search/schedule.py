@@ -226,6 +226,7 @@ def raster_schedule(
     Raises:
         SettingError: where the patch exceeds the coarsest grid, or the mask is misshapen or empty.
     """
+    settings = settings.in_cells(grid)
     if mask is None:
         return _schedule(grid, settings, reference)
     if mask.shape != grid:
@@ -245,7 +246,7 @@ def _masked_schedule(
     for level, size in enumerate(_sizes(grid, settings, reference)):
         fill = shrink_mask(mask, size)
         known = ~fill if level == 0 else np.ones(size, dtype=bool)
-        places = surrounded_places(size, settings.patch_size, settings.step, known, fill)
+        places = surrounded_places(size, settings.window, settings.step, known, fill)
         scales.append(Scale(size, tuple(places), known, fill))
     return tuple(scales)
 
@@ -263,20 +264,20 @@ def _schedule(grid: tuple[int, int], settings: RasterSettings, reference: bool) 
     scales = []
     for level, size in enumerate(_sizes(grid, settings, reference)):
         known = np.full(size, reference or level > 0)
-        places = causal_places(size, settings.patch_size, settings.step, known)
+        places = causal_places(size, settings.window, settings.step, known)
         # Patches begin and end where blocks do, or a patch's side before.
-        unit = gcd(settings.patch_size, settings.step)
+        unit = gcd(settings.window, settings.step)
         scales.append(Scale(size, tuple(places), known, np.ones(size, dtype=bool), unit))
     return tuple(scales)
 
 
 def _sizes(grid: tuple[int, int], settings: RasterSettings, reference: bool) -> list[tuple[int, int]]:
     sizes = scale_sizes(grid, settings.num_scales(reference), settings.start_size)
-    if settings.patch_size > min(sizes[0]):
+    if settings.window > min(sizes[0]):
         coarsest = f"{sizes[0][0]}x{sizes[0][1]}"
         raise SettingError(
             "patch_size",
-            settings.patch_size,
+            settings.window,
             f"at most {min(sizes[0])} (shorter side of the coarsest grid, {coarsest})",
         )
     return sizes

@@ -18,7 +18,7 @@ from ....ops.nearest import nearest
 from ..settings import ResynthesisSettings
 from .assignment import CANDIDATES, assign
 from .bands import band_cuts, capacity
-from .prepared import PreparedSources, score_bound
+from .prepared import PreparedSources, cell_detail, score_bound
 from .resynthesis_schedule import Wave
 from .torch_loops import Units, add_at, each, is_exporting, places_together, put, split_places, sum_windows
 
@@ -69,10 +69,13 @@ def rules_of(sources: PreparedSources, settings: ResynthesisSettings, norm: int,
     height, width = sources.keys.shape[1:3]
     donors, bands = settings.num_donors(sources.pictures, has_reference), settings.bands
     assert bands is not None
-    cuts = band_cuts(sources.detail.sum(1).tolist(), settings.stride, bands) if bands > 1 else ()
+    cuts: tuple[int, ...] = ()
+    if bands > 1:
+        detail = cell_detail(sources.mean, int(settings.unit))
+        cuts = band_cuts(detail.sum(1).tolist(), settings.step, bands)
     costs = settings.switch_cost, settings.reuse_cost
     switch, use = (round(cost * sources.spread) if cost else 0 for cost in costs)
-    bound = score_bound(settings.patch_size, norm) * (2 if settings.symmetric else 1)
+    bound = score_bound(settings.window, norm) * (2 if settings.symmetric else 1)
     return Rules(
         settings.sweeps,
         settings.neighbors or 1,

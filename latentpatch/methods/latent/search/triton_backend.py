@@ -75,8 +75,8 @@ def obstacle(sources: PreparedSources, scales: Sequence[Scale], settings: Raster
     if settings.neighbors > MAX_NEIGHBORS:
         return f"neighbors must be at most {MAX_NEIGHBORS} in Triton, got {settings.neighbors}"
     # A product of two elements of the lower planes is at most 2^12 in magnitude.
-    if settings.patch_size**2 * depth >= 1 << 19 or score_bound(settings.patch_size, norm) >= (1 << 62) // _SPAN:
-        return f"sums over patches of size {settings.patch_size} exceed the exact range of the integers"
+    if settings.window**2 * depth >= 1 << 19 or score_bound(settings.window, norm) >= (1 << 62) // _SPAN:
+        return f"sums over patches of size {settings.window} exceed the exact range of the integers"
     if count > _SPAN:
         return f"there must be at most {_SPAN} sources, got {count}"
     needed = sum(Layout.bytes(count, depth, *name) for name in {(scale.size, scale.unit) for scale in scales})
