@@ -222,7 +222,7 @@ def subset(self: LatentPatch, where: Where) -> LatentPatch:
     """
     candidates = self.bank.candidates(where)
     assert candidates is not None
-    part = type(self)(self.autoencoder, self.components, self.settings)
+    part = type(self)(self.autoencoder, self.components, self.chosen_settings)
     part.pca, part.bank = self.pca, self.bank.subset(candidates)
     part.precision, part.fitted_with = self.precision, self.fitted_with
     return part

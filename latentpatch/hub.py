@@ -245,7 +245,8 @@ def latentpatch(
         weights: local file or folder of the autoencoder's weights; None to use the cache or download.
         pretrained: False for random weights, without files or network.
         components: number of principal components that the search compares, 16 by default.
-        preset: settings of a sampler: ``faithful``, ``balanced`` (the default), ``diverse``, ``few`` or ``paper``.
+        preset: settings of a sampler: ``faithful``, ``balanced``, ``diverse``, ``few`` or ``paper``; by
+            default ``few`` with 6 to 23 sources, else ``balanced``.
         settings: single settings of the preset's sampler, such as ``patch_size`` or ``neighbors``.
 
     Returns:
@@ -268,11 +269,12 @@ def latentpatch(
     chosen = None if preset is None else PRESETS[check_choice("preset", preset, PRESETS)]
     is_fitted = sources is not None and model_file(sources) is not None
     if not is_fitted:  # refused before anything is encoded
-        chosen = (chosen or PRESETS[DEFAULT_PRESET]).changed(**settings)
+        changed = (chosen or PRESETS[DEFAULT_PRESET]).changed(**settings)
+        chosen = changed if chosen is not None or settings else None
     if sources is None:
         return LatentPatch(network or DEFAULT, 16 if components is None else components, chosen)
     model = LatentPatch.open(sources, autoencoder=network, components=components, settings=chosen, device="cpu")
-    if is_fitted:
+    if is_fitted and settings:
         model.settings = model.with_settings(**settings)
     return model
 

@@ -23,11 +23,12 @@ from .bank.format import ModelFile, model_file
 from .bank.pca import PCA
 from .bank.residuals import add_residuals
 from .batching import Costs, Decode, Encode, Operation, Step, run_together
-from .errors import SettingError, SettingTypeError
+from .default_settings import DefaultSettings
+from .errors import SettingError
 from .hub import PretrainedMixin
 from .inputs import Picture, image_batch
-from .methods.base import Context, Sampler
-from .methods.latent.presets import DEFAULT_PRESET, PRESETS
+from .methods.base import Context
+from .methods.latent.presets import default_settings
 from .ops.blending import DECODINGS, blend, default_decoding, stiffness_of
 from .registry import SAMPLERS, settings_from_record, settings_record, unit_of
 from .runs.processes import ALONE, Processes
@@ -41,15 +42,15 @@ __all__ = ["LatentPatch", "Picture"]
 T = TypeVar("T")
 
 
-class LatentPatch(PretrainedMixin, nn.Module):
+class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
     """Non-parametric image generation from registered examples, with no training.
 
     Args:
         autoencoder: an autoencoder, or the text that :func:`~latentpatch.autoencoders.load_autoencoder` takes:
             ``NAME[:FILE OR FOLDER]``.
         components: number of principal components that the search compares, r.
-        settings: settings of a sampler, the default of all calls; by default those of the
-            preset :data:`~latentpatch.methods.latent.presets.DEFAULT_PRESET`.
+        settings: settings of a sampler, the default of all calls; by default a preset that follows from the number of
+            sources (:func:`~latentpatch.methods.latent.presets.default_settings`).
 
     Attributes:
         autoencoder: pixels to latents and back.
@@ -75,7 +76,7 @@ class LatentPatch(PretrainedMixin, nn.Module):
         super().__init__()
         self.autoencoder = load_autoencoder(autoencoder) if isinstance(autoencoder, str) else autoencoder
         self.components = check_integer("components", components, 1, self.autoencoder.spec.latent_channels)
-        self.settings: Settings = settings or PRESETS[DEFAULT_PRESET]
+        self.chosen_settings = settings
         self.precision = "float32"
         self.pca = PCA()
         self.bank = SourceBank()
@@ -125,7 +126,7 @@ class LatentPatch(PretrainedMixin, nn.Module):
                 if value is not None and name not in ("skip_bad", "progress", "scratch"):
                     raise SettingError(name, value, f"left out: {path} is fitted already")
             model = cls.load(path, autoencoder)
-            model.settings = settings or model.settings
+            model.chosen_settings = settings or model.chosen_settings
             model.to(target)
         else:
             model = cls(autoencoder or DEFAULT, 16 if components is None else components, settings).to(target)
@@ -210,35 +211,6 @@ class LatentPatch(PretrainedMixin, nn.Module):
         """Return the inputs of a search over the bank, or over some candidates of it."""
         return Context(self.bank.grid, self.bank.count_groups(candidates), has_reference, mask)
 
-    def sampler_and_settings(self, name: str | None, settings: Settings | None) -> tuple[Sampler, Settings]:
-        """Return a sampler and settings of it.
-
-        Args:
-            name: of the sampler; by default the one that the settings are for.
-            settings: by default this model's where they are of that sampler, else the sampler's defaults.
-
-        Raises:
-            SettingError: for an unknown sampler, or settings of another one.
-        """
-        method = SAMPLERS.of(settings or self.settings) if name is None else SAMPLERS.named(name)
-        if settings is None:
-            settings = self.settings if isinstance(self.settings, method.Settings) else method.Settings()
-        if not isinstance(settings, method.Settings):
-            raise SettingTypeError("settings", settings, f"{method.Settings.__name__} for the sampler {method.name!r}")
-        return method, settings
-
-    def with_settings(self, sampler: str | None = None, **changes: Any) -> Settings:
-        """Return the settings that a sampler gets by default, with some changed.
-
-        Args:
-            sampler: its name; by default the one this model's settings are for.
-            changes: by name.
-
-        Raises:
-            SettingError: for an unknown sampler or setting, or a setting out of range.
-        """
-        return self.sampler_and_settings(sampler, None)[1].changed(**changes)
-
     # --- as a module -------------------------------------------------------------------------------
 
     @property
@@ -267,7 +239,8 @@ class LatentPatch(PretrainedMixin, nn.Module):
         self.require_fit()
         noise = noise.to(self.bank.keys.device)
         index = search(noise, self.bank.keys, self._number) if torch.compiler.is_compiling() else self.search(noise)
-        return self.decode(index, self.default_decoding(self.settings)).to(self.autoencoder.dtype)
+        settings = self.chosen_settings or default_settings(0)  # all defaults decode alike
+        return self.decode(index, self.default_decoding(settings)).to(self.autoencoder.dtype)
 
     def search(self, noise: Tensor) -> Tensor:
         """Return index maps ``(N, h, w)`` int64 of uniforms ``(N, noise_dim)``: the first half of :meth:`forward`."""
@@ -297,7 +270,7 @@ class LatentPatch(PretrainedMixin, nn.Module):
             return self.autoencoder.quantize(self.pca.unproject(self.bank.gather_reduced(index)).float())
         if decoding == "gather" or (decoding == "detail" and self.bank.has_codes):
             return self._gather(index)
-        stiffness = stiffness_of(unit_of(settings or self.settings, self.bank.grid))
+        stiffness = stiffness_of(unit_of(settings or self.chosen_settings or default_settings(0), self.bank.grid))
         return blend(self._gather if self.bank.has_codes else self.bank.gather, index, stiffness)
 
     def _gather(self, index: Tensor) -> Tensor:
@@ -383,17 +356,21 @@ class LatentPatch(PretrainedMixin, nn.Module):
         """
         stored = ModelFile.read(path)
         network, is_other = stored.autoencoder_for(path, autoencoder)
-        model = cls(network, stored.components, stored.settings)
+        model = cls(network, stored.components)
         model.pca, model.bank = stored.pca.to(network.device), stored.bank.to(network.device)
+        if settings_record(model.settings, model.bank.grid) != settings_record(stored.settings, model.bank.grid):
+            model.settings = stored.settings
         model.fitted_with = stored.autoencoder if is_other else None
         return model
 
     def get_extra_state(self) -> Tensor:
-        return pack({"components": self.components, "settings": settings_record(self.settings, self.bank.grid)})
+        settings = self.chosen_settings and settings_record(self.chosen_settings, self.bank.grid)
+        return pack({"components": self.components, "settings": settings})
 
     def set_extra_state(self, state: Any) -> None:
         record = unpack(state)
-        self.components, self.settings = record["components"], settings_from_record(record["settings"])
+        self.components, settings = record["components"], record["settings"]
+        self.chosen_settings = settings and settings_from_record(settings)
 
 
 def _materialize_buffers(model: LatentPatch, _: object) -> None:

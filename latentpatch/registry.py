@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .errors import SettingError, SettingTypeError
-from .methods.latent.patch_settings import PatchSettings
+from .methods.latent.patch_settings import PatchSettings, cells_of
 from .methods.latent.settings import (
     DiffusionSettings,
     RandomCellsSettings,
@@ -317,7 +317,8 @@ def settings_record(settings: Settings, grid: tuple[int, int] = (0, 0)) -> dict[
 
 def unit_of(settings: Settings, grid: tuple[int, int]) -> int:
     """Return the unit of settings on a grid ``(h, w)``, in cells; 1 for samplers without one."""
-    return int(getattr(settings.in_cells(grid), "unit", 1)) if isinstance(settings, PatchSettings) else 1
+    unit = getattr(settings, "unit", 1)
+    return cells_of(unit, grid) if isinstance(unit, float) else int(unit)
 
 
 def settings_from_record(record: Mapping[str, Any]) -> Settings:

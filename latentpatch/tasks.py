@@ -121,9 +121,9 @@ def sampling(
     where: Where | None = None,
 ) -> Operation[tuple[Tensor, Settings]]:
     """Yield the steps of the first half of :func:`generating`: index maps ``(N, h, w)`` and the resolved settings."""
-    method, settings = self.sampler_and_settings(sampler, settings)
     self.require_fit()
     candidates = self.bank.candidates(where)
+    method, settings = self.sampler_and_settings(sampler, settings, candidates)
     keys = None
     if reference is not None:
         if not method.accepts_reference:

@@ -110,7 +110,7 @@ def test_a_fitted_model_file(offline: None, tmp_path: Path, model: LatentPatch) 
     assert torch.equal(loaded.generate(2).images, model.generate(2).images)
     assert load("latentpatch", path, preset="paper").settings == PRESETS["paper"]
     changed = load("latentpatch", path, stride=1)
-    assert changed.settings == ResynthesisSettings(patch_size=5, stride=1, unit=1)
+    assert changed.settings == PRESETS["balanced"].changed(stride=1)
     with pytest.raises(WeightsError, match="was fitted with pixels"):
         load("latentpatch", path, autoencoder="taesd", pretrained=False)
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from latentpatch import (
+    PRESETS,
     FileError,
     LatentPatch,
     RandomCellsSettings,
@@ -650,3 +651,23 @@ def test_moves_to_a_gpu(model):
     on_gpu = model.to("cuda").generate(5)
     assert torch.equal(on_gpu.index.cpu(), on_cpu.index)
     torch.testing.assert_close(on_gpu.images.cpu(), on_cpu.images)
+
+
+def test_few_sources_get_the_preset_few(face_images):
+    pictures = (
+        torch.cat([face_images, face_images.flip(2)]).repeat(2, 1, 1, 1)[:40]
+        * torch.linspace(0.5, 1, 40)[:, None, None, None]
+    )
+    ids = [f"p{i:02d}" for i in range(40)]
+    attributes = {name: {"kind": "rare" if i < 8 else "usual"} for i, name in enumerate(ids)}
+    model = LatentPatch("pixels:4", 8).fit(pictures, ids=ids, attributes=attributes, groups=False)
+    assert min(model.bank.grid) == 16
+    assert model.settings == PRESETS["balanced"]
+    some = model.generate(2, where="kind=rare")
+    assert some.settings == model.generate(2, where="kind=rare", settings=PRESETS["few"]).settings
+    for name, few in (("rare", True), ("usual", False)):
+        part = model.subset(f"kind={name}")
+        assert part.settings == PRESETS["few" if few else "balanced"]
+    assert model.with_settings(stride=2) == PRESETS["balanced"].changed(stride=2)
+    model.settings = PRESETS["balanced"]
+    assert model.generate(1, where="kind=rare").settings.stride == 1

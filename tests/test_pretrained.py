@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from latentpatch import FileError, LatentPatch, MissingDependencyError
+from latentpatch import PRESETS, FileError, LatentPatch, MissingDependencyError
 
 hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: the Hub was not tested")
 
@@ -32,7 +32,8 @@ def test_folders_need_no_hub(tmp_path, model, without_hub):
 
 
 def test_cards_say_what_is_in_the_file(tmp_path, face_images):
-    model = LatentPatch("pixels:4", 8).fit(face_images, attributes={"3": {"mood": "glad", "age": "30"}})
+    model = LatentPatch("pixels:4", 8, PRESETS["balanced"])
+    model.fit(face_images, attributes={"3": {"mood": "glad", "age": "30"}})
     model.save_pretrained(tmp_path, repo_id="someone/faces")
     card = (tmp_path / "README.md").read_text()
     metadata = hub.ModelCard.load(tmp_path / "README.md").data.to_dict()

@@ -23,7 +23,7 @@ SIZES = {"few": (20, 8), "balanced": (10, 2), "paper": (12, 4)}
 
 @pytest.fixture(scope="module")
 def fine(faces: Path) -> LatentPatch:
-    return LatentPatch("pixels:2", 12).fit(faces, size=64)
+    return LatentPatch("pixels:2", 12, PRESETS["balanced"]).fit(faces, size=64)
 
 
 @pytest.fixture(scope="module")

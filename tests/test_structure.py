@@ -23,6 +23,7 @@ LAYERS = [
     | {f"provenance.{name}" for name in ("audit", "copying", "explanation", "registered", "trace", "unlearning")},
     {
         "model",
+        "default_settings",
         "tasks",
         "picture_tasks",
         "fitting",

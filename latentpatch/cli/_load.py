@@ -16,7 +16,7 @@ from ..errors import SettingError
 from ..fitting import warn_of_disagreement
 from ..io import images
 from ..methods.base import Context
-from ..methods.latent.presets import FEW_SOURCES
+from ..methods.latent.presets import FEW_SOURCES, PRESETS
 from ..model import LatentPatch
 from ..registry import SAMPLERS
 from ..runs.system import choose_device
@@ -129,14 +129,15 @@ def open_model(
 def note_few(
     model: LatentPatch, sampler: SamplerOptions, settings: Settings, where: str | None, context: RunContext
 ) -> None:
-    """Say what follows from few sources, before images are made: the preset for them, and what one source may give."""
+    """Say before images are made that the preset for few sources is in force, and what one source may give."""
     method, inputs = SAMPLERS.of(settings), model.context(model.bank.candidates(where))
-    if inputs.num_sources >= FEW_SOURCES or sampler.preset is not None or sampler.changes:
+    if inputs.num_sources >= FEW_SOURCES or sampler.is_named:
         return
     method.validate(settings, inputs)  # refuse first
     share = getattr(method.resolve(settings, inputs), "max_share", None)
-    gives = "" if share is None else f"; one may give up to {share:.0%} of a picture"
-    context.say(f"{plural(inputs.num_sources, 'source')}: --preset few suits fewer than {FEW_SOURCES}{gives}")
+    preset = ", preset few" if settings == PRESETS["few"] else ""
+    gives = "" if share is None else f": one may give up to {share:.0%} of a picture"
+    context.say(f"{plural(inputs.num_sources, 'source')}{preset}{gives}")
 
 
 def _group_lines(model: LatentPatch) -> list[str]:

@@ -6,13 +6,16 @@ import argparse
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..errors import SettingError
-from ..methods.latent.presets import DEFAULT_PRESET, INPAINTING_SAMPLER, PRESET_HELP, PRESETS
+from ..methods.latent.presets import DEFAULT_PRESET, FEW_SOURCES, INPAINTING_SAMPLER, PRESET_HELP, PRESETS
 from ..registry import SAMPLERS
 from ..settings import Setting, Settings, declared
 from ._parsing import OptionGroup, Parser
+
+if TYPE_CHECKING:
+    from ..model import LatentPatch
 
 __all__ = [
     "MaskSamplerOptions",
@@ -55,7 +58,7 @@ class SamplerOptions(OptionGroup):
         names, lines = cls.offered(), []
         if cls.has_presets:
             lines += [
-                f"presets ({DEFAULT_PRESET} by default):",
+                f"presets ({DEFAULT_PRESET} by default; few below {FEW_SOURCES} sources):",
                 *settings_rows({name: PRESET_HELP[name] for name in PRESETS}),
             ]
         if len(names) > 1:
@@ -116,6 +119,21 @@ class SamplerOptions(OptionGroup):
                 base = SAMPLERS.settings_class(str(self.name))()
         self._check_names(type(base))
         return base.changed(**self.changes)
+
+    @property
+    def is_named(self) -> bool:
+        """True where a preset, a sampler or a setting is on the command line."""
+        return self.preset is not None or self.sampler is not None or bool(self.changes)
+
+    def settings_for(self, model: LatentPatch, where: str | None = None) -> Settings:
+        """Return the settings in force for a model, where a predicate may choose among its sources.
+
+        Raises:
+            ValueError: for a setting of another sampler, and values that do not go together.
+        """
+        if not self.is_named:
+            return model.settings_for(model.bank.candidates(where))
+        return self.settings(model.chosen_settings)
 
     def _check_names(self, kind: type[Settings]) -> None:
         for name in self.changes:

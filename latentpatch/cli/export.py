@@ -41,7 +41,7 @@ def run(options: ExportOptions, context: cli.RunContext) -> dict[str, Any]:
         model,
         options.output,
         options.format,
-        settings=options.sampler.settings(model.settings),
+        settings=options.sampler.settings_for(model, options.where),
         where=options.where,
         only=tuple(options.graphs.split(",")) if options.graphs else None,
         external_from=options.external_data << 20,

@@ -76,12 +76,12 @@ def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
         sources = align_sources(sources, options.output, context)
     with staging_folder(options.output, context) as staging:
         model = open_model(sources, context, options.output, where, options.sampler, has_reference, options.shard_bank)
-        settings = options.sampler.settings(model.settings)
+        settings = options.sampler.settings_for(model, where)
         decoding = options.decoding or model.default_decoding(settings)
         reference = None if options.reference is None else read_image(options.reference, model.image_size)
         if options.reference is not None and reference is not None and not options.shard_bank:
             note_picture(model, options.reference, reference, context)
-        if not options.shard_bank and not has_reference:
+        if not options.shard_bank:
             note_few(model, options.sampler, settings, where, context)
         facts = run_facts(model, context, {"where": where, "decoding": decoding}, {"reference": options.reference})
         inputs: dict[str, Any] = {"settings": settings, "reference": reference, "where": where, "decoding": decoding}

@@ -44,7 +44,7 @@ def run(options: InpaintOptions, context: cli.RunContext) -> dict[str, Any]:
     where, region = options.where, options.region
     with staging_folder(options.output, context) as staging:
         model = open_model(options.sources, context, options.output, where, options.sampler, has_reference=True)
-        settings = options.sampler.settings(model.settings)
+        settings = options.sampler.settings(model.chosen_settings)
         picture, mask = read_image(options.image, model.image_size), read_region(region, model.image_size)
         note_picture(model, options.image, picture, context, mask)
         chosen = {"where": where, "box": region.box, "reconstructed": options.reconstructed}

@@ -64,7 +64,7 @@ def run(options: UnlearnOptions, context: cli.RunContext) -> dict[str, Any]:
     path, new, note = options.model, options.output, options.report
     ModelFile.read(path, whole=True).verify(path)
     before = load_model(path, context)
-    settings = options.sampler.settings(before.settings)
+    settings = options.sampler.settings_for(before)
     similar = check_removable(before, options.ids, settings, keep_similar=True)
     if not options.keep_similar:
         refuse_similar(similar, "--keep-similar")

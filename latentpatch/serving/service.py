@@ -221,7 +221,9 @@ class Service:
             message = f"{name}: a picture file has at most {self.limits.max_image_bytes} bytes, not {len(data)}"
             raise Refusal(Failure(413, "picture_too_large", message, name))
 
-    def _settings(self, request: GenerateRequest | ProvenanceRequest) -> Settings:
+    def _settings(self, request: GenerateRequest | ProvenanceRequest) -> Settings | None:
+        if request.preset is None and request.sampler is None and not request.settings:
+            return None
         base = self.model.with_settings(request.sampler) if request.preset is None else PRESETS[request.preset]
         return apply_settings(base, request.settings)
 
@@ -238,7 +240,7 @@ class Service:
             mask = torch.ones(self.model.bank.grid, dtype=torch.bool)
             work = self._work(self._inpainting_settings(request), True, mask)
         elif isinstance(request, (GenerateRequest, ProvenanceRequest)):
-            work = self._work(self._settings(request), request.reference is not None)
+            work = self._work(self._settings(request) or self.model.settings, request.reference is not None)
         return count * (self._seconds_per_image + work * self._seconds_per_work)
 
     def _work(self, settings: Settings, has_reference: bool = False, mask: Tensor | None = None) -> int:

@@ -332,7 +332,7 @@ def test_samplers_agree_with_the_reference(twelve: LatentPatch, in_torch: None) 
     settings = ResynthesisSettings(donors=0.6, sweeps=1)
     noise = noise_from_seeds([0, 1], SAMPLERS.named("resynthesis").noise_dim(settings, twelve.context()))
     index = resynthesis(prepared, noise, settings)
-    resolved = settings.resolved(12, False)
+    resolved = settings.in_cells(twelve.bank.grid).resolved(12, False)
     for picture, uniforms in zip(index, noise, strict=True):
         chosen = {name: getattr(resolved, name) for name in ("max_share", "neighbors", "donors", "sweeps")}
         expected = reference.resynthesis(

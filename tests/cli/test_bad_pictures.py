@@ -89,7 +89,7 @@ def test_bad_pictures_are_skipped_on_demand(some: Path, tmp_path: Path, capsys: 
     run("generate", some, *PIXELS, "-n", 2, "--skip-bad", "-o", tmp_path / "out")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(bad) + 2
-    assert lines[-2].startswith("4 sources: --preset few")
+    assert lines[-2].startswith("4 sources: one may give up to ")
     for path, line in zip(bad, lines, strict=False):
         assert line.startswith(f"skipped: {path}: ")
         assert BAD[path.name][1] in line

@@ -27,7 +27,7 @@ from helpers.command_line import (
 from helpers.paths import ROOT
 from PIL import Image
 
-from latentpatch import SAMPLERS, LatentPatch, RandomPatchesSettings, load_autoencoder
+from latentpatch import PRESETS, SAMPLERS, LatentPatch, RandomPatchesSettings, load_autoencoder
 from latentpatch.io.images import contact_sheet, encode_png, read_image, read_metadata
 from latentpatch.provenance.maps import provenance_images
 
@@ -38,19 +38,20 @@ def test_generate_writes_pictures_sheets_and_a_record(five: Path, faces: Path) -
     assert report["command"] == "generate"
     assert report["sampler"] == "resynthesis"
     assert report["settings"] == {
-        "patch_size": 5,
-        "stride": 1,
-        "neighbors": 1,
+        "patch_size": 10,
+        "stride": 4,
+        "neighbors": 3,
         "sweeps": 2,
-        "max_share": 0.3,
-        "start_candidates": 2,
-        "allow_start_as_donor": False,
+        "max_share": 0.375,
+        "start_candidates": 1,
+        "allow_start_as_donor": True,
         "donors": 6,
         "symmetric": True,
         "switch_cost": 0.0,
         "reuse_cost": 0.0,
         "best_of": 1,
-        "bands": 1,
+        "bands": 2,
+        "unit": 1,
     }
     assert report["decoding"] == "blend"
     assert report["ids"] == [path.stem for path in sorted(faces.iterdir())]
@@ -142,9 +143,9 @@ def test_sources_may_be_given_in_several_ways(five: Path, faces: Path, tmp_path:
 
 
 def test_components_are_an_option(faces: Path, tmp_path: Path) -> None:
-    run("generate", faces, *PIXELS, "-n", 2, "--components", 2, "-o", tmp_path / "out")
-    assert torch.equal(indices(tmp_path / "out"), model_of(faces, 2).generate(2).index)
-    assert not torch.equal(indices(tmp_path / "out"), model_of(faces).generate(2).index)
+    run("generate", faces, *PIXELS, "-n", 2, "--components", 2, "--preset", "balanced", "-o", tmp_path / "out")
+    assert torch.equal(indices(tmp_path / "out"), model_of(faces, 2).generate(2, settings=PRESETS["balanced"]).index)
+    assert not torch.equal(indices(tmp_path / "out"), model_of(faces).generate(2, settings=PRESETS["balanced"]).index)
 
 
 def test_random_cells(faces: Path, tmp_path: Path) -> None:

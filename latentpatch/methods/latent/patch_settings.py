@@ -13,7 +13,7 @@ from ...errors import SettingError, SettingTypeError
 from ...ops.grids import USUAL_SIDE, grid_scale
 from ...settings import Settings, setting
 
-__all__ = ["CELLS_OR_SHARE", "PATCH_SIZE_HELP", "STRIDE_HELP", "UNIT_HELP", "PatchSettings", "size_setting"]
+__all__ = ["CELLS_OR_SHARE", "PATCH_SIZE_HELP", "STRIDE_HELP", "UNIT_HELP", "PatchSettings", "cells_of", "size_setting"]
 
 _SIZES = "patch_size", "stride", "unit"
 
@@ -36,6 +36,11 @@ def size_setting(sixteenths: int | None, help: str, **declaration: Any) -> Any:
         declaration["default_help"] = f"{sixteenths}/16 of the grid's shorter side"
     default = None if sixteenths is None else sixteenths / USUAL_SIDE
     return setting(default, help, above=0, limit=256, limited_by="grid", metavar="CELLS|SHARE", **declaration)
+
+
+def cells_of(share: float, grid: tuple[int, int]) -> int:
+    """Return a share of the shorter side of a grid ``(h, w)`` in cells: see :meth:`PatchSettings.in_cells`."""
+    return max(1, floor(share * USUAL_SIDE * grid_scale(grid) + 0.5))
 
 
 class PatchSettings(Settings):
@@ -70,9 +75,7 @@ class PatchSettings(Settings):
             SettingError: for a stride in cells that exceeds the patch size.
         """
         sizes = {
-            name: max(1, floor(share * USUAL_SIDE * grid_scale(grid) + 0.5))
-            for name in _SIZES
-            if isinstance(share := getattr(self, name, None), float)
+            name: cells_of(share, grid) for name in _SIZES if isinstance(share := getattr(self, name, None), float)
         }
         if "stride" in sizes:
             sizes["stride"] = min(sizes["stride"], sizes.get("patch_size") or int(self.patch_size))

@@ -5,7 +5,16 @@ from __future__ import annotations
 from ...settings import Settings
 from .settings import RasterSettings, ResynthesisSettings
 
-__all__ = ["DEFAULT_PRESET", "FEW_SOURCES", "INPAINTING_SAMPLER", "PRESETS", "PRESET_HELP"]
+__all__ = [
+    "DEFAULT_PRESET",
+    "FEWEST_SOURCES",
+    "FEW_GRID",
+    "FEW_SOURCES",
+    "INPAINTING_SAMPLER",
+    "PRESETS",
+    "PRESET_HELP",
+    "default_settings",
+]
 
 #: Settings by name: from nearest to one source to farthest, then for few sources, then the paper's. Sizes are shares
 #: of the grid's shorter side, so that a patch covers the same part of a picture of any size.
@@ -27,8 +36,9 @@ PRESETS: dict[str, Settings] = {
 }
 DEFAULT_PRESET = "balanced"
 
-#: Below this many sources the preset ``few`` suits better: with others, pictures repeat themselves.
-FEW_SOURCES = 24
+#: Below this many sources the preset ``few`` is the default: with others, pictures repeat themselves. It needs six,
+#: and a grid of this many cells.
+FEW_SOURCES, FEWEST_SOURCES, FEW_GRID = 24, 6, 16
 
 #: Sampler that fills masks where none is named.
 INPAINTING_SAMPLER = "raster"
@@ -41,3 +51,14 @@ PRESET_HELP = {
     "few": "for some sixteen sources: each image is made of six of them, in large pieces",
     "paper": "the multi-scale raster sampler of the paper",
 }
+
+
+def default_settings(num_sources: int) -> Settings:
+    """Return the settings of images where none are chosen: those of the preset ``few`` for few sources.
+
+    Fewer than six cannot keep the cap of ``few``: for them the caps of the other presets follow from their number.
+
+    Args:
+        num_sources: sources that may give patches, a group as one; 0 where they are not known.
+    """
+    return PRESETS["few" if FEWEST_SOURCES <= num_sources < FEW_SOURCES else DEFAULT_PRESET]
