@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from latentpatch import LatentPatch
-from latentpatch.io.images import identifiers, list_images
+from latentpatch.io.images import identifiers, list_images, read_image, write_image
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "benchmarks" / "tables"
@@ -129,6 +129,23 @@ class Results:
             pictures.append((f"Filled by {sampler}", [filled / sampler / f"000{number}.png" for number in range(4)]))
         sheet = titled(pictures, 4, 192)
         sheet.save(DOCS / "images" / "inpaint.jpg", quality=88, optimize=True)
+
+    def registration(self) -> None:
+        """Move the examples at random, register them, and generate from both."""
+        moved, aligned = self.out / "moved", self.out / "aligned"
+        script = [sys.executable, ROOT / "benchmarks" / "alignment.py", EXAMPLES, "--misalign", "--keep", moved]
+        subprocess.run(list(map(str, script)), check=True, stdout=subprocess.DEVNULL)
+        self.latentpatch("align", moved, "--skip-bad", "-o", aligned)
+        rows, generated = [], []
+        for folder in (moved, aligned):
+            paths = [path for path in list_images(folder) if path.name != "mean.png"]
+            mean = torch.stack([read_image(path) for path in paths]).mean(0)
+            write_image(self.out / f"{folder.name}-mean.png", mean)
+            rows += [*(folder / paths[number].name for number in range(8)), self.out / f"{folder.name}-mean.png"]
+            self.latentpatch("generate", *paths, "-n", 8, "-o", self.out / f"{folder.name}-generated")
+            generated += [self.out / f"{folder.name}-generated" / f"{number:04d}.png" for number in range(8)]
+        titled([("", rows)], 9, 130).save(DOCS / "images" / "align.jpg", quality=88, optimize=True)
+        titled([("", generated)], 8, 146).save(DOCS / "images" / "align-generated.jpg", quality=88, optimize=True)
 
     def thirty(self) -> None:
         """Make the same thirty seeds with both autoencoders."""
@@ -284,14 +301,15 @@ def farthest(model: LatentPatch, count: int) -> list[int]:
 
 def titled(groups: Sequence[tuple[str, Sequence[Path]]], columns: int = 8, side: int = 160) -> Image.Image:
     """Return pictures in rows, each group below its title."""
-    heights = [44 + -(-len(paths) // columns) * side for _, paths in groups]
+    bar = 44 if any(title for title, _ in groups) else 0
+    heights = [bar + -(-len(paths) // columns) * side for _, paths in groups]
     sheet = Image.new("RGB", (columns * side, sum(heights)), "white")
     top = 0
     for (title, paths), height in zip(groups, heights, strict=True):
         ImageDraw.Draw(sheet).text((4, top + 8), title, fill="black", font=ImageFont.load_default(26))
         for number, path in enumerate(paths):
             picture = Image.open(path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
-            sheet.paste(picture, (number % columns * side, top + 44 + number // columns * side))
+            sheet.paste(picture, (number % columns * side, top + bar + number // columns * side))
         top += height
     return sheet
 
@@ -351,6 +369,7 @@ PARTS: dict[str, Callable[[Results], None]] = {
         Results.demo,
         Results.sixteen,
         Results.editing,
+        Results.registration,
         Results.thirty,
         Results.varied,
         Results.presets,
