@@ -124,7 +124,7 @@ def few_sources(
     counts: Sequence[int], rounds: int, decoders: Sequence[str], random: Sequence[str], device: torch.device
 ) -> dict[str, object]:
     """Measure the second table: default settings, few sources, and decoding."""
-    settings, default = RasterSettings(), ResynthesisSettings()
+    settings, default = RasterSettings(), ResynthesisSettings(start_candidates=2)
     noise = noise_from_seeds(range(IMAGES), raster_steps(GRID, settings), device)
     uniforms = noise_from_seeds(range(IMAGES), resynthesis_steps(GRID, default), device)
     rivals: dict[str, Callable[[], object]] = {}

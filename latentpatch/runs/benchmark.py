@@ -133,7 +133,7 @@ def measure_search(
     row["images_per_second"] = n / row["seconds"]
     if sources > 1:
         default = ResynthesisSettings()
-        uniforms = noise_from_seeds(range(n), resynthesis_steps(grid, default), device)
+        uniforms = noise_from_seeds(range(n), resynthesis_steps(grid, default, num_sources=sources), device)
         row["resynthesis_seconds"] = best_seconds(lambda: resynthesis(prepared, uniforms, default), device)
     single = replace(settings, scales=1)
     places = raster_steps(grid, single, True)

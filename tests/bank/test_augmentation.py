@@ -100,7 +100,7 @@ def test_no_picture_gives_more_than_its_share_by_its_variants(name):
     if name == "numba":
         pytest.importorskip("numba", reason="Numba is not installed")
     sources = a_varied_bank()
-    settings = ResynthesisSettings(max_share=0.25, neighbors=4, allow_start_as_donor=False)
+    settings = ResynthesisSettings(max_share=0.25, neighbors=4, start_candidates=2, allow_start_as_donor=False)
     noise = noise_from_seeds(range(8), resynthesis_steps((10, 9), settings))
     index = resynthesis(sources, noise, settings, backend=name)
     pictures = torch.nn.functional.one_hot(index.flatten(1) // 9, 8).sum(1)
@@ -142,7 +142,7 @@ def test_numba_finds_what_torch_finds(settings, longest):
 def test_groups_of_one_change_nothing():
     keys = a_varied_bank().keys
     alone = Groups(torch.arange(len(keys)), torch.zeros(len(keys), dtype=torch.int64), 1.0)
-    settings = ResynthesisSettings(max_share=0.1, reuse_cost=0.1)
+    settings = ResynthesisSettings(max_share=0.1, start_candidates=2, reuse_cost=0.1)
     noise = noise_from_seeds(range(4), resynthesis_steps((10, 9), settings))
     assert torch.equal(
         resynthesis(PreparedSources(keys, groups=alone), noise, settings), resynthesis(keys, noise, settings)

@@ -136,7 +136,7 @@ class Resynthesis(Sampler):
         settings.check_sources(context.num_sources, context.has_reference)
 
     def noise_dim(self, settings: ResynthesisSettings, context: Context) -> int:
-        return resynthesis_steps(context.grid, settings, context.has_reference)
+        return resynthesis_steps(context.grid, settings, context.has_reference, context.num_sources)
 
     def work(self, settings: ResynthesisSettings, context: Context) -> int:
         (height, width), settings = context.grid, settings.in_cells(context.grid)

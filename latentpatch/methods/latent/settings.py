@@ -30,6 +30,7 @@ FEW_SOURCES_NEIGHBORS = 3  # nearest sources drawn from where they would make fe
 MIN_DONORS = 4  # sources, where the number of donors is a share of all
 MIN_CAPACITY_FACTOR = 2  # times the cells of a grid that the caps of one group of donors add up to, at least
 DEFAULT_BANDS = 3  # bands of rows, where there are sources enough
+START_CANDIDATES, FEW_START_CANDIDATES, MANY_SOURCES = 4, 2, 24  # from so many sources on, and with fewer
 MIN_GROUP = 8  # donors of a band, where the number of bands is left to the sampler
 DEFAULT_DONORS = 0.5  # of the sources
 USUAL_GROUP, MOST_DONORS = 16, 0.75  # donors of a band and share of the sources, the smaller of which is the least
@@ -64,12 +65,13 @@ class ResynthesisSettings(PatchSettings):
         metavar="SHARE",
         default_help="0.3; 0.25 if the start source gives; at least 1.5 even shares",
     )
-    start_candidates: int = setting(
-        2,
+    start_candidates: int | None = setting(
+        None,
         "draw this many sources to start from and take the one farthest from the mean source",
         minimum=1,
         limit=64,
         metavar="N",
+        default_help="4; 2 if few sources",
         is_advanced=True,
         aliases=("draws",),
     )
@@ -150,6 +152,10 @@ class ResynthesisSettings(PatchSettings):
             least = max(least, min(bands * USUAL_GROUP, ceil(MOST_DONORS * available)))
         return min(available, max(ceil((self.donors or DEFAULT_DONORS) * available), enough, least))
 
+    def num_candidates(self, num_sources: int) -> int:
+        """Return how many sources are drawn to start from: of few, more would start with the same one every time."""
+        return self.start_candidates or (START_CANDIDATES if num_sources >= MANY_SOURCES else FEW_START_CANDIDATES)
+
     def num_bands(self, num_sources: int, has_reference: bool) -> int:
         """Return the number of bands, each with its own group of donors."""
         if self.bands is not None:
@@ -172,7 +178,15 @@ class ResynthesisSettings(PatchSettings):
             share = min(1.0, max(usual, MIN_SHARE_OVER_UNIFORM / donors))
         bands = self.num_bands(num_sources, has_reference)
         neighbors = self.neighbors or self._default_neighbors(num_sources, donors, bands, has_reference)
-        return replace(self, neighbors=neighbors, max_share=share, donors=donors, bands=bands)
+        start_candidates = self.num_candidates(num_sources)
+        return replace(
+            self,
+            neighbors=neighbors,
+            max_share=share,
+            start_candidates=start_candidates,
+            donors=donors,
+            bands=bands,
+        )
 
     def _default_neighbors(self, num_sources: int, donors: int, bands: int, has_reference: bool) -> int:
         """Return 1 where choices of start and donors alone make enough distinct images."""

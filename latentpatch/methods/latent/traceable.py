@@ -179,7 +179,7 @@ class TraceableResynthesis(nn.Module):
         uniforms = noise.double().clamp(0, 1).unflatten(1, (tried, -1)).flatten(0, 1)
         units, first = self.units(), None
         if reference is None:
-            candidates = settings.start_candidates
+            candidates = settings.num_candidates(self.pictures)
             drawn, uniforms = uniforms.split([candidates, self.steps // tried - candidates], 1)
             start = start_sources(drawn, self.distances, self.starts)
             keys = units.pick(self.cells, start.expand(len(self.cells), -1))

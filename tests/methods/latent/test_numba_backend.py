@@ -31,8 +31,12 @@ def keys_of(count: int, depth: int, longest: int) -> torch.Tensor:
 
 def both(keys: torch.Tensor, settings: Settings, reference: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
     """What torch and Numba find for five images."""
-    sample, steps = (raster, raster_steps) if isinstance(settings, RasterSettings) else (resynthesis, resynthesis_steps)
-    noise = noise_from_seeds(range(5), steps((12, 10), settings, reference is not None))
+    has_reference = reference is not None
+    if isinstance(settings, RasterSettings):
+        sample, steps = raster, raster_steps((12, 10), settings, has_reference)
+    else:
+        sample, steps = resynthesis, resynthesis_steps((12, 10), settings, has_reference, len(keys))
+    noise = noise_from_seeds(range(5), steps)
     return tuple(sample(keys, noise, settings, reference, backend=name) for name in ("torch", "numba"))
 
 
@@ -80,7 +84,7 @@ def test_numba_searches_with_masks():
 def test_callers_in_threads_and_groups_do_not_disturb_each_other():
     sources = PreparedSources(keys_of(200, 16, 800))
     settings = ResynthesisSettings()
-    noise = noise_from_seeds(range(7), resynthesis_steps((12, 10), settings))
+    noise = noise_from_seeds(range(7), resynthesis_steps((12, 10), settings, num_sources=200))
     expected = resynthesis(sources, noise, settings, backend="numba")
     found = {}
 

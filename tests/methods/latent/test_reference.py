@@ -218,7 +218,7 @@ def test_presets(preset: str, count: int) -> None:
     keys = random_keys(rng, count, (16, 16), 3, 200)
     keys[::3] = keys[:1] + random_keys(rng, count // 3, (16, 16), 3, 20)
     settings = PRESETS[preset].in_cells((16, 16))
-    noise = noise_from_seeds(range(IMAGES), resynthesis_steps((16, 16), settings))
+    noise = noise_from_seeds(range(IMAGES), resynthesis_steps((16, 16), settings, num_sources=count))
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     expected = [slow.resynthesis(integers(keys), **image, **values) for image in each_image(noise, None)]
     for backend in BACKENDS:

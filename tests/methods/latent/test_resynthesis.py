@@ -177,7 +177,7 @@ def test_the_start_gives_nothing_where_sums_need_64_bits():
 def test_an_image_is_the_same_in_any_batch_and_memory():
     bank = a_bank(40, (9, 7), seed=2)
     settings = ResynthesisSettings()
-    noise = noise_from_seeds(range(7), resynthesis_steps((9, 7), settings))
+    noise = noise_from_seeds(range(7), resynthesis_steps((9, 7), settings, num_sources=40))
     together = resynthesis(bank, noise, settings)
     assert torch.equal(together, torch.cat([resynthesis(bank, row[None], settings) for row in noise]))
     assert torch.equal(together, resynthesis(PreparedSources(bank), noise, settings, memory=1))
@@ -292,7 +292,7 @@ def test_the_least_share_that_is_named_is_enough():
 
 def test_a_switch_costs_and_uses_add_up():
     bank = a_bank(30, (10, 10), spread=200)
-    noise = noise_from_seeds(range(6), resynthesis_steps((10, 10), ResynthesisSettings()))
+    noise = noise_from_seeds(range(6), resynthesis_steps((10, 10), ResynthesisSettings(), num_sources=30))
 
     def made(**settings: float) -> Tensor:
         return resynthesis(bank, noise, ResynthesisSettings(2, max_share=1.0, **settings))

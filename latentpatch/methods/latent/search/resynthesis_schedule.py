@@ -114,8 +114,16 @@ def _flat(grid: tuple[int, int], top: int, left: int, side: int) -> list[int]:
     ]
 
 
-def resynthesis_steps(grid: tuple[int, int], settings: ResynthesisSettings, reference: bool = False) -> int:
+def resynthesis_steps(
+    grid: tuple[int, int], settings: ResynthesisSettings, reference: bool = False, num_sources: int = 0
+) -> int:
     """Return the number of uniforms that one image consumes.
+
+    Args:
+        grid: height and width in cells.
+        settings: of the sampler.
+        reference: whether a reference takes the place of the start.
+        num_sources: a group as one; it decides where the settings leave the candidates for the start to it.
 
     Raises:
         SettingError: where a patch, which the border cuts, would cover the whole grid from every place.
@@ -124,10 +132,10 @@ def resynthesis_steps(grid: tuple[int, int], settings: ResynthesisSettings, refe
     if settings.window > most:
         shape = f"{grid[0]}x{grid[1]}"
         raise SettingError("patch_size", settings.patch_size, f"at most {most}, which covers the {shape} grid")
-    return settings.best_of * _steps(grid, settings, reference)
+    return settings.best_of * _steps(grid, settings, reference, num_sources)
 
 
-def _steps(grid: tuple[int, int], settings: ResynthesisSettings, reference: bool) -> int:
+def _steps(grid: tuple[int, int], settings: ResynthesisSettings, reference: bool, num_sources: int) -> int:
     """Return the number of uniforms of one candidate image; ``best_of`` candidates are made for an image."""
     blocks = prod(blocks_of(grid, settings.step, settings.symmetric))
-    return blocks + SUBSET_STEPS + (0 if reference else settings.start_candidates)
+    return blocks + SUBSET_STEPS + (0 if reference else settings.num_candidates(num_sources))
