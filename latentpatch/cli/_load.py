@@ -136,7 +136,11 @@ def note_few(
     method.validate(settings, inputs)  # refuse first
     share = getattr(method.resolve(settings, inputs), "max_share", None)
     preset = ", preset few" if settings == PRESETS["few"] else ""
-    gives = "" if share is None else f": one may give up to {share:.0%} of a picture"
+    gives = (
+        ""
+        if share is None
+        else f": one may give up to {share:.0%} of a picture, and some pictures may resemble one of them"
+    )
     context.say(f"{plural(inputs.num_sources, 'source')}{preset}{gives}")
 
 
