@@ -9,27 +9,33 @@ from torch import Tensor
 __all__ = ["transport_weights"]
 
 
-def transport_weights(costs: Tensor, rounds: int, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def transport_weights(
+    costs: Tensor, rounds: int, masses: tuple[Tensor, Tensor] | None = None, start: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the weights of keys for queries by Sinkhorn's iteration, in logarithms (Cuturi, 2013).
 
-    All queries weigh the same, and so do all keys. NumPy computes on one thread: the result does not depend on the
-    number of threads.
+    NumPy computes on one thread: the result does not depend on the number of threads.
 
     Args:
         costs: ``(Q, K)`` float32, in units of the entropy's factor.
         rounds: iterations; with 0, the weights are ``softmax(start - costs)``.
+        masses: of the queries, ``(Q,)``, and of the keys, ``(K,)``, positive; the same for all by default.
         start: ``(K,)`` potentials of the keys, of a similar problem; 0 by default.
 
     Returns:
-        ``(Q, K)`` weights, whose rows sum to 1 and whose columns to about ``Q / K``, and ``(K,)`` potentials.
+        ``(Q, K)`` weights and ``(K,)`` potentials. Rows of weights sum to 1. Columns of weights times the queries' masses
+        sum to about the masses of the keys, as parts of the whole.
     """
     logits = -costs.cpu().numpy()
     logits -= logits.max(1, keepdims=True)
-    queries, keys = logits.shape
-    potentials = np.zeros(keys, np.float32) if start is None else start.cpu().numpy()
+    queries, keys = (np.zeros(n, np.float32) for n in logits.shape)
+    if masses is not None:
+        queries, keys = (np.log(each.cpu().numpy()) for each in masses)
+    potentials = np.zeros_like(keys) if start is None else start.cpu().numpy()
+    keys = keys - np.log(np.exp(keys).sum()) + np.log(np.exp(queries).sum())
     for _ in range(rounds):
-        mass = _log_sums(logits + potentials, 1)
-        potentials = np.float32(np.log(queries / keys)) - _log_sums(logits - mass, 0)[0]
+        sums = _log_sums(logits + potentials, 1)
+        potentials = keys - _log_sums(logits - sums + queries[:, None], 0)[0]
     logits += potentials
     logits -= logits.max(1, keepdims=True)
     weights = np.exp(logits, out=logits)

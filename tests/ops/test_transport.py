@@ -19,8 +19,16 @@ def test_rows_and_columns_get_their_mass() -> None:
     weights, potentials = transport_weights(costs, 200)
     assert torch.allclose(weights.sum(1), torch.ones(30), atol=1e-5)
     assert torch.allclose(weights.sum(0), torch.full((20,), 1.5), atol=1e-3)
-    again, _ = transport_weights(costs, 1, potentials)
+    again, _ = transport_weights(costs, 1, start=potentials)
     assert torch.allclose(again, weights, atol=1e-4)
+
+
+def test_masses_may_differ() -> None:
+    generator = torch.Generator().manual_seed(0)
+    costs, rows, columns = (torch.rand(*shape, generator=generator) + 0.1 for shape in ((30, 20), (30,), (20,)))
+    weights, _ = transport_weights(costs, 200, (rows, columns))
+    assert torch.allclose(weights.sum(1), torch.ones(30), atol=1e-5)
+    assert torch.allclose(rows @ weights / rows.sum(), columns / columns.sum(), atol=1e-4)
 
 
 def test_sharp_costs_give_the_assignment() -> None:

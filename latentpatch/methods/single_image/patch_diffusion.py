@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ...ops.patch_nearest import BLOCK_BYTES, levels
-from ...ops.patches import extract_patches, fold_patches, patch_grid, patch_positions
+from ...ops.patches import extract_patches, fold_patches, patch_grid, patch_masses, patch_positions
 from ...ops.patchmatch import Sources, patchmatch, vote
 from ...ops.pyramid import resize
 from ...ops.transport import transport_weights
@@ -34,7 +34,7 @@ __all__ = ["PatchDiffusion"]
 
 _MOST_PAIRS = 1_000_000  # pairs of patches up to which a scale is denoised
 _BYTES_PER_PAIR = 24
-_ROUND_PAIRS = 2_000_000  # pairs that are weighed in a step, if that takes from 4 to 60 rounds of transport
+_ROUND_PAIRS = 5_000_000  # pairs that are weighed in a step, if that takes from 4 to 60 rounds of transport
 _LAST_NOISE = 0.1  # least level of noise, in standard deviations of the picture
 _FAR = 50.0  # cost of a patch that may not be used, in units of the entropy's factor
 _WEIGHT_UNITS = 1 << 16  # of a weight of 1; with levels of 8 bits, sums are exact in float32
@@ -51,9 +51,7 @@ class PatchDiffusion(PictureMethod):
     def smallest_side(self, settings: PatchDiffusionSettings) -> int:
         return max(settings.patch_size, settings.coarse_patch_size)
 
-    def memory(
-        self, pictures: Sequence[Size], size: Size, count: int, settings: PatchDiffusionSettings
-    ) -> int:
+    def memory(self, pictures: Sequence[Size], size: Size, count: int, settings: PatchDiffusionSettings) -> int:
         first = pyramid_scales(pictures, size, _refinement(settings))[0]
         pairs = max(_MOST_PAIRS, _pairs(first, settings.coarse_patch_size))
         pixels = sum(h * w for h, w in (*pictures, size))
@@ -170,7 +168,8 @@ class _Layout:
         if settings.balanced:
             rounds = max(4, min(60, _ROUND_PAIRS // (len(patches) * self.grid[0] * self.grid[1])))
         excluded = self._excluded(scale) if self.shift else None
-        potentials = None
+        own, *others = (patch_masses(size, side).flatten() for size in (scale.result, *scale.sources))
+        masses, potentials = (own, torch.cat(others)), None
         for step in range(settings.steps):
             level = most * (min(_LAST_NOISE, most) / max(most, 1e-6)) ** (step / max(1, settings.steps - 1))
             part = max(0.0, 1 - level)
@@ -180,7 +179,7 @@ class _Layout:
             costs /= 2 * settings.temperature * (max(level, 1e-3) * deviation) ** 2
             if excluded is not None:
                 costs[excluded] += _FAR
-            weights, potentials = transport_weights(costs, rounds, potentials)
+            weights, potentials = transport_weights(costs, rounds, masses, potentials)
             weights.mul_(_WEIGHT_UNITS).round_()
             means = (weights @ patches).div_(weights.sum(1, keepdim=True)).mul_(_MEAN_UNITS).round_()
             image = fold_patches(means.view(1, *self.grid, -1), scale.result, side)[0] / _MEAN_UNITS

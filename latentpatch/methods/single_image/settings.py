@@ -95,7 +95,7 @@ class PatchDiffusionSettings(Settings):
     )  # fmt: skip
     coarse_patch_size: int = setting(5, "side of the patches at coarse scales", minimum=3, limit=33, metavar="PIXELS")
     alpha: float = setting(
-        0.1,
+        0.08,
         "the lower, the more parts of the picture that are not in the result are preferred; from 1000 on none are",
         above=0,
         symbol="alpha",
@@ -115,23 +115,23 @@ class PatchDiffusionSettings(Settings):
     )
     steps: int = setting(8, "levels of noise at a coarse scale", minimum=1, limit=200, symbol="T", metavar="N")
     temperature: float = setting(
-        8.0, "softness of weights; 1 for patches of independent pixels", above=0, maximum=1000, is_advanced=True
+        16.0, "softness of weights; 1 for patches of independent pixels", above=0, maximum=1000, is_advanced=True
     )
     balanced: bool = setting(
         True, "use all patches of the pictures alike at coarse scales, by optimal transport", is_advanced=True
     )
     neighbors: int = setting(
-        4, "nearest patches that are averaged in the end; 1 for plain copies", minimum=1, limit=16, symbol="k"
+        4, "nearest patches that are averaged in the end; 1 for plain copies", minimum=1, limit=32, symbol="k"
     )
     softness: float = setting(
-        4.0,
-        "difference of pixels, in levels of 255, up to which further patches have much weight in the end; higher values "
-        "copy smaller pieces",
+        5.0,
+        "levels of 255 that a patch may differ from the nearest one to be averaged in the end with much weight; higher "
+        "values copy smaller pieces",
         minimum=0,
         maximum=64,
     )
     ratio: float = setting(0.75, "size of a scale relative to the next finer one", minimum=0.3, maximum=0.95)
-    iterations: int = setting(6, "searches at a fine scale, at most", minimum=1, limit=50, metavar="N")
+    iterations: int = setting(3, "searches at a fine scale, at most", minimum=1, limit=50, metavar="N")
     sweeps: int = setting(2, "sweeps of a search by patchmatch", minimum=1, limit=16, is_advanced=True, metavar="N")
 
     def check_together(self) -> None:

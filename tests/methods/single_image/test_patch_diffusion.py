@@ -42,7 +42,7 @@ def test_results_are_new_and_their_offsets_explain_the_pixels() -> None:
     for image, offsets in zip(result.images, result.offsets, strict=True):
         number, row, column = offsets.unbind(-1)
         assert int(number.abs().max()) == 0
-        assert (0, 0) <= (int(row.min()), int(column.min()))
+        assert (int(row.min()), int(column.min())) >= (0, 0)
         assert int(row.max()) < 40
         assert int(column.max()) < 56
         error = (source[:, row, column] - image).abs().mean()
