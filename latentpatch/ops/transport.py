@@ -23,8 +23,8 @@ def transport_weights(
         start: ``(K,)`` potentials of the keys, of a similar problem; 0 by default.
 
     Returns:
-        ``(Q, K)`` weights and ``(K,)`` potentials. Rows of weights sum to 1. Columns of weights times the queries' masses
-        sum to about the masses of the keys, as parts of the whole.
+        ``(Q, K)`` weights and ``(K,)`` potentials. Rows of weights sum to 1. Columns of weights times the queries'
+        masses sum to about the masses of the keys, as parts of the whole.
     """
     logits = -costs.cpu().numpy()
     logits -= logits.max(1, keepdims=True)

@@ -135,7 +135,7 @@ def refine(
         The picture, ``(C, h, w)``, and the pixels that it was copied from, ``(h, w, 3)``.
     """
     settings = search.settings
-    coarser = _resized(pictures, scales[first - 1].sources) if is_blurred else []
+    coarser = _rounded(_resized(pictures, scales[first - 1].sources)) if is_blurred else []
     field = None
     for number in range(first, len(scales)):
         scale = scales[number]
@@ -150,9 +150,10 @@ def refine(
             before = image
             field = search(levels(image), keys if not turn or settings.blurred_keys == "all" else values)
             image = vote(field, values, scale.result).add_(128).div_(255).clamp_(0, 1)
-            if turn and float((image - before).abs().mean()) * 255 <= settings.tolerance:
+            is_settled = turn > 0 and float((image - before).abs().mean()) * 255 <= settings.tolerance
+            if is_settled or not bool(field.scores.any()):  # without any distance, all patches are the source's
                 break
-        coarser = sharp
+        coarser = _rounded(sharp)
         tell(number, image[None])
     if field is None:
         raise AssertionError("a pyramid has at least one scale")
@@ -161,6 +162,11 @@ def refine(
 
 def _resized(pictures: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:
     return [resize(each[None], size)[0] for each, size in zip(pictures, sizes, strict=True)]
+
+
+def _rounded(pictures: Sequence[Tensor]) -> list[Tensor]:
+    """Return pictures at levels of 8 bits, as results are: a result that is the source has distances of 0."""
+    return [levels(each).add_(128).div_(255) for each in pictures]
 
 
 def _start(pictures: Sequence[Tensor], scale: Scale, seed: int, settings: GPNNSettings, task: str) -> Tensor:

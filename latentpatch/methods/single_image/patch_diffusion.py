@@ -82,7 +82,7 @@ class PatchDiffusion(PictureMethod):
 
             layout = _Layout(pictures, settings, seed, is_retarget=task == "retarget")
             few = [_pairs(scale, settings.coarse_patch_size) <= _MOST_PAIRS for scale in scales]
-            coarse = max(1, (*few, False).index(False))
+            coarse = max(1, (*few, False).index(False)) if layout.finer_noise else 1
             for index in range(coarse):
                 layout.denoise(scales[index])
                 if index < len(scales) - 1:
