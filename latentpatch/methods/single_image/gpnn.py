@@ -153,7 +153,7 @@ def refine(
             is_settled = turn > 0 and float((image - before).abs().mean()) * 255 <= settings.tolerance
             if is_settled or not bool(field.scores.any()):  # without any distance, all patches are the source's
                 break
-        coarser = _rounded(sharp)
+        coarser = _rounded(sharp) if first else sharp
         tell(number, image[None])
     if field is None:
         raise AssertionError("a pyramid has at least one scale")
