@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from .methods.picture import PictureMethod, PictureResult, register_method
     from .methods.single_image.presets import PICTURE_PRESETS
-    from .methods.single_image.settings import GPNNSettings
+    from .methods.single_image.settings import GPNNSettings, PatchDiffusionSettings
     from .model import LatentPatch
     from .picture_tasks import reshuffle, retarget, texture
     from .provenance.explanation import Explanation, explain
@@ -51,6 +51,7 @@ __all__ = [
     "LatentPatchError",
     "Method",
     "MissingDependencyError",
+    "PatchDiffusionSettings",
     "PictureGeneration",
     "PictureMethod",
     "PictureResult",
@@ -99,7 +100,7 @@ __getattr__, __dir__ = attach(
         ),
         ".methods.picture": ("PictureMethod", "PictureResult", "register_method"),
         ".methods.single_image.presets": ("PICTURE_PRESETS",),
-        ".methods.single_image.settings": ("GPNNSettings",),
+        ".methods.single_image.settings": ("GPNNSettings", "PatchDiffusionSettings"),
         ".model": ("LatentPatch",),
         ".picture_tasks": ("reshuffle", "retarget", "texture"),
         ".provenance.explanation": ("Explanation", "explain"),

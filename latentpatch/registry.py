@@ -22,7 +22,7 @@ from .methods.latent.settings import (
     RasterSettings,
     ResynthesisSettings,
 )
-from .methods.single_image.settings import GPNNSettings
+from .methods.single_image.settings import GPNNSettings, PatchDiffusionSettings
 from .methods.single_image.texture_settings import (
     EfrosLeungSettings,
     GPDMSettings,
@@ -247,6 +247,13 @@ SAMPLERS.declare(
 
 #: Methods on pictures by the name users give them; the first that does a task is the task's default.
 PICTURE_METHODS = PictureMethodRegistry()
+PICTURE_METHODS.declare(
+    "patch-diffusion",
+    PatchDiffusionSettings,
+    "Denoises noise by the picture's patches in closed form, all used alike; then copies the nearest patches.",
+    ".methods.single_image.patch_diffusion:PatchDiffusion",
+    ("reshuffle", "retarget"),
+)
 PICTURE_METHODS.declare(
     "gpnn",
     GPNNSettings,

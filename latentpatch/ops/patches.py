@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import SettingError
 from ..validation import check_integer
 
-__all__ = ["extract_patches", "fold_patches", "gaussian_window", "patch_grid", "patch_positions"]
+__all__ = ["extract_patches", "fold_patches", "gaussian_window", "patch_grid", "patch_masses", "patch_positions"]
 
 
 def patch_grid(size: Sequence[int], side: int, stride: int = 1) -> tuple[int, int]:
@@ -46,6 +46,24 @@ def extract_patches(images: Tensor, side: int, stride: int = 1) -> Tensor:
     rows, columns = patch_grid(images.shape[2:], side, stride)
     patches = F.unfold(images, side, stride=stride).transpose(1, 2)
     return patches.reshape(len(images), rows, columns, -1)
+
+
+def patch_masses(size: Sequence[int], side: int) -> Tensor:
+    """Return the pixels that each patch stands for, where patches share each pixel alike: more at the edges.
+
+    Args:
+        size: height and width of the picture.
+        side: of a patch, in pixels.
+
+    Returns:
+        ``(rows, columns)`` float32; the sum is the number of pixels.
+    """
+    axes = []
+    for length, count in zip(size, patch_grid(size, side), strict=True):
+        pixels = torch.arange(length)
+        sharing = pixels.clamp(max=count - 1) - (pixels - side + 1).clamp(min=0) + 1
+        axes.append((1 / sharing).unfold(0, side, 1).sum(1))
+    return axes[0][:, None] * axes[1][None]
 
 
 def patch_positions(positions: Tensor, side: int, size: Sequence[int], stride: int = 1) -> Tensor:

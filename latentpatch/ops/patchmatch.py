@@ -126,30 +126,34 @@ def patchmatch(
     return Field(*search(query, sources, k, seed, sweeps, start.to(torch.int32), wanted, reach))
 
 
-def vote(field: Field, sources: Sources, size: Sequence[int], backend: str | None = None) -> Tensor:
-    """Return the picture whose pixels are the means of the best matches' patches that have them.
+def vote(
+    field: Field, sources: Sources, size: Sequence[int], backend: str | None = None, shares: Tensor | None = None
+) -> Tensor:
+    """Return the picture whose pixels are the means of the matches' patches that have them.
 
     Args:
         field: matches of all patches.
         sources: the pictures to take pixels from, of the sizes of those searched.
         size: height and width of the result.
         backend: see :func:`patchmatch`.
+        shares: ``(rows, columns, k)`` float32, shares of a patch's matches, which sum to 1; None for the best alone.
 
     Returns:
         ``(C, height, width)`` float32.
     """
+    best = field.matches[:, :, :1]
+    found, parts = (best, torch.ones(best.shape[:3])) if shares is None else (field.matches, shares)
     if not _uses_numba(backend, field.matches):
-        return patchmatch_torch.vote(field.matches[:, :, 0], sources.pictures, sources.side, size)
+        return patchmatch_torch.vote(found, parts.to(found.device), sources.pictures, sources.side, size)
     from . import patchmatch_kernels as kernels
 
     packed, channels = _pack(sources), sources.pictures[0].shape[0]
     image = np.empty((size[0], size[1], channels), np.float32)
-    matches = field.matches.numpy()
+    picked = found.contiguous().numpy(), parts.contiguous().numpy()
+    pixels = packed["source"], packed["begins"], packed["widths"]
 
     def fill(first: int, last: int) -> None:
-        kernels.vote_rows(
-            matches, packed["source"], packed["begins"], packed["widths"], channels, sources.side, image, first, last
-        )
+        kernels.vote_rows(*picked, *pixels, channels, sources.side, image, first, last)
 
     _in_bands(fill, size[0], 0)
     return torch.from_numpy(image).permute(2, 0, 1).contiguous()

@@ -173,9 +173,9 @@ def search_band(
 
 
 @_compiled
-def vote_rows(matches, source, begins, widths, channels, side, image, first, last):
+def vote_rows(matches, shares, source, begins, widths, channels, side, image, first, last):
     """Write rows of a picture, from ``first`` to ``last``: each pixel the mean of the matches' patches that have it."""
-    rows, columns = matches.shape[0], matches.shape[1]
+    rows, columns, k = shares.shape
     width = image.shape[1]
     total = np.zeros((width, channels), np.float32)
     for y in range(first, last):
@@ -184,12 +184,16 @@ def vote_rows(matches, source, begins, widths, channels, side, image, first, las
         for j in range(max(0, y - side + 1), min(rows, y + 1)):
             tall += 1
             for i in range(columns):
-                picture = matches[j, i, 0, 0]
-                row, column = np.int64(matches[j, i, 0, 1]) + y - j, np.int64(matches[j, i, 0, 2])
-                at = begins[picture] + (row * widths[picture] + column) * channels
-                for x in range(side):
-                    for channel in range(channels):
-                        total[i + x, channel] += source[at + x * channels + channel]
+                for match in range(k):
+                    share = shares[j, i, match]
+                    if share == 0:
+                        continue
+                    picture = matches[j, i, match, 0]
+                    row, column = np.int64(matches[j, i, match, 1]) + y - j, np.int64(matches[j, i, match, 2])
+                    at = begins[picture] + (row * widths[picture] + column) * channels
+                    for x in range(side):
+                        for channel in range(channels):
+                            total[i + x, channel] += share * source[at + x * channels + channel]
         for x in range(width):
             count = tall * (min(columns, x + 1) - max(0, x - side + 1))
             for channel in range(channels):

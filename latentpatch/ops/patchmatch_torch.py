@@ -45,22 +45,25 @@ def search(
     return matches, scores
 
 
-def vote(matches: Tensor, pictures: Sequence[Tensor], side: int, size: Sequence[int]) -> Tensor:
+def vote(matches: Tensor, shares: Tensor, pictures: Sequence[Tensor], side: int, size: Sequence[int]) -> Tensor:
     """Return the mean of the matches' patches, see :func:`latentpatch.ops.patchmatch.vote`.
 
     Args:
-        matches: ``(rows, columns, 3)`` int32.
+        matches: ``(rows, columns, k, 3)`` int32.
+        shares: ``(rows, columns, k)`` float32.
         pictures: sources ``(C, H, W)``.
         side: of a patch, in pixels.
         size: height and width of the result.
     """
     flat, begins, widths = _flat(pictures)
-    picture = matches[..., 0].long()
-    at = begins[picture] + matches[..., 1] * widths[picture] + matches[..., 2]
-    offsets = torch.arange(side, device=at.device)
-    inside = offsets[:, None] * widths[picture][..., None, None] + offsets
-    patches = flat[at[..., None, None] + inside]  # (rows, columns, side, side, C)
-    return fold_patches(patches.permute(0, 1, 4, 2, 3).flatten(2)[None], size, side)[0]
+    offsets = torch.arange(side, device=matches.device)
+    patches = flat.new_zeros(())
+    for each, share in zip(matches.unbind(2), shares.unbind(2), strict=True):
+        picture = each[..., 0].long()
+        at = begins[picture] + each[..., 1] * widths[picture] + each[..., 2]
+        inside = offsets[:, None] * widths[picture][..., None, None] + offsets
+        patches = patches + flat[at[..., None, None] + inside] * share[..., None, None, None]
+    return fold_patches(patches.permute(0, 1, 4, 2, 3).flatten(2)[None], size, side)[0]  # from (..., side, side, C)
 
 
 def _flat(pictures: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -45,7 +45,7 @@ def test_reshuffle(beach: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert sorted(contents(out)) == names
     report = record(out, "reshuffle.json")
     assert json.loads(printed.out) == report
-    assert (report["command"], report["method"], report["size"]) == ("reshuffle", "gpnn", [32, 40])
+    assert (report["command"], report["method"], report["size"]) == ("reshuffle", "patch-diffusion", [32, 40])
     assert report["settings"]["coarsest"] == 10
     assert [row["seed"] for row in report["images"]] == [5, 6, 7]
     assert all(0 <= row[name] <= 1 for row in report["images"] for name in ("in_place", "contiguity", "largest_share"))
@@ -62,7 +62,7 @@ def test_reshuffle(beach: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     sheet = contact_sheet(torch.cat([read_image(beach)[None], on_white(result.images)]))
     assert (read_image(out / "grid.png") - sheet).abs().max() <= 0.5 / 255 + 1e-6
     metadata = read_record(out / "0001.png")
-    assert (metadata["seed"], metadata["method"], metadata["command"]) == (6, "gpnn", "reshuffle")
+    assert (metadata["seed"], metadata["method"], metadata["command"]) == (6, "patch-diffusion", "reshuffle")
     run("reshuffle", beach, "-n", 1, "--seed", 6, *QUICK, "-q", "-o", tmp_path / "one")
     assert (tmp_path / "one" / "0000.png").read_bytes() == (out / "0001.png").read_bytes()
     assert not capsys.readouterr().err
@@ -110,7 +110,7 @@ def test_a_preset_is_a_method_with_settings(beach: Path, tmp_path: Path) -> None
 #: Options, and words that the one line about them holds.
 REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "small result": (["--size", "4x40"], ["--size ", "7 x 7", "(4, 40)"]),
-    "coarsest below a patch": (["--coarsest", 5], ["--coarsest ", "7", "5"]),
+    "coarsest below a patch": (["--coarsest", 4], ["--coarsest ", "5", "4"]),
     "large patches": (["--patch-size", 33, "--coarsest", 33], ["size", "33 x 33", "(32, 40)"]),
     "mixed channels": (["GREY"], ["pictures ", "3 channels"]),
     "missing": (["gone.png"], ["gone.png: "]),

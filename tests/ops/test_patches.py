@@ -9,7 +9,7 @@ import torch
 from helpers.errors import refuses
 
 from latentpatch.ops.patch_nearest import completeness_weights, least_distances, levels, nearest_vectors
-from latentpatch.ops.patches import extract_patches, fold_patches, gaussian_window, patch_grid
+from latentpatch.ops.patches import extract_patches, fold_patches, gaussian_window, patch_grid, patch_masses
 from latentpatch.ops.pyramid import pyramid, pyramid_sizes, resize
 
 
@@ -95,3 +95,21 @@ def test_completeness_prefers_what_is_missing() -> None:
     ratio = completeness_weights(least, 100.0)
     assert ratio[2] / ratio[0] > weights[2] / weights[0]  # a larger alpha prefers less
     assert torch.equal(completeness_weights(least, float("inf")), torch.ones(3))
+
+
+@pytest.mark.parametrize("size", [(3, 3), (4, 9), (12, 7)])
+def test_masses_share_each_pixel_among_its_patches(size: tuple[int, int]) -> None:
+    masses = patch_masses(size, 3)
+    counts = torch.zeros(size)
+    for row in range(masses.shape[0]):
+        for column in range(masses.shape[1]):
+            counts[row : row + 3, column : column + 3] += 1
+    expected = torch.stack(
+        [
+            (1 / counts[row : row + 3, column : column + 3]).sum()
+            for row in range(masses.shape[0])
+            for column in range(masses.shape[1])
+        ]
+    )
+    assert torch.allclose(masses.flatten(), expected)
+    assert torch.isclose(masses.sum(), torch.tensor(float(size[0] * size[1])))

@@ -21,7 +21,7 @@ from ...ops.pyramid import pyramid_sizes, resize
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators, noise_of
 from .settings import GPNNSettings
 
-__all__ = ["GPNN"]
+__all__ = ["GPNN", "NeighborSearch", "Scale", "pyramid_scales", "refine"]
 
 Size = tuple[int, int]
 
@@ -58,7 +58,7 @@ class GPNN(PictureMethod):
         mask: Tensor | None = None,
         observe: Observer | None = None,
     ) -> PictureResult:
-        scales = _scales([(each.shape[1], each.shape[2]) for each in pictures], size, settings)
+        scales = pyramid_scales([(each.shape[1], each.shape[2]) for each in pictures], size, settings)
         images, offsets = [], []
         for number, seed in enumerate(seeds):
 
@@ -74,14 +74,14 @@ class GPNN(PictureMethod):
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """The sizes of the sources and of the result at a scale."""
 
     sources: list[Size]
     result: Size
 
 
-def _scales(pictures: Sequence[Size], size: Size, settings: GPNNSettings) -> list[_Scale]:
+def pyramid_scales(pictures: Sequence[Size], size: Size, settings: GPNNSettings) -> list[Scale]:
     """Return the scales, coarse to fine: the shorter side of the smallest picture becomes ``coarsest``."""
     smallest = min(pictures, key=min)
     steps = pyramid_sizes(smallest, settings.ratio, settings.coarsest)
@@ -91,16 +91,16 @@ def _scales(pictures: Sequence[Size], size: Size, settings: GPNNSettings) -> lis
         height, width = (max(settings.patch_size, round(side * factor)) for side in whole)
         return height, width
 
-    scales = [_Scale([at(factor, each) for each in pictures], at(factor, size)) for factor in factors]
+    scales = [Scale([at(factor, each) for each in pictures], at(factor, size)) for factor in factors]
     if settings.square_coarsest and len(scales) > 1:
         square = (settings.coarsest, settings.coarsest)
-        scales[0] = _Scale([square] * len(pictures), square)
+        scales[0] = Scale([square] * len(pictures), square)
     return scales
 
 
 def _one(
     pictures: Sequence[Tensor],
-    scales: Sequence[_Scale],
+    scales: Sequence[Scale],
     seed: int,
     settings: GPNNSettings,
     task: str,
@@ -108,13 +108,40 @@ def _one(
 ) -> tuple[Tensor, Tensor]:
     """Return the picture of a seed, ``(C, h, w)``, and the pixels that it was copied from, ``(h, w, 3)``."""
     image = _start(pictures, scales[0], seed, settings, task)
-    search = _Search(settings, seed)
-    coarser: list[Tensor] = []
+    return refine(pictures, scales, image, NeighborSearch(settings, seed), tell)
+
+
+def refine(
+    pictures: Sequence[Tensor],
+    scales: Sequence[Scale],
+    image: Tensor,
+    search: NeighborSearch,
+    tell: Callable[[int, Tensor], None],
+    first: int = 0,
+    is_blurred: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Replace patches by their nearest neighbors at scales from ``first`` on, coarse to fine.
+
+    Args:
+        pictures: the sources, at full size.
+        scales: coarse to fine.
+        image: ``(C, h, w)`` in [0, 1], of any size.
+        search: with its settings, and the matches of the coarser scale where there are any.
+        tell: called after each scale with its number and the picture.
+        first: number of the first scale.
+        is_blurred: whether the image is one of the scale before ``first``, which upsampling blurs.
+
+    Returns:
+        The picture, ``(C, h, w)``, and the pixels that it was copied from, ``(h, w, 3)``.
+    """
+    settings = search.settings
+    coarser = _rounded(_resized(pictures, scales[first - 1].sources)) if is_blurred else []
     field = None
-    for number, scale in enumerate(scales):
-        sharp = [resize(each[None], size)[0] for each, size in zip(pictures, scale.sources, strict=True)]
+    for number in range(first, len(scales)):
+        scale = scales[number]
+        sharp = _resized(pictures, scale.sources)
         # The result of the coarser scale is blurred by upsampling: it is compared with pictures as blurred.
-        blurred = [resize(each[None], size)[0] for each, size in zip(coarser or sharp, scale.sources, strict=True)]
+        blurred = _resized(coarser or sharp, scale.sources)
         values = Sources([levels(each) for each in sharp], settings.patch_size)
         keys = Sources([levels(each) for each in blurred], settings.patch_size)
         image = resize(image[None], scale.result)[0]
@@ -123,16 +150,26 @@ def _one(
             before = image
             field = search(levels(image), keys if not turn or settings.blurred_keys == "all" else values)
             image = vote(field, values, scale.result).add_(128).div_(255).clamp_(0, 1)
-            if turn and float((image - before).abs().mean()) * 255 <= settings.tolerance:
+            is_settled = turn > 0 and float((image - before).abs().mean()) * 255 <= settings.tolerance
+            if is_settled or not bool(field.scores.any()):  # without any distance, all patches are the source's
                 break
-        coarser = sharp
+        coarser = _rounded(sharp) if first else sharp
         tell(number, image[None])
     if field is None:
         raise AssertionError("a pyramid has at least one scale")
     return image, patch_positions(field.matches[:, :, 0].long(), settings.patch_size, scales[-1].result)
 
 
-def _start(pictures: Sequence[Tensor], scale: _Scale, seed: int, settings: GPNNSettings, task: str) -> Tensor:
+def _resized(pictures: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:
+    return [resize(each[None], size)[0] for each, size in zip(pictures, sizes, strict=True)]
+
+
+def _rounded(pictures: Sequence[Tensor]) -> list[Tensor]:
+    """Return pictures at levels of 8 bits, as results are: a result that is the source has distances of 0."""
+    return [levels(each).add_(128).div_(255) for each in pictures]
+
+
+def _start(pictures: Sequence[Tensor], scale: Scale, seed: int, settings: GPNNSettings, task: str) -> Tensor:
     """Return the picture of the coarsest scale before the first search."""
     first, is_retarget = pictures[0], task == "retarget"
     deviation = (0.0 if is_retarget else 0.75) if settings.noise is None else settings.noise
@@ -143,7 +180,7 @@ def _start(pictures: Sequence[Tensor], scale: _Scale, seed: int, settings: GPNNS
     return base.to(first.device) + noise * (deviation / 2)
 
 
-class _Search:
+class NeighborSearch:
     """Nearest neighbors with completeness, which begins where the last search ended."""
 
     def __init__(self, settings: GPNNSettings, seed: int) -> None:

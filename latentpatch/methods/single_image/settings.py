@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...errors import SettingError
 from ...settings import Settings, setting
 
-__all__ = ["GPNNSettings"]
+__all__ = ["GPNNSettings", "PatchDiffusionSettings"]
 
 
 @dataclass(frozen=True)
@@ -79,3 +79,61 @@ class GPNNSettings(Settings):
     def check_together(self) -> None:
         if self.coarsest < self.patch_size:
             raise SettingError("coarsest", self.coarsest, f"at least patch_size, {self.patch_size}")
+
+
+@dataclass(frozen=True)
+class PatchDiffusionSettings(Settings):
+    """Settings of patch diffusion; noise is in standard deviations of the picture."""
+
+    coarsest: int = setting(
+        12, "shorter side of the coarsest scale; higher values copy smaller pieces", minimum=4, limit=512,
+        metavar="PIXELS",
+    )  # fmt: skip
+    patch_size: int = setting(
+        7, "side of the patches at fine scales; lower values copy smaller pieces", minimum=3, limit=33, symbol="p",
+        metavar="PIXELS",
+    )  # fmt: skip
+    coarse_patch_size: int = setting(5, "side of the patches at coarse scales", minimum=3, limit=33, metavar="PIXELS")
+    alpha: float = setting(
+        0.08,
+        "the lower, the more parts of the picture that are not in the result are preferred; from 1000 on none are",
+        above=0,
+        symbol="alpha",
+    )
+    shift: float | None = setting(
+        None,
+        "least distance of patches from their place in the picture at coarse scales, in its shorter side",
+        minimum=0,
+        maximum=0.5,
+        default_help="0.1; 0 to retarget",
+    )
+    noise: float | None = setting(
+        None, "noise to start from", minimum=0, maximum=1, symbol="sigma", default_help="1; 0.3 to retarget"
+    )
+    finer_noise: float = setting(
+        0.6, "noise that is added at the coarse scales but the first, at most that to start from", minimum=0, maximum=1
+    )
+    steps: int = setting(8, "levels of noise at a coarse scale", minimum=1, limit=200, symbol="T", metavar="N")
+    temperature: float = setting(
+        16.0, "softness of weights; 1 for patches of independent pixels", above=0, maximum=1000, is_advanced=True
+    )
+    balanced: bool = setting(
+        True, "use all patches of the pictures alike at coarse scales, by optimal transport", is_advanced=True
+    )
+    neighbors: int = setting(
+        4, "nearest patches that are averaged in the end; 1 for plain copies", minimum=1, limit=32, symbol="k"
+    )
+    softness: float = setting(
+        5.0,
+        "levels of 255 that a patch may differ from the nearest one to be averaged in the end with much weight; higher "
+        "values copy smaller pieces",
+        minimum=0,
+        maximum=64,
+    )
+    ratio: float = setting(0.75, "size of a scale relative to the next finer one", minimum=0.3, maximum=0.95)
+    iterations: int = setting(3, "searches at a fine scale, at most", minimum=1, limit=50, metavar="N")
+    sweeps: int = setting(2, "sweeps of a search by patchmatch", minimum=1, limit=16, is_advanced=True, metavar="N")
+
+    def check_together(self) -> None:
+        if self.coarsest < self.coarse_patch_size:
+            raise SettingError("coarsest", self.coarsest, f"at least coarse_patch_size, {self.coarse_patch_size}")

@@ -1,0 +1,51 @@
+"""Entropic optimal transport between two sets of vectors: soft assignments that use all keys alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["transport_weights"]
+
+
+def transport_weights(
+    costs: Tensor, rounds: int, masses: tuple[Tensor, Tensor] | None = None, start: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the weights of keys for queries by Sinkhorn's iteration, in logarithms (Cuturi, 2013).
+
+    NumPy computes on one thread: the result does not depend on the number of threads.
+
+    Args:
+        costs: ``(Q, K)`` float32, in units of the entropy's factor.
+        rounds: iterations; with 0, the weights are ``softmax(start - costs)``.
+        masses: of the queries, ``(Q,)``, and of the keys, ``(K,)``, positive; the same for all by default.
+        start: ``(K,)`` potentials of the keys, of a similar problem; 0 by default.
+
+    Returns:
+        ``(Q, K)`` weights and ``(K,)`` potentials. Rows of weights sum to 1. Columns of weights times the queries'
+        masses sum to about the masses of the keys, as parts of the whole.
+    """
+    logits = -costs.cpu().numpy()
+    logits -= logits.max(1, keepdims=True)
+    queries, keys = (np.zeros(n, np.float32) for n in logits.shape)
+    if masses is not None:
+        queries, keys = (np.log(each.cpu().numpy()) for each in masses)
+    potentials = np.zeros_like(keys) if start is None else start.cpu().numpy()
+    keys = keys - np.log(np.exp(keys).sum()) + np.log(np.exp(queries).sum())
+    for _ in range(rounds):
+        sums = _log_sums(logits + potentials, 1)
+        potentials = keys - _log_sums(logits - sums + queries[:, None], 0)[0]
+    logits += potentials
+    logits -= logits.max(1, keepdims=True)
+    weights = np.exp(logits, out=logits)
+    weights /= weights.sum(1, keepdims=True)
+    return torch.from_numpy(weights).to(costs.device), torch.from_numpy(potentials).to(costs.device)
+
+
+def _log_sums(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the logarithms of the sums of exponentials along an axis, which stays; ``values`` are overwritten."""
+    largest = values.max(axis, keepdims=True)
+    values -= largest
+    sums: np.ndarray = np.log(np.exp(values, out=values).sum(axis, keepdims=True)) + largest
+    return sums
