@@ -18,7 +18,7 @@ from .results import PictureGeneration
 from .runs.system import machine_memory
 from .settings import Settings
 
-__all__ = ["check_memory", "make_pictures", "picture_tensors", "reshuffle", "retarget", "texture"]
+__all__ = ["check_memory", "denoise", "make_pictures", "picture_tensors", "reshuffle", "retarget", "texture"]
 
 _GIBIBYTE = 1 << 30
 _USABLE = 0.8  # part of the memory that a method may use
@@ -116,6 +116,32 @@ def texture(
     )  # fmt: skip
 
 
+def denoise(
+    picture: Picture,
+    *,
+    method: str | None = None,
+    settings: Settings | None = None,
+    observe: Observer | None = None,
+    **changes: Any,
+) -> PictureGeneration:
+    """Return a picture without its noise; grey stays grey, and alpha stays as it is.
+
+    Args:
+        picture: a file or a tensor ``(C, H, W)`` float32 in [0, 1].
+        method, settings, observe: as for :func:`reshuffle`.
+        changes: settings to change, by name: ``sigma`` is the standard deviation of the noise in levels of 255. It is
+            estimated where there is none, and then stands in the settings of the result.
+
+    Returns:
+        One picture; it is no copy of others and has no offsets.
+
+    Raises:
+        SettingError, ImageError: as :func:`reshuffle`.
+    """
+    return make_pictures("denoise", picture, None, (0,), method=method, settings=settings, observe=observe,
+                         changes=changes)  # fmt: skip
+
+
 def make_pictures(
     task: str,
     pictures: Picture | Sequence[Picture],
@@ -138,6 +164,7 @@ def make_pictures(
     sizes = tuple((each.shape[1], each.shape[2]) for each in tensors)
     height, width = sizes[0] if size is None else size
     check_memory(chosen, sizes, (height, width), len(seeds), settings)
+    settings = chosen.resolve(settings, tensors)
     result = chosen(
         tensors, (height, width), seeds, settings, task=task, target=target, mask=mask, observe=observe
     )  # fmt: skip

@@ -22,6 +22,7 @@ from .methods.latent.settings import (
     RasterSettings,
     ResynthesisSettings,
 )
+from .methods.single_image.denoising_settings import NLMeansSettings, NLPCASettings
 from .methods.single_image.settings import GPNNSettings, PatchDiffusionSettings
 from .methods.single_image.texture_settings import (
     EfrosLeungSettings,
@@ -288,6 +289,20 @@ PICTURE_METHODS.declare(
     "Lowers the distance of all patches to patches of the exemplars, coarse to fine (Kwatra et al., SIGGRAPH 2005).",
     ".methods.single_image.texture_optimization:TextureOptimization",
     ("texture", "reshuffle"),
+)
+PICTURE_METHODS.declare(
+    "nl-pca",
+    NLPCASettings,
+    "Takes the noise from the principal components of groups of similar patches (Zhang et al., 2010).",
+    ".methods.single_image.nl_pca:NLPCA",
+    ("denoise",),
+)
+PICTURE_METHODS.declare(
+    "nl-means",
+    NLMeansSettings,
+    "Averages pixels whose patches are alike: attention of a picture to itself (Buades et al., CVPR 2005).",
+    ".methods.single_image.nl_means:NLMeans",
+    ("denoise",),
 )
 
 

@@ -52,7 +52,7 @@ def switch(help: str, **declaration: Any) -> Any:
     return _declare((), None, action=argparse.BooleanOptionalAction, help=help, **declaration)
 
 
-def argument(metavar: str, help: str, nargs: str | None = None) -> Any:
+def argument(metavar: str, help: str, nargs: str | int | None = None) -> Any:
     """Declare a positional path, or several: an empty tuple where ``nargs`` is ``*`` and there are none."""
     metadata = {"argument": {"type": Path, "metavar": metavar, "help": help, "nargs": nargs}}
     return field(default=(), metadata=metadata) if nargs == "*" else field(metadata=metadata)

@@ -36,6 +36,7 @@ COMMANDS = {
     "reshuffle": "make new pictures from one picture, without other sources",
     "retarget": "make one picture in another size, its things undistorted",
     "texture": "make textures of any size from exemplars",
+    "denoise": "take the noise from a picture",
     "reconstruct": "encode and decode pictures: what the autoencoder loses",
     "align": "register similar pictures to one another",
     "fit": "encode sources once and keep them in one file",

@@ -78,6 +78,15 @@ class PictureMethod(Method):
         """Return 0: these methods draw their noise from the generator of each picture's seed."""
         return 0
 
+    def resolve(self, settings: Any, context: Any) -> Any:
+        """Return settings with the values that the pictures decide.
+
+        Args:
+            settings: of this method.
+            context: the pictures ``(C, H, W)``; they are checked each by itself.
+        """
+        return settings
+
     def smallest_side(self, settings: Any) -> int:
         """Return the shortest side, in pixels, of pictures and results that the settings can be used with."""
         return 1
