@@ -50,7 +50,8 @@ def nl_means(
     result = torch.zeros_like(picture)
     for rows in row_blocks(height, width, radius):
         scores = window_distances(padded, side, radius, rows).div_(-(scale**2))
-        weights = scores.flatten(0, 1).softmax(0).view_as(scores)
+        weights = scores.flatten(0, 1).movedim(0, -1).contiguous().softmax(-1)  # the same bits with any threads
+        weights = weights.movedim(-1, 0).view_as(scores)
         result[:, rows.start : rows.stop] = window_values(picture, weights, rows)
         if progress is not None:
             progress(rows.stop, height, result)

@@ -114,7 +114,12 @@ def _components(centered: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return squared singular values ``(G, r)`` and, on the shorter side of the matrices, vectors ``(G, n, r)``."""
     is_tall = centered.shape[1] >= centered.shape[2]
     gram = centered.mT @ centered if is_tall else centered @ centered.mT
-    values, vectors = torch.linalg.eigh(gram)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # with which LAPACK's last bits would change
+    try:
+        values, vectors = torch.linalg.eigh(gram)
+    finally:
+        torch.set_num_threads(threads)
     return values[:, -rank:].clamp(min=0), vectors[..., -rank:]
 
 
