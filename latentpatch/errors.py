@@ -34,6 +34,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "numba": ("numba",),
     "triton": ("triton",),
+    "filters": ("opencv-contrib-python-headless",),
     "evaluate": ("torch-fidelity", "lpips"),
     "bench": ("faiss-cpu", "numba", "matplotlib", "scikit-learn"),
 }

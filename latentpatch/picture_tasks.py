@@ -119,6 +119,7 @@ def texture(
 def denoise(
     picture: Picture,
     *,
+    guide: Picture | None = None,
     method: str | None = None,
     settings: Settings | None = None,
     observe: Observer | None = None,
@@ -128,6 +129,8 @@ def denoise(
 
     Args:
         picture: a file or a tensor ``(C, H, W)`` float32 in [0, 1].
+        guide: a picture of the same shape whose edges are kept, such as one with flash, for the methods bilateral and
+            guided; by default the picture itself.
         method, settings, observe: as for :func:`reshuffle`.
         changes: settings to change, by name: ``sigma`` is the standard deviation of the noise in levels of 255. It is
             estimated where there is none, and then stands in the settings of the result.
@@ -138,8 +141,10 @@ def denoise(
     Raises:
         SettingError, ImageError: as :func:`reshuffle`.
     """
-    return make_pictures("denoise", picture, None, (0,), method=method, settings=settings, observe=observe,
-                         changes=changes)  # fmt: skip
+    return make_pictures(
+        "denoise", picture, None, (0,), method=method, settings=settings, observe=observe, changes=changes,
+        target=None if guide is None else picture_tensors(guide)[0],
+    )  # fmt: skip
 
 
 def make_pictures(

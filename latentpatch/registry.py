@@ -23,6 +23,14 @@ from .methods.latent.settings import (
     ResynthesisSettings,
 )
 from .methods.single_image.denoising_settings import NLMeansSettings, NLPCASettings
+from .methods.single_image.filter_settings import (
+    BilateralSettings,
+    BoxSettings,
+    GaussianSettings,
+    GuidedSettings,
+    MedianSettings,
+    RollingGuidanceSettings,
+)
 from .methods.single_image.settings import GPNNSettings, PatchDiffusionSettings
 from .methods.single_image.texture_settings import (
     EfrosLeungSettings,
@@ -304,6 +312,16 @@ PICTURE_METHODS.declare(
     ".methods.single_image.nl_means:NLMeans",
     ("denoise",),
 )
+for _name, _settings, _summary in (
+    ("gaussian", GaussianSettings, "Blurs with a Gaussian window"),
+    ("box", BoxSettings, "Averages the pixels of a square"),
+    ("median", MedianSettings, "Takes the median of the pixels of a square"),
+    ("bilateral", BilateralSettings, "Averages near pixels of like colors (Tomasi & Manduchi, ICCV 1998)"),
+    ("guided", GuidedSettings, "Fits linear functions of the picture or a guide (He, Sun & Tang, ECCV 2010)"),
+    ("rolling-guidance", RollingGuidanceSettings, "Removes small things, keeps edges (Zhang et al., ECCV 2014)"),
+):
+    _class = _settings.__name__.removesuffix("Settings")
+    PICTURE_METHODS.declare(_name, _settings, f"{_summary}.", f".methods.single_image.filters:{_class}", ("denoise",))
 
 
 #: Environment variable that names modules with samplers of one's own, separated by commas.

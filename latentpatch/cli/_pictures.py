@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..methods.single_image.presets import PICTURE_PRESET_HELP, PICTURE_PRESETS
@@ -104,9 +105,17 @@ def make_and_write(
     task: str,
     settings: Settings,
     size: tuple[int, int] | None,
+    *,
+    files: Mapping[str, Path] = MappingProxyType({}),
     **inputs: Any,
 ) -> dict[str, Any]:
-    """Make the pictures of a command, write them with their sheets and record, and return the record."""
+    """Make the pictures of a command, write them with their sheets and record, and return the record.
+
+    Args:
+        options, context, task, settings, size: of the command.
+        files: of further inputs by name, for the record.
+        inputs: further arguments of :func:`~latentpatch.picture_tasks.make_pictures`.
+    """
     from .. import __version__
     from ..io import atomic
     from ..picture_tasks import make_pictures, picture_tensors
@@ -130,6 +139,7 @@ def make_and_write(
                 {**file_facts(path), "size": list(each)}
                 for path, each in zip(options.pictures, result.sizes, strict=True)
             ],
+            **{name: file_facts(path) for name, path in files.items()},
             "size": [int(side) for side in result.images.shape[2:]],
             **result.settings_record(),
         }

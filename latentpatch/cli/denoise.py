@@ -23,6 +23,9 @@ class DenoiseOptions(PictureOptions):
     """Options of the command; denoisers draw nothing and copy nothing, so number, seed and offsets are no options."""
 
     pictures: tuple[Path, ...] = cli.argument("PICTURE", "the noisy picture", 1)
+    guide: Path | None = cli.option(
+        Path, "IMAGE", "picture of the same size whose edges are kept, for the methods bilateral and guided"
+    )
     n: int = 1
     seed: int = 0
     offsets: bool = False
@@ -33,12 +36,17 @@ class DenoiseOptions(PictureOptions):
     DenoiseOptions,
     "denoise night.jpg -o out                            # noise of unknown strength",
     "denoise night.jpg --sigma 20 -o out                 # in levels of 255",
-    "denoise night.jpg --method nl-means -o out",
+    "denoise night.jpg --method bilateral --guide flash.jpg -o out",
 )
 def run(options: DenoiseOptions, context: cli.RunContext) -> dict[str, Any]:
     """Take the noise away and write the picture."""
+    from ..io.channels import read_channels
+
     settings = options.method.settings()
-    report = make_and_write(options, context, "denoise", settings, None)
-    how = "estimated" if getattr(settings, "sigma", None) is None else "as set"
-    context.say(f"noise: {report['settings']['sigma']:g} levels of 255, {how}")
+    guide = None if options.guide is None else read_channels(options.guide)
+    files = {} if options.guide is None else {"guide": options.guide}
+    report = make_and_write(options, context, "denoise", settings, None, files=files, target=guide)
+    if "sigma" in report["settings"]:
+        how = "estimated" if getattr(settings, "sigma", None) is None else "as set"
+        context.say(f"noise: {report['settings']['sigma']:g} levels of 255, {how}")
     return report

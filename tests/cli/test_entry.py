@@ -93,7 +93,8 @@ OPTIONS = {
     "reshuffle": "-n --seed --output --method --preset --patch-size --alpha --json",
     "retarget": "-n --seed --output --size --method --preset --patch-size --alpha --json",
     "texture": "-n --seed --output --size --method --preset --tileable --block --window --offsets --json",
-    "denoise": "--output --method --sigma --patch-size --window --bandwidth --neighbors --passes --json --quiet",
+    "denoise": "--output --method --sigma --guide --spread --tolerance --radius --patch-size --window --bandwidth "
+    "--neighbors --passes --json --quiet",
     "generate": "-n --seed --output --autoencoder --patch-size --stride --neighbors --scales --start-size --reference "
     "--attributes --where --sampler --preset --decoding --skip-bad --json --device --size --components --resume "
     "--shard-bank --residuals --levels --start-noise --end-noise --windows --strength --donors --best-of --mirrored",

@@ -15,22 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...ops.patch_windows import row_blocks, window_distances, window_values
-from .denoising import Denoiser, Progress
+from .denoising import PatchDenoiser, Progress
 from .denoising_settings import NLMeansSettings
 
 __all__ = ["NLMeans", "nl_means"]
 
 
-class NLMeans(Denoiser):
+class NLMeans(PatchDenoiser):
     """Averages pixels whose patches are alike: attention of a picture to itself (Buades et al., CVPR 2005)."""
 
     name: ClassVar[str] = "nl-means"
     Settings: ClassVar[type[NLMeansSettings]] = NLMeansSettings
 
-    def clean(self, colors: Tensor, settings: NLMeansSettings, progress: Progress) -> Tensor:
+    def clean_patches(self, colors: Tensor, sigma: float, settings: NLMeansSettings, progress: Progress) -> Tensor:
         """Return the means."""
-        scale = settings.bandwidth * (settings.sigma or 0) / 255
-        return nl_means(colors, scale, settings.patch_size, settings.window // 2, progress)
+        return nl_means(colors, settings.bandwidth * sigma, settings.patch_size, settings.window // 2, progress)
 
 
 def nl_means(

@@ -20,19 +20,19 @@ from torch import Tensor
 from ...ops.patch_nearest import BLOCK_BYTES
 from ...ops.patch_windows import row_blocks, window_distances
 from ...ops.patches import patch_grid
-from .denoising import Denoiser, Progress
+from .denoising import PatchDenoiser, Progress
 from .denoising_settings import NLPCASettings
 
 __all__ = ["NLPCA", "shrink", "wiener"]
 
 
-class NLPCA(Denoiser):
+class NLPCA(PatchDenoiser):
     """Takes the noise from the principal components of groups of similar patches (Zhang et al., 2010)."""
 
     name: ClassVar[str] = "nl-pca"
     Settings: ClassVar[type[NLPCASettings]] = NLPCASettings
 
-    def clean(self, colors: Tensor, settings: NLPCASettings, progress: Progress) -> Tensor:
+    def clean_patches(self, colors: Tensor, sigma: float, settings: NLPCASettings, progress: Progress) -> Tensor:
         """Return the mean of all groups' patches, after each pass."""
         result: Tensor | None = None
         for done in range(settings.passes):
@@ -40,15 +40,15 @@ class NLPCA(Denoiser):
             def report(part: int, parts: int, so_far: Tensor, done: int = done) -> None:
                 progress(done * parts + part, settings.passes * parts, so_far)
 
-            result = _one_pass(colors, result, settings, report)
+            result = _one_pass(colors, result, sigma, settings, report)
         assert result is not None
         return result
 
 
-def _one_pass(noisy: Tensor, guide: Tensor | None, settings: NLPCASettings, progress: Progress) -> Tensor:
+def _one_pass(noisy: Tensor, guide: Tensor | None, sigma: float, settings: NLPCASettings, progress: Progress) -> Tensor:
     """Return the noisy picture cleaned; groups and weights are those of the guide, where there is one."""
     channels, height, width = noisy.shape
-    side, radius, sigma = settings.patch_size, settings.window // 2, (settings.sigma or 0) / 255
+    side, radius = settings.patch_size, settings.window // 2
     searched = noisy if guide is None else guide
     lines, columns = patch_grid((height, width), side)
     across = _every(columns, settings.stride)
