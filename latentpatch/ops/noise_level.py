@@ -24,6 +24,7 @@ _ROWS = 64  # of patches, whose products are summed at a time
 def noise_level(picture: Tensor, visible: Tensor | None = None) -> float:
     """Return the standard deviation of the noise of a picture, in the unit of its pixels.
 
+    In grey pictures full of texture the estimate is some levels too high: there are fewer directions without texture.
     Noise of neighboring pixels that is alike, as after resizing or in photographs as JPEG, is taken for less. So is
     noise that was clipped at black and white.
 

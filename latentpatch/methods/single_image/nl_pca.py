@@ -64,6 +64,7 @@ def _one_pass(noisy: Tensor, guide: Tensor | None, sigma: float, settings: NLPCA
         if not len(own):
             continue
         distances = window_distances(searched, side, radius, rows)[:, :, own - rows.start][..., across]
+        distances[radius, radius] = -1  # so that each patch is in its group, also where all are equal
         distances = distances.flatten(0, 1).flatten(1).T  # (groups, shifts)
         corners = (own[:, None] * width + across).flatten()
         size = max(1, BLOCK_BYTES // (4 * k * channels * side**2 * 4))

@@ -113,8 +113,17 @@ def test_an_unknown_level_is_estimated_and_recorded(method: str) -> None:
     sigma = blind.settings.sigma
     assert abs(sigma - 20) < 3
     assert torch.equal(blind.images, latentpatch.denoise(before, method=method, sigma=sigma).images)
-    flat = torch.full((3, 20, 20), 0.5)
+    flat = torch.full((3, 60, 60), 0.5)
     assert torch.allclose(latentpatch.denoise(flat, method=method).images[0], flat, atol=1e-3)
+
+
+def test_a_flat_part_larger_than_the_window_is_kept() -> None:
+    """Where all patches are equal, any of them are nearest; each pixel must be in a group all the same."""
+    before = noisy(stripes(60, 100), 15)
+    before[..., :60] = 0
+    after = latentpatch.denoise(before, sigma=15).images[0]
+    assert bool(after.isfinite().all())
+    assert after[..., :50].abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("method", METHODS)
