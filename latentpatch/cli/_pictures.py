@@ -18,7 +18,7 @@ from ._samplers import add_settings, option_flag, settings_of, settings_rows
 if TYPE_CHECKING:
     from ..results import PictureGeneration
 
-__all__ = ["MethodOptions", "PictureOptions", "make_and_write"]
+__all__ = ["MethodOptions", "PictureOptions", "TargetOptions", "make_and_write"]
 
 M = TypeVar("M", bound="MethodOptions")
 
@@ -98,13 +98,19 @@ class PictureOptions(cli.CommandOptions):
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=cli.BARE)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions(OptionGroup):
+    """The picture that results are near to; a last base class, so that its argument comes first."""
+
+    target: Path
+
+
 def make_and_write(
     options: PictureOptions,
     context: cli.RunContext,
     task: str,
     settings: Settings,
     size: tuple[int, int] | None,
-    **inputs: Any,
 ) -> dict[str, Any]:
     """Make the pictures of a command, write them with their sheets and record, and return the record."""
     from .. import __version__
@@ -113,7 +119,9 @@ def make_and_write(
     from ._output import file_facts
 
     with atomic.staged(options.output) as staging:
-        tensors = picture_tensors(options.pictures)
+        tensors, target = picture_tensors(options.pictures), None
+        if isinstance(options, TargetOptions):
+            target = picture_tensors(options.target)[0]
         seeds = range(options.seed, options.seed + options.n)
         with context.progress(name=task, total=None) as bar:
 
@@ -122,7 +130,7 @@ def make_and_write(
                 bar.set_postfix_str(step.name, refresh=False)
                 bar.update(step.done - bar.n)
 
-            result = make_pictures(task, tensors, size, seeds, settings=settings, observe=observe, **inputs)
+            result = make_pictures(task, tensors, size, seeds, settings=settings, target=target, observe=observe)
         facts = {
             "command": context.command,
             "version": __version__,
@@ -130,10 +138,12 @@ def make_and_write(
                 {**file_facts(path), "size": list(each)}
                 for path, each in zip(options.pictures, result.sizes, strict=True)
             ],
+            **({"target": file_facts(options.target)} if isinstance(options, TargetOptions) else {}),
             "size": [int(side) for side in result.images.shape[2:]],
             **result.settings_record(),
         }
-        report = _write(staging, facts, result, tensors, options.offsets)
+        shown = tensors if target is None else [target, *tensors]
+        report = _write(staging, facts, result, shown, options.offsets)
     older = [path for path in options.output.glob("[0-9]*.png") if path.stem.isdigit() and int(path.stem) >= options.n]
     if older:
         context.say(f"pictures of an earlier run that stay in {options.output}: {len(older)}")
