@@ -46,7 +46,7 @@ class StyleOptimization(PictureMethod):
 
     def memory(self, pictures: Sequence[Size], size: Size, count: int, settings: StyleOptimizationSettings) -> int:
         """Return the bytes of pictures, matches and weights at the finest scale, and of the results."""
-        return 400 * sum(height * width for height, width in (*pictures, size)) + 40 * count * size[0] * size[1]
+        return 260 * sum(height * width for height, width in (*pictures, size)) + 40 * count * size[0] * size[1]
 
     @torch.no_grad()
     def make(
