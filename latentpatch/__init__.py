@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .methods.single_image.presets import PICTURE_PRESETS
     from .methods.single_image.settings import GPNNSettings, PatchDiffusionSettings
     from .model import LatentPatch
-    from .picture_tasks import denoise, reshuffle, retarget, texture
+    from .picture_tasks import analogy, denoise, reshuffle, retarget, stylize, texture
     from .provenance.explanation import Explanation, explain
     from .registry import PICTURE_METHODS, SAMPLERS
     from .results import Blend, Generation, PictureGeneration
@@ -64,6 +64,7 @@ __all__ = [
     "Settings",
     "SourceBank",
     "WeightsError",
+    "analogy",
     "denoise",
     "explain",
     "load_autoencoder",
@@ -72,6 +73,7 @@ __all__ = [
     "reshuffle",
     "retarget",
     "setting",
+    "stylize",
     "texture",
 ]
 
@@ -103,7 +105,7 @@ __getattr__, __dir__ = attach(
         ".methods.single_image.presets": ("PICTURE_PRESETS",),
         ".methods.single_image.settings": ("GPNNSettings", "PatchDiffusionSettings"),
         ".model": ("LatentPatch",),
-        ".picture_tasks": ("denoise", "reshuffle", "retarget", "texture"),
+        ".picture_tasks": ("analogy", "denoise", "reshuffle", "retarget", "stylize", "texture"),
         ".provenance.explanation": ("Explanation", "explain"),
         ".registry": ("PICTURE_METHODS", "SAMPLERS"),
         ".results": ("Blend", "Generation", "PictureGeneration"),

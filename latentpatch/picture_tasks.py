@@ -18,7 +18,17 @@ from .results import PictureGeneration
 from .runs.system import machine_memory
 from .settings import Settings
 
-__all__ = ["check_memory", "denoise", "make_pictures", "picture_tensors", "reshuffle", "retarget", "texture"]
+__all__ = [
+    "analogy",
+    "check_memory",
+    "denoise",
+    "make_pictures",
+    "picture_tensors",
+    "reshuffle",
+    "retarget",
+    "stylize",
+    "texture",
+]
 
 _GIBIBYTE = 1 << 30
 _USABLE = 0.8  # part of the memory that a method may use
@@ -116,6 +126,62 @@ def texture(
     )  # fmt: skip
 
 
+def stylize(
+    content: Picture,
+    style: Picture | Sequence[Picture],
+    n: int = 1,
+    *,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    method: str | None = None,
+    settings: Settings | None = None,
+    observe: Observer | None = None,
+    **changes: Any,
+) -> PictureGeneration:
+    """Return a picture in the style of another, made of its patches.
+
+    Args:
+        content: the picture that says what is where.
+        style: the picture that gives colors and patches, or several of them together; of the content's channels.
+        n, seed, seeds, method, settings, observe, changes: as for :func:`reshuffle`; such as ``strength``.
+
+    Raises:
+        SettingError, ImageError: as :func:`reshuffle`.
+    """
+    return make_pictures(
+        "stylize", style, None, image_seeds(n, seed, seeds), method=method, settings=settings,
+        target=picture_tensors(content)[0], observe=observe, changes=changes,
+    )  # fmt: skip
+
+
+def analogy(
+    structure: Picture,
+    patches: Picture | Sequence[Picture],
+    n: int = 1,
+    *,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    method: str | None = None,
+    settings: Settings | None = None,
+    observe: Observer | None = None,
+    **changes: Any,
+) -> PictureGeneration:
+    """Return a picture with the coarse structure of one picture, made of the patches of another.
+
+    Args:
+        structure: the picture that gives the layout.
+        patches: the picture that gives everything else, or several of them together; of the structure's channels.
+        n, seed, seeds, method, settings, observe, changes: as for :func:`reshuffle`.
+
+    Raises:
+        SettingError, ImageError: as :func:`reshuffle`.
+    """
+    return make_pictures(
+        "analogy", patches, None, image_seeds(n, seed, seeds), method=method, settings=settings,
+        target=picture_tensors(structure)[0], observe=observe, changes=changes,
+    )  # fmt: skip
+
+
 def denoise(
     picture: Picture,
     *,
@@ -167,7 +233,7 @@ def make_pictures(
         raise SettingTypeError("settings", type(settings).__name__, f"settings of {chosen.name}")
     tensors = picture_tensors(pictures)
     sizes = tuple((each.shape[1], each.shape[2]) for each in tensors)
-    height, width = sizes[0] if size is None else size
+    height, width = (sizes[0] if target is None else target.shape[1:]) if size is None else size
     check_memory(chosen, sizes, (height, width), len(seeds), settings)
     settings = chosen.resolve(settings, tensors)
     result = chosen(

@@ -36,6 +36,7 @@ from .methods.single_image.texture_settings import (
     EfrosLeungSettings,
     GPDMSettings,
     QuiltingSettings,
+    StyleOptimizationSettings,
     TextureOptimizationSettings,
 )
 from .settings import Setting, Settings, declared
@@ -264,11 +265,18 @@ PICTURE_METHODS.declare(
     ("reshuffle", "retarget"),
 )
 PICTURE_METHODS.declare(
+    "style-optimization",
+    StyleOptimizationSettings,
+    "Paints a picture with patches of another, coarse to fine (Elad & Milanfar, 2017; Samuth et al., 2022).",
+    ".methods.single_image.style_optimization:StyleOptimization",
+    ("stylize",),
+)
+PICTURE_METHODS.declare(
     "gpnn",
     GPNNSettings,
     "Replaces patches by their nearest neighbors in the picture, coarse to fine (Granot et al., CVPR 2022).",
     ".methods.single_image.gpnn:GPNN",
-    ("reshuffle", "retarget"),
+    ("reshuffle", "retarget", "analogy", "stylize"),
 )
 PICTURE_METHODS.declare(
     "quilting",

@@ -19,7 +19,7 @@ from ._samplers import add_settings, option_flag, settings_of, settings_rows
 if TYPE_CHECKING:
     from ..results import PictureGeneration
 
-__all__ = ["MethodOptions", "PictureOptions", "make_and_write"]
+__all__ = ["MethodOptions", "PictureOptions", "TargetOptions", "make_and_write"]
 
 M = TypeVar("M", bound="MethodOptions")
 
@@ -99,6 +99,13 @@ class PictureOptions(cli.CommandOptions):
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=cli.BARE)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions(OptionGroup):
+    """The picture that results are near to; a last base class, so that its argument comes first."""
+
+    target: Path
+
+
 def make_and_write(
     options: PictureOptions,
     context: cli.RunContext,
@@ -122,7 +129,10 @@ def make_and_write(
     from ._output import file_facts
 
     with atomic.staged(options.output) as staging:
-        tensors = picture_tensors(options.pictures)
+        tensors = shown = picture_tensors(options.pictures)
+        if isinstance(options, TargetOptions):
+            files, inputs["target"] = {"target": options.target}, picture_tensors(options.target)[0]
+            shown = [inputs["target"], *tensors]
         seeds = range(options.seed, options.seed + options.n)
         with context.progress(name=task, total=None) as bar:
 
@@ -143,7 +153,7 @@ def make_and_write(
             "size": [int(side) for side in result.images.shape[2:]],
             **result.settings_record(),
         }
-        report = _write(staging, facts, result, tensors, options.offsets)
+        report = _write(staging, facts, result, shown, options.offsets)
     older = [path for path in options.output.glob("[0-9]*.png") if path.stem.isdigit() and int(path.stem) >= options.n]
     if older:
         context.say(f"pictures of an earlier run that stay in {options.output}: {len(older)}")

@@ -35,6 +35,8 @@ COMMANDS = {
     "edit": "copy a region of one picture into another, in latent space",
     "reshuffle": "make new pictures from one picture, without other sources",
     "retarget": "make one picture in another size, its things undistorted",
+    "analogy": "make a picture with the structure of one, from patches of another",
+    "stylize": "paint a picture in the style of another",
     "texture": "make textures of any size from exemplars",
     "denoise": "take the noise from a picture",
     "reconstruct": "encode and decode pictures: what the autoencoder loses",

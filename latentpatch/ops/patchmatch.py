@@ -129,14 +129,14 @@ def patchmatch(
 def vote(
     field: Field, sources: Sources, size: Sequence[int], backend: str | None = None, shares: Tensor | None = None
 ) -> Tensor:
-    """Return the picture whose pixels are the means of the matches' patches that have them.
+    """Return the picture whose pixels are the weighted means of the matches' patches that have them.
 
     Args:
         field: matches of all patches.
         sources: the pictures to take pixels from, of the sizes of those searched.
         size: height and width of the result.
         backend: see :func:`patchmatch`.
-        shares: ``(rows, columns, k)`` float32, shares of a patch's matches, which sum to 1; None for the best alone.
+        shares: ``(rows, columns, k)`` float32, positive weights of a patch's matches; None for the best alone.
 
     Returns:
         ``(C, height, width)`` float32.

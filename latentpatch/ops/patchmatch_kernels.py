@@ -177,12 +177,10 @@ def vote_rows(matches, shares, source, begins, widths, channels, side, image, fi
     """Write rows of a picture, from ``first`` to ``last``: each pixel the mean of the matches' patches that have it."""
     rows, columns, k = shares.shape
     width = image.shape[1]
-    total = np.zeros((width, channels), np.float32)
+    total, sums = np.zeros((width, channels), np.float32), np.zeros(width, np.float32)
     for y in range(first, last):
-        total[:] = 0
-        tall = 0
+        total[:], sums[:] = 0, 0
         for j in range(max(0, y - side + 1), min(rows, y + 1)):
-            tall += 1
             for i in range(columns):
                 for match in range(k):
                     share = shares[j, i, match]
@@ -192,9 +190,9 @@ def vote_rows(matches, shares, source, begins, widths, channels, side, image, fi
                     row, column = np.int64(matches[j, i, match, 1]) + y - j, np.int64(matches[j, i, match, 2])
                     at = begins[picture] + (row * widths[picture] + column) * channels
                     for x in range(side):
+                        sums[i + x] += share
                         for channel in range(channels):
                             total[i + x, channel] += share * source[at + x * channels + channel]
         for x in range(width):
-            count = tall * (min(columns, x + 1) - max(0, x - side + 1))
             for channel in range(channels):
-                image[y, x, channel] = total[x, channel] / np.float32(count)
+                image[y, x, channel] = total[x, channel] / sums[x]

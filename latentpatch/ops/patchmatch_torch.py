@@ -46,7 +46,7 @@ def search(
 
 
 def vote(matches: Tensor, shares: Tensor, pictures: Sequence[Tensor], side: int, size: Sequence[int]) -> Tensor:
-    """Return the mean of the matches' patches, see :func:`latentpatch.ops.patchmatch.vote`.
+    """Return the weighted mean of the matches' patches, see :func:`latentpatch.ops.patchmatch.vote`.
 
     Args:
         matches: ``(rows, columns, k, 3)`` int32.
@@ -63,7 +63,9 @@ def vote(matches: Tensor, shares: Tensor, pictures: Sequence[Tensor], side: int,
         at = begins[picture] + each[..., 1] * widths[picture] + each[..., 2]
         inside = offsets[:, None] * widths[picture][..., None, None] + offsets
         patches = patches + flat[at[..., None, None] + inside] * share[..., None, None, None]
-    return fold_patches(patches.permute(0, 1, 4, 2, 3).flatten(2)[None], size, side)[0]  # from (..., side, side, C)
+    total = fold_patches(shares.sum(2, keepdim=True).expand(-1, -1, side**2)[None], size, side)[0]
+    values = patches.permute(0, 1, 4, 2, 3).flatten(2)  # from (rows, columns, side, side, C)
+    return fold_patches(values[None], size, side)[0] / total
 
 
 def _flat(pictures: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -92,6 +92,8 @@ def test_wrong_values_are_one_line(
 OPTIONS = {
     "reshuffle": "-n --seed --output --method --preset --patch-size --alpha --json",
     "retarget": "-n --seed --output --size --method --preset --patch-size --alpha --json",
+    "analogy": "STRUCTURE PATCHES -n --seed --output --method --preset --patch-size --alpha --coarsest --json",
+    "stylize": "CONTENT STYLE -n --seed --output --method --strength --palette --variety --patch-size --offsets --json",
     "texture": "-n --seed --output --size --method --preset --tileable --block --window --offsets --json",
     "denoise": "--output --method --sigma --guide --spread --tolerance --radius --patch-size --window --bandwidth "
     "--neighbors --passes --json --quiet",

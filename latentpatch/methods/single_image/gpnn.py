@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from ...ops.palettes import transfer_palette
 from ...ops.patch_nearest import BLOCK_BYTES, completeness_weights, least_distances, levels, nearest_vectors
 from ...ops.patches import extract_patches, patch_grid, patch_positions
 from ...ops.patchmatch import Field, Sources, patchmatch, resize_matches, vote
@@ -21,7 +22,7 @@ from ...ops.pyramid import pyramid_sizes, resize
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators, noise_of
 from .settings import GPNNSettings
 
-__all__ = ["GPNN", "NeighborSearch", "Scale", "pyramid_scales", "refine"]
+__all__ = ["GPNN", "NeighborSearch", "ResolvedSettings", "Scale", "pyramid_scales", "refine"]
 
 Size = tuple[int, int]
 
@@ -36,7 +37,7 @@ class GPNN(PictureMethod):
 
     name: ClassVar[str] = "gpnn"
     Settings = GPNNSettings
-    tasks: ClassVar[frozenset[str]] = frozenset({"reshuffle", "retarget"})
+    tasks: ClassVar[frozenset[str]] = frozenset({"reshuffle", "retarget", "analogy", "stylize"})
 
     def smallest_side(self, settings: GPNNSettings) -> int:
         return settings.patch_size
@@ -58,6 +59,8 @@ class GPNN(PictureMethod):
         mask: Tensor | None = None,
         observe: Observer | None = None,
     ) -> PictureResult:
+        given = pictures[0] if task == "retarget" else None if target is None else transfer_palette(target, pictures)
+        settings = _resolved(settings, task, given is not None)
         scales = pyramid_scales([(each.shape[1], each.shape[2]) for each in pictures], size, settings)
         images, offsets = [], []
         for number, seed in enumerate(seeds):
@@ -67,7 +70,7 @@ class GPNN(PictureMethod):
                     done = number * len(scales) + scale + 1
                     observe(PictureStep(done, len(seeds) * len(scales), image, f"scale {scale + 1} of {len(scales)}"))
 
-            image, pixels = _one(pictures, scales, seed, settings, task, tell)
+            image, pixels = _one(pictures, scales, seed, settings, given, tell)
             images.append(image)
             offsets.append(pixels)
         return PictureResult(torch.stack(images), torch.stack(offsets))
@@ -81,7 +84,29 @@ class Scale:
     result: Size
 
 
-def pyramid_scales(pictures: Sequence[Size], size: Size, settings: GPNNSettings) -> list[Scale]:
+class ResolvedSettings(GPNNSettings):
+    """Settings without None where the task decides."""
+
+    alpha: float
+    coarsest: int
+    noise: float
+    start: str
+
+
+def _resolved(settings: GPNNSettings, task: str, has_layout: bool) -> ResolvedSettings:
+    """Return settings with the values that a task has by default."""
+    is_guided = task in ("analogy", "stylize")
+    defaults = {
+        "alpha": 1.0 if is_guided else 0.05,
+        "coarsest": max(settings.patch_size, 40 if is_guided else 14),
+        "noise": 0.0 if has_layout else 0.75,
+        "start": "picture" if has_layout else "grey",
+    }
+    missing = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
+    return cast(ResolvedSettings, settings.changed(**missing))
+
+
+def pyramid_scales(pictures: Sequence[Size], size: Size, settings: ResolvedSettings) -> list[Scale]:
     """Return the scales, coarse to fine: the shorter side of the smallest picture becomes ``coarsest``."""
     smallest = min(pictures, key=min)
     steps = pyramid_sizes(smallest, settings.ratio, settings.coarsest)
@@ -102,12 +127,12 @@ def _one(
     pictures: Sequence[Tensor],
     scales: Sequence[Scale],
     seed: int,
-    settings: GPNNSettings,
-    task: str,
+    settings: ResolvedSettings,
+    given: Tensor | None,
     tell: Callable[[int, Tensor], None],
 ) -> tuple[Tensor, Tensor]:
     """Return the picture of a seed, ``(C, h, w)``, and the pixels that it was copied from, ``(h, w, 3)``."""
-    image = _start(pictures, scales[0], seed, settings, task)
+    image = _start(pictures, scales[0], seed, settings, given)
     return refine(pictures, scales, image, NeighborSearch(settings, seed), tell)
 
 
@@ -169,21 +194,22 @@ def _rounded(pictures: Sequence[Tensor]) -> list[Tensor]:
     return [levels(each).add_(128).div_(255) for each in pictures]
 
 
-def _start(pictures: Sequence[Tensor], scale: Scale, seed: int, settings: GPNNSettings, task: str) -> Tensor:
-    """Return the picture of the coarsest scale before the first search."""
-    first, is_retarget = pictures[0], task == "retarget"
-    deviation = (0.0 if is_retarget else 0.75) if settings.noise is None else settings.noise
-    kind = ("picture" if is_retarget else "grey") if settings.start is None else settings.start
-    base = resize(first[None], scale.result)[0] if kind == "picture" else torch.full((len(first), *scale.result), 0.5)
+def _start(
+    pictures: Sequence[Tensor], scale: Scale, seed: int, settings: ResolvedSettings, given: Tensor | None
+) -> Tensor:
+    """Return the picture of the coarsest scale before the first search, from the picture that gives its layout."""
+    first = pictures[0] if given is None else given
+    is_copy = settings.start == "picture"
+    base = resize(first[None], scale.result)[0] if is_copy else torch.full((len(first), *scale.result), 0.5)
     channels = 1 if settings.grey_noise else len(first)
     noise = noise_of(generators([seed]), (channels, *scale.result))[0].to(first.device)
-    return base.to(first.device) + noise * (deviation / 2)
+    return base.to(first.device) + noise * (settings.noise / 2)
 
 
 class NeighborSearch:
     """Nearest neighbors with completeness, which begins where the last search ended."""
 
-    def __init__(self, settings: GPNNSettings, seed: int) -> None:
+    def __init__(self, settings: ResolvedSettings, seed: int) -> None:
         self.settings, self.seed, self.count = settings, seed, 0
         self.keys: list[Size] = []
         self.result: Size = (0, 0)

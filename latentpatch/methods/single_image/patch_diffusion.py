@@ -15,7 +15,7 @@ the same picture alone, in any batch and with any number of threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from ...ops.patchmatch import Sources, patchmatch, vote
 from ...ops.pyramid import resize
 from ...ops.transport import transport_weights
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators, noise_of
-from .gpnn import NeighborSearch, Scale, Size, pyramid_scales, refine
+from .gpnn import NeighborSearch, ResolvedSettings, Scale, Size, pyramid_scales, refine
 from .settings import GPNNSettings, PatchDiffusionSettings
 
 __all__ = ["PatchDiffusion"]
@@ -98,9 +98,9 @@ class PatchDiffusion(PictureMethod):
         return PictureResult(torch.stack(images), torch.stack(offsets))
 
 
-def _refinement(settings: PatchDiffusionSettings) -> GPNNSettings:
+def _refinement(settings: PatchDiffusionSettings) -> ResolvedSettings:
     """Return the settings of the finer scales."""
-    return GPNNSettings(
+    finer = GPNNSettings(
         patch_size=settings.patch_size,
         alpha=settings.alpha,
         ratio=settings.ratio,
@@ -109,6 +109,7 @@ def _refinement(settings: PatchDiffusionSettings) -> GPNNSettings:
         coarsest_iterations=settings.iterations,
         sweeps=settings.sweeps,
     )
+    return cast(ResolvedSettings, finer)
 
 
 def _mean_of_nearest(

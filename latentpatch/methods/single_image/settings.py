@@ -15,11 +15,12 @@ class GPNNSettings(Settings):
     """Settings of GPNN (Granot et al., CVPR 2022); distances of patches are those of pixels in [-1, 1]."""
 
     patch_size: int = setting(7, "side of the patches, in pixels", minimum=3, limit=33, symbol="p", metavar="PIXELS")
-    alpha: float = setting(
-        0.05,
+    alpha: float | None = setting(
+        None,
         "the lower, the more parts of the picture that are not in the result are preferred; from 1000 on none are",
         above=0,
         symbol="alpha",
+        default_help="0.05; 1 for analogies and styles",
     )
     alpha_unit: str = setting(
         "relative",
@@ -33,21 +34,25 @@ class GPNNSettings(Settings):
         minimum=0,
         maximum=100,
         symbol="sigma",
-        default_help="0.75; 0 to retarget",
+        default_help="0.75; 0 to retarget, for analogies and styles",
     )
     grey_noise: bool = setting(False, "the same noise in all channels", is_advanced=True)
     start: str | None = setting(
         None,
         "what the noise is added to at the coarsest scale",
         choices=("grey", "picture"),
-        default_help="grey; the picture to retarget",
+        default_help="grey; the picture that gives the layout, where there is one",
         is_advanced=True,
     )
     ratio: float = setting(
         0.75, "size of a scale relative to the next finer one", minimum=0.3, maximum=0.95, symbol="1/r"
     )
-    coarsest: int = setting(
-        14, "shorter side of the coarsest scale; higher values keep more of the layout", minimum=4, metavar="PIXELS"
+    coarsest: int | None = setting(
+        None,
+        "shorter side of the coarsest scale; higher values keep more of the layout",
+        minimum=4,
+        metavar="PIXELS",
+        default_help="14; 40 for analogies and styles; at least patch_size",
     )
     square_coarsest: bool = setting(False, "whether the coarsest scale is a square", is_advanced=True)
     tolerance: float = setting(
@@ -77,7 +82,7 @@ class GPNNSettings(Settings):
     sweeps: int = setting(2, "sweeps of a search by patchmatch", minimum=1, limit=16, is_advanced=True, metavar="N")
 
     def check_together(self) -> None:
-        if self.coarsest < self.patch_size:
+        if self.coarsest is not None and self.coarsest < self.patch_size:
             raise SettingError("coarsest", self.coarsest, f"at least patch_size, {self.patch_size}")
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "EfrosLeungSettings",
     "GPDMSettings",
     "QuiltingSettings",
+    "StyleOptimizationSettings",
     "TextureOptimizationSettings",
 ]
 
@@ -158,3 +159,26 @@ class TextureOptimizationSettings(Settings):
 
 #: Settings that the published presets of GPDM share.
 GPDM_PUBLISHED = GPDMSettings(pool=None, steps=300, last_steps=None, decay=0.0, edges="plain", unequal="repeat")
+
+
+@dataclass(frozen=True)
+class StyleOptimizationSettings(Settings):
+    """Settings of style transfer by patches (Elad & Milanfar, 2017; Samuth et al., 2022)."""
+
+    strength: float = setting(
+        0.5, "0 keeps to the content at all scales; 1 lets the style do as it likes", minimum=0, maximum=1
+    )
+    palette: str = setting(
+        "style",
+        "colors in which the content is matched: those of the style, or its own",
+        choices=("style", "content"),
+    )
+    patch_size: int = setting(7, "side of the patches, in pixels", minimum=3, limit=33, symbol="p", metavar="PIXELS")
+    coarsest: int = setting(32, "shorter side of the coarsest scale", minimum=4, metavar="PIXELS")
+    ratio: float = setting(0.6, "size of a scale relative to the next finer one", minimum=0.3, maximum=0.95)
+    iterations: int = setting(4, "searches at a scale", minimum=1, limit=50, symbol="T", metavar="N")
+    sweeps: int = setting(2, "sweeps of a search by patchmatch", minimum=1, limit=16, is_advanced=True, metavar="N")
+    power: float = setting(0.8, "of the distance in the energy", above=0, maximum=2, symbol="r")
+    variety: float = setting(
+        0.5, "penalty for patches of the style that are used several times", minimum=0, maximum=100
+    )
