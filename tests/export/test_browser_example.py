@@ -68,9 +68,7 @@ def model(faces: Path) -> LatentPatch:
 
 
 @pytest.fixture(scope="module")
-def address(
-    model: LatentPatch, faces: Path, packages: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def address(model: LatentPatch, faces: Path, packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: the example's page was not tested")
     folder = installed(tmp_path_factory.mktemp("site") / "browser", packages)
     export(model, folder / "graphs", only=("generate",))

@@ -72,9 +72,7 @@ def traces() -> dict[str, Any]:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # TorchServe leaves a file open
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
-def test_an_exported_graph_is_served(
-    format: str, model: LatentPatch, traces: dict[str, Any], tmp_path: Path
-) -> None:
+def test_an_exported_graph_is_served(format: str, model: LatentPatch, traces: dict[str, Any], tmp_path: Path) -> None:
     if format == "onnx":
         pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: an archive of ONNX was not served")
         pytest.importorskip("onnxscript", reason="onnxscript is not installed: an archive of ONNX was not served")
