@@ -23,11 +23,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LatentPatch:
-    """Pictures of 128 pixels: what is tested is how many requests there are, not how large."""
+    """Pictures of 144 pixels: what is tested is how many requests there are, not how large."""
     folder = tmp_path_factory.mktemp("sources")
     for seed in range(24):
         (folder / f"{seed}.png").write_bytes(traffic.face(seed))
-    return LatentPatch("embedded").fit(folder, size=128)
+    return LatentPatch("embedded").fit(folder, size=144)
 
 
 @pytest.fixture(scope="module")
