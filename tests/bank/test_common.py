@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from helpers.traced_once import traced_once
 from torch import Tensor
 
 from latentpatch import LatentPatch, RasterSettings
@@ -214,43 +216,47 @@ def test_copies_have_their_own_grounds(white_images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("kind", ["white", "some grey"])
-@pytest.mark.parametrize("format", ["onnx", "pt2"])
 def test_graphs_and_compilers_keep_them(
-    kind: str, format: str, white_images: Tensor, grey_images: Tensor, face_images: Tensor, tmp_path: Path
+    kind: str, white_images: Tensor, grey_images: Tensor, face_images: Tensor, tmp_path: Path
 ) -> None:
     images = white_images if kind == "white" else torch.cat([grey_images[:10], face_images[10:]])
     settings = RasterSettings(patch_size=2, scales=1)
     model = LatentPatch("embedded", components=8, settings=settings).fit(images, groups=False)
     noise = torch.rand(3, model.noise_dim, generator=torch.Generator().manual_seed(0))
-    expected = model(noise)
-    if format == "onnx":
-        pytest.importorskip("onnxscript", reason="onnxscript is not installed: ONNX was not tested")
-        ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: ONNX was not run")
-        export(model, tmp_path, only=("generate", "edit"))
-        sessions = {name: ort.InferenceSession(str(tmp_path / f"{name}.onnx")) for name in ("generate", "edit")}
-        found, index = map(torch.from_numpy, sessions["generate"].run(None, {"noise": noise.numpy()}))
-        mask = torch.zeros(2, 64, 64, dtype=torch.bool)
-        mask[:, 16:48, 16:48] = True
-        pairs = {"image": torch.stack([grey_images[0], grey_images[1]]), "mask": mask, "donor": images[[2, 11]]}
-        edited = torch.from_numpy(sessions["edit"].run(None, {k: v.numpy() for k, v in pairs.items()})[0])
-        alone = [model.edit(*each).images for each in zip(pairs["image"], pairs["donor"], mask, strict=True)]
-        torch.testing.assert_close(edited, torch.cat(alone), atol=1 / 255, rtol=0)
-        assert [chroma(each[None]) == 0 for each in edited] == [chroma(each[None]) == 0 for each in images[[2, 11]]]
-    else:
+    expected, chosen = model(noise), model.search(noise)
+
+    def check(found: Tensor, index: Tensor) -> None:
+        assert torch.equal(index, chosen)
+        torch.testing.assert_close(found, expected, atol=1 / 255, rtol=0)
+        if kind == "white":
+            assert float(found[:, :, :4].min()) == 1
+        else:
+            is_grey = model.bank.grey[index].flatten(1).all(1)
+            assert 0 < int(is_grey.sum()) < 3
+            assert [chroma(each[None]) == 0 for each in found] == is_grey.tolist()
+
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(noise), expected, atol=1e-6, rtol=0)
+    whole = torch.export.export(model, (noise,), strict=False).module()
+    torch.testing.assert_close(whole(noise), expected, atol=1e-6, rtol=0)
+    traces: dict[str, Any] = {}
+    with traced_once(traces):
         export(model, tmp_path, "pt2", only=("generate",))
-        found, index = torch.export.load(tmp_path / "generate.pt2").module()(noise)
-        compiled = torch.compile(model, fullgraph=True, backend="eager")
-        torch.testing.assert_close(compiled(noise), expected, atol=1e-6, rtol=0)
-        whole = torch.export.export(model, (noise,), strict=False).module()
-        torch.testing.assert_close(whole(noise), expected, atol=1e-6, rtol=0)
-    assert torch.equal(index, model.search(noise))
-    torch.testing.assert_close(found, expected, atol=1 / 255, rtol=0)
-    if kind == "white":
-        assert float(found[:, :, :4].min()) == 1
-    else:
-        is_grey = model.bank.grey[index].flatten(1).all(1)
-        assert 0 < int(is_grey.sum()) < 3
-        assert [chroma(each[None]) == 0 for each in found] == is_grey.tolist()
+    check(*torch.export.load(tmp_path / "generate.pt2").module()(noise))
+
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: ONNX was not tested")
+    ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: ONNX was not run")
+    with traced_once(traces):
+        export(model, tmp_path, only=("generate", "edit"))
+    sessions = {name: ort.InferenceSession(str(tmp_path / f"{name}.onnx")) for name in ("generate", "edit")}
+    check(*map(torch.from_numpy, sessions["generate"].run(None, {"noise": noise.numpy()})))
+    mask = torch.zeros(2, 64, 64, dtype=torch.bool)
+    mask[:, 16:48, 16:48] = True
+    pairs = {"image": torch.stack([grey_images[0], grey_images[1]]), "mask": mask, "donor": images[[2, 11]]}
+    edited = torch.from_numpy(sessions["edit"].run(None, {k: v.numpy() for k, v in pairs.items()})[0])
+    alone = [model.edit(*each).images for each in zip(pairs["image"], pairs["donor"], mask, strict=True)]
+    torch.testing.assert_close(edited, torch.cat(alone), atol=1 / 255, rtol=0)
+    assert [chroma(each[None]) == 0 for each in edited] == [chroma(each[None]) == 0 for each in images[[2, 11]]]
 
 
 def test_compiled_models_follow_changes_of_the_bank(grey_images: Tensor, face_images: Tensor) -> None:

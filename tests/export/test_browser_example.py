@@ -37,12 +37,13 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def installed(folder: Path) -> Path:
-    """The example with its packages: those of the repository where they are installed, else from the registry."""
-    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("node_modules", "graphs", "sources"))
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's packages: those of the repository where they are installed, else from the registry."""
     if (EXAMPLE / "node_modules" / "onnxruntime-web").is_dir():
-        (folder / "node_modules").symlink_to(EXAMPLE / "node_modules")
-        return folder
+        return EXAMPLE / "node_modules"
+    folder = tmp_path_factory.mktemp("packages")
+    shutil.copy(EXAMPLE / "package.json", folder)
     command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -51,6 +52,13 @@ def installed(folder: Path) -> Path:
     if done.returncode and any(word in done.stderr for word in ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT")):
         pytest.skip("npm's registry cannot be reached: the example's page was not tested")
     assert done.returncode == 0, done.stderr
+    return folder / "node_modules"
+
+
+def installed(folder: Path, packages: Path) -> Path:
+    """The example with its packages."""
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("node_modules", "graphs", "sources"))
+    (folder / "node_modules").symlink_to(packages)
     return folder
 
 
@@ -60,9 +68,9 @@ def model(faces: Path) -> LatentPatch:
 
 
 @pytest.fixture(scope="module")
-def address(model: LatentPatch, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(model: LatentPatch, faces: Path, packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: the example's page was not tested")
-    folder = installed(tmp_path_factory.mktemp("site") / "browser")
+    folder = installed(tmp_path_factory.mktemp("site") / "browser", packages)
     export(model, folder / "graphs", only=("generate",))
     (folder / "sources").mkdir()
     for face in faces.iterdir():
@@ -121,8 +129,8 @@ def test_pictures_are_those_of_the_package_and_cells_name_their_sources(model, a
         assert page.errors == []
 
 
-def test_says_what_is_missing(tmp_path):
-    folder = installed(tmp_path / "browser")
+def test_says_what_is_missing(packages, tmp_path):
+    folder = installed(tmp_path / "browser", packages)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     Thread(target=server.serve_forever, daemon=True).start()
     with Page() as page:

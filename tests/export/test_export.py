@@ -17,6 +17,7 @@ import torch
 from helpers.errors import refuses
 from helpers.paths import ROOT
 from helpers.slow_raster import slow_raster
+from helpers.traced_once import traced_once
 from torch import Tensor
 
 from latentpatch import LatentPatch, RasterSettings, load_autoencoder
@@ -54,10 +55,17 @@ def small(request: pytest.FixtureRequest, face_images: Tensor) -> LatentPatch:
 
 
 @pytest.fixture(scope="module")
-def written(small: LatentPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def traces(small: LatentPatch) -> dict[str, Any]:
+    """Traces of its graphs, which all formats share."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def written(small: LatentPatch, traces: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: ONNX was not tested")
     folder = tmp_path_factory.mktemp("onnx")
-    export(small, folder)
+    with traced_once(traces):
+        export(small, folder)
     return folder
 
 
@@ -185,11 +193,11 @@ def test_onnx_generates_the_same(written, small, count):
     assert (images - expected.images).abs().max() <= NEAR
 
 
-@pytest.mark.parametrize(
-    "settings", [OTHER, ResynthesisSettings(4, 2, donors=3, allow_start_as_donor=True)], ids=["", "subset"]
-)
-def test_onnx_of_other_settings(settings, small, tmp_path):
+def test_onnx_of_other_settings(small, tmp_path):
+    """Another sampler than the model's, and other settings of the same."""
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: ONNX was not tested")
+    subset = ResynthesisSettings(4, 2, donors=3, allow_start_as_donor=True)
+    settings = OTHER if isinstance(small.settings, RasterSettings) else subset
     export(small, tmp_path, settings=settings, only=("generate",))
     expected = small.generate(4, settings=settings)
     _, index = run_onnx(tmp_path / "generate.onnx", noise=noise_from_seeds(range(4), steps_of(tmp_path, "generate")))
@@ -213,12 +221,15 @@ def test_costs_and_variants_are_exported(name, face_images, tmp_path):
     varied = LatentPatch("pixels:8", components=8, settings=settings).fit(face_images, **fit)
     noise = noise_from_seeds(range(3), varied.noise_dim)
     expected = varied.generate(3)
-    export(varied, tmp_path / "pt2", "pt2", only=("generate",))
+    traces: dict[str, Any] = {}
+    with traced_once(traces):
+        export(varied, tmp_path / "pt2", "pt2", only=("generate",))
     images, index = torch.export.load(tmp_path / "pt2" / "generate.pt2").module()(noise)
     assert torch.equal(index, expected.index)
     assert (images - expected.images).abs().max() <= NEAR
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: ONNX was not tested")
-    export(varied, tmp_path / "onnx", only=("generate", "reference"))
+    with traced_once(traces):
+        export(varied, tmp_path / "onnx", only=("generate", "reference"))
     _, index = run_onnx(tmp_path / "onnx" / "generate.onnx", noise=noise)
     assert torch.equal(index, expected.index)
     references, steps = face_images[:3] * 0.8 + 0.1, steps_of(tmp_path / "onnx", "reference")
@@ -393,9 +404,10 @@ def run_bare(folder: Path, format: str, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def program(small: LatentPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(small: LatentPatch, traces: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pt2")
-    export(small, folder, "pt2", only=("generate",))
+    with traced_once(traces):
+        export(small, folder, "pt2", only=("generate",))
     return folder
 
 
@@ -430,8 +442,9 @@ def test_pt2_takes_noise_outside_as_the_nearest_inside(program, small):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: AOTInductor was not tested")
-def test_aoti_runs_without_the_package(small, tmp_path):
-    export(small, tmp_path, "aoti", only=("generate",))
+def test_aoti_runs_without_the_package(small, traces, tmp_path):
+    with traced_once(traces):
+        export(small, tmp_path, "aoti", only=("generate",))
     for count in (1, 5):
         images, index = run_bare(tmp_path, "aoti", noise_from_seeds(range(count), small.steps))
         expected = small.generate(count)

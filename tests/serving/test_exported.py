@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.errors import refuses_file
+from helpers.traced_once import traced_once
 from helpers.traffic import unpacked
 from PIL import Image
 
@@ -63,13 +64,20 @@ def as_answered(answer: dict[str, Any], i: int) -> tuple[Any, np.ndarray]:
     return index, np.asarray(Image.open(io.BytesIO(base64.b64decode(image["image"]))), dtype=int)
 
 
+@pytest.fixture(scope="module")
+def traces() -> dict[str, Any]:
+    """Traces of the model's graphs, which both formats share."""
+    return {}
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # TorchServe leaves a file open
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
-def test_an_exported_graph_is_served(format: str, model: LatentPatch, tmp_path: Path) -> None:
+def test_an_exported_graph_is_served(format: str, model: LatentPatch, traces: dict[str, Any], tmp_path: Path) -> None:
     if format == "onnx":
         pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: an archive of ONNX was not served")
         pytest.importorskip("onnxscript", reason="onnxscript is not installed: an archive of ONNX was not served")
-    export(model, tmp_path / "graphs", format, only=("generate",))
+    with traced_once(traces):
+        export(model, tmp_path / "graphs", format, only=("generate",))
     output = tmp_path / "store" / "faces.mar"
     assert main(["archive", "--graphs", str(tmp_path / "graphs"), "-q", "-o", str(output)]) == 0
     folder = unpacked(output, tmp_path / "unpacked")

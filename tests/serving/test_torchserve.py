@@ -53,20 +53,6 @@ def test_tokens_are_asked_for(token: str | None, server: LiveServer) -> None:
     assert server.request("GET", "/models", api="management", token="wrong").status == 400
 
 
-def test_tokens_can_be_renewed(tmp_path: Path, archive: Path) -> None:
-    # With a server of its own: the other tests' key would be gone.
-    with LiveServer(archive, tmp_path / "own") as own:
-        before = own.token()
-        answer = own.request("GET", "/token?type=inference", api="management", token=own.token("API"))
-        assert answer.status == 200
-        assert own.token() != before
-        assert own.request("GET", "/ping", token=before).status == 400
-        assert own.request("GET", "/ping").status == 200
-        pids = own.worker_pids()
-        assert len(pids) == 2
-    assert own.worker_pids() == []
-
-
 def test_models_cannot_be_changed(server: LiveServer) -> None:
     for method, path in [("POST", "/models?url=http://127.0.0.1:9/x.mar"), ("DELETE", "/models/latentpatch")]:
         assert server.request(method, path, api="management").status == 405
@@ -190,12 +176,21 @@ def test_refusals_are_json_and_say_why(server: LiveServer, local: Service) -> No
     assert too_large.status == 413
 
 
-def test_an_exported_graph(faces: Path, tmp_path: Path) -> None:
+def test_an_exported_graph_with_renewed_tokens(faces: Path, tmp_path: Path) -> None:
+    # With a server of its own, also because the other tests' key would be gone.
     model = LatentPatch("pixels:4", components=8).fit(faces, size=64)
     export(model, tmp_path / "graphs", "pt2", only=("generate",))
-    build_graph_archive(tmp_path / "graphs", tmp_path / "latentpatch.mar", settings={"minWorkers": 1, "maxWorkers": 1})
+    build_graph_archive(tmp_path / "graphs", tmp_path / "latentpatch.mar", settings={"minWorkers": 2, "maxWorkers": 2})
     local = GraphService(tmp_path / "graphs")
     with LiveServer(tmp_path / "latentpatch.mar", tmp_path / "own") as own:
         for fields in ({"seed": 3}, {"seed": 3, "n": 2}, {"preset": "paper"}):
             answer, wanted = own.predict(fields), traffic.expected(local, traffic.as_json(fields))
             assert (answer.status, answer.body) == (wanted.status, wanted.body)
+        before = own.token()
+        answer = own.request("GET", "/token?type=inference", api="management", token=own.token("API"))
+        assert answer.status == 200
+        assert own.token() != before
+        assert own.request("GET", "/ping", token=before).status == 400
+        assert own.request("GET", "/ping").status == 200
+        assert len(own.worker_pids()) == 2
+    assert own.worker_pids() == []

@@ -23,10 +23,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LatentPatch:
+    """Pictures of 144 pixels: what is tested is how many requests there are, not how large."""
     folder = tmp_path_factory.mktemp("sources")
     for seed in range(24):
         (folder / f"{seed}.png").write_bytes(traffic.face(seed))
-    return LatentPatch("embedded").fit(folder)
+    return LatentPatch("embedded").fit(folder, size=144)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def _under_attack(
     victim = before[0]
 
     def strike_soon() -> None:
-        time.sleep(0.4)
+        time.sleep(0.2)
         os.kill(victim, strike)
 
     answers = traffic.throw(lambda sent: send(server, sent), requests, clients=16, while_running=strike_soon)
@@ -106,7 +107,7 @@ def test_a_worker_that_hangs_under_load(server: live_server.LiveServer, service:
 def test_a_full_queue_refuses_at_once_and_loses_nothing_it_took(
     server: live_server.LiveServer, service: Service
 ) -> None:
-    requests = [traffic.as_json({"seed": i % 10, "n": 2}) for i in range(200)]
+    requests = [traffic.as_json({"seed": i % 10, "n": 8}) for i in range(200)]
     wanted = [traffic.expected(service, sent).body for sent in requests[:10]]
     answers = traffic.throw(lambda sent: send(server, sent), requests, clients=120)
     refused = [answer for answer in answers if answer.status != 200]

@@ -16,62 +16,89 @@ from latentpatch.training import train as training
 from latentpatch.training.students import load_wide_student
 
 
-@pytest.fixture
-def pool(tmp_path, faces, monkeypatch):
-    """A folder with a pool of a random teacher's examples, and the arguments that made it."""
+@pytest.fixture(scope="module")
+def teacher():
     torch.manual_seed(0)
     teacher = TinyAutoencoder("taef2")
-    monkeypatch.setattr(training, "load_autoencoder", lambda _: teacher)
     # A quarter of the pictures' side, to be quick.
     object.__setattr__(teacher.spec, "image_size", 64)
-    arguments = [str(faces), "--mosaics", "24", "--real", "20", "--batch", "4", "--log-every", "15", "--device", "cpu"]
-    return tmp_path / "run", arguments, teacher
+    return teacher
+
+
+@pytest.fixture(scope="module")
+def arguments(faces):
+    """Arguments that make a pool of a random teacher's examples."""
+    return [str(faces), "--mosaics", "24", "--real", "20", "--batch", "4", "--log-every", "15", "--device", "cpu"]
+
+
+@pytest.fixture
+def taught(teacher, monkeypatch):
+    monkeypatch.setattr(training, "load_autoencoder", lambda _: teacher)
 
 
 def run(folder, arguments, steps) -> None:
     assert training.main([*arguments, "-o", str(folder), "--steps", str(steps)]) == 0
 
 
-@pytest.mark.parametrize("student", ["embedded-wide", "embedded-vq"])
-def test_training_learns_exports_and_resumes(pool, student):
-    folder, arguments, teacher = pool
-    arguments += ["--student", student]
+def run_twice(folder, arguments, student):
+    """Train for fifteen steps and fifteen more; return the rows of the log after the first."""
+    arguments = [*arguments, "--student", student]
     run(folder, arguments, 15)
+    rows = [json.loads(line) for line in (folder / f"{student}.jsonl").read_text().splitlines()]
+    run(folder, arguments, 30)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def wide(teacher, arguments, tmp_path_factory):
+    """The folder of the wide student, with its pool, and what was logged half-way."""
+    folder = tmp_path_factory.mktemp("wide") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "load_autoencoder", lambda _: teacher)
+        return folder, run_twice(folder, arguments, "embedded-wide")
+
+
+@pytest.mark.parametrize("student", ["embedded-wide", "embedded-vq"])
+def test_training_learns_exports_and_resumes(student, taught, teacher, arguments, tmp_path, request):
+    if student == "embedded-wide":
+        folder, first = request.getfixturevalue("wide")
+    else:
+        folder = tmp_path / "run"
+        first = run_twice(folder, arguments, student)
     latents, targets, images = (np.load(folder / f"{name}.npy") for name in ("latents", "targets", "images"))
     assert latents.shape == (44, 128, 4, 4)
     assert targets.shape == (44, 3, 64, 64)
     assert images.shape == (20, 3, 64, 64)
-    taught = teacher.decode(torch.from_numpy(latents[[0, 30]]))
-    assert (taught - torch.from_numpy(targets[[0, 30]]) / 255).abs().max() < 0.02, "targets are the teacher's pictures"
-    first = json.loads((folder / f"{student}.jsonl").read_text().splitlines()[0])
-    assert first["step"] == 15
+    shown = teacher.decode(torch.from_numpy(latents[[0, 30]]))
+    assert (shown - torch.from_numpy(targets[[0, 30]]) / 255).abs().max() < 0.02, "targets are the teacher's pictures"
+    assert [row["step"] for row in first] == [15]
 
-    run(folder, arguments, 30)
     rows = [json.loads(line) for line in (folder / f"{student}.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [15, 30], "it went on where it was"
     assert rows[1]["picture"] < rows[0]["picture"]
     assert not list(folder.glob(".*")), "no temporary files stay"
 
-    wide = student == "embedded-wide"
-    model = LatentPatch(load_wide_student(str(folder)) if wide else load_autoencoder(student, str(folder)))
+    model = LatentPatch(
+        load_wide_student(str(folder)) if student == "embedded-wide" else load_autoencoder(student, str(folder))
+    )
     stored = load_file(folder / f"{student}_decoder.safetensors")
     assert all(value.dtype == torch.float16 for value in stored.values())
     assert model.reconstruct(torch.rand(1, 3, 64, 64)).shape == (1, 3, 64, 64)
 
 
-def test_a_narrower_decoder_learns_from_the_wide_one(pool, tmp_path, capsys):
-    folder, arguments, teacher = pool
-    run(folder, arguments, 30)
+@pytest.mark.usefixtures("taught")
+def test_a_narrower_decoder_learns_from_the_wide_one(wide, teacher, arguments, tmp_path, capsys):
+    folder, _ = wide
     narrow = [*arguments, "--student", "embedded", "--wide", str(folder)]
     run(tmp_path / "narrow", narrow, 15)
     latents, own, targets = (np.load(tmp_path / "narrow" / f"{name}.npy") for name in ("latents", "own", "targets"))
     assert own.shape == latents.shape == (44, 128, 4, 4)
     assert not np.array_equal(own, latents)
     images = torch.from_numpy(np.load(tmp_path / "narrow" / "images.npy")) / 255
-    wide = load_wide_student(str(folder))
-    assert (wide.encode(images[:4]) - torch.from_numpy(own[:4])).abs().max() < 0.05, "the student's own latents"
-    taught = teacher.decode(torch.from_numpy(latents[[0, 30]]))
-    assert (taught - torch.from_numpy(targets[[0, 30]]) / 255).abs().max() < 0.02
+    student = load_wide_student(str(folder))
+    assert (student.encode(images[:4]) - torch.from_numpy(own[:4])).abs().max() < 0.05, "the student's own latents"
+    shown = teacher.decode(torch.from_numpy(latents[[0, 30]]))
+    assert (shown - torch.from_numpy(targets[[0, 30]]) / 255).abs().max() < 0.02
     encoders = [load_file(path) for path in (folder / "embedded-wide_encoder.safetensors",)]
     encoders.append(load_file(tmp_path / "narrow" / "embedded_encoder.safetensors"))
     assert all(torch.equal(value, encoders[1][name]) for name, value in encoders[0].items()), "its encoder stays"
@@ -101,9 +128,9 @@ def test_channels_that_matter_are_kept():
     torch.testing.assert_close(narrow.decode(latents), wide.decode(latents), atol=1e-4, rtol=0)
 
 
-def test_pool_is_seeded(pool, tmp_path):
-    folder, arguments, _ = pool
-    run(folder, arguments, 1)
+@pytest.mark.usefixtures("taught")
+def test_pool_is_seeded(wide, arguments, tmp_path):
+    folder, _ = wide
     run(tmp_path / "again", arguments, 1)
     for name in ("latents", "targets", "images"):
         assert np.array_equal(np.load(folder / f"{name}.npy"), np.load(tmp_path / "again" / f"{name}.npy"))

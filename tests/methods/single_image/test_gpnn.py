@@ -10,7 +10,7 @@ from helpers.errors import refuses
 from torch import Tensor
 
 from latentpatch import PICTURE_PRESETS, GPNNSettings
-from latentpatch.methods.picture import PictureStep
+from latentpatch.methods.picture import PictureResult, PictureStep
 from latentpatch.methods.single_image.gpnn import GPNN
 from latentpatch.ops.patch_nearest import least_distances, levels, nearest_vectors
 from latentpatch.ops.patches import extract_patches
@@ -129,20 +129,24 @@ def test_pictures_may_have_other_channels(channels: int) -> None:
     assert GPNN()([source], (30, 30), [0], SMALL).images.shape == (1, channels, 30, 30)
 
 
-@pytest.mark.parametrize("name", sorted(PICTURE_PRESETS))
-def test_presets_run(name: str) -> None:
-    settings = PICTURE_PRESETS[name]
-    if isinstance(settings, GPNNSettings):
-        result = GPNN()([discs()], (40, 52), [0], settings)
+@pytest.fixture(scope="module")
+def of_presets() -> dict[str, PictureResult]:
+    """One picture of each preset of this method."""
+    presets = {name: settings for name, settings in PICTURE_PRESETS.items() if isinstance(settings, GPNNSettings)}
+    return {name: GPNN()([discs()], (40, 52), [0], settings) for name, settings in presets.items()}
+
+
+def test_presets_run(of_presets: dict[str, PictureResult]) -> None:
+    assert of_presets
+    for result in of_presets.values():
         assert incoherence(result.images[0], discs()) < 12
 
 
-def test_the_original_copies_in_place() -> None:
-    source = discs()
+def test_the_original_copies_in_place(of_presets: dict[str, PictureResult]) -> None:
     rows, columns = torch.arange(40)[:, None], torch.arange(52)[None]
     shares = {}
     for name in ("gpnn-original", "gpnn-efficient"):
-        offsets = GPNN()([source], (40, 52), [0], PICTURE_PRESETS[name]).offsets
+        offsets = of_presets[name].offsets
         assert offsets is not None
         near = ((offsets[0, ..., 1] - rows).abs() <= 2) & ((offsets[0, ..., 2] - columns).abs() <= 2)
         shares[name] = float(near.float().mean())
