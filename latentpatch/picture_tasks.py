@@ -12,7 +12,7 @@ from torch import Tensor
 from .errors import SettingError, SettingTypeError
 from .inputs import Picture, image_seeds
 from .io.channels import read_channels
-from .methods.picture import Observer, PictureMethod, check_picture
+from .methods.picture import TARGET_TASKS, Observer, PictureMethod, check_picture
 from .registry import PICTURE_METHODS
 from .results import PictureGeneration
 from .runs.system import machine_memory
@@ -233,7 +233,8 @@ def make_pictures(
         raise SettingTypeError("settings", type(settings).__name__, f"settings of {chosen.name}")
     tensors = picture_tensors(pictures)
     sizes = tuple((each.shape[1], each.shape[2]) for each in tensors)
-    height, width = (sizes[0] if target is None else target.shape[1:]) if size is None else size
+    layout = target.shape[1:] if target is not None and task in TARGET_TASKS else sizes[0]
+    height, width = layout if size is None else size
     check_memory(chosen, sizes, (height, width), len(seeds), settings)
     settings = chosen.resolve(settings, tensors)
     result = chosen(

@@ -25,7 +25,7 @@ __all__ = ["Observer", "PictureMethod", "PictureResult", "PictureStep", "generat
 #: Most channels of a picture: colour and alpha.
 MAX_CHANNELS = 4
 
-_TARGET_TASKS = ("analogy", "stylize")  # tasks that need a picture to be near to
+TARGET_TASKS = ("analogy", "stylize")  # tasks that need a picture to be near to
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class PictureMethod(Method):
         if not isinstance(settings, self.Settings):
             raise SettingTypeError("settings", type(settings).__name__, f"settings of {self.name!r}")
         check_choice("task", task, sorted(self.tasks))
-        if target is None and task in _TARGET_TASKS:
+        if target is None and task in TARGET_TASKS:
             raise SettingError("target", None, f"a picture for the task {task}")
         self._check(pictures, size, seeds, settings, target, mask)
         return self.make(pictures, size, seeds, settings, task=task, target=target, mask=mask, observe=observe)
