@@ -24,7 +24,7 @@ from latentpatch import LatentPatch, RasterSettings, load_autoencoder
 from latentpatch.autoencoders import vqgan as taming
 from latentpatch.cli.entry import main
 from latentpatch.export.formats import export
-from latentpatch.methods.latent.presets import DEFAULT_PRESET, PRESETS
+from latentpatch.methods.latent.presets import PRESETS
 from latentpatch.methods.latent.raster import raster, raster_steps
 from latentpatch.methods.latent.resynthesis import resynthesis, resynthesis_steps
 from latentpatch.methods.latent.search.keys import KEY_NORM
@@ -493,7 +493,7 @@ def test_refusals_name_what_cannot_be_exported(model, tmp_path):
 
 @pytest.mark.parametrize(
     ("preset", "changes"),
-    [(None, {}), ("faithful", {"sweeps": 1}), ("diverse", {"max_share": 0.2}), ("few", {}), ("paper", {})],
+    [(None, {}), ("faithful", {"sweeps": 1}), ("diverse", {"max_share": 0.2}), ("balanced", {}), ("paper", {})],
 )
 def test_the_command_exports_presets(preset, changes, faces, tmp_path):
     arguments = [str(faces), "--autoencoder", "pixels:4", "--size", "64", "--components", "8"]
@@ -501,7 +501,7 @@ def test_the_command_exports_presets(preset, changes, faces, tmp_path):
     arguments += [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()]
     arguments += ["--format", "pt2", "--graphs", "generate", "-q", "-o", str(tmp_path)]
     assert main(["export", *arguments]) == 0
-    settings = replace(PRESETS[preset or DEFAULT_PRESET], **changes)
+    settings = replace(PRESETS[preset or "few"], **changes)  # the default of twelve sources
     expected = LatentPatch("pixels:4", 8, settings).fit(faces, size=64).generate(2)
     noise = noise_from_seeds(range(2), steps_of(tmp_path, "generate"))
     _, index = torch.export.load(tmp_path / "generate.pt2").module()(noise)
