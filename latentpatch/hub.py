@@ -246,7 +246,7 @@ def latentpatch(
         pretrained: False for random weights, without files or network.
         components: number of principal components that the search compares, 16 by default.
         preset: settings of a sampler: ``faithful``, ``balanced``, ``diverse``, ``few`` or ``paper``; by
-            default ``few`` with 6 to 23 sources, else ``balanced``.
+            default ``few`` with 6 to 24 sources, else ``balanced``.
         settings: single settings of the preset's sampler, such as ``patch_size`` or ``neighbors``.
 
     Returns:

@@ -38,7 +38,7 @@ DEFAULT_PRESET = "balanced"
 
 #: Below this many sources the preset ``few`` is the default: with others, pictures repeat themselves. It needs six,
 #: and a grid of this many cells.
-FEW_SOURCES, FEWEST_SOURCES, FEW_GRID = 24, 6, 16
+FEW_SOURCES, FEWEST_SOURCES, FEW_GRID = 25, 6, 16
 
 #: Sampler that fills masks where none is named.
 INPAINTING_SAMPLER = "raster"

@@ -90,7 +90,7 @@ def resynthesis(
     total, has_reference = int(pictures.max()) + 1, reference is not None
     num_donors, bands = donor_count(total, donors, max_share, bands, allow_start_as_donor, has_reference)
     max_share = max_share or default_share(num_donors, allow_start_as_donor and not has_reference)
-    start_candidates = start_candidates or (4 if total >= 24 else 2)
+    start_candidates = start_candidates or (4 if total >= 25 else 2)
     neighbors = neighbors or default_neighbors(total, num_donors, bands, allow_start_as_donor, has_reference)
     spread = mean_squared_distance(keys) if switch_cost or reuse_cost else 0.0
     rules = Rules(
