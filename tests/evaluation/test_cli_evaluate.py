@@ -52,7 +52,7 @@ def test_an_evaluation_from_end_to_end(evaluated: Path) -> None:
     assert [rows[name]["copies"] for name in rows] == [True, False, True]
     assert rows["raster"]["figures"]["seams"]["value"] > 0
     (memory,) = [entry["memorisation"] for entry in entries if "memorisation" in entry]
-    assert [found["side"] for found in memory] == [2, 16]
+    assert [found["side"] for found in memory] == [4, 16]  # the block of the preset for few sources, and the grid
     assert all(found["sources"] < 1e-3 < found["left_out"] for found in memory)
     text = (evaluated / "evaluation.md").read_text()
     assert text.count("⚠ copies") == 2

@@ -27,7 +27,7 @@ def run(*arguments: object) -> int:
 @pytest.fixture(scope="module")
 def nearly() -> Misaligned:
     """Three portraits nearly in register."""
-    return misalign(portraits(3), angle=4, zoom=1.05)
+    return misalign([portraits(4)[number] for number in (0, 1, 3)], angle=4, zoom=1.05)
 
 
 @pytest.fixture
