@@ -41,7 +41,7 @@ LEVELS = 255.0
 #: Distance of reduced latents at which a gain is 1/e, relative to the standard deviation of reduced latents.
 REACH = 0.6
 
-_LEAST = 1e-12  # of a squared distance, so that latents without variance have gains
+_LEAST = 1e-12  # least squared distance, so that latents without variance have gains
 
 
 def can_have_residuals(side: int) -> bool:

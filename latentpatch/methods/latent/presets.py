@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...settings import Settings
-from .settings import RasterSettings, ResynthesisSettings
+from .settings import FEW_SOURCES, RasterSettings, ResynthesisSettings
 
 __all__ = [
     "DEFAULT_PRESET",
@@ -36,9 +36,9 @@ PRESETS: dict[str, Settings] = {
 }
 DEFAULT_PRESET = "balanced"
 
-#: Below this many sources the preset ``few`` is the default: with others, pictures repeat themselves. It needs six,
-#: and a grid of this many cells.
-FEW_SOURCES, FEWEST_SOURCES, FEW_GRID = 25, 6, 16
+#: Sources, and cells of the grid's shorter side, that the preset ``few`` needs at least. Below :data:`FEW_SOURCES` it
+#: is the default: with others, pictures repeat themselves.
+FEWEST_SOURCES, FEW_GRID = 6, 16
 
 #: Sampler that fills masks where none is named.
 INPAINTING_SAMPLER = "raster"

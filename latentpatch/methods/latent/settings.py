@@ -30,9 +30,10 @@ FEW_SOURCES_NEIGHBORS = 3  # nearest sources drawn from where they would make fe
 MIN_DONORS = 4  # sources, where the number of donors is a share of all
 MIN_CAPACITY_FACTOR = 2  # times the cells of a grid that the caps of one group of donors add up to, at least
 DEFAULT_BANDS = 3  # bands of rows, where there are sources enough
-START_CANDIDATES, FEW_START_CANDIDATES, MANY_SOURCES = 4, 2, 25  # from so many sources on, and with fewer
+FEW_SOURCES = 25  # below, there is one band, and the preset few is the default
+START_CANDIDATES, FEW_START_CANDIDATES = 4, 2  # sources drawn to start from, and where sources are few
 MIN_GROUP = 8  # donors of a band, where the number of bands is left to the sampler
-DEFAULT_DONORS = 0.5  # of the sources
+DEFAULT_DONORS = 0.5  # share of the sources that may give patches
 USUAL_GROUP, MOST_DONORS = 16, 0.75  # donors of a band and share of the sources, the smaller of which is the least
 MIN_NOISE = 1e-6  # standard deviations of the sources: less is lost in rounding, and its square in underflow
 MIN_AIMED_SHARE = 1e-6  # share of the cells: less than a cell of the largest grid
@@ -154,7 +155,7 @@ class ResynthesisSettings(PatchSettings):
 
     def num_candidates(self, num_sources: int) -> int:
         """Return how many sources are drawn to start from: of few, more would start with the same one every time."""
-        return self.start_candidates or (START_CANDIDATES if num_sources >= MANY_SOURCES else FEW_START_CANDIDATES)
+        return self.start_candidates or (START_CANDIDATES if num_sources >= FEW_SOURCES else FEW_START_CANDIDATES)
 
     def num_bands(self, num_sources: int, has_reference: bool) -> int:
         """Return the number of bands, each with its own group of donors."""

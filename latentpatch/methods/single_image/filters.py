@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,9 +41,9 @@ class _Filter(Denoiser):
         progress(1, 1, result)
         return result
 
+    @abstractmethod
     def filter(self, cv2: Any, picture: Any, guide: Any, settings: Any) -> Any:
         """Return the filtered array; the guide is the picture itself where there is no other."""
-        raise NotImplementedError
 
 
 def _array(colors: Tensor) -> Any:
