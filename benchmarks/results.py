@@ -53,8 +53,12 @@ COLUMNS = {
     "precision": "precision",
     "recall": "recall",
     "seams": "seams",
+    "identity_below_0.25": "below 0.25",
+    "identity_below_0.3": "below 0.30",
 }
 
+
+FIGURES = tuple(COLUMNS)[:-2]  # those that need no descriptor of identities
 
 #: Distances of identities below which pictures are counted, and the columns of the table of identities.
 BELOW = (0.25, 0.3)
@@ -91,6 +95,11 @@ class Results:
             "--table", TABLES / f"{table}.json", "--seeds", seeds, *more, "-o", folder,
         )  # fmt: skip
         return folder
+
+    def identities(self) -> Sequence[object]:
+        """Return the options that count pictures in which one recognizes a source; none without a descriptor."""
+        identity = self.options.identity
+        return () if identity is None else ("--identity", identity, "--identity-below", *BELOW)
 
     # --- parts -----------------------------------------------------------------------------------------
 
@@ -182,15 +191,10 @@ class Results:
         fill(DOCS / "results.md", "embedded", table_of(read_rows(self.evaluate("embedded", "embedded", 5))))
 
     def few(self) -> None:
-        """Make the table of sixteen sources, and pictures of the preset for them."""
-        rows = read_rows(self.evaluate("embedded", "few", 5, mirrored=True))
-        fill(DOCS / "results.md", "few", table_of([row for row in rows if not row["copies"]]))
-        # The first sixteen portraits of the examples, which come with the project.
-        for command, kind in (("few", ["--preset", "few", "--mirrored"]), ("few-balanced", [])):
-            folder = self.out / command
-            sources = sorted(EXAMPLES.glob("*.jpg"))[:16]
-            self.latentpatch("generate", *sources, *kind, "-n", 32, "-o", folder)
-            save_jpeg(folder / "grid.png", DOCS / "images" / f"{command}.jpg")
+        """Make the table of sixteen sources."""
+        rows = read_rows(self.evaluate("embedded", "few", 5, mirrored=True, more=self.identities()))
+        columns = tuple(COLUMNS) if self.options.identity else FIGURES
+        fill(DOCS / "results.md", "few", table_of([row for row in rows if not row["copies"]], columns))
 
     def settings(self) -> None:
         """Make the tables of the paper's sampler and its settings."""
@@ -220,7 +224,7 @@ class Results:
 
         if self.options.identity is None:
             raise SystemExit("identity: needs --identity, as latentpatch evaluate does")
-        more = ("--identity", self.options.identity, "--identity-below", *BELOW)
+        more = self.identities()
         figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
         lines = []
         for name, colour in (("embedded", "tab:blue"), (self.options.taef2, "tab:orange")):
@@ -326,7 +330,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return sorted((record for record in records if "figures" in record), key=lambda row: bool(row["copies"]))
 
 
-def table_of(rows: list[dict[str, Any]], columns: tuple[str, ...] = tuple(COLUMNS), names: int = 1) -> str:
+def table_of(rows: list[dict[str, Any]], columns: tuple[str, ...] = FIGURES, names: int = 1) -> str:
     """Format rows as Markdown, with the lowest and the highest distance of a set."""
     lines = ["| " * (names + 1) + " | ".join(COLUMNS[column] for column in columns) + " |"]
     lines.append("|---" * (names + len(columns)) + "|")

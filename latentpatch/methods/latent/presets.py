@@ -16,22 +16,25 @@ __all__ = [
     "default_settings",
 ]
 
+_FEW = ResynthesisSettings(
+    patch_size=10 / 16,
+    stride=4 / 16,
+    neighbors=3,
+    max_share=0.36,
+    start_candidates=1,
+    allow_start_as_donor=True,
+    donors=6,
+    bands=2,
+)
+
 #: Settings by name: from nearest to one source to farthest, then for few sources, then the paper's. Sizes are shares
 #: of the grid's shorter side, so that a patch covers the same part of a picture of any size.
 PRESETS: dict[str, Settings] = {
     "faithful": ResynthesisSettings(allow_start_as_donor=True),
     "balanced": ResynthesisSettings(),
     "diverse": ResynthesisSettings(max_share=0.1),
-    "few": ResynthesisSettings(
-        patch_size=10 / 16,
-        stride=4 / 16,
-        neighbors=3,
-        max_share=0.375,
-        start_candidates=1,
-        allow_start_as_donor=True,
-        donors=6,
-        bands=2,
-    ),
+    "few": _FEW,
+    "few-faithful": _FEW.changed(max_share=0.375),
     "paper": RasterSettings(),
 }
 DEFAULT_PRESET = "balanced"
@@ -48,7 +51,8 @@ PRESET_HELP = {
     "faithful": "like balanced, but the start source may give up to a quarter of an image; closest to one source",
     "balanced": "rebuild a random source from patches of a random half of the others, at most 30 % from any one",
     "diverse": "like balanced, but at most 10 % from any one source",
-    "few": "for some sixteen sources: each image is made of six of them, in large pieces",
+    "few": "for some sixteen sources: each image is made of six of them, in large pieces, at most 36 % from any one",
+    "few-faithful": "like few, but at most 37.5 % from any one source: closer to the sources, and to people in them",
     "paper": "the multi-scale raster sampler of the paper",
 }
 
