@@ -1,12 +1,14 @@
 # make demo   pictures in out/        make test   lint, types and tests
 # make docs   the site in site/       make serve  TorchServe
-# All set up .venv first. SOURCES=FOLDER, N=COUNT, AUTOENCODER=NAME[:PATH] and PYTHON=python3 may be given, to
+# All set up .venv first. SOURCES=FOLDER, N=COUNT, AUTOENCODER=NAME[:PATH], HOW=OPTIONS and PYTHON=python3 may be given, to
 # serve also CONFIG=config.local.properties (no tokens), to test JOBS=PROCESSES, of one thread each. Only serve needs
 # Java; the tests of it are skipped without.
 
 SOURCES ?= examples/portraits
 N ?= 16
 AUTOENCODER ?= embedded
+# The demo moves and mirrors its sources, which costs a bank fifty times as large: too much for a folder of hundreds.
+HOW ?= $(if $(filter examples/portraits,$(SOURCES)),--preset faithful --mirrored --offsets 2)
 CONFIG ?= config.properties
 PYTHON ?= python3
 JOBS ?= auto
@@ -18,7 +20,7 @@ ARCHIVE := model_store/latentpatch.mar
 .PHONY: demo test docs serve archive java venv clean FORCE
 
 demo: $(VENV)/.installed
-	$(BIN)/latentpatch generate $(SOURCES) -n $(N) --autoencoder $(AUTOENCODER) -o out
+	$(BIN)/latentpatch generate $(SOURCES) -n $(N) --autoencoder $(AUTOENCODER) $(HOW) -o out
 	@echo "pictures: out/grid.png, where they come from: out/provenance.png"
 
 test: $(VENV)/.tested

@@ -106,10 +106,11 @@ class Results:
     def demo(self) -> None:
         """Make the pictures of the demo, and explain one."""
         folder = self.out / "demo"
-        self.latentpatch("generate", EXAMPLES, "-n", 16, "-o", folder)
+        moved = ("--mirrored", "--offsets", 2)  # as the Makefile's
+        self.latentpatch("generate", EXAMPLES, "-n", 16, "--preset", "faithful", *moved, "-o", folder)
         save_jpeg(folder / "grid.png", DOCS / "images" / "faces.jpg")
         Image.open(folder / "provenance.png").save(DOCS / "images" / "provenance.png", optimize=True)
-        self.latentpatch("explain", folder / "0003.png", EXAMPLES, "-o", self.out / "why")
+        self.latentpatch("explain", folder / "0003.png", EXAMPLES, *moved, "-o", self.out / "why")
         save_jpeg(self.out / "why" / "explanation.png", DOCS / "images" / "explanation.jpg")
 
     def sixteen(self) -> None:
