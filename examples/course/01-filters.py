@@ -115,7 +115,8 @@ show(
 # The box filter has $w = 1$ in a square of radius $r$. It is the average pooling of neural networks. With an *integral
 # image* $S(x)$, the sum of all pixels above and to the left of $x$, each window costs four look-ups, whatever $r$:
 #
-# $$\sum_{y \in W(x)} u(y) = S(\text{bottom right}) - S(\text{top right}) - S(\text{bottom left}) + S(\text{top left}).$$
+# $$\sum_{y \in W(x)} u(y) = S(\text{bottom right}) - S(\text{top right}) - S(\text{bottom left}) +
+#   S(\text{top left}).$$
 #
 # **Exercise 1.4.** Write the box filter with an integral image.
 
@@ -313,6 +314,6 @@ show(
 # %% [markdown]
 # ## What to keep in mind
 #
-# - One formula, different weights: place (Gaussian, box), color (bilateral), color of another picture (cross-bilateral),
-#   color of the last result (rolling guidance).
+# - One formula, different weights: place (Gaussian, box), color (bilateral), color of another picture
+#   (cross-bilateral), color of the last result (rolling guidance).
 # - A single color says little about a pixel. The next chapter compares whole *patches*.

@@ -52,8 +52,8 @@ assert torch.equal(patches[0, 7, 9].view(3, side, side), clean[:, 7 : 7 + side, 
 assert torch.allclose(fold_patches(patches, (64, 64), side)[0], clean, atol=1e-6)
 
 # %% [markdown]
-# **Exercise 2.2.** All distances between $N$ patches and $M$ patches at once: write $\|p - q\|^2 = \|p\|^2 - 2 p \cdot q +
-# \|q\|^2$, so that a matrix product does the work.
+# **Exercise 2.2.** All distances between $N$ patches and $M$ patches at once: write $\|p - q\|^2 = \|p\|^2 - 2 p \cdot
+# q + \|q\|^2$, so that a matrix product does the work.
 
 # %%
 some, others = patches[0, :4].flatten(0, 1), patches[0, 20:26].flatten(0, 1)
@@ -74,9 +74,9 @@ assert torch.allclose(distances, direct, atol=1e-3)
 #
 # $$\mathrm{Attention}(Q, K, V) = \mathrm{softmax}\!\left(\frac{Q K^\top}{\sqrt{d}}\right) V.$$
 #
-# Let queries and keys be patches and values be pixels. Then
-# $-\|q - k\|^2 / h = (2\, q \cdot k - \|k\|^2 - \|q\|^2) / h$. The term $\|q\|^2$ is the same for all keys of a query, so
-# softmax drops it. What is left is a product $Q K^\top$ and a bias for each key.
+# Let queries and keys be patches and values be pixels. Then $-\|q - k\|^2 / h = (2\, q \cdot k - \|k\|^2 - \|q\|^2) /
+# h$. The term $\|q\|^2$ is the same for all keys of a query, so softmax drops it. What is left is a product $Q K^\top$
+# and a bias for each key.
 #
 # **Exercise 2.3.** Write NL-means over the whole picture as `softmax(QK) V`. Compare it with the package's.
 
@@ -167,8 +167,8 @@ plot("02-spectrum", {name: each.tolist()[3:] for name, each in roots.items()}, "
 # %% [markdown]
 # ## NL-PCA
 #
-# Rotate patches into their principal components $v_1, \dots, v_D$. Clean patches need few of them, so small coefficients
-# are noise. Set those to 0, and rotate back:
+# Rotate patches into their principal components $v_1, \dots, v_D$. Clean patches need few of them, so small
+# coefficients are noise. Set those to 0, and rotate back:
 #
 # $$\hat p = \bar p + \sum_{j = 1}^{D} \rho\big(\langle p - \bar p, v_j \rangle\big)\, v_j, \qquad
 #   \rho(a) = \begin{cases} a & |a| > \tau \\ 0 & \text{otherwise.} \end{cases}$$
@@ -228,9 +228,9 @@ show("02-denoised", {f"{name}, {figures[name]:.1f} dB": each for name, each in r
 # %% [markdown]
 # ## A network that learns its own components
 #
-# Let a linear autoencoder learn to rebuild patches through $k$ numbers: $\hat p = B (A p + a) + b$, by gradient descent
-# on $\|\hat p - p\|^2$. No linear map does better than the first $k$ principal components (Eckart and Young, 1936). Does
-# it get there?
+# Let a linear autoencoder learn to rebuild patches through $k$ numbers: $\hat p = B (A p + a) + b$, by gradient
+# descent on $\|\hat p - p\|^2$. No linear map does better than the first $k$ principal components (Eckart and Young,
+# 1936). Does it get there?
 #
 # **Exercise 2.10.** Train it, and compare it with PCA.
 

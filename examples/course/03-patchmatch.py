@@ -25,6 +25,7 @@
 
 # %%
 import time
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -66,8 +67,8 @@ print(f"{everything.numel():,} distances, mean of the least ones {least:,.0f}")
 #
 # 1. **Random start.** Among thousands of random matches a few are good by luck.
 # 2. **Propagation.** Pictures are smooth: if $f(x)$ is right, then $f(x + t) = f(x) + t$ is likely right, too. So each
-#    patch tries the matches of its left and upper neighbors, moved along. Every second turn goes the other way: from the
-#    bottom right, with the right and lower neighbors.
+#    patch tries the matches of its left and upper neighbors, moved along. Every second turn goes the other way: from
+#    the bottom right, with the right and lower neighbors.
 # 3. **Random search.** Around its best match $y_0$ each patch tries $y_0 + R\, 2^{-i} X_i$ with $X_i$ uniform in
 #    $[-1, 1]^2$ and $R$ the size of the picture, until the radius is below a pixel.
 #
@@ -112,7 +113,7 @@ def search(query: np.ndarray, keys: np.ndarray, turns: int, seed: int = 0) -> tu
 mine, curve, comparisons = search(query.numpy(), keys.numpy(), turns=4)
 print(f"{comparisons:,} comparisons; distance {' > '.join(f'{each / least:.2f}' for each in curve)} times the least")
 
-assert all(later < earlier for earlier, later in zip(curve, curve[1:], strict=False))
+assert all(later < earlier for earlier, later in pairwise(curve))
 assert least <= curve[-1] < 1.25 * least
 assert comparisons < everything.numel() / 50
 
@@ -130,7 +131,7 @@ fields = [patchmatch(levels(a), sources, sweeps=n, seed=1) for n in range(7)]
 sweeps = [float(each.scores.mean()) for each in fields]
 print("distance by sweeps:", ", ".join(f"{each / least:.2f}" for each in sweeps))
 
-assert all(later <= earlier for earlier, later in zip(sweeps, sweeps[1:], strict=False))
+assert all(later <= earlier for earlier, later in pairwise(sweeps))
 assert least <= sweeps[-1] < 1.15 * least
 assert torch.equal(fields[6].matches, patchmatch(levels(a), sources, sweeps=6, seed=1).matches)
 at = fields[6].matches[5, 8, 0].tolist()
@@ -224,7 +225,8 @@ plot("03-cost", {"exact": (pixels, exact_times), "PatchMatch": (pixels, quick_ti
 # Two cameras side by side see near things shifted by more pixels than far ones: depth is inversely proportional to the
 # shift (the *disparity*). So a nearest neighbor field of the two views is a map of depth.
 #
-# **Exercise 3.7.** Put a square of one pavement in front of another, shift the two by 3 and 9 pixels, and recover the shifts.
+# **Exercise 3.7.** Put a square of one pavement in front of another, shift the two by 3 and 9 pixels, and recover the
+# shifts.
 
 # %%
 behind, front = cobbles(64, 96, seed=5, stone=8), cobbles(32, 32, seed=6, stone=8)

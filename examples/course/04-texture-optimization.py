@@ -21,6 +21,8 @@
 # methods of this course build on: texture optimization (Kwatra, Essa, Bobick and Kwatra, 2005).
 
 # %%
+from itertools import pairwise
+
 import torch
 from course import cobbles, plot, show
 from torch import Tensor
@@ -114,7 +116,7 @@ generator = torch.Generator().manual_seed(0)
 start = exemplar.flatten(1)[:, torch.randperm(96 * 96, generator=generator)].view(3, 96, 96)
 mean, mean_curve = optimize(start, side=16, power=2.0, turns=12)
 
-assert all(later <= earlier * 1.0001 for earlier, later in zip(mean_curve, mean_curve[1:], strict=False))
+assert all(later <= earlier * 1.0001 for earlier, later in pairwise(mean_curve))
 assert match(exemplar, exemplar, 16)[2].amax() == 0
 print(f"energy: {mean_curve[0]:,.0f} at the start, {mean_curve[-1]:,.0f} after 12 turns")
 assert mean_curve[-1] < 0.5 * mean_curve[0]
@@ -138,7 +140,7 @@ for _ in range(12):
     grid, found, _ = match(median, exemplar, 16)
     median = grid.median(found)
 
-assert all(later <= earlier * 1.0001 for earlier, later in zip(robust_curve, robust_curve[1:], strict=False))
+assert all(later <= earlier * 1.0001 for earlier, later in pairwise(robust_curve))
 
 
 def contrast(picture: Tensor) -> float:
@@ -163,8 +165,8 @@ show("04-one-scale", {"start": start, "mean, $r$ = 2": mean, "weights, $r$ = 0.8
 #
 # ## Coarse to fine
 #
-# The cure is a pyramid: first a small picture, where a patch of 8 pixels covers whole stones. Each scale starts from the
-# result of the coarser one. At each scale the patches go from large to small. The package does this as
+# The cure is a pyramid: first a small picture, where a patch of 8 pixels covers whole stones. Each scale starts from
+# the result of the coarser one. At each scale the patches go from large to small. The package does this as
 # `texture-optimization`; its presets `kwatra` and `gutierrez` follow the papers.
 #
 # **Exercise 4.4.** Compare the energy with that of one scale, with the same patches.
@@ -228,5 +230,5 @@ show("04-tile", {"exemplar, repeated": exemplar.repeat(1, 1, 2), "tile, repeated
 #
 # - An energy over all patches, two steps that lower it, and a pyramid against local minima.
 # - Means blur, small powers and medians do not.
-# - Large pieces are copied, and nothing makes sure that all of the exemplar is used: it can "grow garbage", the plainest
-#   patch everywhere. The next chapter forbids that.
+# - Large pieces are copied, and nothing makes sure that all of the exemplar is used: it can "grow garbage", the
+#   plainest patch everywhere. The next chapter forbids that.

@@ -14,9 +14,9 @@
 # %% [markdown]
 # # 5. Assignment
 #
-# Texture optimization gives each patch of the result its nearest patch of the exemplar. Nothing says that all patches of
-# the exemplar are used. Gutierrez, Rabin, Galerne and Hurtut (2017) ask that **each is used exactly once**: the match
-# $f$ has to be a permutation $\sigma$,
+# Texture optimization gives each patch of the result its nearest patch of the exemplar. Nothing says that all patches
+# of the exemplar are used. Gutierrez, Rabin, Galerne and Hurtut (2017) ask that **each is used exactly once**: the
+# match $f$ has to be a permutation $\sigma$,
 #
 # $$\min_{\sigma \in \Sigma} \sum_x \|p(x) - p_0(\sigma(x))\|^2
 #   = \min_P \sum_{x, y} P_{xy}\, \|p(x) - p_0(y)\|^2
@@ -26,9 +26,8 @@
 # together. It is optimal transport between two sets of equal size.
 
 # %%
-import time
 from collections.abc import Callable
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import torch
 from course import cobbles, plot, show
@@ -89,8 +88,8 @@ assert torch.allclose(mass, torch.tensor([2.0, 1.0, 1.0, 2.0], dtype=torch.float
 # The cube of the size is the price: 441 patches take a tenth of a second, 4,000 would take minutes. So the grid of
 # patches is *decimated*: patches of 16 pixels every 4 pixels.
 #
-# **Exercise 5.3.** Write texture optimization with a function that does the matching. Run it with `nearest_rows` and with
-# `assign`, from the same start.
+# **Exercise 5.3.** Write texture optimization with a function that does the matching. Run it with `nearest_rows` and
+# with `assign`, from the same start.
 
 # %%
 exemplar = cobbles(96, 96, seed=3)
@@ -130,8 +129,8 @@ noise = resize(exemplar[None], (24, 24))[0].flatten(1)[:, order].view(3, 24, 24)
 free, once = synthesize(nearest_patches, noise), synthesize(assigned_patches, noise)
 
 # %% [markdown]
-# **Exercise 5.4.** Count how often each patch of the exemplar is used. Then measure *coherence* (distance from patches of
-# the result to their nearest ones in the exemplar) and *completeness* (the other way round).
+# **Exercise 5.4.** Count how often each patch of the exemplar is used. Then measure *coherence* (distance from patches
+# of the result to their nearest ones in the exemplar) and *completeness* (the other way round).
 
 # %%
 grid = PatchGrid.of((96, 96), 16)
@@ -196,12 +195,13 @@ print(f"use of a patch: softmax {attention.sum(0).min():.2f} to {attention.sum(0
 print(f"balanced {balanced.sum(0).min():.2f} to {balanced.sum(0).max():.2f}")
 
 assert torch.allclose(attention, (-table / (0.03 * table.mean())).softmax(1), atol=1e-5)
-assert all(less < more for more, less in zip(paid, paid[1:], strict=False))
+assert all(less < more for more, less in pairwise(paid))
 assert 0.99 * exact <= paid[-1] < 1.1 * exact
 assert (balanced.sum(0) - 1).abs().max() < 0.1
 assert attention.sum(0).max() > 2
 
-plot("05-entropy", {"entropic": (sharpness, paid), "exact": (sharpness, [exact] * 5)}, "softness", "mean cost", log=True)
+curves = {"entropic": (sharpness, paid), "exact": (sharpness, [exact] * 5)}
+plot("05-entropy", curves, "softness", "mean cost", log=True)
 
 # %% [markdown]
 # **Exercise 5.6.** Use the entropic solution as the matching: each place gets the mean of patches under its row of $P$.
@@ -215,10 +215,9 @@ def balanced_patches(own: Tensor, keys: Tensor) -> Tensor:
     return weights @ keys
 
 
-began = time.perf_counter()
 soft = synthesize(balanced_patches, noise)
 coherence_soft, completeness_soft = distances(soft)
-print(f"entropic: coherence {coherence_soft:.1f}, completeness {completeness_soft:.1f}, {time.perf_counter() - began:.1f} s")
+print(f"entropic: coherence {coherence_soft:.1f}, completeness {completeness_soft:.1f}")
 
 assert completeness_soft < completeness[0]
 

@@ -16,7 +16,9 @@ def random_costs(queries: int, keys: int, seed: int, most: int = 1 << 20) -> Ten
     return torch.randint(most, (queries, keys), generator=torch.Generator().manual_seed(seed)).float()
 
 
-@pytest.mark.parametrize(("queries", "keys", "most"), [(1, 1, 9), (4, 4, 9), (6, 6, 3), (5, 5, 100), (4, 6, 9), (3, 6, 2)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "most"), [(1, 1, 9), (4, 4, 9), (6, 6, 3), (5, 5, 100), (4, 6, 9), (3, 6, 2)]
+)
 @pytest.mark.parametrize("seed", range(4))
 def test_it_is_the_best_of_all(queries: int, keys: int, most: int, seed: int) -> None:
     costs = random_costs(queries, keys, seed, most)
