@@ -35,6 +35,7 @@ EXTRAS = {
     "numba": ("numba",),
     "triton": ("triton",),
     "filters": ("opencv-contrib-python-headless",),
+    "course": ("jupytext", "matplotlib", "numba", "opencv-contrib-python-headless"),
     "evaluate": ("torch-fidelity", "lpips"),
     "bench": ("faiss-cpu", "numba", "matplotlib", "scikit-learn"),
 }

@@ -10,7 +10,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # 6. New pictures from one picture: GPNN and GPDM
 #
