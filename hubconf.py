@@ -3,6 +3,7 @@
 dependencies = ["torch", "numpy", "PIL", "safetensors", "tqdm"]
 
 from latentpatch.hub import (  # noqa: E402
+    TASK_ENTRIES,
     diffusers_autoencoder,
     embedded_autoencoder,
     latentpatch,
@@ -18,4 +19,6 @@ __all__ = [
     "pixel_autoencoder",
     "taming_autoencoder",
     "tiny_autoencoder",
+    *TASK_ENTRIES,
 ]
+globals().update(TASK_ENTRIES)  # reshuffle, retarget and so on

@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from . import __all__ as _PUBLIC
 from .errors import FileError, MissingDependencyError
 from .io.atomic import staged, write_bytes
-from .registry import settings_record
+from .methods.single_image.presets import task_settings
+from .registry import TASKS, settings_record
 from .validation import check_choice
 
 if TYPE_CHECKING:
     from .autoencoders.base import Autoencoder
     from .model import LatentPatch
+    from .results import PictureGeneration
 
 __all__ = [
     "MODEL_FILE",
+    "TASK_ENTRIES",
     "PretrainedMixin",
     "diffusers_autoencoder",
     "embedded_autoencoder",
@@ -356,3 +361,35 @@ def _member(family: str, name: str, weights: str | None, pretrained: bool) -> Au
 
     check_choice("name", name, [member for member, module in AUTOENCODERS.items() if module == family])
     return load_autoencoder(name, weights, pretrained=pretrained)
+
+
+def _task_entry(task: str) -> Callable[..., Callable[..., PictureGeneration]]:
+    """Return the entry of a task on pictures."""
+
+    def entry(
+        method: str | None = None, preset: str | None = None, **settings: Any
+    ) -> Callable[..., PictureGeneration]:
+        from . import picture_tasks
+
+        chosen = task_settings(task, method, preset).changed(**settings)
+        return partial(getattr(picture_tasks, task), settings=chosen)
+
+    entry.__name__ = entry.__qualname__ = task
+    entry.__doc__ = f"""Return the function ``latentpatch.{task}``, with settings: {TASKS[task]}.
+
+    It needs no model: no registration, no weights and no training.
+
+    Args:
+        method: name of a method that does the task; its default where None.
+        preset: settings of a method, in place of ``method``.
+        settings: single settings of the method.
+
+    Returns:
+        A function of pictures; ``help(latentpatch.{task})`` has its arguments. It returns a
+        :class:`~latentpatch.PictureGeneration` of pictures and their provenance.
+    """
+    return entry
+
+
+#: Entry points of tasks on pictures, by task.
+TASK_ENTRIES = {task: _task_entry(task) for task in TASKS if task in _PUBLIC}

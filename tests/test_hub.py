@@ -21,14 +21,21 @@ from helpers.errors import refuses
 from helpers.paths import ROOT
 
 import latentpatch.hub
-from latentpatch import PRESETS, FileError, LatentPatch, ResynthesisSettings, WeightsError
+from latentpatch import PICTURE_PRESETS, PRESETS, FileError, LatentPatch, ResynthesisSettings, WeightsError
+from latentpatch import reshuffle as reshuffled
 
 ENTRIES = [
+    "analogy",
+    "denoise",
     "diffusers_autoencoder",
     "embedded_autoencoder",
     "latentpatch",
     "pixel_autoencoder",
+    "reshuffle",
+    "retarget",
+    "stylize",
     "taming_autoencoder",
+    "texture",
     "tiny_autoencoder",
 ]
 #: Parameters of torch.hub.load, which never reach an entry.
@@ -55,6 +62,11 @@ def repository(offline: None) -> str:
     return "someone/latentpatch:main"
 
 
+def entry(name: str) -> Callable[..., Any]:
+    """Return an entry as hubconf.py has it."""
+    return latentpatch.hub.TASK_ENTRIES.get(name) or getattr(latentpatch.hub, name)
+
+
 def load(*arguments: Any, **options: Any) -> Any:
     return torch.hub.load(str(ROOT), *arguments, source="local", **options)
 
@@ -71,13 +83,13 @@ def test_entries_explain_themselves(repository: str, name: str) -> None:
     text = torch.hub.help(repository, name, trust_repo=True, skip_validation=True)
     first, _, rest = text.strip().partition("\n")
     assert first.endswith(".")
-    for parameter in inspect.signature(getattr(latentpatch.hub, name)).parameters:
+    for parameter in inspect.signature(entry(name)).parameters:
         assert f"{parameter}:" in rest, parameter
 
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_no_parameter_is_swallowed_by_the_hub(name: str) -> None:
-    assert not RESERVED & set(inspect.signature(getattr(latentpatch.hub, name)).parameters)
+    assert not RESERVED & set(inspect.signature(entry(name)).parameters)
 
 
 def test_dependencies_are_all_it_takes() -> None:
@@ -126,6 +138,18 @@ def test_nothing_pretrained_needs_no_network(offline: None) -> None:
     assert model.fit(torch.rand(3, 3, 160, 160)).generate(1).images.shape == (1, 3, 160, 160)
 
 
+def test_tasks_on_pictures(offline: None) -> None:
+    picture, other = torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    reshuffle = load("reshuffle", coarsest=10, iterations=1)
+    made = reshuffle(picture, n=2, seed=3, sweeps=1)
+    assert torch.equal(made.images, reshuffled(picture, 2, seed=3, coarsest=10, iterations=1, sweeps=1).images)
+    assert made.offsets is not None
+    assert load("texture", "gpdm", steps=2, last_steps=1)(picture, (16, 20)).images.shape == (1, 3, 16, 20)
+    assert load("reshuffle", preset="gpnn-original").keywords["settings"] == PICTURE_PRESETS["gpnn-original"]
+    assert load("analogy")(picture, other).method == "gpnn"
+    assert load("denoise", sigma=10)(picture).settings.sigma == 10
+
+
 def test_taming_without_the_network(offline: None) -> None:
     pytest.importorskip("taming.modules", reason="taming-transformers is not installed")
     network = load("taming_autoencoder", "vqgan-imagenet-1024", pretrained=False)
@@ -143,6 +167,11 @@ def test_taming_without_the_network(offline: None) -> None:
         ("latentpatch", {"autoencoder": "pixels", "preset": "best"}, "preset"),
         ("latentpatch", {"autoencoder": "pixels", "patch_size": 0}, "patch_size"),
         ("latentpatch", {"sources": "none.safetensors", "components": 4}, "components"),
+        ("reshuffle", {"method": "quilting"}, "method"),
+        ("reshuffle", {"method": "gpnn", "preset": "gpnn-original"}, "preset"),
+        ("texture", {"preset": "gpnn-original"}, "preset"),
+        ("texture", {"softness": 1.0}, "settings"),
+        ("stylize", {"strength": 2.0}, "strength"),
     ],
 )
 def test_wrong_requests_are_named(offline: None, entry: str, options: dict[str, Any], name: str) -> None:
@@ -167,6 +196,7 @@ def test_missing_files_are_named(
 
 SCRIPT = """
 import json, socket, sys
+sys.modules.update(dict.fromkeys(("numba", "scipy", "cv2")))  # as where they are not installed
 import torch
 def refuse(*_, **__): raise AssertionError("the network was to be used")
 socket.socket = socket.getaddrinfo = refuse
@@ -174,6 +204,8 @@ names = torch.hub.list({repository!r}, trust_repo=True, skip_validation=True)
 network = torch.hub.load({repository!r}, "tiny_autoencoder", pretrained=False, trust_repo=True, skip_validation=True)
 model = torch.hub.load({repository!r}, "latentpatch", autoencoder="pixels", trust_repo=True, skip_validation=True)
 images = model.fit(torch.rand(4, 3, 256, 256)).generate(1).images
+reshuffle = torch.hub.load({repository!r}, "reshuffle", trust_repo=True, skip_validation=True)
+assert reshuffle(torch.rand(3, 24, 32)).offsets.shape == (1, 24, 32, 3)
 heavy = sorted(name for name in ("taming", "diffusers", "transformers", "torchvision") if name in sys.modules)
 print(json.dumps([sorted(names), list(images.shape), heavy, sys.modules["latentpatch"].__file__]))
 """

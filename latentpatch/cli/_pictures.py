@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ..methods.single_image.presets import PICTURE_PRESET_HELP, PICTURE_PRESETS
+from ..methods.single_image.presets import PICTURE_PRESET_HELP, presets_of, task_settings
 from ..registry import PICTURE_METHODS
 from ..settings import Settings, declared
 from . import _options as cli
@@ -42,14 +42,8 @@ class MethodOptions(OptionGroup):
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def presets(cls) -> dict[str, Settings]:
-        """Return the presets of methods that do the task."""
-        names = PICTURE_METHODS.having(cls.task)
-        return {name: each for name, each in PICTURE_PRESETS.items() if PICTURE_METHODS.name_of(each) in names}
-
-    @classmethod
     def add_to(cls, parser: Parser, omit: Collection[str] = ()) -> None:
-        names, presets = PICTURE_METHODS.having(cls.task), cls.presets()
+        names, presets = PICTURE_METHODS.having(cls.task), presets_of(cls.task)
         lines = [f"methods ({names[0]} by default):", *settings_rows({n: PICTURE_METHODS.summary(n) for n in names})]
         if presets:
             lines += ["presets:", *settings_rows({name: PICTURE_PRESET_HELP[name] for name in presets})]
@@ -73,10 +67,7 @@ class MethodOptions(OptionGroup):
         Raises:
             ValueError: for a setting of another method, and values that do not go together.
         """
-        if self.preset is not None:
-            base = PICTURE_PRESETS[self.preset]
-        else:
-            base = PICTURE_METHODS.settings_class(PICTURE_METHODS.serving(self.task, self.method))()
+        base = task_settings(self.task, self.method, self.preset)
         for name in self.changes:
             if name not in declared(type(base)):
                 owners = [m for m in PICTURE_METHODS.settings()[name] if m in PICTURE_METHODS.having(self.task)]

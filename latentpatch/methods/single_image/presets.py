@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from ...errors import SettingError
+from ...registry import PICTURE_METHODS
 from ...settings import Settings
+from ...validation import check_choice
 from .settings import GPNNSettings
 from .texture_settings import GPDM_PUBLISHED, TextureOptimizationSettings
 
-__all__ = ["PICTURE_PRESETS", "PICTURE_PRESET_HELP"]
+__all__ = ["PICTURE_PRESETS", "PICTURE_PRESET_HELP", "presets_of", "task_settings"]
 
 #: Settings by the name of the preset.
 PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
@@ -42,3 +45,23 @@ PICTURE_PRESET_HELP: Mapping[str, str] = MappingProxyType(
         "gutierrez": "texture-optimization of power 1, joined by medians",
     }
 )
+
+
+def presets_of(task: str) -> dict[str, Settings]:
+    """Return the presets of methods that do a task."""
+    names = PICTURE_METHODS.having(task)
+    return {name: each for name, each in PICTURE_PRESETS.items() if PICTURE_METHODS.name_of(each) in names}
+
+
+def task_settings(task: str, method: str | None = None, preset: str | None = None) -> Settings:
+    """Return the settings of a preset, or the defaults of a method: the task's default method where there is neither.
+
+    Raises:
+        SettingError: for an unknown task, a method or preset that does not do it, and for both together.
+    """
+    base = PICTURE_METHODS.settings_class(PICTURE_METHODS.serving(task, method))()
+    if preset is None:
+        return base
+    if method is not None:
+        raise SettingError("preset", preset, "absent where method is there")
+    return presets_of(task)[check_choice("preset", preset, presets_of(task))]
