@@ -201,11 +201,11 @@ class RunContext:
         if not self.is_quiet:
             print(text, file=sys.stderr)
 
-    def progress(self, items: Any = None, *, name: str, total: int | None = None) -> Any:
+    def progress(self, items: Any = None, *, name: str, **options: Any) -> Any:
         """Return a progress bar of images, over items or to be updated."""
         from ..runs.progress import progress
 
-        return progress(name, items, total=total, shown=self.shows_progress)
+        return progress(name, items, shown=self.shows_progress, **options)
 
 
 class CommandOptions(OptionGroup):

@@ -15,6 +15,7 @@ from ..settings import Settings, declared
 from . import _options as cli
 from ._parsing import OptionGroup, Parser
 from ._samplers import add_settings, option_flag, settings_of, settings_rows
+from ._trace import Trace
 
 if TYPE_CHECKING:
     from ..results import PictureGeneration
@@ -87,6 +88,7 @@ class PictureOptions(cli.CommandOptions):
         cli.integer(0), "SEED", "seed of the first image; the next image has the next seed", default=0
     )
     offsets: bool = cli.flag("write offsets.safetensors, too: the origin of every pixel as numbers")
+    trace: bool = cli.flag("write trace.gif, too: the steps that made the first image")
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=cli.BARE)
 
 
@@ -125,9 +127,12 @@ def make_and_write(
             files, inputs["target"] = {"target": options.target}, picture_tensors(options.target)[0]
             shown = [inputs["target"], *tensors]
         seeds = range(options.seed, options.seed + options.n)
-        with context.progress(name=task, total=None) as bar:
+        trace = Trace(options.n)
+        with context.progress(name=task, total=None, unit="step") as bar:
 
             def observe(step: Any) -> None:
+                if options.trace:
+                    trace(step)
                 bar.total = step.total
                 bar.set_postfix_str(step.name, refresh=False)
                 bar.update(step.done - bar.n)
@@ -144,6 +149,9 @@ def make_and_write(
             "size": [int(side) for side in result.images.shape[2:]],
             **result.settings_record(),
         }
+        if options.trace:
+            trace.write(staging / "trace.gif", result.images)
+            facts["trace"] = "trace.gif"
         report = _write(staging, facts, result, shown, options.offsets)
     older = [path for path in options.output.glob("[0-9]*.png") if path.stem.isdigit() and int(path.stem) >= options.n]
     if older:

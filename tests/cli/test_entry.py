@@ -90,13 +90,13 @@ def test_wrong_values_are_one_line(
 
 
 OPTIONS = {
-    "reshuffle": "-n --seed --output --method --preset --patch-size --alpha --json",
-    "retarget": "-n --seed --output --size --method --preset --patch-size --alpha --json",
-    "analogy": "STRUCTURE PATCHES -n --seed --output --method --preset --patch-size --alpha --coarsest --json",
-    "stylize": "CONTENT STYLE -n --seed --output --method --strength --palette --variety --patch-size --offsets --json",
-    "texture": "-n --seed --output --size --method --preset --tileable --block --window --offsets --json",
+    "reshuffle": "-n --seed --output --method --preset --patch-size --alpha --trace --json",
+    "retarget": "-n --seed --output --size --method --preset --patch-size --alpha --trace --json",
+    "analogy": "STRUCTURE PATCHES -n --seed --output --method --preset --patch-size --alpha --coarsest --trace --json",
+    "stylize": "CONTENT STYLE -n --seed --output --method --strength --palette --variety --patch-size --trace --json",
+    "texture": "-n --seed --output --size --method --preset --tileable --block --window --offsets --trace --json",
     "denoise": "--output --method --sigma --guide --spread --tolerance --radius --patch-size --window --bandwidth "
-    "--neighbors --passes --json --quiet",
+    "--neighbors --passes --trace --json --quiet",
     "generate": "-n --seed --output --autoencoder --patch-size --stride --neighbors --scales --start-size --reference "
     "--attributes --where --sampler --preset --decoding --skip-bad --json --device --size --components --resume "
     "--shard-bank --residuals --levels --start-noise --end-noise --windows --strength --donors --best-of --mirrored",

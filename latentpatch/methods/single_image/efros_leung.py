@@ -7,7 +7,7 @@ weights are whole numbers, so that the search in Numba and the search by Fourier
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -72,16 +72,19 @@ class EfrosLeung(PictureMethod):
         search = WindowSearch(pictures, settings.window, allowed)
         own = generators(seeds)
 
+        def tell(done: int, image: Tensor) -> None:
+            if observe is not None:
+                observe(PictureStep(done, len(seeds) * size[0] * size[1], image[None]))
+
         def grow(number: int) -> tuple[Tensor, Tensor]:
-            return _Growth(search, size, settings, own[number], start, known).run()
+            return _Growth(search, size, settings, own[number], start, known).run(None if number else tell)
 
         images, maps = [], []
         with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(seeds)))) as pool:
             for number, (image, offsets) in enumerate(pool.map(grow, range(len(seeds)))):
                 images.append(image)
                 maps.append(offsets)
-                if observe is not None:
-                    observe(PictureStep(number + 1, len(seeds), image[None]))
+                tell((number + 1) * size[0] * size[1], image)
         return PictureResult(torch.stack(images), torch.stack(maps))
 
 
@@ -210,10 +213,15 @@ class _Growth:
             rows, columns = np.nonzero(known)
             self.offsets[rows, columns] = np.stack([np.full_like(rows, source), rows, columns], 1)
 
-    def run(self) -> tuple[Tensor, Tensor]:
-        """Return the picture ``(C, h, w)`` and the positions ``(h, w, 3)`` of its pixels in the exemplars."""
+    def run(self, tell: Callable[[int, Tensor], None] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the picture ``(C, h, w)`` and the positions ``(h, w, 3)`` of its pixels in the exemplars.
+
+        ``tell`` is called before each layer of pixels, with their number and the picture so far.
+        """
         largest = self.settings.max_error
         while not self.known.all():
+            if tell is not None:
+                tell(int(self.known.sum()), torch.from_numpy(self.levels).movedim(-1, 0) / 255)
             rows, columns = self._layer()
             draws = torch.rand(len(rows), generator=self.generator, dtype=torch.float64).numpy()
             filled = [self._fill(*each, largest) for each in zip(rows.tolist(), columns.tolist(), draws, strict=True)]

@@ -72,13 +72,14 @@ class PatchDiffusion(PictureMethod):
     ) -> PictureResult:
         refinement = _refinement(settings)
         scales = pyramid_scales([(each.shape[1], each.shape[2]) for each in pictures], size, refinement)
+        steps = len(scales) + (settings.neighbors > 1)
         images, offsets = [], []
         for number, seed in enumerate(seeds):
 
-            def tell(scale: int, image: Tensor, number: int = number) -> None:
+            def tell(step: int, image: Tensor, number: int = number) -> None:
                 if observe is not None:
-                    done = number * len(scales) + scale + 1
-                    observe(PictureStep(done, len(seeds) * len(scales), image, f"scale {scale + 1} of {len(scales)}"))
+                    name = f"scale {step + 1} of {len(scales)}" if step < len(scales) else "means of neighbors"
+                    observe(PictureStep(number * steps + step + 1, len(seeds) * steps, image, name))
 
             layout = _Layout(pictures, settings, seed, is_retarget=task == "retarget")
             few = [_pairs(scale, settings.coarse_patch_size) <= _MOST_PAIRS for scale in scales]
@@ -93,6 +94,7 @@ class PatchDiffusion(PictureMethod):
             image, pixels = refine(pictures, scales, layout.image, search, tell, first, is_blurred=first == coarse)
             if settings.neighbors > 1:
                 image, pixels = _mean_of_nearest(pictures, image, search, settings, seed)
+                tell(len(scales), image[None])
             images.append(image)
             offsets.append(pixels)
         return PictureResult(torch.stack(images), torch.stack(offsets))

@@ -7,7 +7,7 @@ whole numbers, which the search by Fourier transforms finds exactly, on any mach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -71,16 +71,21 @@ class Quilting(PictureMethod):
         exemplars = Exemplars.of(pictures, block)
         own = generators(seeds)
 
+        def tell(done: int, numbers: Array) -> None:
+            if observe is not None:
+                at = torch.from_numpy(numbers)
+                image = exemplars.copy(at.clamp(min=0))[0] * (at >= 0)
+                observe(PictureStep(done, len(seeds) * len(starts[0]), image))
+
         def quilt(number: int) -> Array:
             draws = torch.rand(len(starts[0]) * len(starts[1]), generator=own[number], dtype=torch.float64)
-            return _quilt(exemplars, size, starts, settings, draws.numpy())
+            return _quilt(exemplars, size, starts, settings, draws.numpy(), None if number else tell)
 
         with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(seeds)))) as pool:
             maps: list[Array] = []
             for number, made in enumerate(pool.map(quilt, range(len(seeds)))):
                 maps.append(made)
-                if observe is not None:
-                    observe(PictureStep(number + 1, len(seeds), exemplars.copy(torch.from_numpy(made))[0][None]))
+                tell((number + 1) * len(starts[0]), made)
         images, offsets = exemplars.copy(torch.from_numpy(np.stack(maps)))
         return PictureResult(images, offsets)
 
@@ -174,9 +179,17 @@ def place_starts(side: int, block: int, overlap: int, tileable: bool) -> list[in
 
 
 def _quilt(
-    exemplars: Exemplars, size: tuple[int, int], starts: list[list[int]], settings: QuiltingSettings, draws: Array
+    exemplars: Exemplars,
+    size: tuple[int, int],
+    starts: list[list[int]],
+    settings: QuiltingSettings,
+    draws: Array,
+    tell: Callable[[int, Array], None] | None,
 ) -> Array:
-    """Return the number of the exemplars' pixel that each pixel is: int64 ``(h, w)``."""
+    """Return the number of the exemplars' pixel that each pixel is: int64 ``(h, w)``.
+
+    ``tell`` is called before each row of blocks but the first, with the number of rows and the pixels so far.
+    """
     block, channels = exemplars.block, exemplars.channels
     search = Search(exemplars)
     extents = size if settings.tileable else tuple(each[-1] + block for each in starts)
@@ -184,6 +197,8 @@ def _quilt(
     numbers = np.full(extents, -1, np.int64)
     for place in range(len(draws)):
         down, across = divmod(place, len(starts[1]))
+        if tell is not None and down and not across:
+            tell(down, numbers[: size[0], : size[1]])
         rows = (starts[0][down] + np.arange(block)) % extents[0]
         columns = (starts[1][across] + np.arange(block)) % extents[1]
         at = rows[:, None], columns
