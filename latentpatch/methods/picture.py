@@ -104,6 +104,14 @@ class PictureMethod(Method):
         """
         return 0
 
+    def seconds(self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: Any) -> float:
+        """Return an estimate of the time that a call takes, in seconds of one thread of a server processor.
+
+        Servers refuse by it what would take too long: within a factor of three is good enough. The default is that of
+        a method that searches by PatchMatch, coarse to fine. Arguments are those of :meth:`memory`.
+        """
+        return 3e-5 * (count * size[0] * size[1] + sum(height * width for height, width in pictures))
+
     @abstractmethod
     def make(
         self,

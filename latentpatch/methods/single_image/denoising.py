@@ -35,6 +35,10 @@ class Denoiser(PictureMethod):
         """Return the bytes of some copies of the picture."""
         return 4 * 40 * size[0] * size[1]
 
+    def seconds(self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: Any) -> float:
+        """Return the time of a filter whose window does not matter."""
+        return 1e-6 * size[0] * size[1]
+
     def make(
         self,
         pictures: Sequence[Tensor],

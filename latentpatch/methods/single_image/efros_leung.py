@@ -43,6 +43,13 @@ class EfrosLeung(PictureMethod):
         """Return the side of the seed; exemplars are checked against the window."""
         return _SEED_SIDE
 
+    def seconds(
+        self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: EfrosLeungSettings
+    ) -> float:
+        """Return the time to compare the window of each pixel with all of the exemplars."""
+        pairs = count * size[0] * size[1] * sum(height * width for height, width in pictures)
+        return 1e-9 * pairs * settings.window
+
     def memory(
         self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: EfrosLeungSettings
     ) -> int:

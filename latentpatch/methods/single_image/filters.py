@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -91,6 +92,12 @@ class Bilateral(_Filter):
     Settings: ClassVar[type[BilateralSettings]] = BilateralSettings
     accepts_guide = True
 
+    def seconds(
+        self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: BilateralSettings
+    ) -> float:
+        """Return the time to weigh the pixels of each window."""
+        return 4e-8 * size[0] * size[1] * (1 + settings.spread) ** 2
+
     def filter(self, cv2: Any, picture: Any, guide: Any, settings: BilateralSettings) -> Any:
         """Return the means of like pixels."""
         tolerance = settings.tolerance / 255
@@ -114,6 +121,12 @@ class RollingGuidance(_Filter):
 
     name: ClassVar[str] = "rolling-guidance"
     Settings: ClassVar[type[RollingGuidanceSettings]] = RollingGuidanceSettings
+
+    def seconds(
+        self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: RollingGuidanceSettings
+    ) -> float:
+        """Return the time to weigh the pixels of each window in each pass."""
+        return 4e-8 * size[0] * size[1] * (1 + settings.spread) ** 2 * settings.passes
 
     def filter(self, cv2: Any, picture: Any, guide: Any, settings: RollingGuidanceSettings) -> Any:
         """Return the result of all passes."""

@@ -37,6 +37,15 @@ class GPDM(PictureMethod):
         """Return the side of a patch."""
         return settings.patch_size
 
+    def seconds(
+        self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: GPDMSettings
+    ) -> float:
+        """Return the time of all steps, each in proportion to the pixels of its scale."""
+        factors = scale_factors(min(size), settings)
+        steps = sum(n * factor**2 for n, factor in zip(steps_of_scales(len(factors), settings), factors, strict=True))
+        pixels = size[0] * size[1] + sum(height * width for height, width in pictures)
+        return count * 2e-9 * pixels * steps * settings.projections * settings.patch_size
+
     def memory(
         self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: GPDMSettings
     ) -> int:

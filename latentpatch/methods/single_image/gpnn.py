@@ -42,6 +42,16 @@ class GPNN(PictureMethod):
     def smallest_side(self, settings: GPNNSettings) -> int:
         return settings.patch_size
 
+    def seconds(
+        self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: GPNNSettings
+    ) -> float:
+        """Return the time of searches by PatchMatch at all scales, or of exact ones."""
+        sources, result = sum(height * width for height, width in pictures), size[0] * size[1]
+        searches = settings.iterations * (1 if settings.tolerance < 0.1 else 0.3) / (1 - settings.ratio**2)
+        if settings.search == "exact":
+            return count * 1e-8 * sources * result * searches
+        return count * 1e-7 * (sources + result) * searches * (1 + settings.sweeps) * settings.patch_size
+
     def memory(self, pictures: Sequence[Size], size: Size, count: int, settings: GPNNSettings) -> int:
         pixels = sum(h * w for h, w in (*pictures, size))
         return 2 * BLOCK_BYTES + pixels * 260 + count * size[0] * size[1] * 40

@@ -8,6 +8,7 @@ patch's numbers, of which softmax leaves ``2 q k - |k|^2``. Only keys in a windo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -26,6 +27,12 @@ class NLMeans(PatchDenoiser):
 
     name: ClassVar[str] = "nl-means"
     Settings: ClassVar[type[NLMeansSettings]] = NLMeansSettings
+
+    def seconds(
+        self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: NLMeansSettings
+    ) -> float:
+        """Return the time of all shifts within the window."""
+        return 4e-8 * size[0] * size[1] * settings.window**2
 
     def clean_patches(self, colors: Tensor, sigma: float, settings: NLMeansSettings, progress: Progress) -> Tensor:
         """Return the means."""

@@ -51,6 +51,15 @@ class PatchDiffusion(PictureMethod):
     def smallest_side(self, settings: PatchDiffusionSettings) -> int:
         return max(settings.patch_size, settings.coarse_patch_size)
 
+    def seconds(
+        self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: PatchDiffusionSettings
+    ) -> float:
+        """Return the time of the coarse scales, which is bounded, and that of the finer ones."""
+        coarse = 0.12 * settings.steps + 1e-6 * settings.coarsest**2 * settings.coarse_patch_size**2
+        pixels = sum(height * width for height, width in pictures) + size[0] * size[1]
+        fine = 5e-7 * pixels * (1 + settings.sweeps) * settings.patch_size / (1 - settings.ratio**2)
+        return count * (coarse + fine)
+
     def memory(self, pictures: Sequence[Size], size: Size, count: int, settings: PatchDiffusionSettings) -> int:
         first = pyramid_scales(pictures, size, _refinement(settings))[0]
         pairs = max(_MOST_PAIRS, _pairs(first, settings.coarse_patch_size))

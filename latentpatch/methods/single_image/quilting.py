@@ -41,6 +41,16 @@ class Quilting(PictureMethod):
         """Return 4: exemplars are checked against the block when its size is known."""
         return 4
 
+    def seconds(
+        self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: QuiltingSettings
+    ) -> float:
+        """Return the time of the Fourier transforms of the exemplars, once a block."""
+        shortest = min(map(min, pictures))
+        block = settings.block or max(_SMALLEST_BLOCK, shortest // _SHARE)
+        step = max(1, block - (settings.overlap or block // _SHARE))
+        blocks = (1 + size[0] / step) * (1 + size[1] / step)
+        return count * blocks * (2e-4 + 1.5e-7 * sum(height * width for height, width in pictures))
+
     def memory(
         self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: QuiltingSettings
     ) -> int:

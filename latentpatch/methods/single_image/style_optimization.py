@@ -44,6 +44,17 @@ class StyleOptimization(PictureMethod):
         """Return the side of a patch."""
         return settings.patch_size
 
+    def seconds(
+        self,
+        pictures: Sequence[tuple[int, int]],
+        size: tuple[int, int],
+        count: int,
+        settings: StyleOptimizationSettings,
+    ) -> float:
+        """Return the time of the searches at all scales."""
+        searches = settings.iterations * (1 + settings.sweeps) / (1 - settings.ratio**2)
+        return count * 6e-7 * (size[0] * size[1] + sum(height * width for height, width in pictures)) * searches
+
     def memory(self, pictures: Sequence[Size], size: Size, count: int, settings: StyleOptimizationSettings) -> int:
         """Return the bytes of pictures, matches and weights at the finest scale, and of the results."""
         return 260 * sum(height * width for height, width in (*pictures, size)) + 40 * count * size[0] * size[1]

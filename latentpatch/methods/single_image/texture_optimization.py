@@ -39,6 +39,18 @@ class TextureOptimization(PictureMethod):
         """Return the side of the smallest patches."""
         return min(settings.patch_sizes)
 
+    def seconds(
+        self,
+        pictures: Sequence[tuple[int, int]],
+        size: tuple[int, int],
+        count: int,
+        settings: TextureOptimizationSettings,
+    ) -> float:
+        """Return the time to compare the patches of a result with all of the exemplars."""
+        patches = sum((_STEPS_PER_PATCH / side) ** 2 for side in settings.patch_sizes) * size[0] * size[1]
+        pairs = patches * sum(height * width for height, width in pictures)
+        return count * 1e-9 * settings.iterations * pairs * (0.5 + settings.detail)
+
     def memory(
         self,
         pictures: Sequence[tuple[int, int]],
