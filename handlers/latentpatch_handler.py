@@ -79,7 +79,7 @@ class LatentPatchHandler:
             for stage in seconds:
                 if images[stage]:
                     _emit(context, "histogram", f"{stage.capitalize()}Seconds", seconds[stage])
-            _emit(context, "counter", "ImagesMade", images["decode"])
+            _emit(context, "counter", "ImagesMade", images["decode"] + images.get("task", 0))
             for response in responses:
                 if response.status != 200:
                     _emit(context, "counter", "Refusals", 1, json.loads(response.body)["error"]["code"])

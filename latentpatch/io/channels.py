@@ -20,7 +20,7 @@ from .atomic import write_bytes
 from .images import encode_png
 from .opening import MAX_PIXELS, ImageSource, read_own_channels
 
-__all__ = ["on_white", "read_channels", "write_channels"]
+__all__ = ["encode_channels", "on_white", "read_channels", "write_channels"]
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
@@ -57,18 +57,30 @@ def write_channels(path: str | Path, image: Tensor, metadata: Mapping[str, str] 
 
     Args:
         path: ends in ``.png``.
-        image: ``(C, H, W)``, as :func:`read_channels` returns it.
-        metadata: text chunks by keyword.
+        image, metadata: as for :func:`encode_channels`.
 
     Raises:
         FileError: where the file cannot be written.
         SettingError: for an image of another shape, or with NaN.
     """
+    write_bytes(path, encode_channels(image, metadata))
+
+
+def encode_channels(image: Tensor, metadata: Mapping[str, str] | None = None, compress_level: int = 6) -> bytes:
+    """Encode a picture as a PNG file with the channels that it has. Equal arguments give equal bytes.
+
+    Args:
+        image: ``(C, H, W)``, as :func:`read_channels` returns it.
+        metadata: text chunks by keyword.
+        compress_level: from 0, fast, to 9, small.
+
+    Raises:
+        SettingError: for an image of another shape, or with NaN.
+    """
     if image.ndim != 3 or image.shape[0] not in _MODES or not image.numel():
         raise SettingError("image", tuple(image.shape), "of shape (C, H, W), C from 1 to 4")
     if len(image) == 3:
-        write_bytes(path, encode_png(image, metadata))
-        return
+        return encode_png(image, metadata, compress_level)
     if bool(image.isnan().any()):
         raise SettingError("image", float("nan"), "in [0, 1]")
     if len(image) % 2 == 0:
@@ -80,6 +92,6 @@ def write_channels(path: str | Path, image: Tensor, metadata: Mapping[str, str] 
         chunks.add_text(key, value)
     buffer = io.BytesIO()
     Image.fromarray(array[:, :, 0] if len(image) == 1 else array, _MODES[len(image)]).save(
-        buffer, "PNG", pnginfo=chunks
+        buffer, "PNG", pnginfo=chunks, compress_level=compress_level
     )
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()

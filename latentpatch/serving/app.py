@@ -36,6 +36,7 @@ from .codecs import Call, Response, encode_failure, internal_failure
 from .failures import Failure, Refusal
 from .forms import parse_form
 from .kserve import MODEL_NAME, model_metadata
+from .limits import Limits
 from .schema import json_schema
 from .service import Service
 
@@ -294,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             precision=parsed.precision,
             progress=sys.stderr.isatty(),
         )
-        service = Service(model)
+        service = Service(model, Limits(max_task_pixels=parsed.max_task_pixels))
     except (LatentPatchError, ValueError, TypeError) as error:
         print(f"latentpatch: {error}", file=sys.stderr)
         return 1
@@ -345,6 +346,13 @@ def _parser() -> argparse.ArgumentParser:
         ("--max-batch-delay", float, "MS", Options.max_batch_delay * 1000, "most milliseconds to wait for others"),
         ("--queue-size", int, "N", Options.queue_size, "most requests at once; more are answered 503"),
         ("--max-body-bytes", int, "N", Options.max_body_bytes, "most bytes of a request"),
+        (
+            "--max-task-pixels",
+            int,
+            "N",
+            Limits.max_task_pixels,
+            "most pixels of a task on pictures; 0 for no such tasks",
+        ),
     )
     for option, kind, metavar, default, text in numbers:
         group.add_argument(option, type=kind, metavar=metavar, default=default, help=text)

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ..errors import SettingError
-from ..io.images import encode_lossy, encode_png
+from ..io.channels import encode_channels, on_white
+from ..io.images import encode_lossy
 from ..io.metadata import record_metadata
 from .failures import Failure, Refusal, failure_of, malformed, truncate_for_message
 from .kserve import encode_kserve, parse_kserve
@@ -33,8 +34,8 @@ _log = logging.getLogger(__name__)
 #: Name of the header that has the other fields as JSON, where the body is a bare picture.
 REQUEST_HEADER = "LatentPatch-Request"
 
-_PICTURES = ("image", "mask", "donor", "reference")
-_TEXTS = ("operation", "where", "sampler", "preset", "decoding", "answer", "image_format")
+_PICTURES = ("image", "mask", "donor", "reference", "target")
+_TEXTS = ("operation", "task", "method", "where", "sampler", "preset", "decoding", "answer", "image_format")
 _CODECS: dict[PictureFormat, str] = {"jpeg": "JPEG", "webp": "WEBP"}
 _PNG_LEVEL = 3  # zlib level: files are a tenth larger than at level 9, in half the time
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip: equal answers are equal bytes
@@ -181,8 +182,9 @@ def _picture_fields(picture: bytes, header: str) -> dict[str, Any]:
     fields = _parse_json(header, REQUEST_HEADER) if header else {"operation": "reconstruct"}
     if not isinstance(fields, dict):
         raise malformed(f"{REQUEST_HEADER} must be a JSON object, got {truncate_for_message(fields)}")
-    is_reference = fields.get("operation", "generate") in ("generate", "provenance")
-    return {**fields, "reference" if is_reference else "image": picture}
+    operation = fields.get("operation", "picture" if "task" in fields else "generate")
+    name = {"generate": "reference", "provenance": "reference", "picture": "pictures"}
+    return {**fields, name.get(str(operation), "image"): picture}
 
 
 def _form_fields(form: Mapping[str, bytes | str]) -> dict[str, Any]:
@@ -193,6 +195,9 @@ def _form_fields(form: Mapping[str, bytes | str]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in form.items():
         if not value:
+            continue
+        if name.partition(".")[0] == "pictures":  # pictures, pictures.1, pictures.2
+            fields.setdefault("pictures", []).append(value.encode() if isinstance(value, str) else bytes(value))
             continue
         if name in _PICTURES:
             data = value.encode() if isinstance(value, str) else bytes(value)
@@ -291,12 +296,12 @@ def encode_result(result: Result, parsed: ParsedRequest) -> Response:
 def _encode_pictures(result: Result, pictures: Tensor, image_format: PictureFormat) -> list[bytes]:
     """Return each picture as a file; a PNG has the facts that reproduce it."""
     if image_format != "png":
-        return [encode_lossy(picture, _CODECS[image_format]) for picture in pictures]
+        return [encode_lossy(picture, _CODECS[image_format]) for picture in on_white(pictures)]
     shared = {name: value for name, value in result.report.items() if name != "ids"} | {"operation": result.operation}
     files = []
     for picture, record in zip(pictures, result.records, strict=True):
         facts = shared | ({"seed": record["seed"]} if "seed" in record else {})
-        files.append(encode_png(picture, record_metadata(facts), _PNG_LEVEL))
+        files.append(encode_channels(picture, record_metadata(facts), _PNG_LEVEL))
     return files
 
 

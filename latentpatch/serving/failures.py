@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ImageError, ImageTooLargeError
-from ..registry import SAMPLERS
+from ..errors import ImageError, ImageTooLargeError, MissingDependencyError
+from ..registry import PICTURE_METHODS, SAMPLERS
 from ..runs.system import is_out_of_memory
 from .schema import FIELDS
 
@@ -68,6 +68,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure(413, "picture_too_large", str(error), _field(error.path))
     if isinstance(error, ImageError):
         return Failure(422, "unusable_picture", str(error), _field(error.path))
+    if isinstance(error, MissingDependencyError):  # of a method that this server lacks the package for
+        return Failure(422, "invalid_value", str(error), "method")
     if isinstance(error, (ValueError, TypeError)):
         return Failure(422, "invalid_value", str(error), _field(getattr(error, "name", None)))
     if is_out_of_memory(error):
@@ -78,6 +80,7 @@ def failure_of(error: Exception) -> Failure:
 
 def _field(name: object) -> str | None:
     """Return the request's field of a name that an error carries; None where it is no field's."""
-    if name in FIELDS:
-        return str(name)
-    return f"settings.{name}" if name in SAMPLERS.settings() else None
+    name = {"guide": "target"}.get(str(name), str(name))
+    if name.partition(".")[0] in FIELDS:  # such as pictures.1
+        return name
+    return f"settings.{name}" if name in SAMPLERS.settings() or name in PICTURE_METHODS.settings() else None

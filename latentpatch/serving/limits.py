@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from ..errors import SettingError
 from ..validation import check_integer, check_real
 from .failures import BUSY, Failure, Refusal
-from .schema import GenerateRequest, InfoRequest, InpaintRequest, ProvenanceRequest, Request
+from .schema import InfoRequest, Request, SeededRequest
 
-__all__ = ["Limits", "check_count", "check_seconds", "count_images"]
+__all__ = ["Limits", "check_bytes", "check_count", "check_seconds", "count_images", "too_much_work"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Limits:
         max_image_bytes: of the file of a picture in a request.
         max_seconds: of a batch's work. A request that would take longer by itself is refused with 413, one
             that no longer fits beside those before it with 503.
+        max_task_pixels: of the pictures that are sent for a task on pictures, together, and of those that it makes;
+            0 refuses all such tasks.
     """
 
     max_images: int = 64
@@ -31,11 +33,12 @@ class Limits:
     max_pixels: int = 16 * 2**20
     max_image_bytes: int = 8 * 2**20
     max_seconds: float = 20.0
+    max_task_pixels: int = 1 << 20
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if name != "max_seconds":
-                check_integer(name, value, 1)
+                check_integer(name, value, 0 if name == "max_task_pixels" else 1)
         if not check_real("max_seconds", self.max_seconds) > 0:
             raise SettingError("max_seconds", self.max_seconds, "above 0")
         object.__setattr__(self, "max_seconds", float(self.max_seconds))
@@ -43,9 +46,20 @@ class Limits:
 
 def count_images(request: Request) -> int:
     """Return the number of pictures that a request decodes."""
-    if isinstance(request, (GenerateRequest, ProvenanceRequest, InpaintRequest)):
+    if isinstance(request, SeededRequest):
         return len(request.seeds) if request.seeds is not None else request.n
     return 0 if isinstance(request, InfoRequest) else 1
+
+
+def check_bytes(data: bytes, name: str, limits: Limits) -> None:
+    """Refuse the file of a picture that is too large.
+
+    Raises:
+        Refusal: naming the field.
+    """
+    if len(data) > limits.max_image_bytes:
+        message = f"{name}: a picture file has at most {limits.max_image_bytes} bytes, not {len(data)}"
+        raise Refusal(Failure(413, "picture_too_large", message, name))
 
 
 def check_count(request: Request, limits: Limits) -> int:
@@ -74,7 +88,12 @@ def check_seconds(seconds: float, limits: Limits, left: float = math.inf) -> Non
         Refusal: 413 for what would never fit, 503 for what does not fit now.
     """
     if seconds > limits.max_seconds:
-        message = f"this would take some {seconds:.0f} s; the limit is {limits.max_seconds:g} s"
-        raise Refusal(Failure(413, "too_much_work", message))
+        raise too_much_work(limits, seconds)
     if seconds > left:
         raise Refusal(BUSY)
+
+
+def too_much_work(limits: Limits, seconds: float | None = None) -> Refusal:
+    """Return the refusal of work that would take some seconds, or that took longer than there are."""
+    taken = "this took too long" if seconds is None else f"this would take some {seconds:.0f} s"
+    return Refusal(Failure(413, "too_much_work", f"{taken}; the limit is {limits.max_seconds:g} s"))

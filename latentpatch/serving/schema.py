@@ -24,10 +24,11 @@ from pydantic import (
 
 from ..errors import SettingError
 from ..methods.latent.presets import PRESETS
+from ..methods.single_image.presets import PICTURE_PRESETS
 from ..ops.blending import DECODINGS
-from ..registry import SAMPLERS
+from ..registry import PICTURE_METHODS, SAMPLERS, TASKS
 from ..validation import check_choice
-from .setting_fields import check_plain_values, settings_schema
+from .setting_fields import check_plain_values, picture_settings_schema, settings_schema
 
 __all__ = [
     "FIELDS",
@@ -37,9 +38,11 @@ __all__ = [
     "InfoRequest",
     "InpaintRequest",
     "PictureFormat",
+    "PictureRequest",
     "ProvenanceRequest",
     "ReconstructRequest",
     "Request",
+    "SeededRequest",
     "json_schema",
     "parse",
 ]
@@ -48,6 +51,8 @@ PictureFormat = Literal["png", "jpeg", "webp"]
 Answer = Literal["image", "json", "zip"]
 
 _LARGEST_SEED = 2**63 - 1
+MAX_PICTURES = 16  # pictures that one task takes patches from
+MAX_SIDE = 1 << 16  # pixels
 
 
 def _picture(value: Any) -> Any:
@@ -75,11 +80,24 @@ Donor = Annotated[
 Box = Annotated[
     tuple[int, int, int, int], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 ]
+Pictures = Annotated[
+    list[Picture],
+    BeforeValidator(lambda value: [value] if isinstance(value, (str, bytes)) else value),
+    Field(min_length=1, max_length=MAX_PICTURES),
+]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+Size = Annotated[tuple[Side, Side], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 Seed = Annotated[int, Field(ge=0, le=_LARGEST_SEED)]
 Seeds = Annotated[list[Seed], Field(min_length=1, fail_fast=True)]  # a list of all that is wrong could take a minute
 # The registry is read at every request: samplers may be registered while a server runs.
 SamplerName = Annotated[str, AfterValidator(lambda name: check_choice("sampler", name, SAMPLERS))]
+MethodName = Annotated[str, AfterValidator(lambda name: check_choice("method", name, PICTURE_METHODS))]
+TaskName = Annotated[str, AfterValidator(lambda name: check_choice("task", name, _tasks()))]
 SettingValues = Annotated[dict[str, Any], AfterValidator(check_plain_values)]
+
+
+def _tasks() -> list[str]:
+    return [task for task in TASKS if PICTURE_METHODS.having(task)]
 
 
 class _Fields(BaseModel):
@@ -95,15 +113,16 @@ class _Request(_Fields):
     image_format: PictureFormat | None = Field(default=None, description="of every picture in the answer (png)")
 
 
-class _Seeded(_Request):
+class SeededRequest(_Request):
+    """Pictures of seeds."""
+
     n: int = Field(default=1, ge=1, description="number of pictures")
     seed: Seed = Field(default=0, description="of the first picture; each further picture has the next")
     seeds: Seeds | None = Field(default=None, description="of each picture, in place of n and seed")
     settings: SettingValues = Field(default_factory=dict)
-    where: str | None = Field(default=None, max_length=1000, description='sources to use, such as "gender=female"')
 
     @model_validator(mode="after")
-    def _check_seeds(self) -> _Seeded:
+    def _check_seeds(self) -> SeededRequest:
         if self.seeds is not None and self.model_fields_set & {"n", "seed"}:
             raise SettingError("seeds", self.seeds, "absent where n or seed is there")
         if self.seed + self.n - 1 > _LARGEST_SEED:
@@ -113,6 +132,10 @@ class _Seeded(_Request):
     @property
     def all_seeds(self) -> list[int]:
         return self.seeds if self.seeds is not None else list(range(self.seed, self.seed + self.n))
+
+
+class _Seeded(SeededRequest):
+    where: str | None = Field(default=None, max_length=1000, description='sources to use, such as "gender=female"')
 
 
 class _Sampled(_Seeded):
@@ -178,6 +201,29 @@ class ReconstructRequest(_Request):
     reduced: bool = Field(default=False, description="also through the principal components and back")
 
 
+class PictureRequest(SeededRequest):
+    """A task on one picture or a few, without the model; its fields are those of the functions of the task."""
+
+    operation: Literal["picture"]
+    task: TaskName
+    pictures: Pictures = Field(description="the pictures that give patches: one, or a list; channels are kept")
+    target: Picture | None = Field(
+        default=None,
+        description="for tasks that have one: the picture that gives structure, content or edges, or has the region",
+    )
+    mask: Picture | None = Field(default=None, description="picture of the target's size, white where the region is")
+    size: Size | None = Field(
+        default=None, description="height and width of the results; by default those of the target or first picture"
+    )
+    method: MethodName | None = Field(default=None, description="default: that of the task")
+    preset: Literal[tuple(PICTURE_PRESETS)] | None = Field(  # type: ignore[valid-type]
+        default=None, description="a method with settings that go together, in place of method"
+    )
+    provenance: bool = Field(
+        default=False, description="maps of where each pixel was copied from, in place of the pictures"
+    )
+
+
 class InfoRequest(_Fields):
     """The model's card: autoencoder, sources, ranges of settings, limits, and this schema."""
 
@@ -185,25 +231,33 @@ class InfoRequest(_Fields):
     answer: Literal["json"] | None = None
 
 
-Request = GenerateRequest | ProvenanceRequest | InpaintRequest | EditRequest | ReconstructRequest | InfoRequest
+Request = (
+    GenerateRequest
+    | ProvenanceRequest
+    | InpaintRequest
+    | EditRequest
+    | ReconstructRequest
+    | PictureRequest
+    | InfoRequest
+)
 #: Names of all fields but the settings.
 FIELDS = frozenset(
     name
-    for kind in (GenerateRequest, ProvenanceRequest, InpaintRequest, EditRequest, ReconstructRequest)
+    for kind in (GenerateRequest, ProvenanceRequest, InpaintRequest, EditRequest, ReconstructRequest, PictureRequest)
     for name in kind.model_fields
 )
 _ADAPTER: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="operation")])
 
 
 def parse(fields: dict[str, Any]) -> Request:
-    """Return the request of some fields; without ``operation`` it is ``generate``.
+    """Return the request of some fields; without ``operation`` it is ``picture`` if it has a task, else ``generate``.
 
     The settings are checked later, against those of the sampler: see :func:`~.setting_fields.apply_settings`.
 
     Raises:
         pydantic.ValidationError: for fields that are no request.
     """
-    return _ADAPTER.validate_python({"operation": "generate", **fields})
+    return _ADAPTER.validate_python({"operation": "picture" if "task" in fields else "generate", **fields})
 
 
 def json_schema() -> dict[str, Any]:
@@ -212,10 +266,14 @@ def json_schema() -> dict[str, Any]:
     for definition in schema["$defs"].values():
         properties = definition["properties"]
         if "settings" in properties:
-            properties["settings"] = {"$ref": "#/$defs/Settings", "default": {}}
+            name = "PictureSettings" if "task" in properties else "Settings"
+            properties["settings"] = {"$ref": f"#/$defs/{name}", "default": {}}
         if "sampler" in properties:
             properties["sampler"]["anyOf"][0]["enum"] = list(SAMPLERS)
-    schema["$defs"]["Settings"] = settings_schema()
+        if "task" in properties:
+            properties["task"]["enum"] = _tasks()
+            properties["method"]["anyOf"][0]["enum"] = list(PICTURE_METHODS)
+    schema["$defs"] |= {"Settings": settings_schema(), "PictureSettings": picture_settings_schema()}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

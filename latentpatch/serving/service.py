@@ -21,12 +21,14 @@ from ..registry import SAMPLERS, settings_record
 from ..results import Generation
 from ..settings import Settings
 from .failures import BUSY, Failure, Refusal, failure_of
-from .limits import Limits, check_count, check_seconds, count_images
+from .limits import Limits, check_bytes, check_count, check_seconds, count_images
+from .picture_tasks import estimate_task, run_task, task_report, tasks_info
 from .schema import (
     EditRequest,
     GenerateRequest,
     InfoRequest,
     InpaintRequest,
+    PictureRequest,
     ProvenanceRequest,
     ReconstructRequest,
     Request,
@@ -43,7 +45,8 @@ class Result:
 
     Attributes:
         operation: name of the request's operation.
-        pictures: ``(N, 3, H, W)`` float32 in [0, 1] on the CPU; None for ``info``.
+        pictures: ``(N, 3, H, W)`` float32 in [0, 1] on the CPU, of one to four channels for ``picture``; None for
+            ``info``.
         report: the facts that all pictures have in common, for JSON.
         records: the facts of each picture.
     """
@@ -150,7 +153,7 @@ class Service:
 
     def _inpaint(self, request: InpaintRequest) -> Operation[Result]:
         result = yield from self.model.inpainting(
-            self._picture(request.image, "image"),
+            self._read(request.image, "image"),
             self._region(request),
             seeds=request.all_seeds,
             settings=self._inpainting_settings(request),
@@ -160,17 +163,28 @@ class Service:
         return drawn_result(self.facts, request.operation, result)
 
     def _edit(self, request: EditRequest) -> Operation[Result]:
-        donor = request.donor if isinstance(request.donor, str) else self._picture(request.donor, "donor")
+        donor = request.donor if isinstance(request.donor, str) else self._read(request.donor, "donor")
         result = yield from self.model.editing(
-            self._picture(request.image, "image"), donor, self._region(request), composite=request.composite
+            self._read(request.image, "image"), donor, self._region(request), composite=request.composite
         )
         return drawn_result(self.facts, request.operation, result)
 
     def _reconstruct(self, request: ReconstructRequest) -> Operation[Result]:
-        picture = self._picture(request.image, "image")
+        picture = self._read(request.image, "image")
         pictures = (yield from self.model.reconstructing(picture, reduced=request.reduced)).cpu()
         record = {"psnr": round(float(psnr(pictures, picture[None])), 3)}
         return Result(request.operation, pictures, dict(self.facts), [record])
+
+    def _picture(self, request: PictureRequest) -> Operation[Result]:
+        start = time.perf_counter()
+        result = run_task(request, self.limits, self._deadline)
+        for costs, value in ((self.costs.seconds, time.perf_counter() - start), (self.costs.images, len(result))):
+            costs["task"] = costs.get("task", 0) + value  # type: ignore[assignment]
+        pictures = result.provenance() if request.provenance else result.images
+        if pictures is None:
+            raise SettingError("provenance", True, f"false: {result.method} copies no pixels")
+        return Result(request.operation, pictures, task_report(request, result), result.records())
+        yield  # an operation without steps
 
     def _info(self, _: InfoRequest) -> Operation[Result]:
         model = self.model
@@ -190,6 +204,7 @@ class Service:
                 "sampler": sampler.name,
                 "presets": {name: settings_record(settings, model.bank.grid) for name, settings in PRESETS.items()},
                 "ranges": setting_ranges(model.bank.grid, model.bank.num_groups),
+                "tasks": tasks_info(self.limits),
                 "limits": asdict(self.limits),
                 "schema": json_schema(),
             },
@@ -198,12 +213,12 @@ class Service:
 
     # --- parts of requests -------------------------------------------------------------------------
 
-    def _picture(self, data: bytes, name: str) -> Tensor:
+    def _read(self, data: bytes, name: str) -> Tensor:
         self._check_bytes(data, name)
         return images.read_image(data, self.model.image_size, name=name, max_pixels=self.limits.max_pixels)
 
     def _optional(self, data: bytes | None, name: str) -> Tensor | None:
-        return None if data is None else self._picture(data, name)
+        return None if data is None else self._read(data, name)
 
     def _region(self, request: InpaintRequest | EditRequest) -> Tensor:
         if request.mask is None:
@@ -217,9 +232,7 @@ class Service:
 
     def _check_bytes(self, data: bytes, name: str) -> None:
         self._check_time()  # decoding a large picture takes a second, which no estimate includes
-        if len(data) > self.limits.max_image_bytes:
-            message = f"{name}: a picture file has at most {self.limits.max_image_bytes} bytes, not {len(data)}"
-            raise Refusal(Failure(413, "picture_too_large", message, name))
+        check_bytes(data, name, self.limits)
 
     def _settings(self, request: GenerateRequest | ProvenanceRequest) -> Settings | None:
         if request.preset is None and request.sampler is None and not request.settings:
@@ -235,6 +248,8 @@ class Service:
     def _estimate(self, request: Request) -> float:
         """Return about how many seconds a request takes; refuse one for too many pictures."""
         count, work = check_count(request, self.limits), 0
+        if isinstance(request, PictureRequest):
+            return estimate_task(request, self.limits)
         if isinstance(request, InpaintRequest):
             # All cells may be masked.
             mask = torch.ones(self.model.bank.grid, dtype=torch.bool)

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import SettingTypeError
-from ..registry import SAMPLERS
+from ..registry import PICTURE_METHODS, SAMPLERS
 from ..settings import Setting, Settings, declared
 
-__all__ = ["apply_settings", "check_plain_values", "setting_ranges", "settings_schema"]
+__all__ = ["apply_settings", "check_plain_values", "picture_settings_schema", "setting_ranges", "settings_schema"]
 
 MAX_ELEMENTS = 64  # elements of a setting that is a list
 
@@ -56,8 +56,21 @@ def apply_settings(settings: Settings, values: Mapping[str, Any]) -> Settings:
 
 def settings_schema() -> dict[str, Any]:
     """Return the JSON schema of the settings of all registered samplers."""
+    text = "Settings of the sampler; a setting that is absent or null keeps the value of the preset, or the model's. "
+    text += "Inpainting takes those of the sampler that fills masks."
+    return _schema("Settings", text, SAMPLERS.settings())
+
+
+def picture_settings_schema() -> dict[str, Any]:
+    """Return the JSON schema of the settings of all registered methods on pictures."""
+    text = "Settings of the method; a setting that is absent or null keeps the value of the preset, or the method's."
+    return _schema("PictureSettings", text, PICTURE_METHODS.settings())
+
+
+def _schema(title: str, description: str, settings: Mapping[str, Mapping[str, Setting]]) -> dict[str, Any]:
+    """Return the JSON schema of settings by name and method."""
     properties: dict[str, Any] = {}
-    for name, by_sampler in SAMPLERS.settings().items():
+    for name, by_sampler in settings.items():
         forms: list[dict[str, Any]] = []
         samplers: dict[str, list[str]] = {}  # by help text
         for sampler, each in by_sampler.items():
@@ -70,9 +83,8 @@ def settings_schema() -> dict[str, Any]:
         for former in {alias for each in by_sampler.values() for alias in each.aliases}:
             properties[former] = value | {"description": f"former name of {name}", "deprecated": True}
     return {
-        "title": "Settings",
-        "description": "Settings of the sampler; a setting that is absent or null keeps the value of the preset, "
-        "or the model's. Inpainting takes those of the sampler that fills masks.",
+        "title": title,
+        "description": description,
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
@@ -111,6 +123,8 @@ def _value_schema(each: Setting) -> dict[str, Any]:
         element = _value_schema(replace(each, types=(int,)))
         return {"type": "array", "items": element, "minItems": 1, "maxItems": MAX_ELEMENTS}
     kinds = (float,) if float in each.types else each.types  # integers are numbers, too
+    if each.choices:
+        return {"type": "string", "enum": list(each.choices)}
     bounds = {"minimum": each.minimum, "maximum": each.maximum, "exclusiveMinimum": each.above}
     names = [_JSON_TYPES[kind] for kind in kinds]
     return {"type": names[0] if len(names) == 1 else names} | {k: v for k, v in bounds.items() if v is not None}

@@ -74,6 +74,15 @@ def test_a_picture(server: LiveServer) -> None:
     assert server.predict({"seed": 3}).body == answer.body
 
 
+def test_a_task_on_a_picture(server: LiveServer) -> None:
+    body = {"task": "texture", "size": [48, 64], "pictures": traffic.text(traffic.face(1))}
+    answer = server.predict(body)
+    assert answer.status == 200, answer.body
+    assert Image.open(io.BytesIO(answer.body)).size == (64, 48)
+    assert server.predict({**body, "size": [4096, 4096]}).status == 413
+    assert any(name.startswith("TaskSeconds_sum") for name in server.metrics())
+
+
 def test_metrics_need_no_token(server: LiveServer) -> None:
     server.predict({"seed": 0, "reference": ""})
     server.predict({"seed": 0})
