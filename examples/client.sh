@@ -37,9 +37,9 @@ curl "$ASK" -F operation=generate -F seed=3 -F reference=@"$FACE" -o "$OUT/like-
 curl "$ASK" -F operation=inpaint -F image=@"$FACE" -F box='[32, 48, 96, 80]' -F n=3 -o "$OUT/filled.zip"
 curl "$ASK" -F operation=edit -F image=@"$FACE" -F donor=@"$OUT/seven.png" -F box='[32, 48, 96, 80]' -o "$OUT/edited.png"
 
-# Tasks on one picture, without the model: textures of any size, and the picture made anew from its patches.
-curl "$ASK" -F task=texture -F pictures=@"$FACE" -F size='[64, 96]' -F n=2 -o "$OUT/textures.zip"
-curl "$ASK" -F task=reshuffle -F pictures=@"$FACE" -F pictures.1=@"$OUT/seven.png" -F seed=1 -o "$OUT/reshuffled.png"
+# Tasks on one picture, without the model: textures of any size, and a picture from the patches of two.
+curl "$ASK" -F task=texture -F pictures=@"$FACE" -F size='[64, 96]' -F n=3 -o "$OUT/textures.zip"
+curl "$ASK" -F task=reshuffle -F pictures=@"$FACE" -F pictures.1=@"$OUT/seven.png" -F size='[128, 128]' -o "$OUT/reshuffled.png"
 
 # A bare picture: through the autoencoder, or with the other fields in a header.
 curl "$ASK" -H 'Content-Type: image/png' --data-binary @"$FACE" -o "$OUT/reconstructed.png"

@@ -153,7 +153,8 @@ class PictureMethod(Method):
             observe: called after each step.
 
         Raises:
-            SettingError, SettingTypeError: for arguments that do not go together; nothing was computed then.
+            SettingError, SettingTypeError: for arguments that do not go together; nothing was computed then. For
+                settings so extreme that pixels are no numbers.
         """
         settings = self.Settings() if settings is None else settings
         if not isinstance(settings, self.Settings):
@@ -162,7 +163,10 @@ class PictureMethod(Method):
         if target is None and task in TARGET_TASKS:
             raise SettingError("target", None, f"a picture for the task {task}")
         self._check(pictures, size, seeds, settings, target, mask)
-        return self.make(pictures, size, seeds, settings, task=task, target=target, mask=mask, observe=observe)
+        result = self.make(pictures, size, seeds, settings, task=task, target=target, mask=mask, observe=observe)
+        if not bool(result.images.isfinite().all()):
+            raise SettingError("settings", settings.record(), "less extreme: some pixels are no numbers")
+        return result
 
     def _check(
         self,

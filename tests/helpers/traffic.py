@@ -148,6 +148,7 @@ def unpacked(archive: Path, folder: Path) -> Path:
 
 _FIELDS = ("operation", "n", "seed", "seeds", "settings", "where", "sampler", "reference", "decoding", "answer")
 _FIELDS += ("image_format", "image", "mask", "box", "donor", "composite", "reduced", "inputs", "parameters", "id")
+_FIELDS += ("task", "pictures", "target", "size", "method", "preset", "provenance")
 _TYPES = ("application/json", "image/png", "text/plain", "application/octet-stream", "", "APPLICATION/JSON; charset=x")
 _TYPES += ("application/x-www-form-urlencoded", "multipart/form-data; boundary=xyz", "application/zip", "image/svg+xml")
 
@@ -177,7 +178,9 @@ def fuzzed(seed: int, count: int) -> Iterable[Sent]:
     def fields() -> Sent:
         body = {name: value() for name in rng.sample(_FIELDS, rng.randrange(6))}
         if rng.random() < 0.7:
-            body["operation"] = rng.choice(["generate", "provenance", "inpaint", "edit", "reconstruct", "info"])
+            body["operation"] = rng.choice(
+                ["generate", "provenance", "inpaint", "edit", "reconstruct", "picture", "info"]
+            )
         if rng.random() < 0.5:
             body |= {"image": text(picture)}
         return as_json(body, **_accept())
@@ -198,6 +201,12 @@ def fuzzed(seed: int, count: int) -> Iterable[Sent]:
                 {"operation": "inpaint", "image": text(picture), "box": [box[0], box[0], box[1], box[1]], "n": 2},
                 {"operation": "edit", "image": text(picture), "mask": text(face(2)), "donor": "source:3"},
                 {"operation": "reconstruct", "image": text(picture), "reduced": True},
+                {
+                    "task": "texture",
+                    "pictures": text(face(2)),
+                    "size": [rng.randrange(1, 99), 64],
+                    "method": "quilting",
+                },
             ]
         )
         for name in rng.sample(_FIELDS, rng.choice([0, 1, 1, 2])):

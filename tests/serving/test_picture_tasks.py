@@ -23,9 +23,10 @@ from helpers.paths import ROOT
 from helpers.traffic import Sent, ask, error, text
 
 from latentpatch import picture_tasks
-from latentpatch.io.channels import encode_channels
+from latentpatch.io.channels import encode_channels, read_channels
 from latentpatch.methods.single_image.gpnn import GPNN
 from latentpatch.registry import PICTURE_METHODS, TASKS
+from latentpatch.results import PictureGeneration
 from latentpatch.serving import Call, Limits, Service, json_schema, respond
 from latentpatch.serving.kserve import model_metadata
 
@@ -48,8 +49,8 @@ def png(height: int = 24, width: int = 32, mode: str = "RGB", seed: int = 0) -> 
 STONES, OTHER = png(), png(30, 26, seed=2)
 
 
-def made(data: bytes = STONES, **arguments: Any) -> picture_tasks.PictureGeneration:
-    tensor = picture_tasks.read_channels(data)
+def made(data: bytes = STONES, **arguments: Any) -> PictureGeneration:
+    tensor = read_channels(data)
     return picture_tasks.reshuffle(tensor, method="gpnn", coarsest=10, iterations=1, **arguments)
 
 
@@ -276,7 +277,7 @@ def test_tasks_can_be_turned_off(service: Service) -> None:
 # --- servers ---------------------------------------------------------------------------------------------
 
 
-def test_the_handler_of_torchserve(service: Service) -> None:
+def test_the_handler_of_torchserve(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its forms come as byte arrays, one value a name; headers and statuses go to the context."""
     path = ROOT / "handlers" / "latentpatch_handler.py"
     spec = importlib.util.spec_from_file_location("latentpatch_handler", path)
@@ -285,12 +286,12 @@ def test_the_handler_of_torchserve(service: Service) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     emitted: set[str] = set()
-    module._emit = lambda _, kind, name, *values: emitted.add(name)
+    monkeypatch.setattr(module, "_emit", lambda _, kind, name, *values: emitted.add(name))
     handler, context = module.LatentPatchHandler(), MagicMock()
     handler.service, handler.batch_size = service, 16
     context.get_all_request_header.return_value = {}
     form = {"task": b"reshuffle", "method": b"gpnn", "settings": json.dumps(QUICK["settings"]).encode()}
-    items = [
+    items: list[dict[str, Any]] = [
         {"body": {**QUICK, "pictures": [text(STONES), text(OTHER)]}},
         {name: bytearray(value) for name, value in {**form, "pictures": STONES, "pictures.1": OTHER}.items()},
         {"body": {**QUICK, "pictures": text(STONES), "n": 0}},

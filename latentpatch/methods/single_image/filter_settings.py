@@ -24,7 +24,7 @@ class _Square(Settings):
 @dataclass(frozen=True)
 class _Gaussian(Settings):
     spread: float = setting(
-        1.5, "standard deviation of the window, in pixels", above=0, maximum=64, symbol="sigma_s", metavar="PIXELS"
+        1.5, "standard deviation of the window, in pixels", minimum=0.01, maximum=64, symbol="sigma_s", metavar="PIXELS"
     )
 
 
@@ -48,8 +48,8 @@ class BilateralSettings(_Gaussian):
     """Settings of the bilateral and, with a guide, the cross-bilateral filter."""
 
     tolerance: float = setting(
-        50.0, "standard deviation of colors that count as alike, in levels of 255", above=0, maximum=255,
-        symbol="sigma_r", metavar="LEVELS",
+        50.0, "standard deviation of colors that count as alike, in levels of 255", minimum=0.01,
+        maximum=255, symbol="sigma_r", metavar="LEVELS",
     )  # fmt: skip
 
 
@@ -58,8 +58,8 @@ class GuidedSettings(_Square):
     """Settings of the guided filter."""
 
     tolerance: float = setting(
-        20.0, "contrast below which nothing is an edge, in levels of 255; its square is epsilon", above=0, maximum=255,
-        metavar="LEVELS",
+        20.0, "contrast below which nothing is an edge, in levels of 255; its square is epsilon", minimum=0.01,
+        maximum=255, metavar="LEVELS",
     )  # fmt: skip
 
 
