@@ -120,7 +120,7 @@ def test_the_curl_client(tmp_path: Path, service: Service) -> None:
                 assert len(archive.namelist()) in (4, 5)
         elif path.suffix in (".png", ".jpg", ".webp"):
             assert Image.open(io.BytesIO(path.read_bytes())).size == (128, 128)
-    assert len(list(out.glob("*.*"))) == 16
+    assert len(list(out.glob("*.*"))) == 18
 
 
 def test_the_client_names_the_largest_source(live: Live, tmp_path: Path) -> None:
