@@ -14,7 +14,7 @@ PYTHON ?= python3
 JOBS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,diffusers,docs,filters,serve,http,onnx
+EXTRAS := dev,course,diffusers,docs,filters,serve,http,onnx
 ARCHIVE := model_store/latentpatch.mar
 
 .PHONY: demo test docs serve archive java venv clean FORCE

@@ -42,8 +42,8 @@ def assign(costs: Tensor) -> Tensor:
         key = int((table[query] - prices).argmin())
         if owners[key] < 0:
             owners[key], chosen[query] = query, key
-    for query in np.flatnonzero(chosen < 0):
-        _augment(table, prices, gains, owners, chosen, int(query))
+    for query in np.flatnonzero(chosen < 0).tolist():
+        _augment(table, prices, gains, owners, chosen, query)
     return torch.from_numpy(chosen)
 
 
