@@ -15,7 +15,7 @@
 #
 # A landscape is no texture: sky is above, meadow below. The task is a *new* landscape with the same kind of things in
 # plausible places. SinGAN (Rott Shaham, Dekel and Michaeli, 2019) trains a pyramid of networks on the one picture, for
-# about an hour. Two methods reach as much in seconds, without training, with the tools you have:
+# about an hour. Two methods take seconds and no training, with the tools you have:
 #
 # - **GPNN** (Granot et al., "Drop the GAN", 2022): patches are replaced by nearest neighbors, coarse to fine.
 # - **GPDM** (Elnekave and Weiss, 2022): gradient descent on the distance of two *distributions* of patches.
