@@ -57,6 +57,16 @@ def test_nl_means_is_attention_over_all_pixels() -> None:
     assert not torch.allclose(nl_means(picture, scale, side, radius=2), attention, atol=1e-3)
 
 
+def test_nl_means_can_be_exported() -> None:
+    class Denoise(torch.nn.Module):
+        def forward(self, picture: torch.Tensor) -> torch.Tensor:
+            return nl_means(picture, 0.07, 3, 4)
+
+    first, second = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+    graph = torch.export.export(Denoise(), (first,)).module()
+    assert torch.allclose(graph(second), nl_means(second, 0.07, 3, 4), atol=1e-6)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_noise_goes_and_edges_stay(method: str) -> None:
     clean = stripes()
