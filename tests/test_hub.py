@@ -23,21 +23,20 @@ from helpers.paths import ROOT
 import latentpatch.hub
 from latentpatch import PICTURE_PRESETS, PRESETS, FileError, LatentPatch, ResynthesisSettings, WeightsError
 from latentpatch import reshuffle as reshuffled
+from latentpatch.registry import TASKS
 
-ENTRIES = [
-    "analogy",
-    "denoise",
-    "diffusers_autoencoder",
-    "embedded_autoencoder",
-    "latentpatch",
-    "pixel_autoencoder",
-    "reshuffle",
-    "retarget",
-    "stylize",
-    "taming_autoencoder",
-    "texture",
-    "tiny_autoencoder",
-]
+TASKS_WITH_FUNCTIONS = [task for task in TASKS if hasattr(latentpatch, task)]
+ENTRIES = sorted(
+    [
+        "diffusers_autoencoder",
+        "embedded_autoencoder",
+        "latentpatch",
+        "pixel_autoencoder",
+        "taming_autoencoder",
+        "tiny_autoencoder",
+        *TASKS_WITH_FUNCTIONS,
+    ]
+)
 #: Parameters of torch.hub.load, which never reach an entry.
 RESERVED = {"repo_or_dir", "model", "source", "trust_repo", "force_reload", "verbose", "skip_validation"}
 
@@ -76,6 +75,7 @@ def load(*arguments: Any, **options: Any) -> Any:
 
 def test_entries_are_listed(repository: str) -> None:
     assert sorted(torch.hub.list(repository, trust_repo=True, skip_validation=True)) == ENTRIES
+    assert {"reshuffle", "retarget", "texture", "stylize", "analogy", "denoise"} <= set(ENTRIES)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
