@@ -110,7 +110,7 @@ class PictureMethod(Method):
         Servers refuse by it what would take too long: within a factor of three is good enough. The default is that of
         a method that searches by PatchMatch, coarse to fine. Arguments are those of :meth:`memory`.
         """
-        return 3e-5 * (count * size[0] * size[1] + sum(height * width for height, width in pictures))
+        return 1e-5 * (count * size[0] * size[1] + sum(height * width for height, width in pictures))
 
     @abstractmethod
     def make(
