@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     )
     from .methods.picture import PictureMethod, PictureResult, register_method
     from .methods.single_image.presets import PICTURE_PRESETS
-    from .methods.single_image.settings import GPNNSettings, PatchDiffusionSettings
+    from .methods.single_image.settings import CompletionSettings, GPNNSettings, PatchDiffusionSettings
     from .model import LatentPatch
-    from .picture_tasks import analogy, denoise, reshuffle, retarget, stylize, texture
+    from .picture_tasks import analogy, denoise, edit, harmonize, inpaint, reshuffle, retarget, stylize, texture
     from .provenance.explanation import Explanation, explain
     from .registry import PICTURE_METHODS, SAMPLERS
     from .results import Blend, Generation, PictureGeneration
@@ -40,6 +40,7 @@ __all__ = [
     "Autoencoder",
     "AutoencoderSpec",
     "Blend",
+    "CompletionSettings",
     "Context",
     "DiffusionSettings",
     "Explanation",
@@ -66,7 +67,10 @@ __all__ = [
     "WeightsError",
     "analogy",
     "denoise",
+    "edit",
     "explain",
+    "harmonize",
+    "inpaint",
     "load_autoencoder",
     "register",
     "register_method",
@@ -103,9 +107,19 @@ __getattr__, __dir__ = attach(
         ),
         ".methods.picture": ("PictureMethod", "PictureResult", "register_method"),
         ".methods.single_image.presets": ("PICTURE_PRESETS",),
-        ".methods.single_image.settings": ("GPNNSettings", "PatchDiffusionSettings"),
+        ".methods.single_image.settings": ("CompletionSettings", "GPNNSettings", "PatchDiffusionSettings"),
         ".model": ("LatentPatch",),
-        ".picture_tasks": ("analogy", "denoise", "reshuffle", "retarget", "stylize", "texture"),
+        ".picture_tasks": (
+            "analogy",
+            "denoise",
+            "edit",
+            "harmonize",
+            "inpaint",
+            "reshuffle",
+            "retarget",
+            "stylize",
+            "texture",
+        ),
         ".provenance.explanation": ("Explanation", "explain"),
         ".registry": ("PICTURE_METHODS", "SAMPLERS"),
         ".results": ("Blend", "Generation", "PictureGeneration"),

@@ -12,7 +12,8 @@ from torch import Tensor
 from .errors import SettingError, SettingTypeError
 from .inputs import Picture, image_seeds
 from .io.channels import read_channels
-from .methods.picture import TARGET_TASKS, Observer, PictureMethod, check_picture
+from .io.images import read_mask
+from .methods.picture import REGION_TASKS, TARGET_TASKS, Observer, PictureMethod, check_picture
 from .registry import PICTURE_METHODS
 from .results import PictureGeneration
 from .runs.system import machine_memory
@@ -22,6 +23,9 @@ __all__ = [
     "analogy",
     "check_memory",
     "denoise",
+    "edit",
+    "harmonize",
+    "inpaint",
     "make_pictures",
     "picture_tensors",
     "reshuffle",
@@ -182,6 +186,112 @@ def analogy(
     )  # fmt: skip
 
 
+def inpaint(
+    picture: Picture,
+    mask: Picture,
+    n: int = 1,
+    *,
+    sources: Picture | Sequence[Picture] | None = None,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    method: str | None = None,
+    settings: Settings | None = None,
+    observe: Observer | None = None,
+    **changes: Any,
+) -> PictureGeneration:
+    """Return a picture with its hole filled; pixels outside of the hole stay as they are, and have no offsets.
+
+    Args:
+        picture: a file or a tensor ``(C, H, W)`` float32 in [0, 1]; what is in the hole does not matter.
+        mask: ``(H, W)`` bool, True in the hole, or a file of the picture's size that is bright there.
+        sources: a picture or several to fill the hole from, of the picture's channels; by default the picture itself.
+        n, seed, seeds, method, settings, observe, changes: as for :func:`reshuffle`.
+
+    Raises:
+        SettingError, ImageError: as :func:`reshuffle`; for a mask of another size, of nothing or of everything.
+    """
+    return _region_task(
+        "inpaint", picture, mask, sources, image_seeds(n, seed, seeds), method=method, settings=settings,
+        observe=observe, changes=changes,
+    )  # fmt: skip
+
+
+def harmonize(
+    picture: Picture,
+    mask: Picture,
+    n: int = 1,
+    *,
+    sources: Picture | Sequence[Picture] | None = None,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    method: str | None = None,
+    settings: Settings | None = None,
+    observe: Observer | None = None,
+    **changes: Any,
+) -> PictureGeneration:
+    """Return a picture whose pasted thing has the look of the rest.
+
+    Args:
+        picture: the picture with the thing pasted into it.
+        mask: True, or bright, where the thing is; see :func:`inpaint`.
+        sources: a picture or several to take the look from; by default the picture outside of the mask.
+        n, seed, seeds, method, settings, observe, changes: as for :func:`reshuffle`; such as ``fidelity``.
+
+    Raises:
+        SettingError, ImageError: as :func:`inpaint`.
+    """
+    return _region_task(
+        "harmonize", picture, mask, sources, image_seeds(n, seed, seeds), method=method, settings=settings,
+        observe=observe, changes=changes,
+    )  # fmt: skip
+
+
+def edit(
+    picture: Picture,
+    mask: Picture,
+    n: int = 1,
+    *,
+    sources: Picture | Sequence[Picture] | None = None,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    method: str | None = None,
+    settings: Settings | None = None,
+    observe: Observer | None = None,
+    **changes: Any,
+) -> PictureGeneration:
+    """Return a coherent picture from a naive edit: one in which things were moved, removed or painted.
+
+    Args:
+        picture: the edited picture.
+        mask: True, or bright, where it was edited; see :func:`inpaint`.
+        sources: the picture before the edit, or several pictures, to take patches from; by default the picture outside
+            of the mask.
+        n, seed, seeds, method, settings, observe, changes: as for :func:`reshuffle`; such as ``coarsest``.
+
+    Raises:
+        SettingError, ImageError: as :func:`inpaint`.
+    """
+    return _region_task(
+        "edit", picture, mask, sources, image_seeds(n, seed, seeds), method=method, settings=settings,
+        observe=observe, changes=changes,
+    )  # fmt: skip
+
+
+def _region_task(
+    task: str,
+    picture: Picture,
+    mask: Picture,
+    sources: Picture | Sequence[Picture] | None,
+    seeds: Sequence[int],
+    **arguments: Any,
+) -> PictureGeneration:
+    target = picture_tensors(picture)[0]
+    return make_pictures(
+        task, target if sources is None else sources, None, seeds, target=target,
+        mask=mask if isinstance(mask, Tensor) else read_mask(mask), **arguments,
+    )  # fmt: skip
+
+
 def denoise(
     picture: Picture,
     *,
@@ -233,7 +343,7 @@ def make_pictures(
         raise SettingTypeError("settings", type(settings).__name__, f"settings of {chosen.name}")
     tensors = picture_tensors(pictures)
     sizes = tuple((each.shape[1], each.shape[2]) for each in tensors)
-    layout = target.shape[1:] if target is not None and task in TARGET_TASKS else sizes[0]
+    layout = target.shape[1:] if target is not None and task in TARGET_TASKS + REGION_TASKS else sizes[0]
     height, width = layout if size is None else size
     check_memory(chosen, sizes, (height, width), len(seeds), settings)
     settings = chosen.resolve(settings, tensors)

@@ -31,7 +31,7 @@ from .methods.single_image.filter_settings import (
     MedianSettings,
     RollingGuidanceSettings,
 )
-from .methods.single_image.settings import GPNNSettings, PatchDiffusionSettings
+from .methods.single_image.settings import CompletionSettings, GPNNSettings, PatchDiffusionSettings
 from .methods.single_image.texture_settings import (
     EfrosLeungSettings,
     GPDMSettings,
@@ -277,6 +277,13 @@ PICTURE_METHODS.declare(
     "Replaces patches by their nearest neighbors in the picture, coarse to fine (Granot et al., CVPR 2022).",
     ".methods.single_image.gpnn:GPNN",
     ("reshuffle", "retarget", "analogy", "stylize"),
+)
+PICTURE_METHODS.declare(
+    "completion",
+    CompletionSettings,
+    "Makes a region of patches from elsewhere, coarse to fine (Wexler et al., IEEE PAMI 2007).",
+    ".methods.single_image.completion:Completion",
+    ("inpaint", "harmonize", "edit"),
 )
 PICTURE_METHODS.declare(
     "quilting",

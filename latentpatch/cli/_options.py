@@ -236,6 +236,8 @@ class Command(Generic[O]):
         is_resumable: whether an interrupted run always continues where it was.
         always_prints: whether the report is printed without ``--json``, too.
         exit_status: function of the report.
+        bare: command of the same name for command lines without the option ``marker``.
+        marker: option that only this command has.
     """
 
     run: Callable[[O, RunContext], dict[str, Any]]
@@ -245,9 +247,24 @@ class Command(Generic[O]):
     is_resumable: bool = False
     always_prints: bool = False
     exit_status: Callable[[dict[str, Any]], int] = lambda report: 0
+    bare: Command[Any] | None = None
+    marker: str = ""
 
-    def parse(self, name: str, summary: str, words: list[str]) -> O:
+    def chosen(self, words: list[str]) -> Command[Any]:
+        """Return the command that a command line is of: this one, or its bare one."""
+        is_marked = self.bare is None or any(word.partition("=")[0] == self.marker for word in words)
+        return self if is_marked or self.bare is None else self.bare
+
+    def parse(self, name: str, summary: str, words: list[str]) -> CommandOptions:
         """Return the options of a command line; exit where it asks for help or is refused."""
+        chosen: Command[CommandOptions] = self.chosen(words)
+        parser = chosen._parser(name, summary)
+        if self.bare is not None and {"-h", "--help"} & {*words} and self.marker not in words:
+            print(f"{parser.format_help()}\nwith {self.marker}:\n")
+            parser = self._parser(name, summary)
+        return chosen.options.read(parser.parse_args(words))
+
+    def _parser(self, name: str, summary: str) -> Parser:
         examples = "\n".join(f"  latentpatch {each}" for each in self.examples)
         parser = Parser(
             prog=f"latentpatch {name}",
@@ -256,7 +273,7 @@ class Command(Generic[O]):
             epilog=f"examples:\n{examples}",
         )
         self.options.add_to(parser)
-        return self.options.read(parser.parse_args(words))
+        return parser
 
 
 def command(

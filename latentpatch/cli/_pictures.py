@@ -107,6 +107,7 @@ def make_and_write(
     size: tuple[int, int] | None,
     *,
     files: Mapping[str, Path] = MappingProxyType({}),
+    facts: Mapping[str, Any] = MappingProxyType({}),
     **inputs: Any,
 ) -> dict[str, Any]:
     """Make the pictures of a command, write them with their sheets and record, and return the record.
@@ -114,6 +115,7 @@ def make_and_write(
     Args:
         options, context, task, settings, size: of the command.
         files: of further inputs by name, for the record.
+        facts: further ones for the record.
         inputs: further arguments of :func:`~latentpatch.picture_tasks.make_pictures`.
     """
     from .. import __version__
@@ -124,8 +126,8 @@ def make_and_write(
     with atomic.staged(options.output) as staging:
         tensors = shown = picture_tensors(options.pictures)
         if isinstance(options, TargetOptions):
-            files, inputs["target"] = {"target": options.target}, picture_tensors(options.target)[0]
-            shown = [inputs["target"], *tensors]
+            inputs["target"] = picture_tensors(options.target)[0]
+            files, shown = {**files, "target": options.target}, [inputs["target"], *tensors]
         seeds = range(options.seed, options.seed + options.n)
         trace = Trace(options.n)
         with context.progress(name=task, total=None, unit="step") as bar:
@@ -138,7 +140,10 @@ def make_and_write(
                 bar.update(step.done - bar.n)
 
             result = make_pictures(task, tensors, size, seeds, settings=settings, observe=observe, **inputs)
-        facts = {
+        if "mask" in inputs:
+            shown = [inputs["target"], inputs["target"].masked_fill(inputs["mask"], 0.5)]
+        record = {
+            **facts,
             "command": context.command,
             "version": __version__,
             "sources": [
@@ -151,8 +156,8 @@ def make_and_write(
         }
         if options.trace:
             trace.write(staging / "trace.gif", result.images)
-            facts["trace"] = "trace.gif"
-        report = _write(staging, facts, result, shown, options.offsets)
+            record["trace"] = "trace.gif"
+        report = _write(staging, record, result, shown, options.offsets)
     older = [path for path in options.output.glob("[0-9]*.png") if path.stem.isdigit() and int(path.stem) >= options.n]
     if older:
         context.say(f"pictures of an earlier run that stay in {options.output}: {len(older)}")

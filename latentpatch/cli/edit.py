@@ -1,4 +1,4 @@
-"""``latentpatch edit``: copy a region of one picture into another, in latent space."""
+"""``latentpatch edit``: make an edited picture coherent; with ``--donor``, copy a region in latent space."""
 
 from __future__ import annotations
 
@@ -7,8 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from . import _options as cli
+from ._pictures import MethodOptions
+from ._regions import PictureRegionOptions, make_region
 
 __all__ = ["run"]
+
+
+class EditMethodOptions(MethodOptions):
+    """A method that makes edits coherent."""
+
+    task = "edit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureEditOptions(PictureRegionOptions):
+    method: EditMethodOptions = cli.group(EditMethodOptions)
+
+
+@cli.command(
+    PictureEditOptions,
+    "edit moved.png --mask changed.png -o out                         # from the picture itself",
+    "edit moved.png --mask changed.png --from original.png -o out     # from the picture before the edit",
+)
+def edit_picture(options: PictureEditOptions, context: cli.RunContext) -> dict[str, Any]:
+    """Make the edit coherent and write the pictures."""
+    return make_region(options, context, "edit", options.method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +45,12 @@ class EditOptions(cli.CommandOptions):
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))
 
 
-@cli.command(EditOptions, "edit face.jpg --donor other.jpg --box 64,128,192,224 --composite -o edited    # pixels")
+@cli.command(
+    EditOptions,
+    "edit face.jpg --donor other.jpg --box 64,128,192,224 --composite -o edited    # pixels",
+    bare=edit_picture,
+    marker="--donor",
+)
 def run(options: EditOptions, context: cli.RunContext) -> dict[str, Any]:
     """Copy the region and write the image."""
     from ..io import atomic, images

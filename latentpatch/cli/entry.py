@@ -32,12 +32,13 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "generate": "make new images from sources",
     "inpaint": "fill a region of a picture, in several ways",
-    "edit": "copy a region of one picture into another, in latent space",
+    "edit": "make an edited picture coherent, or copy a region from a donor in latent space",
     "reshuffle": "make new pictures from one picture, without other sources",
     "retarget": "make one picture in another size, its things undistorted",
     "analogy": "make a picture with the structure of one, from patches of another",
     "stylize": "paint a picture in the style of another",
     "texture": "make textures of any size from exemplars",
+    "harmonize": "give a pasted thing the look of the picture",
     "denoise": "take the noise from a picture",
     "reconstruct": "encode and decode pictures: what the autoencoder loses",
     "align": "register similar pictures to one another",
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name, command, options = _parse(words)
             options.check()
             if num_processes() > 1 and not command.is_parallel:
-                raise ValueError(f"{name} must be one process; torchrun is for generate and inpaint")
+                raise ValueError(f"{name} must be one process; torchrun is for generate and inpaint --image")
         keep_freed_memory()
         is_resumable = command.is_resumable or options.run.resume or num_processes() > 1
         with _terminable(), _context(name, options, is_resumable) as context:
@@ -114,7 +115,7 @@ def _parse(words: list[str]) -> tuple[str, Command[Any], CommandOptions]:
         near = [each for each in COMMANDS if each.startswith(name)] or difflib.get_close_matches(name, COMMANDS, 1)
         parser.error(f"no command {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
     command: Command[Any] = importlib.import_module(f".{name}", __package__).run
-    return name, command, command.parse(name, COMMANDS[name], words[1:])
+    return name, command.chosen(words[1:]), command.parse(name, COMMANDS[name], words[1:])
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``latentpatch inpaint``: fill a region of a picture, in several ways."""
+"""``latentpatch inpaint``: fill a region of a picture, in several ways; with ``--image``, from registered sources."""
 
 from __future__ import annotations
 
@@ -7,9 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from . import _options as cli
+from ._pictures import MethodOptions
+from ._regions import PictureRegionOptions, make_region
 from ._samplers import MaskSamplerOptions
 
 __all__ = ["run"]
+
+
+class InpaintMethodOptions(MethodOptions):
+    """A method that fills holes."""
+
+    task = "inpaint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureInpaintOptions(PictureRegionOptions):
+    n: int = cli.option(cli.integer(1), "N", "number of images", default=4)
+    method: InpaintMethodOptions = cli.group(InpaintMethodOptions)
+
+
+@cli.command(
+    PictureInpaintOptions,
+    "inpaint beach.jpg --mask hole.png -o out                         # from the picture itself",
+    "inpaint beach.jpg --box 64,128,192,224 --from dunes.jpg -o out   # from another",
+)
+def inpaint_picture(options: PictureInpaintOptions, context: cli.RunContext) -> dict[str, Any]:
+    """Fill the region from the picture itself, or from others, and write the images."""
+    return make_region(options, context, "inpaint", options.method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +55,8 @@ class InpaintOptions(cli.SampleOptions):
     "inpaint PICTURES --image face.jpg --mask hole.png -n 8 -o filled",
     "inpaint PICTURES --image face.jpg --box 64,128,192,224 -o filled    # pixels",
     is_parallel=True,
+    bare=inpaint_picture,
+    marker="--image",
 )
 def run(options: InpaintOptions, context: cli.RunContext) -> dict[str, Any]:
     """Fill the region and write the images."""

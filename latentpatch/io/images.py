@@ -80,7 +80,7 @@ def read_image(
 
 def read_mask(
     source: ImageSource,
-    size: tuple[int, int],
+    size: tuple[int, int] | None = None,
     *,
     name: str | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -89,7 +89,8 @@ def read_mask(
 
     Args:
         source, name, max_pixels: as for :func:`read_image`.
-        size: ``(height, width)`` of the result; cropped as by :func:`read_image`, resized to the nearest pixels.
+        size: ``(height, width)`` of the result; cropped as by :func:`read_image`, resized to the nearest pixels. None
+            keeps its own size.
 
     Returns:
         ``(H, W)`` bool: whether the luminance, over black where transparent, is at least 128 of 255.

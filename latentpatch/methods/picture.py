@@ -26,6 +26,7 @@ __all__ = ["Observer", "PictureMethod", "PictureResult", "PictureStep", "generat
 MAX_CHANNELS = 4
 
 TARGET_TASKS = ("analogy", "stylize")  # tasks that need a picture to be near to
+REGION_TASKS = ("inpaint", "harmonize", "edit")  # tasks that make a region of a picture anew
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,10 @@ class PictureMethod(Method):
             seeds: of the results.
             settings: of this method; defaults where None.
             task: of :attr:`tasks`.
-            target: ``(C, h, w)``, the picture that gives structure, content or the naive edit, for tasks that have one.
-            mask: ``(h, w)`` bool, True where pixels are made anew, for tasks that have one.
+            target: ``(C, h, w)``, the picture that gives structure, content or the naive edit, for tasks that have one;
+                for those of a region, the first of the pictures by default.
+            mask: ``(h, w)`` bool, True where pixels are made anew, for tasks that have one. A patch with such a pixel
+                is not copied from a picture that equals the target. The others stay as they are, without offsets.
             observe: called after each step.
 
         Raises:
@@ -163,6 +166,9 @@ class PictureMethod(Method):
         if target is None and task in TARGET_TASKS:
             raise SettingError("target", None, f"a picture for the task {task}")
         self._check(pictures, size, seeds, settings, target, mask)
+        if task in REGION_TASKS:
+            target = pictures[0] if target is None else target
+            _check_region(mask, (target.shape[1], target.shape[2]), size)
         result = self.make(pictures, size, seeds, settings, task=task, target=target, mask=mask, observe=observe)
         if not bool(result.images.isfinite().all()):
             raise SettingError("settings", settings.record(), "less extreme: some pixels are no numbers")
@@ -201,6 +207,15 @@ class PictureMethod(Method):
                 )
         if mask is not None and (mask.dtype != torch.bool or mask.ndim != 2):
             raise SettingTypeError("mask", f"{tuple(mask.shape)} {mask.dtype}", "of shape (h, w) and type bool")
+
+
+def _check_region(mask: Tensor | None, target: tuple[int, int], size: tuple[int, int]) -> None:
+    if tuple(size) != target:
+        raise SettingError("size", tuple(size), f"that of the picture, {target}")
+    if mask is None or tuple(mask.shape) != target:
+        raise SettingError("mask", None if mask is None else tuple(mask.shape), f"of the picture's shape, {target}")
+    if not bool(mask.any()) or bool(mask.all()):
+        raise SettingError("mask", "all of it" if bool(mask.any()) else "nothing", "a part of the picture")
 
 
 def check_picture(name: str, picture: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Figures and pictures of offset maps: which pixel each pixel of a result was copied from.
 
 An offset map ``(h, w, 3)`` int64 holds the number of the picture, the row and the column; -1 for pixels that are no
-copies.
+copies, such as those outside of a region that was made anew.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ def copying_figures(offsets: Tensor, sizes: Sequence[tuple[int, int]]) -> list[d
         sizes: heights and widths of the pictures.
 
     Returns:
-        for each result, as shares from 0 to 1: ``in_place``, pixels from within 2 pixels of their own place, None
-        where no picture has the size of the result; ``contiguity``, neighboring pixels that are neighbors in the
-        picture, too; ``largest_share``, pixels of the largest connected piece that was copied as a whole.
+        for each result, as shares of the pixels that are copies, from 0 to 1: ``in_place``, those from within 2 pixels
+        of their own place, None where no picture has the size of the result; ``contiguity``, neighboring pixels that
+        are neighbors in the picture, too; ``largest_share``, those of the largest connected piece that was copied as
+        a whole.
     """
     result = []
     size = (offsets.shape[1], offsets.shape[2])
@@ -63,12 +64,13 @@ def copying_figures(offsets: Tensor, sizes: Sequence[tuple[int, int]]) -> list[d
         near = (moves[..., 1].abs() <= _NEAR) & (moves[..., 2].abs() <= _NEAR) & same[each[..., 0].clamp(min=0)]
         along = (moves[:, 1:] == moves[:, :-1]).all(-1) & is_copy[:, 1:]
         down = (moves[1:] == moves[:-1]).all(-1) & is_copy[1:]
-        pairs = along.numel() + down.numel()
+        count = max(1, int(is_copy.sum()))
+        pairs = int((is_copy[:, 1:] & is_copy[:, :-1]).sum()) + int((is_copy[1:] & is_copy[:-1]).sum())
         result.append(
             {
-                "in_place": round(float((near & is_copy).double().mean()), 6) if bool(same.any()) else None,
+                "in_place": round(int((near & is_copy).sum()) / count, 6) if bool(same.any()) else None,
                 "contiguity": round((int(along.sum()) + int(down.sum())) / max(1, pairs), 6),
-                "largest_share": round(_largest_piece(along, down, is_copy) / is_copy.numel(), 6),
+                "largest_share": round(_largest_piece(along, down, is_copy) / count, 6),
             }
         )
     return result

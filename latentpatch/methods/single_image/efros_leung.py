@@ -74,8 +74,8 @@ class EfrosLeung(PictureMethod):
                 raise SettingError("window", settings.window, f"at most {min(picture.shape[1:])}, the exemplar's side")
         start, known, allowed = None, None, None
         if task == "inpaint":
-            start, known, allowed = _hole(pictures, target, mask, settings.window)
-            size = (start.shape[1], start.shape[2])
+            assert mask is not None
+            start, known, allowed = target, ~mask.numpy(), _whole_windows(pictures, target, mask, settings.window)
         search = WindowSearch(pictures, settings.window, allowed)
         own = generators(seeds)
 
@@ -95,23 +95,16 @@ class EfrosLeung(PictureMethod):
         return PictureResult(torch.stack(images), torch.stack(maps))
 
 
-def _hole(
-    pictures: Sequence[Tensor], target: Tensor | None, mask: Tensor | None, side: int
-) -> tuple[Tensor, Array, Array]:
-    """Return the picture to fill, its known pixels and the windows that may be copied: those without hole."""
-    start = pictures[0] if target is None else target
-    if mask is None or mask.shape != start.shape[1:]:
-        raise SettingError("mask", None if mask is None else tuple(mask.shape), f"of shape {tuple(start.shape[1:])}")
-    if not bool(mask.any()) or bool(mask.all()):
-        raise SettingError("mask", "all" if bool(mask.any()) else "nothing", "a part of the picture")
+def _whole_windows(pictures: Sequence[Tensor], target: Tensor | None, mask: Tensor, side: int) -> Array:
+    """Return the windows that may be copied, those without hole: ``(windows,)`` bool."""
     whole = []
     for picture in pictures:
-        holes = mask if picture.shape == start.shape and torch.equal(picture, start) else torch.zeros(picture.shape[1:])
+        holes = mask if target is not None and torch.equal(picture, target) else torch.zeros(picture.shape[1:])
         whole.append(F.max_pool2d(holes[None].float(), side, 1).flatten() == 0)
-    allowed = torch.cat(whole).numpy()
+    allowed: Array = torch.cat(whole).numpy()
     if not allowed.any():
         raise SettingError("mask", "too large", f"such that a window of {side} pixels without hole is left")
-    return start, ~mask.numpy(), allowed
+    return allowed
 
 
 def window_weights(side: int) -> Array:
@@ -213,6 +206,7 @@ class _Growth:
         self.offsets = np.full((*size, 3), -1, np.int64)
         self.levels = levels_of(self.image).reshape(*size, -1).copy()
         self.known = np.zeros(size, bool) if known is None else known.copy()
+        self.kept = self.known.copy()
         if known is None:
             self._plant()
         elif start is not None and any(start is each for each in self.pictures):
@@ -238,6 +232,7 @@ class _Growth:
         for number, picture in enumerate(self.pictures):
             at = source == number
             self.image[:, at] = picture[:, row[at], column[at]]
+        self.offsets[self.kept] = -1  # their places only helped the search
         return self.image, torch.from_numpy(self.offsets)
 
     def _plant(self) -> None:

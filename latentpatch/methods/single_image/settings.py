@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...errors import SettingError
 from ...settings import Settings, setting
 
-__all__ = ["GPNNSettings", "PatchDiffusionSettings"]
+__all__ = ["CompletionSettings", "GPNNSettings", "PatchDiffusionSettings"]
 
 
 @dataclass(frozen=True)
@@ -142,3 +142,58 @@ class PatchDiffusionSettings(Settings):
     def check_together(self) -> None:
         if self.coarsest < self.coarse_patch_size:
             raise SettingError("coarsest", self.coarsest, f"at least coarse_patch_size, {self.coarse_patch_size}")
+
+
+@dataclass(frozen=True)
+class CompletionSettings(Settings):
+    """Settings of completion (Wexler et al., IEEE PAMI 2007)."""
+
+    patch_size: int = setting(7, "side of the patches, in pixels", minimum=3, limit=33, symbol="p", metavar="PIXELS")
+    coarsest: int | None = setting(
+        None,
+        "shorter side of the coarsest scale; lower values change more of an edit or a pasted thing",
+        minimum=4,
+        metavar="PIXELS",
+        default_help="20 to inpaint, 60 to edit, 200 to harmonize",
+    )
+    fidelity: float | None = setting(
+        None,
+        "weight of the edit or the pasted thing, from 0 to 1, in what is matched",
+        minimum=0,
+        maximum=1,
+        default_help="0.7 to harmonize, else 0",
+    )
+    palette: float = setting(
+        0.7,
+        "part of the way that the colors of a pasted thing go to those of the picture, to harmonize",
+        minimum=0,
+        maximum=1,
+    )
+    margin: int | None = setting(
+        None,
+        "pixels around the region that are made anew, too",
+        minimum=0,
+        limit=128,
+        metavar="PIXELS",
+        default_help="0 to inpaint, 5 to edit, 2 to harmonize",
+    )
+    noise: float | None = setting(
+        None,
+        "standard deviation of the noise to start from, in those of the picture; more makes results differ more",
+        minimum=0,
+        maximum=10,
+        default_help="0.5 to inpaint, else 0",
+    )
+    texture: float = setting(
+        4.0, "weight of differences between neighboring pixels; at 0, plain patches spread", minimum=0, maximum=100
+    )
+    fade: int = setting(
+        16,
+        "pixels over which a difference of tone at the border of the region fades",
+        minimum=0,
+        limit=128,
+        metavar="PIXELS",
+    )
+    ratio: float = setting(0.7, "size of a scale relative to the next finer one", minimum=0.3, maximum=0.95)
+    iterations: int = setting(12, "searches at a scale", minimum=1, limit=50, symbol="T", metavar="N")
+    sweeps: int = setting(2, "sweeps of a search by patchmatch", minimum=1, limit=16, is_advanced=True, metavar="N")

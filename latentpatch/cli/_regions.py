@@ -1,0 +1,54 @@
+"""Commands that make a region of one picture anew, from patches of the picture itself or of others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from . import _options as cli
+from ._pictures import MethodOptions, PictureOptions, TargetOptions, make_and_write
+
+__all__ = ["PictureRegionOptions", "make_region"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OwnRegionOptions(cli.RegionOptions):
+    """A region of a picture that is neither cropped nor resized."""
+
+    mask: Path | None = cli.option(
+        Path, "IMAGE", "white in the region, of the picture's size", exclusive="region", required=True
+    )
+    box: str | None = cli.option(
+        str, "LEFT,TOP,RIGHT,BOTTOM", "pixels of the picture", exclusive="region", required=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRegionOptions(PictureOptions, TargetOptions):
+    """Options of these commands but for the method, which subclasses have."""
+
+    target: Path = cli.argument("PICTURE", "the picture")
+    pictures: tuple[Path, ...] = cli.option(
+        Path, "SOURCES", f"{cli.PICTURES_HELP}, to take patches from; by default the picture itself", "--from",
+        nargs="+", default=(),
+    )  # fmt: skip
+    n: int = cli.option(cli.integer(1), "N", "number of images", default=1)
+    region: _OwnRegionOptions = cli.group(_OwnRegionOptions)
+
+
+def make_region(
+    options: PictureRegionOptions, context: cli.RunContext, task: str, method: MethodOptions
+) -> dict[str, Any]:
+    """Make the pictures of a task of a region and write them."""
+    from ..io.channels import read_channels
+    from ..io.images import parse_box, read_mask
+    from ..io.listing import list_images
+
+    region, settings = options.region, method.settings()
+    height, width = read_channels(options.target).shape[1:]
+    mask = parse_box(str(region.box), (height, width)) if region.mask is None else read_mask(region.mask)
+    files = {} if region.mask is None else {"mask": region.mask}
+    pictures = tuple(list_images(*options.pictures)) if options.pictures else (options.target,)
+    options = replace(options, pictures=pictures)
+    return make_and_write(options, context, task, settings, None, files=files, facts={"box": region.box}, mask=mask)
