@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import SettingError, SettingTypeError
 from .inputs import Picture, image_seeds
-from .io.channels import read_channels
+from .io.channels import read_channels, with_channels
 from .io.images import read_mask
 from .methods.picture import REGION_TASKS, TARGET_TASKS, Observer, PictureMethod, check_picture
 from .registry import PICTURE_METHODS
@@ -204,7 +204,7 @@ def inpaint(
     Args:
         picture: a file or a tensor ``(C, H, W)`` float32 in [0, 1]; what is in the hole does not matter.
         mask: ``(H, W)`` bool, True in the hole, or a file of the picture's size that is bright there.
-        sources: a picture or several to fill the hole from, of the picture's channels; by default the picture itself.
+        sources: a picture or several to fill the hole from; by default the picture itself.
         n, seed, seeds, method, settings, observe, changes: as for :func:`reshuffle`.
 
     Raises:
@@ -342,6 +342,8 @@ def make_pictures(
     if not isinstance(settings, chosen.Settings):
         raise SettingTypeError("settings", type(settings).__name__, f"settings of {chosen.name}")
     tensors = picture_tensors(pictures)
+    if target is not None and task in REGION_TASKS:
+        tensors = [with_channels(each, len(target)) for each in tensors]
     sizes = tuple((each.shape[1], each.shape[2]) for each in tensors)
     layout = target.shape[1:] if target is not None and task in TARGET_TASKS + REGION_TASKS else sizes[0]
     height, width = layout if size is None else size

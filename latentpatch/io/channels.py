@@ -20,7 +20,7 @@ from .atomic import write_bytes
 from .images import encode_png
 from .opening import MAX_PIXELS, ImageSource, read_own_channels
 
-__all__ = ["encode_channels", "on_white", "read_channels", "write_channels"]
+__all__ = ["encode_channels", "on_white", "read_channels", "with_channels", "write_channels"]
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
@@ -50,6 +50,16 @@ def on_white(images: Tensor) -> Tensor:
     count = images.shape[1]
     colors = images if count % 2 else images[:, :-1] + (1 - images[:, -1:])
     return colors.expand(-1, 3, -1, -1).clamp(0, 1)
+
+
+def with_channels(image: Tensor, count: int) -> Tensor:
+    """Return a picture ``(C, H, W)`` with as many channels: over white without alpha, opaque with a new one."""
+    if len(image) == count:
+        return image
+    alpha = image[-1:] if len(image) % 2 == 0 else torch.ones_like(image[:1])
+    colors = on_white(image[None])[0] if count % 2 else image[: 3 if len(image) > 2 else 1]
+    colors = colors.mean(0, keepdim=True) if count < 3 else colors.expand(3, -1, -1)
+    return colors if count % 2 else torch.cat([colors, alpha])
 
 
 def write_channels(path: str | Path, image: Tensor, metadata: Mapping[str, str] | None = None) -> None:

@@ -66,7 +66,7 @@ MISUSES: dict[str, tuple[list[str], list[str]]] = {
     "no weights": ([*OUT, "--autoencoder", "taesd:"], ["--autoencoder", "taesd:"]),
     "no region": (["inpaint", "faces", "-o", "out", "--image", "a.png"], ["--mask", "--box"]),
     "two regions": (["edit", "a", "--donor", "b", "-o", "out", "--mask", "m", "--box", "0"], ["--mask", "--box"]),
-    "no donor": (["edit", "a.png", "--box", "0,0,1,1", "-o", "out"], ["--donor"]),
+    "no region of an edit": (["edit", "a.png", "-o", "out"], ["--mask", "--box"]),
     "sampler without masks": (
         ["inpaint", "faces", "-o", "out", "--image", "a", "--box", "0", "--sampler", "resynthesis"],
         ["--sampler", "raster", "diffusion"],
@@ -100,8 +100,9 @@ OPTIONS = {
     "generate": "-n --seed --output --autoencoder --patch-size --stride --neighbors --scales --start-size --reference "
     "--attributes --where --sampler --preset --decoding --skip-bad --json --device --size --components --resume "
     "--shard-bank --residuals --levels --start-noise --end-noise --windows --strength --donors --best-of --mirrored",
-    "inpaint": "-n --seed --image --mask --box --reconstructed --where --patch-size --json --sampler --levels --resume",
-    "edit": "--donor --mask --box --composite --json",
+    "harmonize": "PICTURE -n --seed --output --mask --box --from --method --fidelity --palette --coarsest --json",
+    "inpaint": "PICTURE --from --method --noise --texture --window --offsets -n --seed --image --mask --box --reconstructed --where --patch-size --json --sampler --levels --resume",
+    "edit": "PICTURE --from --method --margin --fade --coarsest --donor --mask --box --composite --json",
     "reconstruct": "--skip-bad --json",
     "align": "--size --landmarks --to --rotation --zoom --focus --min-agreement --closer --crop --mean --skip-bad",
     "fit": "--attributes --components --skip-bad --residuals --offsets",

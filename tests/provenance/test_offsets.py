@@ -35,8 +35,7 @@ def test_pieces_wind() -> None:
     for y, x in [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (3, 0), (4, 0), (4, 1)]:
         spiral[y, x] = own[y, x]
     figures = copying_figures(spiral[None], [(5, 5)])[0]
-    assert figures["largest_share"] == 0.4
-    assert figures["in_place"] == 0.4
+    assert (figures["largest_share"], figures["in_place"], figures["contiguity"]) == (1, 1, 1), "of the copies"
     assert copying_figures(torch.full((1, 5, 5, 3), -1), [(5, 5)])[0]["largest_share"] == 0
 
 

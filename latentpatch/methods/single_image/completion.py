@@ -83,7 +83,7 @@ class Completion(PictureMethod):
         missing = {name: value for name, value in _BY_TASK[task].items() if getattr(settings, name) is None}
         settings = settings.changed(**missing)
         region = _dilated(mask, settings.margin or 0)
-        scales = _scales(pictures, _beginning(target, mask, settings, task), target, mask, region, settings)
+        scales = _scales(pictures, target, mask, region, settings, task)
         images, offsets = [], []
         for number, seed in enumerate(seeds):
             run = _Run(scales[0], settings, seed)
@@ -135,24 +135,26 @@ class _Scale:
 
 def _scales(
     pictures: Sequence[Tensor],
-    begin: Tensor,
     target: Tensor,
     mask: Tensor,
     region: Tensor,
     settings: CompletionSettings,
+    task: str,
 ) -> list[_Scale]:
     """Return the scales, coarse to fine, without coarse ones of next to no patch that may be copied.
 
     Raises:
         SettingError: where no patch without masked pixels is left.
     """
+    begin = _beginning(target, mask, settings, task)
     side, size = settings.patch_size, (target.shape[1], target.shape[2])
     masks = [
         mask if torch.equal(picture, target) else torch.zeros(picture.shape[1:], dtype=torch.bool)
         for picture in pictures
     ]
     whole = [_textured(picture, each, settings) for picture, each in zip(pictures, masks, strict=True)]
-    known = torch.cat([begin, fill_smoothly(_textured(begin, region, settings)[None, -2:], region)[0]])
+    hidden = region if task == "inpaint" else torch.zeros_like(region)  # edits and pasted things have their own texture
+    known = torch.cat([begin, fill_smoothly(_textured(begin, hidden, settings)[None, -2:], hidden)[0]])
     scales = []
     for height, width in pyramid_sizes(size, settings.ratio, settings.coarsest or 0):
         here = max(side, height), max(side, width)

@@ -164,7 +164,7 @@ class CompletionSettings(Settings):
         default_help="0.7 to harmonize, else 0",
     )
     palette: float = setting(
-        0.7,
+        0.5,
         "part of the way that the colors of a pasted thing go to those of the picture, to harmonize",
         minimum=0,
         maximum=1,
