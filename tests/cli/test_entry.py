@@ -101,7 +101,8 @@ OPTIONS = {
     "--attributes --where --sampler --preset --decoding --skip-bad --json --device --size --components --resume "
     "--shard-bank --residuals --levels --start-noise --end-noise --windows --strength --donors --best-of --mirrored",
     "harmonize": "PICTURE -n --seed --output --mask --box --from --method --fidelity --palette --coarsest --json",
-    "inpaint": "PICTURE --from --method --noise --texture --window --offsets -n --seed --image --mask --box --reconstructed --where --patch-size --json --sampler --levels --resume",
+    "inpaint": "PICTURE --from --method --noise --texture --window --offsets -n --seed --image --mask --box "
+    "--reconstructed --where --patch-size --json --sampler --levels --resume",
     "edit": "PICTURE --from --method --margin --fade --coarsest --donor --mask --box --composite --json",
     "reconstruct": "--skip-bad --json",
     "align": "--size --landmarks --to --rotation --zoom --focus --min-agreement --closer --crop --mean --skip-bad",

@@ -158,7 +158,7 @@ class CompletionSettings(Settings):
     )
     fidelity: float | None = setting(
         None,
-        "weight of the edit or the pasted thing, from 0 to 1, in what is matched",
+        "weight of the edit or the pasted thing in what is matched, against the result so far",
         minimum=0,
         maximum=1,
         default_help="0.7 to harmonize, else 0",
