@@ -48,8 +48,17 @@ def _pull_push(total: Tensor, weight: Tensor) -> Tensor:
     coarse_total = F.avg_pool2d(F.pad(total, pad), 2)
     filled = coarse_weight > 0
     coarse = _pull_push(coarse_total / coarse_weight.clamp(min=1e-6) * filled, filled.to(total))
-    smooth = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+    smooth = _doubled(_doubled(coarse, 2), 3)
     return torch.where(weight > 0, mean, smooth[:, :, : total.shape[2], : total.shape[3]])
+
+
+def _doubled(values: Tensor, axis: int) -> Tensor:
+    """Interpolate to twice the length; unlike that of torch, to the same last bit with any number of threads."""
+    count = values.shape[axis]
+    before = torch.cat([values.narrow(axis, 0, 1), values.narrow(axis, 0, count - 1)], axis)
+    behind = torch.cat([values.narrow(axis, 1, count - 1), values.narrow(axis, count - 1, 1)], axis)
+    pair = torch.stack([values * 0.75 + before * 0.25, values * 0.75 + behind * 0.25], axis + 1)
+    return pair.flatten(axis, axis + 1)
 
 
 def join(inside: Tensor, outside: Tensor, mask: Tensor, reach: int = 16) -> Tensor:

@@ -52,6 +52,20 @@ def test_an_empty_mask_selects_nothing() -> None:
 
 # --- Continuations -----------------------------------------------------------------------------
 
+
+def test_continuations_are_the_same_with_any_number_of_threads() -> None:
+    image, mask, found = random_images(1, 3, 250, 250), box(250, 250, 20, 230, 30, 240), []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(fill_smoothly(image, mask))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 SIZES = [(16, 16), (7, 13), (1, 9), (31, 2), (5, 5)]
 
 

@@ -42,6 +42,7 @@ _BY_TASK: dict[str, dict[str, Any]] = {
     "harmonize": {"coarsest": 200, "margin": 2, "noise": 0.0, "fidelity": 0.7},
 }
 _FIRST_SWEEPS = 8  # sweeps of the first search, which starts at random
+_MOST_LAST = 3  # searches at full size, which take most of the time and change little
 _LEAST_CHOICE = 0.25  # patches to copy, for each that is made, of a scale that is not left out
 _TEXTURE_REACH = 8  # pixels over which differences of neighbors are averaged
 _CONFIDENCE = 0.95  # factor of a pixel's weight with each pixel of distance from the border
@@ -88,7 +89,7 @@ class Completion(PictureMethod):
         for number, seed in enumerate(seeds):
             run = _Run(scales[0], settings, seed)
             for index, scale in enumerate(scales):
-                made = run.refine(scale, index)
+                made = run.refine(scale, index, index == len(scales) - 1)
                 if observe is not None:
                     done, total = number * len(scales) + index + 1, len(seeds) * len(scales)
                     name = f"scale {index + 1} of {len(scales)}"
@@ -199,7 +200,7 @@ class _Run:
         self.image = (scale.known + noise).clamp(0, 1)
         self.grids: list[Size] | None = None
 
-    def refine(self, scale: _Scale, index: int) -> Tensor:
+    def refine(self, scale: _Scale, index: int, is_last: bool) -> Tensor:
         """Search and join patches at a scale; return their means, NaN where there are none."""
         grid, size = (scale.wanted.shape[0], scale.wanted.shape[1]), (scale.region.shape[0], scale.region.shape[1])
         start = self._allowed(scale.keys, grid)
@@ -207,7 +208,7 @@ class _Run:
             start = torch.cat([resize_matches(self.matches, grid, self.grids, scale.keys.grids), start], 2)
         self.image = torch.where(scale.region, resize(self.image[None], size)[0], scale.known)
         made = self.image
-        for turn in range(self.settings.iterations):
+        for turn in range(min(self.settings.iterations, _MOST_LAST if is_last else self.settings.iterations)):
             query = levels(self.image * (1 - scale.content) + scale.known * scale.content)
             sweeps = self.settings.sweeps if index or turn else _FIRST_SWEEPS
             seed = (self.seed * 1_000_003 + index * 101 + turn) % 2**62
