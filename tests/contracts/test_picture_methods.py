@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentpatch.methods.picture import TARGET_TASKS, PictureStep
+from latentpatch.methods.picture import REGION_TASKS, TARGET_TASKS, PictureStep
 from latentpatch.registry import PICTURE_METHODS
 
 #: Settings that are quick, by method; the others are.
@@ -18,11 +18,12 @@ QUICK: dict[str, dict[str, Any]] = {
     "gpnn": {"coarsest": 10, "iterations": 1},
     "gpdm": {"coarsest": 16, "steps": 3, "last_steps": 1, "projections": 8, "pool": 16},
     "texture-optimization": {"patch_sizes": (8, 4), "scales": 2, "iterations": 2},
+    "completion": {"coarsest": 12, "iterations": 1},
     "efros-leung": {"window": 5},
     "style-optimization": {"coarsest": 12, "iterations": 1},
 }
 #: Methods with several steps a picture: scales, or rows of what is made.
-COARSE_TO_FINE = ("patch-diffusion", "gpnn", "gpdm", "texture-optimization", "style-optimization")
+COARSE_TO_FINE = ("patch-diffusion", "gpnn", "gpdm", "texture-optimization", "style-optimization", "completion")
 ROW_BY_ROW = ("quilting", "efros-leung")
 
 
@@ -41,8 +42,12 @@ def test_steps_are_told_up_to_the_result(name: str, picture: Tensor) -> None:
     task = next(each for each in sorted(method.tasks) if each != "inpaint")
     settings = method.resolve(method.Settings().changed(**QUICK.get(name, {})), [picture])
     target = picture.flip(2) if task in TARGET_TASKS else None
+    mask = None
+    if task in REGION_TASKS:
+        mask = torch.zeros(24, 32, dtype=torch.bool)
+        mask[9:14, 12:20] = True
     told: list[PictureStep] = []
-    result = method([picture], (24, 32), [5, 6], settings, task=task, target=target, observe=told.append)
+    result = method([picture], (24, 32), [5, 6], settings, task=task, target=target, mask=mask, observe=told.append)
     done = [step.done for step in told]
     assert done == sorted(set(done))
     assert (done[-1], {step.total for step in told}) == (told[-1].total, {told[-1].total})

@@ -89,13 +89,16 @@ class Completion(PictureMethod):
         for number, seed in enumerate(seeds):
             run = _Run(scales[0], settings, seed)
             for index, scale in enumerate(scales):
-                made = run.refine(scale, index, index == len(scales) - 1)
+                is_last = index == len(scales) - 1
+                made = run.refine(scale, index, is_last)
+                image = run.image[None, : len(target)]
+                if is_last:
+                    inside = torch.where(made.isnan(), scale.known, made)[None, : len(target)]
+                    image = join(inside, target[None], region, settings.fade)
                 if observe is not None:
                     done, total = number * len(scales) + index + 1, len(seeds) * len(scales)
-                    name = f"scale {index + 1} of {len(scales)}"
-                    observe(PictureStep(done, total, run.image[None, : len(target)], name))
-            made = torch.where(made.isnan(), scales[-1].known, made)[: len(target)]
-            images.append(join(made[None], target[None], region, settings.fade)[0])
+                    observe(PictureStep(done, total, image, f"scale {index + 1} of {len(scales)}"))
+            images.append(image[0])
             places = patch_positions(run.matches[:, :, 0].long(), settings.patch_size, size)
             offsets.append(torch.where(region[..., None], places, -1))
         return PictureResult(torch.stack(images), torch.stack(offsets))
