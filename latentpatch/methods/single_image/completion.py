@@ -216,7 +216,8 @@ class _Run:
             start = torch.cat([resize_matches(self.matches, grid, self.grids, scale.keys.grids), start], 2)
         self.image = torch.where(scale.region, resize(self.image[None], size)[0], scale.known)
         made = self.image
-        for turn in range(min(self.settings.iterations, _MOST_LAST if is_last else self.settings.iterations)):
+        is_short = is_last and not scale.content  # what is pasted starts at a fine scale and is not yet sharp
+        for turn in range(min(_MOST_LAST, self.settings.iterations) if is_short else self.settings.iterations):
             query = levels(self.image * (1 - scale.content) + scale.known * scale.content)
             sweeps = self.settings.sweeps if index or turn else _FIRST_SWEEPS
             seed = (self.seed * 1_000_003 + index * 101 + turn) % 2**62

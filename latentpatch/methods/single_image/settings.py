@@ -196,6 +196,6 @@ class CompletionSettings(Settings):
     )
     ratio: float = setting(0.7, "size of a scale relative to the next finer one", minimum=0.3, maximum=0.95)
     iterations: int = setting(
-        12, "searches at a scale; at most 3 at full size", minimum=1, limit=50, symbol="T", metavar="N"
+        12, "searches at a scale; at most 3 at full size without fidelity", minimum=1, limit=50, symbol="T", metavar="N"
     )
     sweeps: int = setting(2, "sweeps of a search by patchmatch", minimum=1, limit=16, is_advanced=True, metavar="N")
