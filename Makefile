@@ -1,8 +1,8 @@
 # make demo   pictures in out/        make test   lint, types and tests
 # make docs   the site in site/       make serve  TorchServe
 # All set up .venv first. SOURCES=FOLDER, N=COUNT, AUTOENCODER=NAME[:PATH], HOW=OPTIONS and PYTHON=python3 may be given, to
-# serve also CONFIG=config.local.properties (no tokens), to test JOBS=PROCESSES, of one thread each. Only serve needs
-# Java; the tests of it are skipped without.
+# serve also CONFIG=config.local.properties (no tokens), to test JOBS=PROCESSES, of one thread each, and SOAK=REQUESTS
+# of the test of TorchServe's memory, 5000 before a release. Only serve needs Java; the tests of it are skipped without.
 
 SOURCES ?= examples/portraits
 N ?= 16

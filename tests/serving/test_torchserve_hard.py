@@ -20,6 +20,10 @@ from latentpatch.serving.archive import build_archive
 
 pytestmark = pytest.mark.slow
 
+#: Requests of the test of memory, above 500, and the growth it allows. The more, the smaller the leaks it finds.
+SOAK = int(os.environ.get("SOAK", "1500"))
+GROWTH = 1.05 if SOAK >= 5000 else 1.02
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LatentPatch:
@@ -140,7 +144,7 @@ def test_two_thousand_malicious_bodies(server: live_server.LiveServer, service: 
     assert send(server, sent).body == traffic.expected(service, sent).body
 
 
-def test_memory_is_level_over_five_thousand_requests(server: live_server.LiveServer) -> None:
+def test_memory_is_level_over_many_requests(server: live_server.LiveServer) -> None:
     pids = server.worker_pids()
 
     def rounds(first: int, last: int) -> int:
@@ -150,9 +154,9 @@ def test_memory_is_level_over_five_thousand_requests(server: live_server.LiveSer
         return sum(server.memory()[pid] for pid in pids)
 
     early = rounds(0, 500)
-    late = rounds(500, 5000)
+    late = rounds(500, SOAK)
     assert server.worker_pids() == pids
-    assert late < 1.05 * early, (early, late)
+    assert late < GROWTH * early, (early, late)
 
 
 def test_what_the_workers_wrote_holds_no_token(server: live_server.LiveServer) -> None:
