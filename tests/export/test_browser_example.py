@@ -64,7 +64,7 @@ def installed(folder: Path, packages: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def model(faces: Path) -> LatentPatch:
-    return LatentPatch("pixels:4", 8, ResynthesisSettings()).fit(faces, size=64)
+    return LatentPatch("pixels:4", 8, ResynthesisSettings(sweeps=1)).fit(faces, size=64)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 if missing() is not None:
     pytest.skip(f"TorchServe cannot run on this machine: it has no {missing()}", allow_module_level=True)
 
-from latentpatch import LatentPatch, __version__
+from latentpatch import LatentPatch, RasterSettings, __version__
 from latentpatch.export.formats import export
 from latentpatch.serving import Limits, Service
 from latentpatch.serving.archive import build_graph_archive, load_archived
@@ -187,7 +187,7 @@ def test_refusals_are_json_and_say_why(server: LiveServer, local: Service) -> No
 
 def test_an_exported_graph_with_renewed_tokens(faces: Path, tmp_path: Path) -> None:
     # With a server of its own, also because the other tests' key would be gone.
-    model = LatentPatch("pixels:4", components=8).fit(faces, size=64)
+    model = LatentPatch("pixels:4", 8, RasterSettings(scales=1)).fit(faces, size=64)
     export(model, tmp_path / "graphs", "pt2", only=("generate",))
     build_graph_archive(tmp_path / "graphs", tmp_path / "latentpatch.mar", settings={"minWorkers": 2, "maxWorkers": 2})
     local = GraphService(tmp_path / "graphs")
