@@ -283,7 +283,7 @@ PICTURE_METHODS.declare(
     QuiltingSettings,
     "Joins overlapping blocks of the exemplars along cuts of least error (Efros & Freeman, SIGGRAPH 2001).",
     ".methods.single_image.quilting:Quilting",
-    ("texture",),
+    ("texture", "stylize"),
 )
 PICTURE_METHODS.declare(
     "gpdm",

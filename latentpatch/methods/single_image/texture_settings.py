@@ -75,13 +75,21 @@ class QuiltingSettings(Settings):
         "side of the blocks, in pixels: about that of the largest feature of the texture",
         minimum=2,
         limit=512,
-        default_help="a sixth of the exemplar's shorter side",
+        default_help="a sixth of the exemplar's shorter side; a twelfth to stylize",
     )
     overlap: int | None = setting(
         None, "pixels by which blocks overlap", minimum=1, limit=256, default_help="a sixth of the block"
     )
     tolerance: float = setting(
         0.1, "blocks are drawn among those whose error exceeds the smallest by at most this part", minimum=0, limit=100
+    )
+    passes: int = setting(
+        3, "passes over a picture to stylize, each with blocks two thirds as large", minimum=1, maximum=8, symbol="N"
+    )
+    palette: str = setting(
+        "style",
+        "colors in which the content is matched: those of the style, or its own",
+        choices=("style", "content"),
     )
     tileable: bool = setting(False, "make textures whose opposite edges match")
 

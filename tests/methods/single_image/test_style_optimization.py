@@ -164,4 +164,4 @@ def test_bad_input_is_refused() -> None:
     with refuses("strength"):
         latentpatch.stylize(content, style, strength=1.5)
     with refuses("method"):
-        latentpatch.stylize(content, style, method="quilting")
+        latentpatch.stylize(content, style, method="efros-leung")
