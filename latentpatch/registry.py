@@ -31,7 +31,7 @@ from .methods.single_image.filter_settings import (
     MedianSettings,
     RollingGuidanceSettings,
 )
-from .methods.single_image.settings import GPNNSettings, PatchDiffusionSettings
+from .methods.single_image.settings import GPNNSettings, PatchDiffusionSettings, PSINSettings
 from .methods.single_image.texture_settings import (
     EfrosLeungSettings,
     GPDMSettings,
@@ -277,6 +277,13 @@ PICTURE_METHODS.declare(
     "Replaces patches by their nearest neighbors in the picture, coarse to fine (Granot et al., CVPR 2022).",
     ".methods.single_image.gpnn:GPNN",
     ("reshuffle", "retarget", "analogy", "stylize"),
+)
+PICTURE_METHODS.declare(
+    "psin",
+    PSINSettings,
+    "Matches patches in colors and gradients, and joins them by their distances (Cherel et al., ICIP 2022).",
+    ".methods.single_image.psin:PSIN",
+    ("reshuffle", "retarget"),
 )
 PICTURE_METHODS.declare(
     "quilting",

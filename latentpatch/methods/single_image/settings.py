@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...errors import SettingError
 from ...settings import Settings, setting
 
-__all__ = ["GPNNSettings", "PatchDiffusionSettings"]
+__all__ = ["GPNNSettings", "PSINSettings", "PatchDiffusionSettings"]
 
 
 @dataclass(frozen=True)
@@ -142,3 +142,28 @@ class PatchDiffusionSettings(Settings):
     def check_together(self) -> None:
         if self.coarsest < self.coarse_patch_size:
             raise SettingError("coarsest", self.coarsest, f"at least coarse_patch_size, {self.coarse_patch_size}")
+
+
+@dataclass(frozen=True)
+class PSINSettings(Settings):
+    """Settings of PSin (Cherel et al., ICIP 2022)."""
+
+    patch_size: int = setting(11, "side of the patches, in pixels", minimum=3, maximum=33, symbol="p", metavar="PIXELS")
+    scales: int = setting(
+        4,
+        "scales, each half as large as the next finer one, as long as a patch fits; fewer copy smaller pieces",
+        minimum=1,
+        maximum=8,
+    )
+    gradients: float = setting(
+        5.0, "weight of the gradients' magnitudes among the colors", minimum=0, maximum=100, symbol="beta"
+    )
+    iterations: int = setting(10, "searches at a scale, at most", minimum=1, limit=50, metavar="N")
+    sweeps: int = setting(10, "sweeps of a search by patchmatch", minimum=1, limit=16, is_advanced=True, metavar="N")
+    tolerance: float = setting(
+        0.026,
+        "the searches of a scale end when they change pixels by less on average, in levels of 255",
+        minimum=0,
+        maximum=255,
+        is_advanced=True,
+    )
