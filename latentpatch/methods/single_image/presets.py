@@ -10,7 +10,7 @@ from ...registry import PICTURE_METHODS
 from ...settings import Settings
 from ...validation import check_choice
 from .settings import GPNNSettings
-from .texture_settings import GPDM_PUBLISHED, TextureOptimizationSettings
+from .texture_settings import GPDM_PUBLISHED, StyleOptimizationSettings, TextureOptimizationSettings
 
 __all__ = ["PICTURE_PRESETS", "PICTURE_PRESET_HELP", "presets_of", "task_settings"]
 
@@ -31,6 +31,7 @@ PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
         "gpdm-paper": GPDM_PUBLISHED.changed(noise=0.75),
         "kwatra": TextureOptimizationSettings(detail=1.0),
         "gutierrez": TextureOptimizationSettings(join="median", power=1.0),
+        "elad-milanfar": StyleOptimizationSettings(hallucination=1.0, smoothing=3.0),
     }
 )
 
@@ -43,6 +44,7 @@ PICTURE_PRESET_HELP: Mapping[str, str] = MappingProxyType(
         "gpdm-paper": "gpdm as in its paper's table: faster steps from less noise; slow",
         "kwatra": "texture-optimization with all pixels compared in every iteration; slow",
         "gutierrez": "texture-optimization of power 1, joined by medians",
+        "elad-milanfar": "style-optimization that paints plain regions freely, and smooths within edges",
     }
 )
 

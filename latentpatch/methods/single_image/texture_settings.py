@@ -181,6 +181,18 @@ class StyleOptimizationSettings(Settings):
         "colors in which the content is matched: those of the style, or its own",
         choices=("style", "content"),
     )
+    hallucination: float = setting(
+        0.0,
+        "part of the content's weight that regions without edges lose: at 1 the style does there as it likes",
+        minimum=0,
+        maximum=1,
+    )
+    smoothing: float = setting(
+        0.0,
+        "steps between pixels that are smoothed after each scale, in levels of 255; edges beyond stay",
+        minimum=0,
+        maximum=255,
+    )
     patch_size: int = setting(7, "side of the patches, in pixels", minimum=3, limit=33, symbol="p", metavar="PIXELS")
     coarsest: int = setting(32, "shorter side of the coarsest scale", minimum=4, metavar="PIXELS")
     ratio: float = setting(0.6, "size of a scale relative to the next finer one", minimum=0.3, maximum=0.95)
