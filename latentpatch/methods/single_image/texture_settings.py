@@ -138,12 +138,17 @@ class TextureOptimizationSettings(Settings):
     join: str = setting(
         "weighted", "weighted least squares for the power; median, for power 1; or mean, for power 2", is_advanced=True
     )
+    assignment: str = setting(
+        "none",
+        "none, each patch gets its nearest one; exact, all patches of the exemplar are used alike; entropic, nearly so",
+        choices=("none", "exact", "entropic"),
+    )
     detail: float = setting(
         0.5, "part of the frequencies by which patches are compared first; 1 compares all pixels, slowly", above=0,
         maximum=1,
     )  # fmt: skip
     exact_iterations: int = setting(
-        2,
+        5,
         "last iterations at each scale and patch size that compare all pixels",
         minimum=0,
         limit=200,
