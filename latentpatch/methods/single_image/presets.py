@@ -9,7 +9,7 @@ from ...errors import SettingError
 from ...registry import PICTURE_METHODS
 from ...settings import Settings
 from ...validation import check_choice
-from .settings import GPNNSettings
+from .settings import GPNNSettings, PatchDiffusionSettings
 from .texture_settings import GPDM_PUBLISHED, StyleOptimizationSettings, TextureOptimizationSettings
 
 __all__ = ["PICTURE_PRESETS", "PICTURE_PRESET_HELP", "presets_of", "task_settings"]
@@ -17,6 +17,7 @@ __all__ = ["PICTURE_PRESETS", "PICTURE_PRESET_HELP", "presets_of", "task_setting
 #: Settings by the name of the preset.
 PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
     {
+        "small-pieces": PatchDiffusionSettings(patch_size=3, softness=12.0, neighbors=16),
         "gpnn-original": GPNNSettings(
             alpha=0.005,
             alpha_unit="distance",
@@ -38,6 +39,7 @@ PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
 #: One phrase about each preset.
 PICTURE_PRESET_HELP: Mapping[str, str] = MappingProxyType(
     {
+        "small-pieces": "patch-diffusion that copies smaller pieces, and blurs a little",
         "gpnn-original": "gpnn as its authors' code: a square coarsest scale, noise on the picture; copies most",
         "gpnn-efficient": "gpnn as the public Efficient-GPNN: an absolute alpha, blurred keys",
         "gpdm-original": "gpdm as its authors' code: 300 steps a scale, new directions each step; slow",
