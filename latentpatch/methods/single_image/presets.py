@@ -17,7 +17,7 @@ __all__ = ["PICTURE_PRESETS", "PICTURE_PRESET_HELP", "presets_of", "task_setting
 #: Settings by the name of the preset.
 PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
     {
-        "small-pieces": PatchDiffusionSettings(patch_size=3, softness=12.0, neighbors=16),
+        "small-pieces": PatchDiffusionSettings(patch_size=3, softness=16.0, neighbors=16),
         "gpnn-original": GPNNSettings(
             alpha=0.005,
             alpha_unit="distance",
