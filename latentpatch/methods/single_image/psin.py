@@ -51,6 +51,11 @@ class PSIN(PictureMethod):
         pixels = sum(height * width for height, width in (*pictures, size))
         return 260 * pixels + 100 * _BLOCK_PIXELS * settings.patch_size**2 + 40 * count * size[0] * size[1]
 
+    def seconds(self, pictures: Sequence[Size], size: Size, count: int, settings: PSINSettings) -> float:
+        """Return the time of the searches and joints at all scales."""
+        patches = count * size[0] * size[1] * settings.iterations * settings.patch_size**2
+        return 2e-8 * patches * (2 + settings.sweeps)
+
     @torch.no_grad()
     def make(
         self,
