@@ -31,7 +31,12 @@ from .methods.single_image.filter_settings import (
     MedianSettings,
     RollingGuidanceSettings,
 )
-from .methods.single_image.settings import CompletionSettings, GPNNSettings, PatchDiffusionSettings
+from .methods.single_image.settings import (
+    CompletionSettings,
+    GPNNSettings,
+    PatchDiffusionSettings,
+    PSINSettings,
+)
 from .methods.single_image.texture_settings import (
     EfrosLeungSettings,
     GPDMSettings,
@@ -286,11 +291,18 @@ PICTURE_METHODS.declare(
     ("inpaint", "harmonize", "edit"),
 )
 PICTURE_METHODS.declare(
+    "psin",
+    PSINSettings,
+    "Matches patches in colors and gradients, and joins them by their distances (Cherel et al., ICIP 2022).",
+    ".methods.single_image.psin:PSIN",
+    ("reshuffle", "retarget"),
+)
+PICTURE_METHODS.declare(
     "quilting",
     QuiltingSettings,
     "Joins overlapping blocks of the exemplars along cuts of least error (Efros & Freeman, SIGGRAPH 2001).",
     ".methods.single_image.quilting:Quilting",
-    ("texture",),
+    ("texture", "stylize"),
 )
 PICTURE_METHODS.declare(
     "gpdm",

@@ -1,4 +1,4 @@
-"""Palettes: the colors of a picture moved to those of others."""
+"""Palettes: the colors of a picture moved to those of others, and its luminance."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["transfer_palette"]
+__all__ = ["luminance", "transfer_palette"]
 
+_LUMINANCE = (0.299, 0.587, 0.114)  # weights of red, green and blue, ITU-R BT.601
 _ROUNDS = 6  # of directions; more change little
+
+
+def luminance(picture: Tensor) -> Tensor:
+    """Return the luminance ``(1, H, W)`` of a picture ``(C, H, W)``: of two channels, the second is alpha."""
+    if len(picture) < len(_LUMINANCE):
+        return picture[:1]
+    return (picture[:3] * picture.new_tensor(_LUMINANCE)[:, None, None]).sum(0, keepdim=True)
 
 
 def transfer_palette(picture: Tensor, others: Sequence[Tensor]) -> Tensor:

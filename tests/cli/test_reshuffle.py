@@ -110,7 +110,7 @@ def test_a_preset_is_a_method_with_settings(beach: Path, tmp_path: Path) -> None
 #: Options, and words that the one line about them holds.
 REFUSED: dict[str, tuple[list[Any], list[str]]] = {
     "small result": (["--size", "4x40"], ["--size ", "7 x 7", "(4, 40)"]),
-    "coarsest below a patch": (["--coarsest", 4], ["--coarsest ", "5", "4"]),
+    "coarsest below a patch": (["--coarsest", 4], ["--coarsest ", "7", "4"]),
     "large patches": (["--patch-size", 33, "--coarsest", 33], ["size", "33 x 33", "(32, 40)"]),
     "mixed channels": (["GREY"], ["pictures ", "3 channels"]),
     "missing": (["gone.png"], ["gone.png: "]),

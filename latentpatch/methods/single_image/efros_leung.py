@@ -20,7 +20,7 @@ from torch import Tensor
 from ...errors import SettingError
 from ...runs.system import has_numba
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators
-from .quilting import Exemplars, levels_of
+from .quilting_blocks import Exemplars, levels_of
 from .texture_settings import EfrosLeungSettings
 
 __all__ = ["EfrosLeung", "WindowSearch", "window_weights"]

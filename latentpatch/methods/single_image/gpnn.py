@@ -116,14 +116,19 @@ def _resolved(settings: GPNNSettings, task: str, has_layout: bool) -> ResolvedSe
     return cast(ResolvedSettings, settings.changed(**missing))
 
 
-def pyramid_scales(pictures: Sequence[Size], size: Size, settings: ResolvedSettings) -> list[Scale]:
-    """Return the scales, coarse to fine: the shorter side of the smallest picture becomes ``coarsest``."""
+def pyramid_scales(
+    pictures: Sequence[Size], size: Size, settings: ResolvedSettings, least_side: int = 1
+) -> list[Scale]:
+    """Return the scales, coarse to fine: the shorter side of the smallest picture becomes ``coarsest``.
+
+    No side is shorter than a patch or ``least_side``.
+    """
     smallest = min(pictures, key=min)
     steps = pyramid_sizes(smallest, settings.ratio, settings.coarsest)
     factors = [min(step) / min(smallest) for step in steps]
 
     def at(factor: float, whole: Size) -> Size:
-        height, width = (max(settings.patch_size, round(side * factor)) for side in whole)
+        height, width = (max(settings.patch_size, least_side, round(side * factor)) for side in whole)
         return height, width
 
     scales = [Scale([at(factor, each) for each in pictures], at(factor, size)) for factor in factors]

@@ -61,7 +61,7 @@ class PatchDiffusion(PictureMethod):
         return count * (coarse + fine)
 
     def memory(self, pictures: Sequence[Size], size: Size, count: int, settings: PatchDiffusionSettings) -> int:
-        first = pyramid_scales(pictures, size, _refinement(settings))[0]
+        first = pyramid_scales(pictures, size, _refinement(settings), settings.coarse_patch_size)[0]
         pairs = max(_MOST_PAIRS, _pairs(first, settings.coarse_patch_size))
         pixels = sum(h * w for h, w in (*pictures, size))
         return 2 * BLOCK_BYTES + pairs * _BYTES_PER_PAIR + pixels * 260 + count * size[0] * size[1] * 40
@@ -80,7 +80,8 @@ class PatchDiffusion(PictureMethod):
         observe: Observer | None = None,
     ) -> PictureResult:
         refinement = _refinement(settings)
-        scales = pyramid_scales([(each.shape[1], each.shape[2]) for each in pictures], size, refinement)
+        sizes = [(each.shape[1], each.shape[2]) for each in pictures]
+        scales = pyramid_scales(sizes, size, refinement, settings.coarse_patch_size)
         steps = len(scales) + (settings.neighbors > 1)
         images, offsets = [], []
         for number, seed in enumerate(seeds):

@@ -9,14 +9,15 @@ from ...errors import SettingError
 from ...registry import PICTURE_METHODS
 from ...settings import Settings
 from ...validation import check_choice
-from .settings import GPNNSettings
-from .texture_settings import GPDM_PUBLISHED, TextureOptimizationSettings
+from .settings import GPNNSettings, PatchDiffusionSettings
+from .texture_settings import GPDM_PUBLISHED, StyleOptimizationSettings, TextureOptimizationSettings
 
 __all__ = ["PICTURE_PRESETS", "PICTURE_PRESET_HELP", "presets_of", "task_settings"]
 
 #: Settings by the name of the preset.
 PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
     {
+        "small-pieces": PatchDiffusionSettings(patch_size=3, softness=16.0, neighbors=16),
         "gpnn-original": GPNNSettings(
             alpha=0.005,
             alpha_unit="distance",
@@ -31,18 +32,21 @@ PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
         "gpdm-paper": GPDM_PUBLISHED.changed(noise=0.75),
         "kwatra": TextureOptimizationSettings(detail=1.0),
         "gutierrez": TextureOptimizationSettings(join="median", power=1.0),
+        "elad-milanfar": StyleOptimizationSettings(hallucination=1.0, smoothing=3.0),
     }
 )
 
 #: One phrase about each preset.
 PICTURE_PRESET_HELP: Mapping[str, str] = MappingProxyType(
     {
+        "small-pieces": "patch-diffusion that copies smaller pieces, and blurs a little",
         "gpnn-original": "gpnn as its authors' code: a square coarsest scale, noise on the picture; copies most",
         "gpnn-efficient": "gpnn as the public Efficient-GPNN: an absolute alpha, blurred keys",
         "gpdm-original": "gpdm as its authors' code: 300 steps a scale, new directions each step; slow",
         "gpdm-paper": "gpdm as in its paper's table: faster steps from less noise; slow",
         "kwatra": "texture-optimization with all pixels compared in every iteration; slow",
         "gutierrez": "texture-optimization of power 1, joined by medians",
+        "elad-milanfar": "style-optimization that paints plain regions freely, and smooths within edges",
     }
 )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...errors import SettingError
 from ...settings import Settings, setting
 
-__all__ = ["CompletionSettings", "GPNNSettings", "PatchDiffusionSettings"]
+__all__ = ["CompletionSettings", "GPNNSettings", "PSINSettings", "PatchDiffusionSettings"]
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ class PatchDiffusionSettings(Settings):
     """Settings of patch diffusion; noise is in standard deviations of the picture."""
 
     coarsest: int = setting(
-        12, "shorter side of the coarsest scale; higher values copy smaller pieces", minimum=4, limit=512,
+        16, "shorter side of the coarsest scale; higher values copy smaller pieces", minimum=4, limit=512,
         metavar="PIXELS",
     )  # fmt: skip
     patch_size: int = setting(
         7, "side of the patches at fine scales; lower values copy smaller pieces", minimum=3, limit=33, symbol="p",
         metavar="PIXELS",
     )  # fmt: skip
-    coarse_patch_size: int = setting(5, "side of the patches at coarse scales", minimum=3, limit=33, metavar="PIXELS")
+    coarse_patch_size: int = setting(7, "side of the patches at coarse scales", minimum=3, limit=33, metavar="PIXELS")
     alpha: float = setting(
         0.08,
         "the lower, the more parts of the picture that are not in the result are preferred; from 1000 on none are",
@@ -116,7 +116,7 @@ class PatchDiffusionSettings(Settings):
         None, "noise to start from", minimum=0, maximum=1, symbol="sigma", default_help="1; 0.3 to retarget"
     )
     finer_noise: float = setting(
-        0.6, "noise that is added at the coarse scales but the first, at most that to start from", minimum=0, maximum=1
+        0.4, "noise that is added at the coarse scales but the first, at most that to start from", minimum=0, maximum=1
     )
     steps: int = setting(8, "levels of noise at a coarse scale", minimum=1, limit=200, symbol="T", metavar="N")
     temperature: float = setting(
@@ -129,7 +129,7 @@ class PatchDiffusionSettings(Settings):
         4, "nearest patches that are averaged in the end; 1 for plain copies", minimum=1, limit=32, symbol="k"
     )
     softness: float = setting(
-        5.0,
+        3.0,
         "levels of 255 that a patch may differ from the nearest one to be averaged in the end with much weight; higher "
         "values copy smaller pieces",
         minimum=0,
@@ -199,3 +199,28 @@ class CompletionSettings(Settings):
         12, "searches at a scale; at most 3 at full size without fidelity", minimum=1, limit=50, symbol="T", metavar="N"
     )
     sweeps: int = setting(2, "sweeps of a search by patchmatch", minimum=1, limit=16, is_advanced=True, metavar="N")
+
+
+@dataclass(frozen=True)
+class PSINSettings(Settings):
+    """Settings of PSin (Cherel et al., ICIP 2022)."""
+
+    patch_size: int = setting(11, "side of the patches, in pixels", minimum=3, maximum=33, symbol="p", metavar="PIXELS")
+    scales: int = setting(
+        4,
+        "scales, each half as large as the next finer one, as long as a patch fits; fewer copy smaller pieces",
+        minimum=1,
+        maximum=8,
+    )
+    gradients: float = setting(
+        5.0, "weight of the gradients' magnitudes among the colors", minimum=0, maximum=100, symbol="beta"
+    )
+    iterations: int = setting(10, "searches at a scale, at most", minimum=1, limit=50, metavar="N")
+    sweeps: int = setting(10, "sweeps of a search by patchmatch", minimum=1, limit=16, is_advanced=True, metavar="N")
+    tolerance: float = setting(
+        0.026,
+        "the searches of a scale end when they change pixels by less on average, in levels of 255",
+        minimum=0,
+        maximum=255,
+        is_advanced=True,
+    )

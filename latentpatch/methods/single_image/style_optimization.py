@@ -5,6 +5,10 @@ whose weights fall with the distance (power r below 2). The picture that is matc
 content, nearer to the content at coarse scales: this is the least of the two weighted squared distances, as in the
 guided matching of Samuth, Tschumperlé & Rabin (ICIP 2022). A patch of the style that is used often has its distances
 multiplied by more, so that plain regions do not all become one patch. The last step copies from the style alone.
+
+With hallucination, the content counts less where it has no edges, and the style fills these regions from noise: the
+segmentation of Elad & Milanfar, who leave its choice open, is the density of edges here. With smoothing, the picture
+of each scale is smoothed within its edges by the domain transform, as theirs is.
 """
 
 from __future__ import annotations
@@ -16,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...ops.edges import edge_density, smooth_within_edges
 from ...ops.palettes import transfer_palette
 from ...ops.patch_nearest import levels
 from ...ops.patches import patch_grid, patch_positions
 from ...ops.patchmatch import Field, Sources, patchmatch, resize_matches, vote
 from ...ops.pyramid import pyramid_sizes, resize
-from ..picture import Observer, PictureMethod, PictureResult, PictureStep
+from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators, noise_of
 from .texture_settings import StyleOptimizationSettings
 
 __all__ = ["StyleOptimization"]
@@ -29,6 +34,7 @@ __all__ = ["StyleOptimization"]
 Size = tuple[int, int]
 
 _COARSE, _FINE = 2.0, 0.5  # content against result at the coarsest and finest scale, for a strength of 0.5
+_START_NOISE = 50 / 255  # standard deviation where nothing of the content counts
 _FIRST_SWEEPS = 6  # sweeps of the first search, which starts at random
 _UNIT_WEIGHT, _MOST_WEIGHT = 16, 256  # of a match at the mean distance, and at most: whole numbers, exact in any order
 
@@ -75,7 +81,9 @@ class StyleOptimization(PictureMethod):
         """Return pictures, and for each pixel the pixel that its patch has in the styles."""
         assert target is not None
         content = resize(target[None], size)[0]
+        edges = edge_density(content)
         content = transfer_palette(content, pictures) if settings.palette == "style" else content
+        weights = 1 - settings.hallucination * (1 - edges)
         sizes = pyramid_sizes(size, settings.ratio, settings.coarsest)
         images, offsets = [], []
         for number, seed in enumerate(seeds):
@@ -94,11 +102,14 @@ class StyleOptimization(PictureMethod):
                 grid = patch_grid(whole, settings.patch_size)
                 start = None if matches is None else resize_matches(matches, grid, grids, keys.grids)
                 grids = keys.grids
-                share = _share(settings.strength, scale / max(1, len(sizes) - 1))
-                image, matches = _restyle(
-                    resize(image[None], whole)[0], resize(content[None], whole)[0], keys, share, start, settings,
-                    seed * 1_000_003 + scale * 101,
-                )  # fmt: skip
+                image, shown, local = (resize(each[None], whole)[0] for each in (image, content, weights))
+                if matches is None and settings.hallucination:
+                    noise = noise_of(generators([seed]), tuple(image.shape), image.device)[0]
+                    image = (image + noise * (1 - local) * _START_NOISE).clamp(0, 1)
+                share = _share(settings.strength, scale / max(1, len(sizes) - 1), local)
+                image, matches = _restyle(image, shown, keys, share, start, settings, seed * 1_000_003 + scale * 101)
+                if settings.smoothing:
+                    image = smooth_within_edges(image, settings.patch_size, settings.smoothing * len(image) / 255)
                 if observe is not None:
                     done = number * len(sizes) + scale + 1
                     name = f"scale {scale + 1} of {len(sizes)}"
@@ -113,17 +124,26 @@ def _at_least(side: int, size: Size) -> Size:
     return max(side, size[0]), max(side, size[1])
 
 
-def _share(strength: float, progress: float) -> float:
-    """Return the part of the content in the picture that is matched, at a scale from 0, the coarsest, to 1."""
-    weight = _COARSE * (_FINE / _COARSE) ** progress * (1 - strength)
-    return float(weight / (weight + strength))
+def _share(strength: float, progress: float, weights: Tensor) -> Tensor:
+    """Return the part of the content in the picture that is matched, by pixel.
+
+    Args:
+        strength: of the style, from 0 to 1.
+        progress: of the scales, from 0, the coarsest, to 1.
+        weights: of the content, ``(1, h, w)`` from 0 to 1.
+    """
+    if strength == 0:
+        return weights.gt(0).to(weights)
+    weight = weights * (_COARSE * (_FINE / _COARSE) ** progress * (1 - strength))
+    share: Tensor = weight / (weight + strength)
+    return share
 
 
 def _restyle(
     image: Tensor,
     content: Tensor,
     keys: Sources,
-    share: float,
+    share: Tensor,
     matches: Tensor | None,
     settings: StyleOptimizationSettings,
     seed: int,

@@ -3,6 +3,9 @@
 From coarse to fine, and at each scale from large patches to small ones, two steps alternate. Each patch of the result
 is matched with the nearest patch of the exemplars; then the matches, which overlap, are joined: by least squares whose
 weights fall with the distance (power r below 2), by the median (Gutierrez et al., 2017: power 1) or by the mean.
+
+With an assignment, patches decide together instead: all patches of the exemplars are used alike (Gutierrez et al.), on
+grids that are decimated, as time grows with the cube of the number of patches.
 """
 
 from __future__ import annotations
@@ -17,15 +20,20 @@ import torch
 from torch import Tensor
 
 from ...errors import SettingError
+from ...ops.assignment import assign
 from ...ops.pyramid import resize
+from ...ops.transport import transport_weights
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators
 from .texture_settings import TextureOptimizationSettings
 
-__all__ = ["PatchGrid", "TextureOptimization", "frequencies", "nearest_rows"]
+__all__ = ["PatchGrid", "TextureOptimization", "assigned_rows", "frequencies", "nearest_rows"]
 
 _BLOCK_BYTES = 4 << 20  # bytes of the distances that are computed at a time: they stay in the cache
 _LEAST_SQUARE = 1e-8  # least squared distance that is raised to a negative power
 _STEPS_PER_PATCH = 4  # patches overlap: the next one begins a quarter further
+_FEWER_STEPS = 2  # on grids that are decimated for an assignment
+_MOST_ASSIGNED = 1024  # patches of a grid
+_ENTROPY, _ROUNDS = 0.3, 50  # of entropic assignments: in mean distances to the nearest patch; and of Sinkhorn
 
 
 class TextureOptimization(PictureMethod):
@@ -80,9 +88,10 @@ class TextureOptimization(PictureMethod):
             anchor = pictures[0] if target is None else target
             if tuple(anchor.shape[1:]) != tuple(size):
                 raise SettingError("size", tuple(size), f"{tuple(anchor.shape[1:])}, as the picture to be near to")
+        runs = [_Run(list(pictures), size, settings, generator, anchor) for generator in generators(seeds)]
+        runs[0].check()
         images, maps, losses = [], [], []
-        for number, generator in enumerate(generators(seeds)):
-            run = _Run(list(pictures), size, settings, generator, anchor)
+        for number, run in enumerate(runs):
             image, offsets, curve = run.optimize(observe, number, len(seeds))
             images.append(image)
             maps.append(offsets)
@@ -104,11 +113,11 @@ class PatchGrid:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, size: tuple[int, int], side: int, wraps: bool = False) -> PatchGrid:
-        """Return the patches of a picture; those of a tile continue at the opposite edge."""
+    def of(cls, size: tuple[int, int], side: int, wraps: bool = False, steps: int = _STEPS_PER_PATCH) -> PatchGrid:
+        """Return the patches of a picture, so many along a side; those of a tile continue at the opposite edge."""
         lines = []
         for length in size:
-            step = max(1, side // _STEPS_PER_PATCH)
+            step = max(1, side // steps)
             if wraps:
                 starts = torch.arange(0, length, step)
             else:
@@ -207,6 +216,24 @@ def nearest_rows(queries: Tensor, keys: Tensor) -> Tensor:
     return torch.cat(found)
 
 
+def assigned_rows(queries: Tensor, keys: Tensor, is_exact: bool) -> Tensor:
+    """Return the position of a key for each query such that all keys are used alike, at the least distances.
+
+    Args:
+        queries: ``(Q, d)`` float32.
+        keys: ``(K, d)`` float32. With more queries than keys, each key is used up to Q / K times, rounded up.
+        is_exact: whether the bound holds exactly; else the assignment is the largest weight of entropic transport.
+
+    Returns:
+        ``(Q,)`` int64.
+    """
+    costs = torch.cdist(queries.double(), keys.double()).square()
+    if is_exact:
+        return assign(costs.repeat(1, -(-len(queries) // len(keys)))) % len(keys)
+    unit = max(float(costs.amin(1).mean()) * _ENTROPY, _LEAST_SQUARE)
+    return transport_weights((costs / unit).float(), _ROUNDS)[0].argmax(1)
+
+
 class _Run:
     """The optimization of one picture."""
 
@@ -233,16 +260,21 @@ class _Run:
             if result is None:
                 result = self._start(exemplars, size) if anchor is None or not settings.fidelity else anchor
             result = resize(result[None], size)[0]
-            grids = [PatchGrid.of((p.shape[1], p.shape[2]), side) for p in exemplars]
+            steps = self._steps(side, size, [(p.shape[1], p.shape[2]) for p in exemplars])
+            grids = [PatchGrid.of((p.shape[1], p.shape[2]), side, steps=steps) for p in exemplars]
             patches = torch.cat([grid.extract(p) for grid, p in zip(grids, exemplars, strict=True)])
-            grid = PatchGrid.of(size, side, settings.tileable)
+            grid = PatchGrid.of(size, side, settings.tileable, steps)
             count, exact = max(1, round(side * settings.detail)), settings.iterations - settings.exact_iterations
             keys = frequencies(patches, count)
             for iteration in range(settings.iterations):
                 if iteration == max(0, exact):
                     count, keys = side, patches.flatten(1)
                 own = grid.extract(result)
-                match = nearest_rows(frequencies(own, count), keys)
+                seen = frequencies(own, count)
+                if settings.assignment == "none":
+                    match = nearest_rows(seen, keys)
+                else:
+                    match = assigned_rows(seen, keys, settings.assignment == "exact")
                 found = patches[match]
                 squares = (own - found).square().flatten(1).sum(1)
                 losses.append(squares.pow(settings.power / 2).mean())
@@ -262,6 +294,29 @@ class _Run:
             sides = settings.patch_sizes[-(settings.scales - scale) :]
             stages += [(0.5**scale, side) for side in sides if side <= shortest * 0.5**scale]
         return stages or [(1.0, min(settings.patch_sizes))]
+
+    def check(self) -> None:
+        """Refuse an assignment of more patches than it can take.
+
+        Raises:
+            SettingError: naming the patch sizes.
+        """
+        for factor, side in self._stages():
+            self._steps(
+                side, self._scaled(self.size, factor), [self._scaled(p.shape[1:], factor) for p in self.pictures]
+            )
+
+    def _steps(self, side: int, size: tuple[int, int], exemplars: list[tuple[int, int]]) -> int:
+        """Return the patches along a patch's side: fewer on a grid that is decimated for an assignment."""
+        if self.settings.assignment == "none":
+            return _STEPS_PER_PATCH
+        for steps in (_STEPS_PER_PATCH, _FEWER_STEPS):
+            own, *keys = (PatchGrid.of(each, side, steps=steps) for each in (size, *exemplars))
+            counts = len(own.rows) * len(own.columns), sum(len(each.rows) * len(each.columns) for each in keys)
+            if max(counts) <= _MOST_ASSIGNED:
+                return steps
+        text = f"such that pictures have at most {_MOST_ASSIGNED} patches to assign, not {max(counts)} of {side} pixels"
+        raise SettingError("patch_sizes", self.settings.patch_sizes, text)
 
     @staticmethod
     def _scaled(size: tuple[int, ...], factor: float) -> tuple[int, int]:

@@ -75,13 +75,21 @@ class QuiltingSettings(Settings):
         "side of the blocks, in pixels: about that of the largest feature of the texture",
         minimum=2,
         limit=512,
-        default_help="a sixth of the exemplar's shorter side",
+        default_help="a sixth of the exemplar's shorter side; a twelfth to stylize",
     )
     overlap: int | None = setting(
         None, "pixels by which blocks overlap", minimum=1, limit=256, default_help="a sixth of the block"
     )
     tolerance: float = setting(
         0.1, "blocks are drawn among those whose error exceeds the smallest by at most this part", minimum=0, limit=100
+    )
+    passes: int = setting(
+        3, "passes over a picture to stylize, each with blocks two thirds as large", minimum=1, maximum=8, symbol="N"
+    )
+    palette: str = setting(
+        "style",
+        "colors in which the content is matched: those of the style, or its own",
+        choices=("style", "content"),
     )
     tileable: bool = setting(False, "make textures whose opposite edges match")
 
@@ -130,12 +138,17 @@ class TextureOptimizationSettings(Settings):
     join: str = setting(
         "weighted", "weighted least squares for the power; median, for power 1; or mean, for power 2", is_advanced=True
     )
+    assignment: str = setting(
+        "none",
+        "none, each patch gets its nearest one; exact, all patches of the exemplar are used alike; entropic, nearly so",
+        choices=("none", "exact", "entropic"),
+    )
     detail: float = setting(
         0.5, "part of the frequencies by which patches are compared first; 1 compares all pixels, slowly", above=0,
         maximum=1,
     )  # fmt: skip
     exact_iterations: int = setting(
-        2,
+        5,
         "last iterations at each scale and patch size that compare all pixels",
         minimum=0,
         limit=200,
@@ -172,6 +185,18 @@ class StyleOptimizationSettings(Settings):
         "style",
         "colors in which the content is matched: those of the style, or its own",
         choices=("style", "content"),
+    )
+    hallucination: float = setting(
+        0.0,
+        "part of the content's weight that regions without edges lose: at 1 the style does there as it likes",
+        minimum=0,
+        maximum=1,
+    )
+    smoothing: float = setting(
+        0.0,
+        "steps between pixels that are smoothed after each scale, in levels of 255; edges beyond stay",
+        minimum=0,
+        maximum=255,
     )
     patch_size: int = setting(7, "side of the patches, in pixels", minimum=3, limit=33, symbol="p", metavar="PIXELS")
     coarsest: int = setting(32, "shorter side of the coarsest scale", minimum=4, metavar="PIXELS")

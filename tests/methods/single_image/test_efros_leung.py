@@ -14,7 +14,7 @@ from torch import Tensor
 from latentpatch.methods.picture import PictureResult
 from latentpatch.methods.single_image import efros_leung
 from latentpatch.methods.single_image.efros_leung import EfrosLeung, WindowSearch, window_weights
-from latentpatch.methods.single_image.quilting import levels_of
+from latentpatch.methods.single_image.quilting_blocks import levels_of
 from latentpatch.methods.single_image.texture_settings import EfrosLeungSettings
 from latentpatch.registry import PICTURE_METHODS
 

@@ -9,9 +9,11 @@ import torch
 from helpers.errors import refuses
 from torch import Tensor
 
+import latentpatch
 from latentpatch import PatchDiffusionSettings
 from latentpatch.methods.picture import PictureStep
 from latentpatch.methods.single_image.patch_diffusion import PatchDiffusion
+from latentpatch.methods.single_image.presets import PICTURE_PRESETS
 
 SMALL = PatchDiffusionSettings(patch_size=5, coarsest=10, steps=4, iterations=3)
 PLAIN = replace(SMALL, neighbors=1)
@@ -157,3 +159,20 @@ def test_bad_input_is_refused() -> None:
         PatchDiffusionSettings(coarsest=4)
     with refuses("noise"):
         PatchDiffusionSettings(noise=1.5)
+
+
+def test_the_preset_small_pieces_copies_smaller_pieces() -> None:
+    source = scene(64, 80)
+    default, small = (
+        latentpatch.reshuffle(source, 2, settings=settings).copying()
+        for settings in (PatchDiffusionSettings(), PICTURE_PRESETS["small-pieces"])
+    )
+    for one, other in zip(small, default, strict=True):
+        assert one["contiguity"] < 0.8 * other["contiguity"]
+
+
+def test_coarse_patches_may_be_the_larger_ones() -> None:
+    """The pyramid of a narrow picture ends where a coarse patch still fits."""
+    source = scene(14, 90)
+    settings = replace(SMALL, coarse_patch_size=9, steps=2)
+    assert PatchDiffusion()([source], (14, 90), [0], settings).images.shape == (1, 3, 14, 90)

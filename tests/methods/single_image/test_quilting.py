@@ -12,16 +12,19 @@ from helpers.errors import refuses
 from torch import Tensor
 
 from latentpatch.methods.picture import PictureResult
-from latentpatch.methods.single_image.quilting import (
+from latentpatch.methods.single_image.quilting import Quilting
+from latentpatch.methods.single_image.quilting_blocks import (
     Exemplars,
-    Quilting,
     Search,
     band_widths,
     least_cut,
     levels_of,
+    nearest_positions,
     place_starts,
 )
 from latentpatch.methods.single_image.texture_settings import QuiltingSettings
+from latentpatch.methods.single_image.texture_transfer import shares
+from latentpatch.ops.palettes import luminance
 from latentpatch.registry import PICTURE_METHODS
 
 SMALL = QuiltingSettings(block=8, overlap=3)
@@ -57,7 +60,8 @@ def test_a_block_of_an_exemplar_is_found() -> None:
     position = 15 * 12 + 25 * 2 + 7
     assert exemplars.place(position) == (1, 2, 7)
     block, _ = exemplars.pixels_of(position)
-    assert Search(exemplars).find(block, np.ones((6, 6), bool), 0.1).tolist() == [position]
+    costs = Search(exemplars).differences(block, np.ones((6, 6), bool))
+    assert nearest_positions(costs, 0.1).tolist() == [position]
 
 
 def test_cuts_are_the_cheapest_paths() -> None:
@@ -144,6 +148,30 @@ def test_refusals() -> None:
         make([source], (10, 40), SMALL.changed(tileable=True))
     with refuses("tolerance"):
         QuiltingSettings(tolerance=-1.0)
+
+
+def test_the_texture_counts_more_in_later_passes() -> None:
+    assert [shares(n) for n in (1, 2, 3, 5)] == [[10], [10, 90], [10, 50, 90], [10, 30, 50, 70, 90]]
+
+
+@pytest.mark.parametrize(("channels", "passes"), [(1, 3), (3, 1), (3, 3), (4, 2)])
+def test_transfer_lays_copies_out_like_the_content(channels: int, passes: int) -> None:
+    styles = [random_picture(24, 30, channels=channels), random_picture(16, 30, seed=1, channels=channels) * 0.5]
+    content = torch.full((channels, 27, 34), 0.2)
+    content[:, :, 17:] = 0.8
+    settings = SMALL.changed(passes=passes, palette="content", tolerance=0.0)
+    made = Quilting()(styles, (27, 34), (3, 4), settings, task="stylize", target=content)
+    assert_copied(made, styles)
+    light = luminance(made.images[0])
+    assert light[..., :14].mean() + 0.15 < light[..., 20:].mean()
+    alone = Quilting()(styles, (27, 34), (4,), settings, task="stylize", target=content)
+    assert torch.equal(alone.images[0], made.images[1])
+
+
+def test_transfer_of_the_content_itself_gives_it_back() -> None:
+    source = random_picture(24, 28)
+    made = Quilting()([source], (24, 28), (0,), SMALL.changed(tolerance=0.0), task="stylize", target=source)
+    assert (made.images[0] == source).float().mean() > 0.9
 
 
 def test_the_registry_has_it() -> None:

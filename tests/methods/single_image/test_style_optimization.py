@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.copied_pictures import random_picture
 from helpers.errors import refuses
 from torch import Tensor
 
@@ -89,6 +90,24 @@ def test_variety_uses_more_patches() -> None:
     assert used[1] > used[0]
 
 
+def test_hallucination_fills_plain_regions_with_the_style_and_keeps_the_rest() -> None:
+    style = torch.nn.functional.avg_pool2d(random_picture(62, 62)[None], 3, 1)[0]
+    content = torch.cat([torch.full((3, 48, 60), 0.5), style[:, :48, :36]], 2)
+    made = [stylized(content, style, SMALL.changed(hallucination=part)) for part in (0.0, 1.0)]
+    haze, texture = (float(each[..., :44].std() / style.std()) for each in made)
+    assert haze < 0.6 < 0.85 < texture
+    for each in made:
+        assert (each - content)[..., 70:].abs().mean() < 0.01
+
+
+def test_smoothing_ends_at_edges() -> None:
+    content, style = halves(), stripes(50, 60)
+    rough, smooth = (stylized(content, style, SMALL.changed(smoothing=step)) for step in (0.0, 20.0))
+    before, after = (each.diff(dim=2).abs() for each in (rough, smooth))
+    assert after[before < 0.06].mean() < 0.7 * before[before < 0.06].mean()
+    assert after[before > 0.6].mean() > 0.9 * before[before > 0.6].mean()
+
+
 def test_a_seed_gives_the_same_alone_in_a_batch_and_with_any_threads() -> None:
     content, styles = halves(60, 60), [stripes(), stripes(30, 30, 1)]
     method, threads, steps = StyleOptimization(), torch.get_num_threads(), list[PictureStep]()
@@ -164,4 +183,4 @@ def test_bad_input_is_refused() -> None:
     with refuses("strength"):
         latentpatch.stylize(content, style, strength=1.5)
     with refuses("method"):
-        latentpatch.stylize(content, style, method="quilting")
+        latentpatch.stylize(content, style, method="efros-leung")

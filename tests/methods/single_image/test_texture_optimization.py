@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.copied_pictures import random_picture
 from helpers.errors import refuses
 from torch import Tensor
 
+from latentpatch.io.channels import read_channels
 from latentpatch.methods.picture import PictureResult
+from latentpatch.methods.single_image.presets import PICTURE_PRESETS
 from latentpatch.methods.single_image.texture_optimization import (
     PatchGrid,
     TextureOptimization,
+    assigned_rows,
     frequencies,
     nearest_rows,
 )
@@ -68,6 +73,37 @@ def test_the_search_finds_the_nearest_and_the_lower_of_equals() -> None:
     queries, keys = random_picture(50, 12)[0], random_picture(70, 12, seed=1)[0]
     assert torch.equal(nearest_rows(queries, keys), torch.cdist(queries, keys).argmin(1))
     assert nearest_rows(keys[:3], torch.cat([keys, keys])).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("side", [8, 6])
+def test_every_patch_of_the_decimated_grid_is_used_once(side: int) -> None:
+    source = waves(24, 24) * 0.5 + 0.5 * random_picture(24, 24)
+    grid = PatchGrid.of((24, 24), side, steps=2)
+    queries, keys = (grid.extract(each).flatten(1) for each in (random_picture(24, 24, seed=1), source))
+    exact = assigned_rows(queries, keys, is_exact=True)
+    assert sorted(exact.tolist()) == list(range(len(keys)))
+    entropic = assigned_rows(queries, keys, is_exact=False)
+    unused = [len(keys) - len(set(found.tolist())) for found in (exact, entropic, nearest_rows(queries, keys))]
+    assert unused[0] == 0
+    assert unused[1] < unused[2]
+    twice = assigned_rows(torch.cat([queries, queries]), keys, is_exact=True)
+    assert twice.bincount(minlength=len(keys)).tolist() == [2] * len(keys)
+
+
+def test_an_assignment_makes_the_result_complete() -> None:
+    """A small field in a plain ground goes missing where each patch takes its nearest one."""
+    source = 0.4 + 0.02 * random_picture(32, 32)
+    source[:, 20:, 16:] = waves(12, 16)
+    keys = PatchGrid.of((32, 32), 8).extract(source).flatten(1)
+    missing = {}
+    for assignment in ("none", "entropic", "exact"):
+        image = make([source], (32, 32), SMALL.changed(assignment=assignment, iterations=6)).images[0]
+        own = PatchGrid.of((32, 32), 8).extract(image).flatten(1)
+        missing[assignment] = float((keys - own[nearest_rows(keys, own)]).square().mean())
+    assert missing["exact"] < 0.8 * missing["none"]
+    assert missing["entropic"] < missing["none"]
+    with refuses("patch_sizes"):
+        make([random_picture(200, 200)], (32, 32), SMALL.changed(assignment="exact"))
 
 
 def test_a_picture_with_patches_of_the_exemplar_stays_as_it_is() -> None:
@@ -150,6 +186,20 @@ def test_refusals() -> None:
         make([random_picture(24, 24)], (30, 30), SMALL.changed(fidelity=1.0))
     with refuses("size"):
         make([random_picture(24, 3)], (30, 30), SMALL)
+
+
+def test_the_energy_is_at_most_that_of_the_published_schedule(shared: Path) -> None:
+    """Sum over the textures, from equal starts; the preset is the schedule of the course's author."""
+    energies = {"default": 0.0, "kwatra": 0.0}
+    for number in range(1, 7):
+        source = read_channels(shared / "textures" / f"{number}.png")[:3, :96, :96].contiguous()
+        keys = PatchGrid.of((96, 96), 8).extract(source).flatten(1)
+        for name, settings in (("default", TextureOptimizationSettings()), ("kwatra", PICTURE_PRESETS["kwatra"])):
+            assert isinstance(settings, TextureOptimizationSettings)
+            own = PatchGrid.of((96, 96), 8).extract(make([source], (96, 96), settings).images[0]).flatten(1)
+            squares = (own - keys[nearest_rows(own, keys)]).square().sum(1)
+            energies[name] += float(squares.pow(0.4).mean())
+    assert energies["default"] <= energies["kwatra"]
 
 
 def test_the_registry_has_it() -> None:
