@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import SettingError, SettingTypeError, WeightsError
 from ..io.atomic import tensor_bytes
+from ..runs.threads import map_in_threads
 
 __all__ = ["PRECISIONS", "Autoencoder", "AutoencoderSpec"]
 
@@ -272,9 +273,10 @@ class Autoencoder(nn.Module, ABC):
 
     def _in_chunks(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         size = self.chunk_size
-        outputs = []
-        for chunk in batch.split(size):
-            missing = size - len(chunk)
-            padded = torch.cat([chunk, chunk[-1:].expand(missing, -1, -1, -1)]) if missing else chunk
-            outputs.append(function(padded.contiguous(memory_format=torch.channels_last))[: len(chunk)])
-        return torch.cat(outputs).contiguous()
+        chunks = list(batch.split(size))
+        chunks[-1] = torch.cat([chunks[-1], batch[-1:].expand(size - len(chunks[-1]), -1, -1, -1)])
+        chunks = [chunk.contiguous(memory_format=torch.channels_last) for chunk in chunks]
+        # A convolution's sums depend on the number of its threads: on a CPU each chunk has one.
+        is_plain = batch.device.type != "cpu" or torch.compiler.is_compiling() or type(batch) is not Tensor
+        outputs = list(map(function, chunks)) if is_plain else map_in_threads(function, chunks)
+        return torch.cat(outputs)[: len(batch)].contiguous()
