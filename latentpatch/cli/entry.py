@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return _fail("out of memory; fewer sources, a smaller --size or another --device may fit")
+        return _fail("out of memory; smaller settings, fewer sources, a smaller --size or another --device may fit")
     except KeyboardInterrupt:
         print(
             "latentpatch: interrupted,",

@@ -31,6 +31,9 @@ _ACCEPTED = "accepted: still JPEG, PNG, WebP, BMP, TIFF and GIF pictures"
 # pass over all pixels.
 _MAX_JPEG_SCANS = 200
 
+# Encoders write chunks of 8 KiB and more, beside a few small ones. Pillow takes microseconds for each.
+_MAX_SMALL_CHUNKS, _CHUNK_BYTES = 4096, 1024
+
 # The warning filters, which open_image changes, belong to the whole process.
 _lock = threading.Lock()
 
@@ -50,6 +53,7 @@ def open_image(source: ImageSource, name: str | None, max_pixels: int = MAX_PIXE
     with stream, _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            _check_chunks(stream, label)
             image = Image.open(stream, formats=_FORMATS)
             _check_header(image, label, max_pixels)
             _check_scans(image, stream, label)
@@ -130,6 +134,19 @@ def _check_header(image: Image.Image, label: str, max_pixels: int) -> None:
         raise ImageError(label, f"holds several frames or pages; {_ACCEPTED}")
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
         raise ImageError(label, "32-bit pixels, whose range is unknown; channels must have 8 or 16 bits")
+
+
+def _check_chunks(stream: BinaryIO, label: str) -> None:
+    """Refuse a PNG of more chunks than its size explains."""
+    is_png = stream.read(8) == b"\x89PNG\r\n\x1a\n"
+    most = _MAX_SMALL_CHUNKS + stream.seek(0, io.SEEK_END) // _CHUNK_BYTES
+    stream.seek(8)
+    while is_png and len(head := stream.read(8)) == 8 and head[4:] != b"IEND":
+        most -= 1
+        if most < 0:
+            raise ImageError(label, "a PNG of too many chunks for its size")
+        stream.seek(int.from_bytes(head[:4], "big") + 4, io.SEEK_CUR)
+    stream.seek(0)
 
 
 def _check_scans(image: Image.Image, stream: BinaryIO, label: str) -> None:

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from .interruption import current_check
+
 __all__ = ["map_in_threads", "one_thread", "run_in_threads"]
 
 P = TypeVar("P")
@@ -37,12 +39,13 @@ def map_in_threads(function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
     Grad mode and inference mode are those of the caller. Autocast is that of the function alone.
     """
     results: dict[int, R] = {}
-    threads = max(1, min(torch.get_num_threads(), len(parts)))
+    threads, check = max(1, min(torch.get_num_threads(), len(parts))), current_check()
     has_grad, is_inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     def run(first: int) -> None:
         with one_thread(), torch.inference_mode(is_inference), torch.set_grad_enabled(has_grad):
             for i in range(first, len(parts), threads):
+                check()
                 results[i] = function(parts[i])
 
     with one_thread():

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ....errors import SettingError
+from ....runs.interruption import checkpoint
 from ....runs.system import has_numba as installed
 from ....runs.threads import run_in_threads
 from .prepared import PreparedSources, paste, score_bound
@@ -267,6 +268,7 @@ class Scan:
         """
         from .numba_kernels import run_sweep
 
+        checkpoint()
         rank_array, guess_array = ranks.contiguous().numpy(), guesses.contiguous().numpy()
 
         def run_images(part: slice) -> None:
@@ -290,6 +292,7 @@ class Scan:
         """
         from .numba_kernels import allot
 
+        checkpoint()
         numbers = order.numpy()
 
         def run_images(part: slice) -> None:
