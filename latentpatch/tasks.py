@@ -28,6 +28,7 @@ from .ops.compositing import fill_smoothly, join
 from .ops.noise import noise_from_seeds
 from .registry import SAMPLERS
 from .results import Blend, Generation
+from .runs.defaults import plain_torch
 from .settings import Settings
 from .validation import check_choice
 
@@ -326,7 +327,7 @@ def _task(name: str, steps: Callable[P, Operation[T]]) -> Callable[P, T]:
     @wraps(steps)
     def call(*arguments: P.args, **options: P.kwargs) -> T:
         model: Any = arguments[0]
-        with torch.no_grad():
+        with torch.no_grad(), plain_torch():
             result: T = model.run(steps(*arguments, **options))
         return result
 

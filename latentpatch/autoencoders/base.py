@@ -73,6 +73,7 @@ class Autoencoder(nn.Module, ABC):
         self.spec = spec
         self.fold = fold
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
+        self.register_state_dict_post_hook(_make_contiguous)
 
     @abstractmethod
     def encode_raw(self, images: Tensor) -> Tensor:
@@ -109,10 +110,13 @@ class Autoencoder(nn.Module, ABC):
         """Set evaluation mode, no gradients for weights, and convolutions in channels-last. Returns itself."""
         super().train(False)
         self.requires_grad_(False)
+        self._lay_out()
+        return self
+
+    def _lay_out(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self
 
     @property
     def device(self) -> torch.device:
@@ -125,9 +129,10 @@ class Autoencoder(nn.Module, ABC):
         return self._reference.dtype
 
     def materialize_buffers(self, device: torch.device) -> None:
-        """Move the placeholder buffer off the meta device, after ``load_state_dict(assign=True)``."""
+        """Leave the meta device, and lay out weights, after ``load_state_dict(assign=True)``."""
         if self._anchor.is_meta:
             self._anchor = torch.zeros((), dtype=self._anchor.dtype, device=device)
+        self._lay_out()
 
     @property
     def _reference(self) -> Tensor:
@@ -280,3 +285,10 @@ class Autoencoder(nn.Module, ABC):
         is_plain = batch.device.type != "cpu" or torch.compiler.is_compiling() or type(batch) is not Tensor
         outputs = list(map(function, chunks)) if is_plain else map_in_threads(function, chunks)
         return torch.cat(outputs)[: len(batch)].contiguous()
+
+
+def _make_contiguous(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+    """Give weights in channels-last, which files do not hold, in the order of their axes; parameters stay."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        if not isinstance(state[name], nn.Parameter):
+            state[name] = state[name].contiguous()
