@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -252,6 +253,10 @@ class SourceBank(StoredSources):
     def count_groups(self, candidates: Tensor | None = None) -> int:
         """Return the number of sources among candidates, where those that count as one are one."""
         return self.num_groups if candidates is None else len(self.groups[candidates].unique())
+
+    def fit_record(self) -> dict[str, Any]:
+        """Return the options of fitting that a bank of the same files needs to be the same, for records."""
+        return {**self.variants.record(), "residuals": self.has_residuals, **self.grouping.record()}
 
     # --- search ------------------------------------------------------------------------------------
 

@@ -239,6 +239,7 @@ def run_facts(
             "sources": len(model.bank.sources),
             "sources_sha256": model.bank.digest(),
             "components": model.components,
+            "fit": model.bank.fit_record(),
         }
     facts |= {name: value for name, value in options.items() if value is not None}
     return facts | {name: file_facts(path) for name, path in files.items() if path is not None}

@@ -151,8 +151,9 @@ class Service:
         blank = index.new_zeros((len(index), 3, *self.model.image_size))  # gives the maps their size
         seeds = tuple(request.all_seeds)
         result = Generation(
-            blank, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants, groups, bank.detail
-        )
+            blank, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants, groups, bank.detail,
+            bank.digest(),
+        )  # fmt: skip
         return drawn_result(self.facts, request.operation, result, result.provenance())
 
     def _inpaint(self, request: InpaintRequest) -> Operation[Result]:
