@@ -124,6 +124,11 @@ class MissingDependencyError(LatentPatchError):
         return f"{self.feature} needs the package {self.package}: pip install {install}"
 
 
+def printable(text: str) -> str:
+    """Return text for a terminal: control characters, which could give it orders, as escapes."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 def shorten(value: object) -> str:
     """Return ``repr(value)``, cut where it is too long for a message."""
     text = repr(value)

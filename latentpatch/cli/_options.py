@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..autoencoders.names import AUTOENCODERS, DEFAULT, parse_autoencoder
-from ..errors import SettingError
+from ..errors import SettingError, printable
 from ._parsing import OptionGroup, Parser, argument, choice, flag, group, integer, number, option, switch
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class RunContext:
     def say(self, text: str) -> None:
         """Print a line on standard error."""
         if not self.is_quiet:
-            print(text, file=sys.stderr)
+            print(printable(text), file=sys.stderr)
 
     def progress(self, items: Any = None, *, name: str, **options: Any) -> Any:
         """Return a progress bar of images, over items or to be updated."""

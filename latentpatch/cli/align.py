@@ -170,6 +170,8 @@ def _target_names(paths: Sequence[Path], output: Path) -> dict[Path, str]:
     }
     originals = {path.resolve() for path in paths}
     for file in targets.values():
+        if not (output / file).resolve().is_relative_to(output.resolve()):
+            raise ValueError(f"--output {output}: {file} would lie outside of it")
         if (output / file).resolve() in originals:
             raise ValueError(f"--output {output}: {file} would replace an original: name another folder")
     return targets

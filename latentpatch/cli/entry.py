@@ -19,7 +19,7 @@ from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from .. import __version__
-from ..errors import LatentPatchError, SettingError
+from ..errors import LatentPatchError, SettingError, printable
 from ..registry import import_plugins
 from ..runs.launch import num_processes, rank
 from ..runs.system import is_out_of_memory, keep_freed_memory
@@ -179,5 +179,5 @@ def _reason(error: Exception, words: list[str]) -> str:
 
 
 def _fail(reason: str) -> int:
-    print("latentpatch: error:", " ".join(line.strip() for line in reason.splitlines()), file=sys.stderr)
+    print("latentpatch: error:", printable(" ".join(line.strip() for line in reason.splitlines())), file=sys.stderr)
     return 1

@@ -113,7 +113,7 @@ def identifiers(paths: Sequence[Path]) -> list[str]:
     Raises:
         SettingError: where a path occurs twice.
     """
-    absolute = [path.absolute() for path in paths]
+    absolute = [Path(os.path.normpath(path.absolute())) for path in paths]
     if len(set(absolute)) < len(absolute):
         raise SettingError("paths", str(Counter(absolute).most_common(1)[0][0]), "different from one another")
     for names in ([path.stem for path in paths], [path.name for path in paths]):
