@@ -32,6 +32,7 @@ EXTRAS = {
     "serve": ("torchserve", "pyyaml", "pydantic"),
     "http": ("starlette", "uvicorn", "python-multipart", "pydantic"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "heif": ("pillow-heif",),
     "numba": ("numba",),
     "triton": ("triton",),
     "filters": ("opencv-contrib-python-headless",),

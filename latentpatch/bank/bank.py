@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
+from ..io.listing import normalized
 from ..io.mmap import Rows
 from ..methods.base import Sampler
 from ..methods.latent.search.keys import KEY_NORM, to_keys
@@ -205,6 +206,7 @@ class SourceBank(StoredSources):
             SettingError: for an unknown id.
         """
         where = {name: b for b, name in enumerate(self.ids)}
+        ids = [name if name in where else normalized(name) for name in ids]
         for name in ids:
             if name not in where:
                 raise SettingError("source", name, f"an id of the bank of {len(self)} sources")
@@ -380,7 +382,9 @@ class SourceBank(StoredSources):
 
 
 def _aligned(attributes: Attributes | None, ids: Sequence[str], count: int) -> list[dict[str, str]]:
-    return [dict((attributes or {}).get(name, {})) for name in ids for _ in range(count)]
+    rows = {normalized(str(name)): row for name, row in (attributes or {}).items()}
+    found = [rows.get(normalized(name), {}) for name in ids]
+    return [{key: normalized(str(value)) for key, value in row.items()} for row in found for _ in range(count)]
 
 
 def detail_parts(detail: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -25,8 +27,7 @@ MAX_PIXELS = 64 * 2**20
 #: Smallest side of a picture in pixels.
 MIN_SIDE = 16
 
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-_ACCEPTED = "accepted: still JPEG, PNG, WebP, BMP, TIFF and GIF pictures"
+_ACCEPTED = "accepted: still JPEG, PNG, WebP, BMP, TIFF and GIF pictures, AVIF, and HEIC with the package pillow-heif"
 # Encoders write some ten scans into a JPEG, and previews add theirs. Each scan costs a few bytes in the file and a
 # pass over all pixels.
 _MAX_JPEG_SCANS = 200
@@ -36,6 +37,16 @@ _MAX_SMALL_CHUNKS, _CHUNK_BYTES = 4096, 1024
 
 # The warning filters, which open_image changes, belong to the whole process.
 _lock = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """Return the formats that Pillow, with the optional plugin for HEIC, can read here."""
+    with suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    wanted = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "HEIF")
+    return tuple(name for name in wanted if name in Image.OPEN)
 
 
 @contextmanager
@@ -54,14 +65,14 @@ def open_image(source: ImageSource, name: str | None, max_pixels: int = MAX_PIXE
         warnings.simplefilter("ignore")
         try:
             _check_chunks(stream, label)
-            image = Image.open(stream, formats=_FORMATS)
+            image = Image.open(stream, formats=_formats())
             _check_header(image, label, max_pixels)
             _check_scans(image, stream, label)
             if image.format == "PNG":
                 # Checks every chunk; decoding alone does not look at the checksums of pixels.
                 image.verify()
                 stream.seek(0)
-                image = Image.open(stream, formats=_FORMATS)
+                image = Image.open(stream, formats=_formats())
             yield image
         except ImageError:
             raise
