@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .methods.base import Sampler
+from .runs.interruption import interruptible
 from .settings import Settings
 
 __all__ = ["Costs", "Decode", "Encode", "Operation", "Search", "Step", "run_together"]
@@ -93,19 +94,21 @@ Operation = Generator[Step, Tensor, T]
 
 @dataclass
 class Costs:
-    """Seconds and numbers of images by stage: ``encode``, ``search`` and ``decode``."""
+    """Seconds, by a clock, and numbers of images by stage: ``encode``, ``search`` and ``decode``."""
 
     seconds: dict[str, float] = field(default_factory=lambda: {stage.__name__.lower(): 0.0 for stage in _STAGES})
     images: dict[str, int] = field(default_factory=lambda: {stage.__name__.lower(): 0 for stage in _STAGES})
 
+    clock: Callable[[], float] = time.perf_counter
+
     @contextmanager
     def timed(self, step: Step) -> Iterator[None]:
-        start = time.perf_counter()
+        start = self.clock()
         yield
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # kernels still run when their calls return
         name = type(step).__name__.lower()
-        self.seconds[name] += time.perf_counter() - start
+        self.seconds[name] += self.clock() - start
         self.images[name] += len(step)
 
 
@@ -122,7 +125,7 @@ def run_together(
         operations: generators of steps.
         perform: computes one step.
         costs: to which those of the steps are added.
-        check: called before every step; its exception ends the operations that still wait.
+        check: called before every step and within long ones; its exception ends the operations that still wait.
     """
     batch = _Batch(operations, perform, costs or Costs(), check)
     batch.run()
@@ -182,7 +185,7 @@ class _Batch(Generic[T]):
         step = _merge([self.waiting[i] for i in members])
         counts = [len(self.waiting[i]) for i in members]
         try:
-            with self.costs.timed(step):
+            with self.costs.timed(step), interruptible(self.check):
                 results = self.perform(step).split(counts)
         except Exception as error:
             if len(members) == 1:

@@ -32,6 +32,7 @@ EXTRAS = {
     "serve": ("torchserve", "pyyaml", "pydantic"),
     "http": ("starlette", "uvicorn", "python-multipart", "pydantic"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "heif": ("pillow-heif",),
     "numba": ("numba",),
     "triton": ("triton",),
     "filters": ("opencv-contrib-python-headless",),
@@ -122,6 +123,11 @@ class MissingDependencyError(LatentPatchError):
         # Names of packages that exist, wherever this one was installed from.
         install = " ".join(EXTRAS.get(self.extra, (self.package,)))
         return f"{self.feature} needs the package {self.package}: pip install {install}"
+
+
+def printable(text: str) -> str:
+    """Return text for a terminal: control characters, which could give it orders, as escapes."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def shorten(value: object) -> str:

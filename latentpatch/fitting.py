@@ -20,6 +20,7 @@ from .bank.grouping import Colors, Grouping
 from .bank.latents import fit_pca
 from .errors import RegistrationWarning, SettingError
 from .registration.agreement import disagreement_of_sources
+from .runs.defaults import plain_torch
 from .runs.processes import ALONE, Processes
 from .validation import check_flag
 
@@ -32,6 +33,7 @@ __all__ = ["add", "cell_colors", "fit", "remove", "subset", "warn_of_disagreemen
 Attributes = str | Path | Mapping[str, Mapping[str, str]]
 
 
+@plain_torch()
 def fit(
     self: LatentPatch,
     sources: Sources,
@@ -133,7 +135,7 @@ def fit(
     )
     bank.find_groups(cell_colors(self.autoencoder, bank))
     bank.group_numbers = processes.broadcast(bank.group_numbers)
-    self.fitted_with = None
+    self._origin = self.identity()
     if not processes.rank:
         warn_of_disagreement(self.bank)
     return self
@@ -146,6 +148,7 @@ def warn_of_disagreement(bank: SourceBank) -> None:
         warnings.warn(f"{found}. The command latentpatch align registers pictures", RegistrationWarning, stacklevel=3)
 
 
+@plain_torch()
 def add(
     self: LatentPatch,
     sources: Sources,
@@ -160,6 +163,9 @@ def add(
     Arguments and errors are those of :func:`fit`; files are resized to the size of the bank.
     """
     self.require_fit()
+    if self.fitted_with is not None:
+        own, other = self.fitted_with["name"], self.autoencoder.spec.name
+        raise SettingError("autoencoder", other, f"{own}, which the other sources were encoded with")
     rows, bank = _attributes_by_id(attributes), self.bank
     encoded = encode_sources(
         self.autoencoder,
@@ -173,6 +179,7 @@ def add(
     bank.find_groups(cell_colors(self.autoencoder, bank))
 
 
+@plain_torch()
 def remove(self: LatentPatch, ids: str | Sequence[str], *, refit: bool = True) -> None:
     """Remove sources, with their augmented copies: no later output has any of their latents.
 
@@ -224,7 +231,7 @@ def subset(self: LatentPatch, where: Where) -> LatentPatch:
     assert candidates is not None
     part = type(self)(self.autoencoder, self.components, self.chosen_settings)
     part.pca, part.bank = self.pca, self.bank.subset(candidates)
-    part.precision, part.fitted_with = self.precision, self.fitted_with
+    part.precision, part._origin = self.precision, self._origin
     return part
 
 

@@ -89,6 +89,8 @@ def size_pair(size: int | tuple[int, int] | None, default: int) -> tuple[int, in
 def image_seeds(n: int, seed: int, seeds: Sequence[int] | None) -> Sequence[int]:
     """Return the seed of each image: ``seeds``, or n of them counted up from ``seed``."""
     if seeds is not None:
+        if seed != 0 or n not in (1, len(seeds)):
+            raise SettingError("seeds", list(seeds), "there alone, without n or seed")
         return seeds
     check_integer("n", n, 1)
     check_integer("seed", seed, 0)

@@ -18,7 +18,7 @@ from .autoencoders.base import PRECISIONS
 from .autoencoders.registry import DEFAULT, Autoencoder, load_autoencoder
 from .bank.bank import SourceBank
 from .bank.encode import Sources
-from .bank.fitted_module import pack, unpack
+from .bank.fitted_module import pack, restored_on_error, unpack
 from .bank.format import ModelFile, model_file
 from .bank.pca import PCA
 from .bank.residuals import add_residuals
@@ -31,6 +31,7 @@ from .methods.base import Context
 from .methods.latent.presets import default_settings
 from .ops.blending import DECODINGS, blend, default_decoding, stiffness_of
 from .registry import SAMPLERS, settings_from_record, settings_record, unit_of
+from .runs.defaults import plain_torch
 from .runs.processes import ALONE, Processes
 from .runs.system import choose_device
 from .search_op import register, search
@@ -57,8 +58,6 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
         pca: latents to search keys.
         bank: the sources.
         skipped: files that ``fit(..., skip_bad=True)`` left out, with the reason.
-        fitted_with: :meth:`identity` of the autoencoder that the sources were encoded with, where another one decodes
-            them; else None.
 
     Example:
         >>> model = LatentPatch("pixels").fit(torch.rand(8, 3, 256, 256))
@@ -78,12 +77,14 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
         self.components = check_integer("components", components, 1, self.autoencoder.spec.latent_channels)
         self.chosen_settings = settings
         self.precision = "float32"
-        self.pca = PCA()
-        self.bank = SourceBank()
-        self.fitted_with: dict[str, Any] | None = None
+        with plain_torch(keeps_device=True):
+            self.pca, self.bank = PCA(), SourceBank()
         self.skipped: list[tuple[Path, str]] = []
         self._number = register(self)
         self.register_load_state_dict_post_hook(_materialize_buffers)
+
+    #: Facts of the autoencoder that encoded the sources; None where no state tells of them.
+    _origin: dict[str, Any] | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -171,6 +172,7 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
     # --- running tasks -----------------------------------------------------------------------------
 
     @torch.no_grad()
+    @plain_torch()
     def run_together(
         self,
         operations: Sequence[Operation[T]],
@@ -325,7 +327,12 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
 
     def origin(self) -> dict[str, Any]:
         """Return :meth:`identity` of the autoencoder that the sources were encoded with."""
-        return self.fitted_with or self.identity()
+        return self._origin or self.identity()
+
+    @property
+    def fitted_with(self) -> dict[str, Any] | None:
+        """:meth:`origin`, where it is not the autoencoder that decodes the sources; else None."""
+        return self._origin if self._origin and self._origin["name"] != self.autoencoder.spec.name else None
 
     def save(self, path: str | Path) -> None:
         """Write PCA, bank and settings to one safetensors file; the autoencoder's weights are not in it.
@@ -339,6 +346,7 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
         ModelFile(self.origin(), self.pca.components, self.settings, self.pca, self.bank).write(path)
 
     @classmethod
+    @plain_torch()
     def load(cls, path: str | Path, autoencoder: Autoencoder | str | None = None) -> LatentPatch:
         """Read a file that :meth:`save` wrote.
 
@@ -355,21 +363,27 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
             WeightsError: where the autoencoder's weights are not those the model was fitted with.
         """
         stored = ModelFile.read(path)
-        network, is_other = stored.autoencoder_for(path, autoencoder)
+        network = stored.autoencoder_for(path, autoencoder)
         model = cls(network, stored.components)
         model.pca, model.bank = stored.pca.to(network.device), stored.bank.to(network.device)
         if settings_record(model.settings, model.bank.grid) != settings_record(stored.settings, model.bank.grid):
             model.settings = stored.settings
-        model.fitted_with = stored.autoencoder if is_other else None
+        model._origin = stored.autoencoder
         return model
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """See :meth:`torch.nn.Module.load_state_dict`. Where it fails, the model stays as it was."""
+        with restored_on_error(self):
+            return super().load_state_dict(*arguments, **options)
 
     def get_extra_state(self) -> Tensor:
         settings = self.chosen_settings and settings_record(self.chosen_settings, self.bank.grid)
-        return pack({"components": self.components, "settings": settings})
+        return pack({"components": self.components, "settings": settings, "autoencoder": self._origin})
 
     def set_extra_state(self, state: Any) -> None:
         record = unpack(state)
         self.components, settings = record["components"], record["settings"]
+        self._origin = record.get("autoencoder")  # older states have none
         self.chosen_settings = settings and settings_from_record(settings)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .bank.augmentation import Variants
+from .bank.bank import SourceBank
 from .bank.grouping import grouped
 from .provenance.maps import largest_regions, local_shares, provenance_images, source_shares
 from .provenance.offsets import copying_figures, offset_images
@@ -33,6 +34,7 @@ class Generation:
         groups: ``(S,)`` int64, the group of each source without its copies, numbered by first appearance; None where
             each is its own. A group counts as one source, and has the name of its first one.
         detail: ``(h, w)`` with sum 1, weights of the cells in :meth:`local_shares`; None where they are not known.
+        sources_sha256: digest of the bank; None where it is not known.
     """
 
     images: Tensor = field(repr=False)
@@ -44,9 +46,14 @@ class Generation:
     variants: Variants = field(default_factory=Variants)
     groups: Tensor | None = field(default=None, repr=False)
     detail: Tensor | None = field(default=None, repr=False)
+    sources_sha256: str | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def is_from(self, bank: SourceBank) -> bool:
+        """Return whether the sources are those of a bank: by their names, and by their digest where it is known."""
+        return self.ids == tuple(bank.ids) and self.sources_sha256 in (None, bank.digest())
 
     def shares(self) -> list[dict[str, float]]:
         """Return, for each image, the share of its cells from each source, largest first.

@@ -28,6 +28,7 @@ from .ops.compositing import fill_smoothly, join
 from .ops.noise import noise_from_seeds
 from .registry import SAMPLERS
 from .results import Blend, Generation
+from .runs.defaults import plain_torch
 from .settings import Settings
 from .validation import check_choice
 
@@ -200,8 +201,9 @@ def _generation(
     ids, variants, groups = tuple(model.bank.ids), model.bank.variants, model.bank.shared_numbers
     seeds = tuple(int(seed) for seed in seeds)
     return Generation(
-        pictures, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants, groups, model.bank.detail
-    )
+        pictures, index, ids, seeds, SAMPLERS.name_of(settings), settings, variants, groups, model.bank.detail,
+        model.bank.digest(),
+    )  # fmt: skip
 
 
 def editing(
@@ -223,7 +225,7 @@ def editing(
     target = image_batch(image, "image", 1, size, network.device)
     cells = cells_of_mask(mask, size, network, _EDIT_COVERAGE)
     if isinstance(donor, str) and donor.startswith("source:"):
-        position = self.bank.positions([donor.removeprefix("source:")])[0]
+        position, digest = self.bank.positions([donor.removeprefix("source:")])[0], self.bank.digest()
         if size != self.image_size:
             raise SettingError("image", size, f"of the bank's size {self.image_size} for the donor {donor!r}")
         ids, variants, groups = tuple(self.bank.ids), self.bank.variants, self.bank.shared_numbers
@@ -231,7 +233,7 @@ def editing(
         is_of_grey = bool(self.bank.grey[position // variants.count]) and bool(is_grey(target))
         kept = network.quantize((yield Encode(target)))
     else:
-        position, variants, groups = 0, Variants(), None
+        position, digest, variants, groups = 0, None, Variants(), None
         ids = ("donor" if isinstance(donor, Tensor) else Path(donor).stem,)
         both = torch.cat([target, image_batch(donor, "donor", 1, size, network.device)])
         is_of_grey = bool(is_grey(both).all())
@@ -243,8 +245,9 @@ def editing(
         side = network.spec.downsampling
         result = join(result, target, cells.repeat_interleave(side, 0).repeat_interleave(side, 1))
     return Generation(
-        result, torch.where(cells, position, -1)[None], ids, variants=variants, groups=groups, detail=self.bank.detail
-    )
+        result, torch.where(cells, position, -1)[None], ids, variants=variants, groups=groups, detail=self.bank.detail,
+        sources_sha256=digest,
+    )  # fmt: skip
 
 
 def _editing_size(model: LatentPatch, image: Picture) -> tuple[int, int]:
@@ -326,7 +329,7 @@ def _task(name: str, steps: Callable[P, Operation[T]]) -> Callable[P, T]:
     @wraps(steps)
     def call(*arguments: P.args, **options: P.kwargs) -> T:
         model: Any = arguments[0]
-        with torch.no_grad():
+        with torch.no_grad(), plain_torch():
             result: T = model.run(steps(*arguments, **options))
         return result
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import SettingError, SettingTypeError, WeightsError
 from ..io.atomic import tensor_bytes
+from ..runs.threads import map_in_threads
 
 __all__ = ["PRECISIONS", "Autoencoder", "AutoencoderSpec"]
 
@@ -72,6 +73,7 @@ class Autoencoder(nn.Module, ABC):
         self.spec = spec
         self.fold = fold
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
+        self.register_state_dict_post_hook(_make_contiguous)
 
     @abstractmethod
     def encode_raw(self, images: Tensor) -> Tensor:
@@ -108,10 +110,13 @@ class Autoencoder(nn.Module, ABC):
         """Set evaluation mode, no gradients for weights, and convolutions in channels-last. Returns itself."""
         super().train(False)
         self.requires_grad_(False)
+        self._lay_out()
+        return self
+
+    def _lay_out(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self
 
     @property
     def device(self) -> torch.device:
@@ -124,9 +129,10 @@ class Autoencoder(nn.Module, ABC):
         return self._reference.dtype
 
     def materialize_buffers(self, device: torch.device) -> None:
-        """Move the placeholder buffer off the meta device, after ``load_state_dict(assign=True)``."""
+        """Leave the meta device, and lay out weights, after ``load_state_dict(assign=True)``."""
         if self._anchor.is_meta:
             self._anchor = torch.zeros((), dtype=self._anchor.dtype, device=device)
+        self._lay_out()
 
     @property
     def _reference(self) -> Tensor:
@@ -272,9 +278,17 @@ class Autoencoder(nn.Module, ABC):
 
     def _in_chunks(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         size = self.chunk_size
-        outputs = []
-        for chunk in batch.split(size):
-            missing = size - len(chunk)
-            padded = torch.cat([chunk, chunk[-1:].expand(missing, -1, -1, -1)]) if missing else chunk
-            outputs.append(function(padded.contiguous(memory_format=torch.channels_last))[: len(chunk)])
-        return torch.cat(outputs).contiguous()
+        chunks = list(batch.split(size))
+        chunks[-1] = torch.cat([chunks[-1], batch[-1:].expand(size - len(chunks[-1]), -1, -1, -1)])
+        chunks = [chunk.contiguous(memory_format=torch.channels_last) for chunk in chunks]
+        # A convolution's sums depend on the number of its threads: on a CPU each chunk has one.
+        is_plain = batch.device.type != "cpu" or torch.compiler.is_compiling() or type(batch) is not Tensor
+        outputs = list(map(function, chunks)) if is_plain else map_in_threads(function, chunks)
+        return torch.cat(outputs)[: len(batch)].contiguous()
+
+
+def _make_contiguous(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+    """Give weights in channels-last, which files do not hold, in the order of their axes; parameters stay."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        if not isinstance(state[name], nn.Parameter):
+            state[name] = state[name].contiguous()

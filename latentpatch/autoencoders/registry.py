@@ -6,6 +6,7 @@ import importlib
 
 import torch
 
+from ..runs.defaults import plain_torch
 from .base import Autoencoder, AutoencoderSpec
 from .names import AUTOENCODERS, DEFAULT, parse_autoencoder
 
@@ -31,5 +32,6 @@ def load_autoencoder(name: str, argument: str | None = None, *, pretrained: bool
         parse_autoencoder(name)
     pretrained = pretrained and not torch.empty(0).is_meta
     family = importlib.import_module(f".{AUTOENCODERS[name]}", __package__)
-    model: Autoencoder = family.load(name, argument, pretrained=pretrained)
+    with plain_torch(keeps_device=True, forks_random=pretrained):
+        model: Autoencoder = family.load(name, argument, pretrained=pretrained)
     return model

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 from ..errors import FileError
+from ..io.listing import normalized
 
 __all__ = ["read_attributes"]
 
@@ -16,8 +17,9 @@ def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
     """Read the attributes of images from a CSV file with a header, in UTF-8.
 
     Args:
-        path: the file. Column ``id`` names the image; without one, the stem of the path in column
-            ``file``, ``filename``, ``image`` or ``path`` does, else that in the first column.
+        path: the file. Column ``id`` names the image; without one, the path in column ``file``,
+            ``filename``, ``image`` or ``path`` does, else that in the first column: shortened to its stem, or its
+            file name, where these differ from one another.
 
     Returns:
         For each image its row, all columns by name; empty values are ``""``. Space around names
@@ -45,7 +47,7 @@ def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
                 if len(values) != len(header):
                     raise FileError(path, f"{line}: values must be {len(header)}, as in the header, got {len(values)}")
                 row = dict(zip(header, values, strict=True))
-                key = _key(row)
+                key = normalized(_key(row))
                 if not key:
                     raise FileError(path, f"{line}: the name of the image is missing")
                 if key in rows:
@@ -61,6 +63,12 @@ def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
         raise FileError(path, "empty, without the header of a CSV file")
     if not rows:
         raise FileError(path, "only a header, without a row")
+    if "id" in header:
+        return rows
+    # Shortened as the names of sources are.
+    for shortened in ([Path(key).stem for key in rows], [Path(key).name for key in rows]):
+        if len(set(shortened)) == len(rows):
+            return dict(zip(shortened, rows.values(), strict=True))
     return rows
 
 
@@ -76,4 +84,4 @@ def _key(row: dict[str, str]) -> str:
     if "id" in row:
         return row["id"]
     column = next((name for name in _PATH_COLUMNS if name in row), next(iter(row)))
-    return Path(row[column]).stem
+    return row[column].replace("\\", "/").removeprefix("./")

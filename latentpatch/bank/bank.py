@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import SettingError
+from ..io.listing import normalized
 from ..io.mmap import Rows
 from ..methods.base import Sampler
 from ..methods.latent.search.keys import KEY_NORM, to_keys
@@ -204,6 +206,7 @@ class SourceBank(StoredSources):
             SettingError: for an unknown id.
         """
         where = {name: b for b, name in enumerate(self.ids)}
+        ids = [name if name in where else normalized(name) for name in ids]
         for name in ids:
             if name not in where:
                 raise SettingError("source", name, f"an id of the bank of {len(self)} sources")
@@ -252,6 +255,10 @@ class SourceBank(StoredSources):
     def count_groups(self, candidates: Tensor | None = None) -> int:
         """Return the number of sources among candidates, where those that count as one are one."""
         return self.num_groups if candidates is None else len(self.groups[candidates].unique())
+
+    def fit_record(self) -> dict[str, Any]:
+        """Return the options of fitting that a bank of the same files needs to be the same, for records."""
+        return {**self.variants.record(), "residuals": self.has_residuals, **self.grouping.record()}
 
     # --- search ------------------------------------------------------------------------------------
 
@@ -375,7 +382,9 @@ class SourceBank(StoredSources):
 
 
 def _aligned(attributes: Attributes | None, ids: Sequence[str], count: int) -> list[dict[str, str]]:
-    return [dict((attributes or {}).get(name, {})) for name in ids for _ in range(count)]
+    rows = {normalized(str(name)): row for name, row in (attributes or {}).items()}
+    found = [rows.get(normalized(name), {}) for name in ids]
+    return [{key: normalized(str(value)) for key, value in row.items()} for row in found for _ in range(count)]
 
 
 def detail_parts(detail: Tensor) -> Tensor:

@@ -133,6 +133,8 @@ def _open(
         if sources.ndim != 4 or not len(sources):
             raise SettingError("sources", tuple(sources.shape), "of shape (B, 3, H, W) with B at least 1")
         check_range("sources", sources)
+        if size is not None and size_pair(size, 0) != tuple(sources.shape[2:]):
+            raise SettingError("size", size, f"that of the images, {tuple(sources.shape[2:])}")
         names = [str(i) for i in range(len(sources))]
         pictures, shape = sources, (sources.shape[2], sources.shape[3])
     else:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FittedModule", "pack", "unpack"]
+__all__ = ["FittedModule", "pack", "restored_on_error", "unpack"]
 
 
 class FittedModule(nn.Module):
@@ -66,6 +67,11 @@ class FittedModule(nn.Module):
         )
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """See :meth:`torch.nn.Module.load_state_dict`. Where it fails, the module stays as it was."""
+        with restored_on_error(self):
+            return super().load_state_dict(*arguments, **options)
+
     def _load_from_state_dict(
         self,
         state_dict: dict[str, Any],
@@ -96,6 +102,26 @@ class FittedModule(nn.Module):
                 copy = torch.empty(loaded.shape, dtype=loaded.dtype, device=current.device)
                 setattr(self, name, copy.copy_(loaded.detach()))
         super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+
+@contextmanager
+def restored_on_error(module: nn.Module) -> Iterator[None]:
+    """Give a module and its parts their attributes, parameters and buffers back where the block raises."""
+    kept = [
+        (each, {**vars(each), "_parameters": dict(each._parameters), "_buffers": dict(each._buffers)})
+        for each in module.modules()
+    ]
+    values = [(tensor, tensor.detach().clone()) for tensor in (*module.parameters(), *module.buffers())]
+    try:
+        yield
+    except BaseException:
+        for each, attributes in kept:
+            vars(each).clear()
+            vars(each).update(attributes)
+        with torch.no_grad():
+            for tensor, value in values:
+                tensor.copy_(value)
+        raise
 
 
 def pack(fields: dict[str, Any]) -> Tensor:

@@ -122,10 +122,8 @@ class ModelFile:
             raise FileError(path, f"malformed model file: {' '.join(str(error).split())}") from error
         return model
 
-    def autoencoder_for(
-        self, path: str | Path, autoencoder: Autoencoder | str | None = None
-    ) -> tuple[Autoencoder, bool]:
-        """Return the autoencoder of this file's latents, and whether it is another one of the same latent space.
+    def autoencoder_for(self, path: str | Path, autoencoder: Autoencoder | str | None = None) -> Autoencoder:
+        """Return the autoencoder of this file's latents, or another one of the same latent space.
 
         Args:
             path: the file, for messages.
@@ -164,7 +162,7 @@ class ModelFile:
             raise FileError(path, f"malformed model file: the masks are not of cells of {spec.name}")
         if codebook is not None and not bank.mapped and int(bank.latents.max()) >= len(codebook):
             raise FileError(path, f"malformed model file: codes must be below the {len(codebook)} of {spec.name}")
-        return autoencoder, is_other
+        return autoencoder
 
     def verify(self, path: str | Path) -> None:
         """Read and check all of the sources.

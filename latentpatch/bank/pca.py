@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ..runs.threads import one_thread
 from ..validation import check_integer
 from .fitted_module import FittedModule
 
@@ -42,6 +43,7 @@ class PCA(FittedModule):
         return self.basis.shape[0]
 
     @torch.no_grad()
+    @one_thread()
     def fit(self, batches: Iterable[Tensor], components: int) -> PCA:
         """Fit in one pass, with one batch and an L x L matrix in memory. Returns itself.
 

@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from ..errors import SettingError
+from ..io.listing import normalized
 
 __all__ = ["Predicate", "parse_predicate"]
 
@@ -79,6 +80,7 @@ def parse_predicate(text: str) -> Predicate:
     Raises:
         SettingError: about ``where``, with the position (from 1) of the fault and what must be there.
     """
+    text = normalized(text)
     tokens = _tokens(text)
     _check_grammar(text, tokens)
     tree = ast.parse("".join(token.python for token in tokens).strip(), mode="eval").body

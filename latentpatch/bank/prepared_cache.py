@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -19,13 +20,26 @@ class PreparedCache:
     def __init__(self) -> None:
         self._all: PreparedSources | None = None
         self._last: tuple[Tensor, PreparedSources] | None = None
+        self._digest: tuple[Any, list[tuple[ReferenceType[Tensor], int]], str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_all": None, "_last": None}
+        return {"_all": None, "_last": None, "_digest": None}
 
     def clear(self) -> None:
         """Drop what is prepared, which holds keys."""
-        self._all = self._last = None
+        self._all = self._last = self._digest = None
+
+    def digest(self, names: Any, tensors: Sequence[Tensor], compute: Callable[[], str]) -> str:
+        """Return a digest of names and tensors, computed anew where they are others or were written to."""
+        if any(tensor.is_inference() for tensor in tensors):  # these do not count writes
+            return compute()
+        if self._digest is not None:
+            known, states, found = self._digest
+            is_same = all(of() is each and n == each._version for (of, n), each in zip(states, tensors, strict=True))
+            if is_same and known == names:
+                return found
+        self._digest = names, [(ref(tensor), tensor._version) for tensor in tensors], compute()
+        return self._digest[2]
 
     def get(
         self, keys: Tensor, candidates: Tensor | None, prepare: Callable[[Tensor, Tensor | None], PreparedSources]

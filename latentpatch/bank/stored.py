@@ -227,20 +227,24 @@ class StoredSources(FittedModule):
 
         A mapped file states its own.
         """
-        return self._claimed_digest or self.computed_digest()
+        if self._claimed_digest:
+            return self._claimed_digest
+        tensors = [self.keys, self.latents, self.residuals, self.masks]
+        return self._cache.digest(self._digest_names(), tensors, self.computed_digest)
 
     def computed_digest(self) -> str:
         """Return :meth:`digest` of the tensors themselves, all of which are read."""
-        names: Any = self.ids if self.variants.count == 1 else [self.ids, self.variants.record()]
-        if self.shared_numbers is not None:
-            names = [self.ids, self.variants.record(), self.group_numbers.tolist()]
-        if self._common_record():
-            names = [names, self._common_record()]
-        total = hashlib.sha256(json.dumps(names, sort_keys=True).encode())
+        total = hashlib.sha256(json.dumps(self._digest_names(), sort_keys=True).encode())
         for stored in (self.keys, self.latents, self.residuals, self.masks):
             for chunk in chunks(stored):
                 total.update(tensor_bytes(chunk))
         return total.hexdigest()
+
+    def _digest_names(self) -> Any:
+        names: Any = list(self.ids) if self.variants.count == 1 else [list(self.ids), self.variants.record()]
+        if self.shared_numbers is not None:
+            names = [list(self.ids), self.variants.record(), self.group_numbers.tolist()]
+        return [names, self._common_record()] if self._common_record() else names
 
     def get_extra_state(self) -> Tensor:
         augmented = {} if self.variants.count == 1 else {"variants": self.variants.record()}

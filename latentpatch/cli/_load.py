@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..bank.sharded import ShardedBank
 from ..errors import SettingError
 from ..fitting import warn_of_disagreement
 from ..io import images
+from ..io.listing import left_out, normalized
 from ..methods.base import Context
 from ..methods.latent.presets import FEW_SOURCES, PRESETS
 from ..model import LatentPatch
@@ -35,6 +37,7 @@ __all__ = [
     "open_model",
     "pixel_size",
     "read_region",
+    "said_left_out",
     "skipped_files",
     "source_files",
 ]
@@ -88,6 +91,7 @@ def open_model(
             model.bank = ShardedBank(model.bank, context.processes)
         return model
     paths = images.list_images(*options.sources)
+    passed_over = said_left_out(options.sources, context)
     check_output_apart(output, options.sources)
     attributes = None if options.attributes is None else read_attributes(options.attributes)
     if where is not None:
@@ -119,11 +123,29 @@ def open_model(
         )
     for _, reason in model.skipped:
         context.say(f"skipped: {reason}")
+    model.skipped += [(Path(each["file"]), each["reason"]) for each in passed_over]
     for line in _group_lines(model):
         context.say(line)
     if attributes is not None and not any(model.bank.attributes):
         raise ValueError(f"--attributes {options.attributes}: names none of the sources, such as {model.bank.ids[0]!r}")
+    if attributes is not None:
+        names = set(map(normalized, model.bank.sources))
+        rows = {name for name in map(normalized, attributes) if name not in names}
+        bare = names.difference(map(normalized, attributes))
+        for count, what in ((rows, "name no source"), (bare, "of the sources have no row")):
+            if count:
+                context.say(f"--attributes {options.attributes}: {len(count)} {what}, such as {min(count)!r}")
     return model
+
+
+def said_left_out(sources: Sequence[Path], context: RunContext) -> list[dict[str, str]]:
+    """Say how many files of folders are no sources, and return them with the reasons, for a report."""
+    found = left_out(*(source for source in sources if source.is_dir()))
+    if found:
+        reasons = Counter(reason for _, reason in found).most_common()
+        counts = ", ".join(f"{reason}: {count}" for reason, count in reasons)
+        context.say(f"left out of {', '.join(map(str, sources))}: {counts}")
+    return [{"file": str(path), "reason": reason} for path, reason in found]
 
 
 def note_few(

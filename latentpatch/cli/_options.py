@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..autoencoders.names import AUTOENCODERS, DEFAULT, parse_autoencoder
-from ..errors import SettingError
+from ..errors import SettingError, printable
 from ._parsing import OptionGroup, Parser, argument, choice, flag, group, integer, number, option, switch
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ __all__ = [
 
 #: Options of a run that commands without an autoencoder omit.
 BARE = ("autoencoder", "device", "precision", "resume")
+
+#: Options of fitting that a record decides, at most: more sources, or components, cost more.
+_MAX_RECORDED_OFFSETS, _MAX_RECORDED_COMPONENTS = 4, 64
 
 PICTURES_HELP = "a folder, pictures, or a text file that lists pictures"
 
@@ -139,6 +142,29 @@ class SourceOptions(OptionGroup):
         """True if the source is a fitted model file."""
         return len(self.sources) == 1 and self.sources[0].suffix == ".safetensors"
 
+    def as_recorded(self, record: Mapping[str, Any]) -> SourceOptions:
+        """Return these options with those of fitting that a picture's record has, where none is on the command line.
+
+        Anyone may have written the record: values out of range are left out.
+        """
+        fit = record.get("fit")
+        changes: dict[str, Any] = {}
+        if self.is_fitted or not isinstance(fit, dict):
+            return self
+        if not self.mirrored and self.offsets is None and fit.get("offsets") in range(1, _MAX_RECORDED_OFFSETS + 1):
+            changes = {"offsets": int(fit["offsets"])}
+            if type(cost := fit.get("offset_cost")) is float and 0 <= cost <= 10:
+                changes["offset_cost"] = cost
+        if self.offsets is None and fit.get("mirrored") is True:
+            changes["mirrored"] = True
+        for name in ("residuals", "groups"):
+            if getattr(self, name) is None and isinstance(fit.get(name), bool):
+                changes[name] = fit[name]
+        count = record.get("components")
+        if self.components is None and type(count) is int and 1 <= count <= _MAX_RECORDED_COMPONENTS:
+            changes["components"] = count
+        return replace(self, **changes)
+
     def check(self) -> None:
         """Refuse options of fitting for a model that is fitted."""
         if self.offset_cost is not None and not self.offsets:
@@ -199,7 +225,7 @@ class RunContext:
     def say(self, text: str) -> None:
         """Print a line on standard error."""
         if not self.is_quiet:
-            print(text, file=sys.stderr)
+            print(printable(text), file=sys.stderr)
 
     def progress(self, items: Any = None, *, name: str, **options: Any) -> Any:
         """Return a progress bar of images, over items or to be updated."""

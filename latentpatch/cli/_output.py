@@ -107,6 +107,9 @@ class RunWriter:
             images.write_image(self.staging / name, images.contact_sheet(torch.stack(pictures)))
         report = {**self.facts, "ids": list(self.ids), "images": self.rows, "skipped": skipped_files(self.model)}
         report["sheets"] = list(sheets)
+        if len(self.rows) > SHEET_IMAGES:
+            report["sheet_images"] = SHEET_IMAGES
+            self.context.say(f"grid.png and provenance.png show the first {SHEET_IMAGES} of {len(self.rows)} pictures")
         command = self.context.command
         write_json(self.staging / f"{'generation' if command == 'generate' else command}.json", report)
         written = {row["file"] for row in self.rows}
@@ -239,6 +242,7 @@ def run_facts(
             "sources": len(model.bank.sources),
             "sources_sha256": model.bank.digest(),
             "components": model.components,
+            "fit": model.bank.fit_record(),
         }
     facts |= {name: value for name, value in options.items() if value is not None}
     return facts | {name: file_facts(path) for name, path in files.items() if path is not None}

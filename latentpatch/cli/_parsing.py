@@ -12,6 +12,8 @@ from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
 
+from ..errors import printable
+
 __all__ = ["OptionGroup", "Parser", "argument", "choice", "flag", "group", "integer", "number", "option", "switch"]
 
 G = TypeVar("G", bound="OptionGroup")
@@ -54,7 +56,7 @@ def switch(help: str, **declaration: Any) -> Any:
 
 def argument(metavar: str, help: str, nargs: str | int | None = None) -> Any:
     """Declare a positional path, or several: an empty tuple where ``nargs`` is ``*`` and there are none."""
-    metadata = {"argument": {"type": Path, "metavar": metavar, "help": help, "nargs": nargs}}
+    metadata = {"argument": {"type": path, "metavar": metavar, "help": help, "nargs": nargs}}
     return field(default=(), metadata=metadata) if nargs == "*" else field(metadata=metadata)
 
 
@@ -64,6 +66,8 @@ def group(kind: type[OptionGroup], omit: Collection[str] = ()) -> Any:
 
 
 def _declare(flags: tuple[str, ...], default: Any, **declaration: Any) -> Any:
+    if declaration.get("type") is Path:
+        declaration["type"] = path
     metadata = {"option": {"flags": flags, **declaration}}
     is_needed = declaration.get("required") and "exclusive" not in declaration
     return field(metadata=metadata) if is_needed else field(default=default, metadata=metadata)
@@ -147,7 +151,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with status 2."""
-        self.exit(2, f"latentpatch: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"latentpatch: error: {printable(message)} (see {self.prog} --help)\n")
+
+
+def path(text: str) -> Path:
+    """Read a path; an empty text is none, though it would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, got ''")
+    return Path(text)
 
 
 def integer(minimum: int) -> Callable[[str], int]:

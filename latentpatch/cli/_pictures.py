@@ -121,7 +121,7 @@ def make_and_write(
     from .. import __version__
     from ..io import atomic
     from ..picture_tasks import make_pictures, picture_tensors
-    from ._output import file_facts
+    from ._output import SHEET_IMAGES, file_facts
 
     with atomic.staged(options.output) as staging:
         tensors = shown = picture_tensors(options.pictures)
@@ -161,6 +161,8 @@ def make_and_write(
     older = [path for path in options.output.glob("[0-9]*.png") if path.stem.isdigit() and int(path.stem) >= options.n]
     if older:
         context.say(f"pictures of an earlier run that stay in {options.output}: {len(older)}")
+    if len(result) > SHEET_IMAGES:
+        context.say(f"grid.png shows the first {SHEET_IMAGES} of {len(result)} pictures")
     context.say(f"{cli.plural(len(result), 'picture')} in {options.output}{_copying_text(report['images'])}")
     return report
 

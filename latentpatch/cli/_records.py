@@ -17,7 +17,7 @@ from ..model import LatentPatch
 from ..provenance.maps import provenance_images
 from ._output import SHEET_IMAGES
 
-__all__ = ["Listing", "RecordedMaps", "recorded_maps", "without_sheets"]
+__all__ = ["Listing", "RecordedMaps", "read_note", "recorded_maps", "without_sheets"]
 
 #: Records, with the number of inputs that their ``grid.png`` shows before the pictures.
 _RECORDS = {"generation.json": 0, "inpaint.json": 2, "edit.json": 2}
@@ -111,6 +111,15 @@ def _shows(path: Path, tiles: Tensor, inputs: int) -> bool:
     is_known = contact_sheet(torch.cat([unknown, torch.ones_like(tiles)])) == 1
     sheet = read_image(path)
     return sheet.shape == expected.shape and bool(((sheet - expected).abs() <= _TOLERANCE)[is_known].all())
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """Return the record ``generation.json`` of a folder; empty where there is none that can be read."""
+    try:
+        record = json.loads((folder / "generation.json").read_text(encoding="utf-8", errors="replace"))
+    except _MALFORMED:
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def recorded_maps(folder: Path, paths: Sequence[Path], model: LatentPatch) -> RecordedMaps:

@@ -109,7 +109,7 @@ def run(options: AlignOptions, context: cli.RunContext) -> dict[str, Any]:
 
     from ..io import atomic, images
     from ..registration.transforms import warp
-    from ._load import check_output_apart, check_pixels
+    from ._load import check_output_apart, check_pixels, said_left_out
     from ._output import write_json
 
     size = options.size
@@ -148,7 +148,7 @@ def run(options: AlignOptions, context: cli.RunContext) -> dict[str, Any]:
             "closer": round(found.zoom, 6),
             "convention": _CONVENTION,
             "images": rows,
-            "skipped": skipped + unregistered,
+            "skipped": skipped + unregistered + said_left_out(options.sources, context),
         }
         write_json(staging / "alignment.json", report)
         if found.is_kept:
@@ -164,12 +164,17 @@ def _target_names(paths: Sequence[Path], output: Path) -> dict[Path, str]:
     """Return the name of each picture's file, below the output folder."""
     from ..io.listing import identifiers
 
-    targets = {
-        path: name + _SUFFIXES_KEPT.get(path.suffix.lower(), ".png")
-        for path, name in zip(paths, identifiers(paths), strict=True)
-    }
+    names = identifiers(paths)
+    ends = [_SUFFIXES_KEPT.get(path.suffix.lower(), ".png") for path in paths]
+    # A name that has its suffix keeps it, or changes it where no other picture has that name then.
+    short = [name.removesuffix(path.suffix) + end for path, name, end in zip(paths, names, ends, strict=True)]
+    if len({name.lower() for name in short}) < len(short):
+        short = [name + end for name, end in zip(names, ends, strict=True)]
+    targets = dict(zip(paths, short, strict=True))
     originals = {path.resolve() for path in paths}
     for file in targets.values():
+        if not (output / file).resolve().is_relative_to(output.resolve()):
+            raise ValueError(f"--output {output}: {file} would lie outside of it")
         if (output / file).resolve() in originals:
             raise ValueError(f"--output {output}: {file} would replace an original: name another folder")
     return targets
@@ -180,15 +185,21 @@ def _readable(
 ) -> tuple[list[Path], list[dict[str, str]]]:
     """Return pictures that can be read, and have landmarks where these are needed; the others with the reason."""
     from ..io.images import read_image
+    from ..io.listing import find_named
     from ..registration.alignment import read_landmarks
 
     landmarks = None if options.landmarks is None else read_landmarks(options.landmarks)
-    readable, skipped = [], []
+    readable: list[Path] = []
+    skipped, seen = [], set()
     for path in context.progress(paths, name="reading"):
         try:
             read_image(path)
-            if landmarks is not None and path.name not in landmarks:
+            own = None if landmarks is None else find_named(path, landmarks)
+            if landmarks is not None and own is None:
                 raise ImageError(path, f"has no landmarks in {options.landmarks}")
+            if landmarks is not None and id(own) in seen:
+                raise FileError(f"{options.landmarks}: a row is of {path} and another: it must have more of the path")
+            seen.add(id(own) if landmarks is not None else None)
         except ImageError as error:
             if not options.skip_bad:
                 raise
@@ -207,6 +218,7 @@ def _estimate(options: AlignOptions, context: cli.RunContext, paths: Sequence[Pa
     import torch
 
     from ..io.images import list_images, read_image
+    from ..io.listing import find_named
     from ..registration.alignment import estimate, from_landmarks, read_landmarks
 
     def pictures() -> Iterator[Tensor]:
@@ -215,7 +227,7 @@ def _estimate(options: AlignOptions, context: cli.RunContext, paths: Sequence[Pa
     if options.landmarks is not None:
         landmarks = read_landmarks(options.landmarks)
         sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures()]
-        points = torch.stack([landmarks[path.name] for path in paths])
+        points = torch.stack([found for path in paths if (found := find_named(path, landmarks)) is not None])
         return from_landmarks(points, sizes, options.size, crop=options.crop, closer=options.closer)
     reference = None
     if options.to is not None:

@@ -89,7 +89,7 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..provenance.copying import copying_of_sources
     from ._load import open_model, skipped_files, source_files
     from ._output import write_json
-    from ._records import recorded_maps, without_sheets
+    from ._records import read_note, recorded_maps, without_sheets
 
     limits = CopyLimits(
         options.max_mean_share,
@@ -102,7 +102,8 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
     listed_beside = [] if options.held_out is None else list_images(options.held_out)
     descriptor = options.identity.find()
     with atomic.staged(options.output) as staging:
-        model = open_model(options.sources, context, options.output)
+        sources = options.sources.as_recorded(read_note(options.pictures))
+        model = open_model(sources, context, options.output)
         paths, skipped = without_sheets(options.pictures, listed, model.bank.grid)
         recorded = recorded_maps(options.pictures, paths, model)
         compared = _registered_sources(model, options.sources, context)

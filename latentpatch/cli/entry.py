@@ -19,7 +19,7 @@ from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from .. import __version__
-from ..errors import LatentPatchError, SettingError
+from ..errors import LatentPatchError, SettingError, printable
 from ..registry import import_plugins
 from ..runs.launch import num_processes, rank
 from ..runs.system import is_out_of_memory, keep_freed_memory
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return _fail("out of memory; fewer sources, a smaller --size or another --device may fit")
+        return _fail("out of memory; smaller settings, fewer sources, a smaller --size or another --device may fit")
     except KeyboardInterrupt:
         print(
             "latentpatch: interrupted,",
@@ -180,5 +180,5 @@ def _reason(error: Exception, words: list[str]) -> str:
 
 
 def _fail(reason: str) -> int:
-    print("latentpatch: error:", " ".join(line.strip() for line in reason.splitlines()), file=sys.stderr)
+    print("latentpatch: error:", printable(" ".join(line.strip() for line in reason.splitlines())), file=sys.stderr)
     return 1

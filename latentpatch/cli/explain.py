@@ -29,8 +29,11 @@ def run(options: ExplainOptions, context: cli.RunContext) -> dict[str, Any]:
     from ._output import write_json
 
     images.read_image(options.image)  # refused before sources are encoded, which may take minutes
+    sources = options.sources.as_recorded(images.read_record(options.image))
+    if sources != options.sources:
+        context.say(f"the sources are fitted as the record in {options.image.name} says")
     with atomic.staged(options.output) as staging:
-        model = open_model(options.sources, context, options.output)
+        model = open_model(sources, context, options.output)
         reference = None if options.reference is None else images.read_image(options.reference, model.image_size)
         found = explain(model, options.image, originals=source_files(options.sources), reference=reference)
         report = {"command": "explain", **found.record(), "skipped": skipped_files(model)}

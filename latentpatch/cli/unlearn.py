@@ -43,6 +43,9 @@ class UnlearnOptions(cli.CommandOptions):
             raise ValueError(f"--output must be a name ending in .safetensors, got {self.output}")
         if self.report.suffix != ".json":
             raise ValueError(f"--report must be a name ending in .json, got {self.report}")
+        text = self.report.with_suffix(".txt")
+        if text.exists() and not self.report.exists():
+            raise ValueError(f"--report {self.report} would replace {text}, which is no earlier report's text")
         old, new = self.model, self.output
         if new.resolve() == old.resolve() or (new.exists() and old.exists() and new.samefile(old)):
             raise ValueError(f"--output {new} is the model itself: name another file, so that both can be compared")

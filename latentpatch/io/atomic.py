@@ -176,7 +176,7 @@ def _move_all(staging: Path, folder: Path, folders: list[Path], files: list[Path
     for source, target in zip(sources, targets, strict=True):  # before the first move, so that none need be undone
         if not source.is_dir():
             _check_replaceable(target)
-        elif target.exists() and not target.is_dir():
+        elif target.is_symlink() or (target.exists() and not target.is_dir()):
             raise FileError(target, "cannot be written: it is not a folder")
     for source, target in zip(sources, targets, strict=True):
         if source.is_dir():

@@ -17,6 +17,7 @@ from .opening import open_image
 __all__ = ["parse_record", "read_metadata", "read_record", "record_metadata"]
 
 _KEYWORD = "latentpatch"
+_MAX_RECORD = 1 << 20  # characters that are parsed: some JSON takes a hundred times its size in memory
 
 
 def record_metadata(record: Mapping[str, Any]) -> dict[str, str]:
@@ -38,8 +39,10 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def parse_record(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return text chunks with the package's record parsed; the record stays text where it is not JSON."""
+    """Return text chunks with the package's record parsed; it stays text where it is not JSON, or above 1 MiB."""
     try:
+        if len(metadata[_KEYWORD]) > _MAX_RECORD:
+            return dict(metadata)
         return {**metadata, _KEYWORD: json.loads(metadata[_KEYWORD], parse_constant=str)}
     except (KeyError, ValueError, RecursionError):
         return dict(metadata)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -25,14 +27,26 @@ MAX_PIXELS = 64 * 2**20
 #: Smallest side of a picture in pixels.
 MIN_SIDE = 16
 
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-_ACCEPTED = "accepted: still JPEG, PNG, WebP, BMP, TIFF and GIF pictures"
+_ACCEPTED = "accepted: still JPEG, PNG, WebP, BMP, TIFF and GIF pictures, AVIF, and HEIC with the package pillow-heif"
 # Encoders write some ten scans into a JPEG, and previews add theirs. Each scan costs a few bytes in the file and a
 # pass over all pixels.
 _MAX_JPEG_SCANS = 200
 
+# Encoders write chunks of 8 KiB and more, beside a few small ones. Pillow takes microseconds for each.
+_MAX_SMALL_CHUNKS, _CHUNK_BYTES = 4096, 1024
+
 # The warning filters, which open_image changes, belong to the whole process.
 _lock = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """Return the formats that Pillow, with the optional plugin for HEIC, can read here."""
+    with suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    wanted = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "HEIF")
+    return tuple(name for name in wanted if name in Image.OPEN)
 
 
 @contextmanager
@@ -50,14 +64,15 @@ def open_image(source: ImageSource, name: str | None, max_pixels: int = MAX_PIXE
     with stream, _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(stream, formats=_FORMATS)
+            _check_chunks(stream, label)
+            image = Image.open(stream, formats=_formats())
             _check_header(image, label, max_pixels)
             _check_scans(image, stream, label)
             if image.format == "PNG":
                 # Checks every chunk; decoding alone does not look at the checksums of pixels.
                 image.verify()
                 stream.seek(0)
-                image = Image.open(stream, formats=_FORMATS)
+                image = Image.open(stream, formats=_formats())
             yield image
         except ImageError:
             raise
@@ -130,6 +145,19 @@ def _check_header(image: Image.Image, label: str, max_pixels: int) -> None:
         raise ImageError(label, f"holds several frames or pages; {_ACCEPTED}")
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
         raise ImageError(label, "32-bit pixels, whose range is unknown; channels must have 8 or 16 bits")
+
+
+def _check_chunks(stream: BinaryIO, label: str) -> None:
+    """Refuse a PNG of more chunks than its size explains."""
+    is_png = stream.read(8) == b"\x89PNG\r\n\x1a\n"
+    most = _MAX_SMALL_CHUNKS + stream.seek(0, io.SEEK_END) // _CHUNK_BYTES
+    stream.seek(8)
+    while is_png and len(head := stream.read(8)) == 8 and head[4:] != b"IEND":
+        most -= 1
+        if most < 0:
+            raise ImageError(label, "a PNG of too many chunks for its size")
+        stream.seek(int.from_bytes(head[:4], "big") + 4, io.SEEK_CUR)
+    stream.seek(0)
 
 
 def _check_scans(image: Image.Image, stream: BinaryIO, label: str) -> None:

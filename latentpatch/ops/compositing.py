@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..runs.threads import one_thread
+
 __all__ = ["cell_mask", "fill_smoothly", "join"]
 
 
@@ -21,6 +23,7 @@ def cell_mask(mask: Tensor, grid: tuple[int, int], least: float) -> Tensor:
     return covered >= least if least > 0 else covered > 0
 
 
+@one_thread()
 def fill_smoothly(image: Tensor, mask: Tensor) -> Tensor:
     """Replace masked pixels by a smooth continuation of the others.
 
@@ -61,6 +64,7 @@ def _doubled(values: Tensor, axis: int) -> Tensor:
     return pair.flatten(axis, axis + 1)
 
 
+@one_thread()
 def join(inside: Tensor, outside: Tensor, mask: Tensor, reach: int = 16) -> Tensor:
     """Put one image into another without a visible border.
 

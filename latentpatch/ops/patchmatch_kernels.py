@@ -6,13 +6,14 @@ row and a column; matches of a patch are sorted by score.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from ..runs.system import njit
 
 __all__ = ["search_band", "start_rows", "vote_rows"]
 
 # Sums may be reordered: of integers they are exact. Infinity is a score, so infinities have to be respected.
-_compiled = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+_compiled = njit(fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 _HALF = np.uint64(0xFFFFFFFF)
 _TRIES = 64  # random patches that are tried for each match a patch has to have

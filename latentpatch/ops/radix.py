@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from ..runs.system import njit
+
 __all__ = ["order_rows", "transport_rows"]
 
-_compiled = numba.njit(nogil=True, cache=True)
+_compiled = njit()
 _BITS = 11  # of a digit: three digits hold a float32, and the counters of a digit fit into the first cache
 _MASK = np.uint32((1 << _BITS) - 1)
 _FEWEST_PER_THREAD = 1 << 16  # numbers; below, a thread costs more than it saves

@@ -237,7 +237,7 @@ def copying(model: LatentPatch, pictures: Tensor | Generation, neighbors: int = 
     """
     bank = model.bank
     if isinstance(pictures, Generation):
-        if pictures.ids != tuple(bank.ids):
+        if not pictures.is_from(bank):
             raise SettingError("pictures", "images of other sources", "generated from the model's sources")
         index = pictures.index
         near = nearest_groups(bank, _distances(bank, bank.keys_at(index)), neighbors)

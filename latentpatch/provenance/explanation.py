@@ -168,7 +168,7 @@ def explain(
         TypeError, ValueError: for arguments that do not fit.
     """
     if isinstance(picture, Generation):
-        if picture.ids != tuple(model.bank.ids):
+        if not picture.is_from(model.bank):
             raise SettingError("picture", "an image of other sources", "generated from the model's sources")
         check_integer("i", i, 0, len(picture) - 1)
         seed = {"seed": picture.seeds[i]} if picture.seeds else {}

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FileError, SettingError
+from ..io.listing import normalized
 from ..validation import check_number
 from .congealing import Limits, agreement_in_place, congeal, recentre
 from .features import GreyPictures, linear_parts
@@ -188,7 +189,7 @@ def from_landmarks(
 
 
 def read_landmarks(path: str | Path) -> dict[str, Tensor]:
-    """Read landmarks of pictures by file name.
+    """Read landmarks of pictures by file name, or the end of a path.
 
     Args:
         path: a CSV file with a header: ``file``, then ``NAME_x`` and ``NAME_y`` of each point, in pixels.
@@ -216,9 +217,10 @@ def read_landmarks(path: str | Path) -> dict[str, Tensor]:
             raise FileError(path, f"row {number}: {error}; coordinates must be numbers") from error
         if len(row) != len(header) or not all(map(math.isfinite, values)):
             raise FileError(path, f"row {number}: must have {len(header)} cells with finite numbers")
-        if row[0] in landmarks:
+        name = normalized(row[0].replace("\\", "/").removeprefix("./"))
+        if name in landmarks:
             raise FileError(path, f"row {number}: {row[0]!r} occurs twice")
-        landmarks[row[0]] = torch.tensor(values, dtype=torch.float64).reshape(-1, 2)
+        landmarks[name] = torch.tensor(values, dtype=torch.float64).reshape(-1, 2)
     return landmarks
 
 

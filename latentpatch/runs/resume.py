@@ -68,9 +68,12 @@ class ResumableRun:
         text = json.dumps(facts, sort_keys=True, indent=1)
         note = self.folder / "command.json"
         try:
-            for folder in (self.staging, self.folder / "batches"):
-                folder.mkdir(parents=True, exist_ok=True)
-            self._lock = self.folder.joinpath("lock").open("w")  # the system unlocks it however this process ends
+            for folder in (self.folder, self.staging, self.folder / "batches", self.folder / "lock"):
+                if folder.is_symlink():  # in a folder that others can write to, it could lead anywhere
+                    raise OSError(f"{folder.name} is a link")
+                if folder.name != "lock":
+                    folder.mkdir(parents=True, exist_ok=True)
+            self._lock = self.folder.joinpath("lock").open("a")  # the system unlocks it however this process ends
             if fcntl is not None:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             earlier = note.read_text(encoding="utf-8") if note.exists() else None

@@ -6,17 +6,30 @@ import ctypes
 import os
 import re
 import sys
+import warnings
+from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import SettingError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["choose_device", "has_numba", "is_out_of_memory", "keep_freed_memory", "machine_memory"]
+__all__ = [
+    "can_import",
+    "choose_device",
+    "has_numba",
+    "is_out_of_memory",
+    "keep_freed_memory",
+    "machine_memory",
+    "njit",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -47,9 +60,12 @@ def choose_device(name: str | torch.device) -> torch.device:
         raise SettingError("device", text, "auto, cpu, cuda or cuda:NUMBER")
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if text == "auto" else text)
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
+        if text == "auto":
+            warnings.warn(f"slower without the GPU, which cannot be used: {reason}", RuntimeWarning, stacklevel=2)
+            return torch.device("cpu")
         raise SettingError("device", text, f"usable on this machine ({reason})") from error
     return device
 
@@ -90,7 +106,34 @@ def keep_freed_memory() -> bool:
     )
 
 
-@lru_cache(maxsize=1)
 def has_numba() -> bool:
-    """Return whether Numba is installed."""
-    return find_spec("numba") is not None
+    """Return whether Numba can be used."""
+    return can_import("numba")
+
+
+@lru_cache(maxsize=8)
+def can_import(accelerator: str) -> bool:
+    """Return whether a package that makes work faster can be imported; warn of one that is installed and cannot."""
+    if find_spec(accelerator) is None:
+        return False
+    try:
+        import_module(accelerator)
+    except Exception as error:  # such as one made for another NumPy
+        message = f"slower without {accelerator}, which cannot be imported: {error}"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        return False
+    return True
+
+
+def njit(**options: Any) -> Callable[[F], F]:
+    """Return Numba's ``njit``: with a cache on the disk, or without one where no folder for it can be written."""
+    import numba
+
+    def decorate(function: F) -> F:
+        try:
+            result: F = numba.njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # "no locator available"
+            result = numba.njit(nogil=True, **options)(function)
+        return result
+
+    return decorate

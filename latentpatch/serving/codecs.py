@@ -40,6 +40,8 @@ _CODECS: dict[PictureFormat, str] = {"jpeg": "JPEG", "webp": "WEBP"}
 _PNG_LEVEL = 3  # zlib level: files are a tenth larger than at level 9, in half the time
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip: equal answers are equal bytes
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
+MAX_VALUES = 20_000  # signs that separate values in JSON; a real request has fewer than 1,000
+MAX_MESSAGE = 1000  # characters: refusals do not repeat what was sent without bound
 MAX_FIELDS = 100  # fields or settings of a request: reporting a million unknown ones would take too long
 
 
@@ -128,7 +130,9 @@ def _answer(outcome: Result | Failure, parsed: ParsedRequest) -> Response:
 def encode_failure(failure: Failure) -> Response:
     """Return a failure as JSON: ``{"error": {"status", "code", "message", "field"}}``."""
     headers = {"Retry-After": "1"} if failure.status == 503 else {}
-    return Response(failure.status, "application/json", _json({"error": asdict(failure)}), headers)
+    field = None if failure.field is None else truncate_for_message(failure.field)
+    error = asdict(failure) | {"field": field, "message": failure.message[:MAX_MESSAGE]}
+    return Response(failure.status, "application/json", _json({"error": error}), headers)
 
 
 # --- requests ------------------------------------------------------------------------------------------------
@@ -216,6 +220,11 @@ def _decode(data: bytes, name: str) -> str:
 
 
 def _parse_json(text: bytes | str, name: str) -> Any:
+    # Counted before they become objects, each of which takes many times its bytes. Base64 has none of them.
+    data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    count = sum(data.count(sign) for sign in (b"[", b"{", b",", b":"))
+    if count > MAX_VALUES:
+        raise malformed(f"{truncate_for_message(name)} must be JSON of at most {MAX_VALUES} values, got about {count}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

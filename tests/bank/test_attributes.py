@@ -63,7 +63,7 @@ def test_dialects(tmp_path: Path) -> None:
         ("id,sex\na,male\nb\n", r"line 3: values must be 2.* got 1"),
         ("id,sex\na,male,x\n", r"line 2: values must be 2.* got 3"),
         ("id,sex\na,male\nb,male\na,male\n", r"line 4: 'a' has a row already, in line 2"),
-        ("file\nd/a.png\ne/a.png\n", r"line 3: 'a' has a row already, in line 2"),
+        ("file\nd/a.png\n./d/a.png\n", r"line 3: 'd/a.png' has a row already, in line 2"),
         ("id,sex\n,male\n", r"line 2: the name of the image is missing"),
         ("id,sex,sex\na,male,male\n", r"column 'sex' comes twice"),
         ('id,sex\na,"male\n', r"line 2: not readable as CSV"),

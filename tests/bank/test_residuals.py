@@ -242,7 +242,7 @@ def test_another_autoencoders_pictures_do_without(
 ) -> None:
     """What one loses is not what another loses; but it stays in the file."""
     detailed.save(tmp_path / "a.safetensors")
-    monkeypatch.setattr(detailed, "fitted_with", {"name": "other"})
+    monkeypatch.setattr(detailed, "_origin", {"name": "other"})
     assert detailed.default_decoding(detailed.settings) == "blend"
     assert torch.equal(detailed.source_picture(2), detailed.decode(torch.full((1, 4, 4), 2))[0])
 

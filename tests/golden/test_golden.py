@@ -202,6 +202,7 @@ def test_fit_command_gives_the_same_file(tmp_path: Path) -> None:
 
 def settings_in(record: dict[str, Any]) -> Any:
     """Take sampler and settings out of a report or a picture's metadata."""
+    record.pop("fit", None)  # golden records are older
     name, values = record.pop("sampler", None), record.pop("settings", None)
     return None if name is None else golden.settings_of({"sampler": name, **(values or {})})
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SettingError
+from ...runs.interruption import checkpoint
 from ...validation import check_noise, check_reference
 from ..base import Context, Sampler
 from .resynthesis import Resynthesis, resynthesis, resynthesis_steps
@@ -170,6 +171,7 @@ class _Denoiser:
         x = clean + sigmas[first] * normal
         mean, likeliest = x, torch.empty(0)
         for level in range(first, len(sigmas)):
+            checkpoint()
             sigma = sigmas[level]
             mean, likeliest, shares = self._posterior(x, sigma, sides[level], penalty)
             group_shares = shares.new_zeros(self.pictures).index_add_(0, self.groups, shares)

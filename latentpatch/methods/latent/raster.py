@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
-from importlib.util import find_spec
 from math import isqrt, prod
 from typing import Protocol
 
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import MissingDependencyError, SettingError
 from ...ops.noise import draw
+from ...runs.system import can_import
 from ...validation import check_noise, check_reference
 from ..base import Context, Sampler
 from .search import numba_backend as cpu
@@ -89,7 +88,7 @@ def raster(
         MissingDependencyError: for ``triton`` where it is not installed.
     """
     cpu.check_backend(backend, BACKENDS)
-    if backend == "triton" and not _triton_installed():
+    if backend == "triton" and not can_import("triton"):
         raise MissingDependencyError("triton", "triton", "the backend triton")
     bank = keys.keys if isinstance(keys, PreparedSources) else keys
     _, height, width, depth = bank.shape
@@ -250,7 +249,7 @@ def _in_triton(
     Raises:
         ValueError: where the backend ``triton`` is requested and does not support the search.
     """
-    if backend in ("torch", "numba") or (backend is None and not (sources.keys.is_cuda and _triton_installed())):
+    if backend in ("torch", "numba") or (backend is None and not (sources.keys.is_cuda and can_import("triton"))):
         return False
     from .search import triton_backend as gpu  # needs Triton
 
@@ -260,12 +259,6 @@ def _in_triton(
     if obstacle is not None:
         raise SettingError("backend", backend, f"another one here ({obstacle})")
     return True
-
-
-@lru_cache(maxsize=1)
-def _triton_installed() -> bool:
-    """Return True where the package Triton is installed."""
-    return find_spec("triton") is not None
 
 
 def _column(cells: BoolArray, device: torch.device) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from ...runs.system import njit
 
 __all__ = ["find_windows"]
 
-_compiled = numba.njit(nogil=True, cache=True)
+_compiled = njit()
 _FIRST = 8  # neighbors that are compared with a whole row of windows; their weighted sum fits into int32
 
 

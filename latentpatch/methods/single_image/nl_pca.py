@@ -21,6 +21,7 @@ from torch import Tensor
 from ...ops.patch_nearest import BLOCK_BYTES
 from ...ops.patch_windows import row_blocks, window_distances
 from ...ops.patches import patch_grid
+from ...runs.threads import one_thread
 from .denoising import PatchDenoiser, Progress
 from .denoising_settings import NLPCASettings
 
@@ -123,12 +124,8 @@ def _components(centered: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return squared singular values ``(G, r)`` and, on the shorter side of the matrices, vectors ``(G, n, r)``."""
     is_tall = centered.shape[1] >= centered.shape[2]
     gram = centered.mT @ centered if is_tall else centered @ centered.mT
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # with which LAPACK's last bits would change
-    try:
+    with one_thread():  # LAPACK's last bits would change
         values, vectors = torch.linalg.eigh(gram)
-    finally:
-        torch.set_num_threads(threads)
     return values[:, -rank:].clamp(min=0), vectors[..., -rank:]
 
 

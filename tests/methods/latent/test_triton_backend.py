@@ -143,9 +143,7 @@ def test_what_the_kernels_cannot_do_is_said(monkeypatch):
         raster(sharded, noise, settings, backend="triton")
     with pytest.raises(SettingError, match="a CUDA GPU, not on cpu"):
         raster(keys, noise, RasterSettings(2, 1, 3, 1), backend="triton")
-    monkeypatch.setattr(
-        importlib.import_module("latentpatch.methods.latent.raster"), "_triton_installed", lambda: False
-    )
+    monkeypatch.setattr(importlib.import_module("latentpatch.methods.latent.raster"), "can_import", lambda _: False)
     with pytest.raises(MissingDependencyError) as error:
         raster(keys, noise, settings, backend="triton")
     assert error.value.package == "triton"

@@ -6,11 +6,9 @@ thread visits every place with all its images together, so that it reads the sou
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -20,7 +18,9 @@ import torch
 from torch import Tensor
 
 from ....errors import SettingError
+from ....runs.interruption import checkpoint
 from ....runs.system import has_numba as installed
+from ....runs.threads import run_in_threads
 from .prepared import PreparedSources, paste, score_bound
 from .schedule import Scale, places_in_units
 
@@ -268,6 +268,7 @@ class Scan:
         """
         from .numba_kernels import run_sweep
 
+        checkpoint()
         rank_array, guess_array = ranks.contiguous().numpy(), guesses.contiguous().numpy()
 
         def run_images(part: slice) -> None:
@@ -291,6 +292,7 @@ class Scan:
         """
         from .numba_kernels import allot
 
+        checkpoint()
         numbers = order.numpy()
 
         def run_images(part: slice) -> None:
@@ -317,22 +319,8 @@ class Scan:
         return torch.from_numpy(grid)
 
 
-@lru_cache(maxsize=1)
-def _pool(_process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="latentpatch-search")
-
-
 def _in_threads(work: Callable[[slice], None], images: int) -> None:
     """Call ``work`` for all images in parts, one part per torch thread, the first in the calling thread."""
     threads = max(1, min(torch.get_num_threads(), images))
     parts = [slice(images * part // threads, images * (part + 1) // threads) for part in range(threads)]
-    if threads == 1:
-        work(parts[0])
-        return
-    # A forked process loses the threads of its parent, so each process has its own pool.
-    waiting = [_pool(os.getpid()).submit(work, part) for part in parts[1:]]
-    try:
-        work(parts[0])
-    finally:
-        for each in waiting:
-            each.result()
+    run_in_threads([partial(work, part) for part in parts])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numba
+from ....runs.system import njit
 
 __all__ = ["compiled", "cut", "paste", "resize"]
 
 # Contraction to fused multiply-add changes no result, because all products are exact.
-compiled = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+compiled = njit(fastmath={"contract"}, error_model="numpy")
 
 
 @compiled

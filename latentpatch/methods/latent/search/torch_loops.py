@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ....runs.interruption import checkpoint
 from .prepared import PreparedSources
 
 __all__ = [
@@ -71,6 +72,8 @@ def each(visit: Callable[[Any, Any], Any], state: Any, steps: Any) -> Any:
     """
     if isinstance(steps, list) or not is_exporting():
         for step in steps if isinstance(steps, list) else zip(*steps, strict=True):
+            if not is_exporting():
+                checkpoint()
             state = visit(state, step)
         return state
     if isinstance(state, Tensor):

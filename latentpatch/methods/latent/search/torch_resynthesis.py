@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....ops.nearest import nearest
+from ....runs.interruption import checkpoint
 from ..settings import ResynthesisSettings
 from .assignment import CANDIDATES, assign
 from .bands import band_cuts, capacity
@@ -354,7 +355,11 @@ def least_energy(units: Units, maps: Tensor, tried: int, patch_size: int, stride
     if is_exporting():
         energies = _energy(units, maps, patch_size, stride, symmetric)
     else:
-        energies = torch.cat([_energy(units, part, patch_size, stride, symmetric) for part in maps.split(64)])
+        parts = []
+        for part in maps.split(64):
+            checkpoint()
+            parts.append(_energy(units, part, patch_size, stride, symmetric))
+        energies = torch.cat(parts)
     order = torch.arange(tried, device=maps.device)
     best = (energies.unflatten(0, (-1, tried)) * tried + order).argmin(1)
     grouped = maps.unflatten(0, (-1, tried))

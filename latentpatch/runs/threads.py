@@ -1,0 +1,69 @@
+"""Arithmetic that does not depend on the number of threads: each part of the work has one thread of torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TypeVar
+
+import torch
+
+from .interruption import current_check
+
+__all__ = ["map_in_threads", "one_thread", "run_in_threads"]
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute the block with one thread, so that sums have one order."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def map_in_threads(function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
+    """Return the result of each part, computed with one thread of torch, for as many at a time as torch has threads.
+
+    Grad mode and inference mode are those of the caller. Autocast is that of the function alone.
+    """
+    results: dict[int, R] = {}
+    threads, check = max(1, min(torch.get_num_threads(), len(parts))), current_check()
+    has_grad, is_inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    def run(first: int) -> None:
+        with one_thread(), torch.inference_mode(is_inference), torch.set_grad_enabled(has_grad):
+            for i in range(first, len(parts), threads):
+                check()
+                results[i] = function(parts[i])
+
+    with one_thread():
+        run_in_threads([lambda first=first: run(first) for first in range(threads)])  # type: ignore[misc]
+    return [results[i] for i in range(len(parts))]
+
+
+def run_in_threads(jobs: Sequence[Callable[[], None]]) -> None:
+    """Run jobs, the first in the calling thread and each other one in a thread of its own."""
+    # A forked process loses the threads of its parent, so each process has its own pool.
+    waiting = [_pool(os.getpid()).submit(job) for job in jobs[1:]]
+    try:
+        jobs[0]()
+    finally:
+        for each in waiting:
+            each.result()
+
+
+@lru_cache(maxsize=1)
+def _pool(_process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="latentpatch")

@@ -1,0 +1,81 @@
+"""Global state of PyTorch changes nothing and is not changed: types, devices, autocast, modes, the random state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from latentpatch import LatentPatch
+from latentpatch.autoencoders import load_autoencoder
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Tensor:
+    return torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def path(pictures: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("model") / "m.safetensors"
+    LatentPatch(components=4).fit(pictures).save(file)
+    return file
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+STATES: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "float64": lambda: default_dtype(torch.float64),
+    "float16": lambda: default_dtype(torch.float16),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "inference mode": torch.inference_mode,
+    "no grad": torch.no_grad,
+    "meta": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_models_are_the_same_in_any_state(state: str, pictures: Tensor, path: Path, tmp_path: Path) -> None:
+    """Defect: a model was refused or another one under set_default_dtype and in autocast."""
+    plain = LatentPatch(components=4)
+    expected = LatentPatch.load(path)
+    made = expected.generate(2)
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[:32] = True
+    edited = expected.edit(pictures[0], pictures[1], mask)
+    with STATES[state]():
+        before = torch.get_default_dtype(), torch.get_default_device(), torch.is_autocast_enabled("cpu")
+        model = LatentPatch.load(path)
+        assert torch.equal(model.generate(2).images, made.images)
+        assert torch.equal(model.edit(pictures[0], pictures[1], mask).images, edited.images)
+        fitted = (plain if state == "meta" else LatentPatch(components=4)).fit(pictures)
+        fitted.save(tmp_path / "m.safetensors")
+        assert (torch.get_default_dtype(), torch.get_default_device(), torch.is_autocast_enabled("cpu")) == before
+    assert (tmp_path / "m.safetensors").read_bytes() == path.read_bytes()
+    assert torch.equal(LatentPatch.load(tmp_path / "m.safetensors").generate(2).images, made.images)
+
+
+def test_the_random_state_stays(pictures: Tensor, path: Path, tmp_path: Path) -> None:
+    """Defect: building and loading moved PyTorch's generator."""
+    before = torch.get_rng_state()
+    LatentPatch()
+    model = LatentPatch.load(path)
+    model.fit(pictures)
+    model.generate(1)
+    model.save(tmp_path / "m.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+    load_autoencoder("embedded", pretrained=False)  # random weights are drawn from it, as of any module
+    assert not torch.equal(torch.get_rng_state(), before)
