@@ -31,12 +31,7 @@ from .methods.single_image.filter_settings import (
     MedianSettings,
     RollingGuidanceSettings,
 )
-from .methods.single_image.settings import (
-    CompletionSettings,
-    GPNNSettings,
-    PatchDiffusionSettings,
-    PSINSettings,
-)
+from .methods.single_image.settings import CompletionSettings, GPNNSettings, PatchDiffusionSettings, PSINSettings
 from .methods.single_image.texture_settings import (
     EfrosLeungSettings,
     GPDMSettings,

@@ -137,7 +137,7 @@ def test_an_error_of_one_ends_all(faces: Path, tmp_path: Path) -> None:
     assert status == 1
     assert [line for line in err.splitlines() if line.startswith("latentpatch:")] == [
         f"latentpatch: error: {folder / 'face09.png'}: not recognised as a picture; accepted: still JPEG, PNG, WebP, "
-        "BMP, TIFF and GIF pictures"
+        "BMP, TIFF and GIF pictures, AVIF, and HEIC with the package pillow-heif"
     ]
     assert out == ""
     assert not (tmp_path / "out").exists()
