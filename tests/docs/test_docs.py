@@ -172,8 +172,6 @@ def test_blocks_run(page: Path, folder: Path) -> None:
             pytest.importorskip(package, reason=f"{package} is not installed")
     if page.name == "serving.md":
         pytest.importorskip("starlette", reason="Starlette is not installed")
-    if page.name == "one-picture.md":  # these methods take as long as there are pixels
-        Image.open("face.jpg").resize((128, 128)).save("face.jpg")
     check(page)
 
 
