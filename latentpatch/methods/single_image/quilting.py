@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SettingError
+from ...runs.threads import one_thread
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators
 from .quilting_blocks import Array, Exemplars, place_starts, quilt
 from .texture_settings import QuiltingSettings
@@ -79,7 +80,8 @@ class Quilting(PictureMethod):
             exemplars, total = Exemplars.of(pictures, block), len(starts[0])
 
             def make_one(number: int) -> Array:
-                return quilt(exemplars, size, starts, settings, own[number], tell=None if number else tell)
+                with one_thread():
+                    return quilt(exemplars, size, starts, settings, own[number], tell=None if number else tell)
         else:
             sides = [max(min(_SMALLEST_BLOCK, block), block * 2**turn // 3**turn) for turn in range(settings.passes)]
             lengths = [_lengths(settings, side) for side in sides]
@@ -87,7 +89,8 @@ class Quilting(PictureMethod):
             exemplars, total = transfer.exemplars, transfer.total_rows
 
             def make_one(number: int) -> Array:
-                return transfer.make(own[number], None if number else tell)
+                with one_thread():
+                    return transfer.make(own[number], None if number else tell)
 
         def tell(done: int, numbers: Array) -> None:
             if observe is not None:

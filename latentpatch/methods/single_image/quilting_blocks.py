@@ -208,8 +208,9 @@ def least_cut(error: Array) -> Array:
     """
     path = np.zeros(len(error), np.int64)
     cost = error.copy()
+    wide = np.full(error.shape[1] + 2, np.inf)  # a row between infinities
     for row in range(1, len(error)):
-        wide = np.pad(cost[row - 1], 1, constant_values=np.inf)
+        wide[1:-1] = cost[row - 1]
         cost[row] += np.minimum(np.minimum(wide[:-2], wide[1:-1]), wide[2:])
     path[-1] = at = int(cost[-1].argmin())
     for row in range(len(error) - 2, -1, -1):
@@ -252,9 +253,14 @@ class Search:
         """Return the sums of products of a block ``(C, B, B)`` with the levels at every position."""
         side, found = block.shape[-1], []
         for levels, spectra in zip(self._levels, self._spectra, strict=True):
-            # A convolution with the turned block is the correlation with the block, moved by its side less one.
-            product = (torch.fft.rfft2(block.flip(1, 2), levels.shape[1:]) * spectra).sum(0)
-            cross = torch.fft.irfft2(product, levels.shape[1:])[side - 1 :, side - 1 :]
+            # A convolution with the turned block is the correlation with the block, moved by its side less one. Rows
+            # come first and last: most of those of the padded block are zero, and some of the result are not wanted.
+            height, width = levels.shape[1:]
+            rows = torch.fft.rfft(block.flip(1, 2), width)
+            product = torch.zeros_like(spectra[0])
+            for own, other in zip(torch.fft.fft(rows, height, dim=1), spectra, strict=True):
+                product.addcmul_(own, other)
+            cross = torch.fft.irfft(torch.fft.ifft(product, dim=0)[side - 1 :], width)[:, side - 1 :]
             found.append(cross.round().reshape(-1))
         return torch.cat(found)
 
