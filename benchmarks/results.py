@@ -174,7 +174,7 @@ class Results:
         folder = self.out / "varied"
         self.latentpatch(
             "generate", *chosen, "--components", 64, "--preset", "faithful",
-            "--max-share", 0.5, "--donors", 0.75, "--autoencoder", self.options.taef2, "-n", 32, "-o", folder,
+            "--bands", 1, "--max-share", 0.5, "--donors", 0.75, "--autoencoder", self.options.taef2, "-n", 32, "-o", folder,
         )  # fmt: skip
         save_jpeg(folder / "grid.png", DOCS / "images" / "varied.jpg")
 

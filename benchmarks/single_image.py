@@ -81,7 +81,7 @@ def peers(picture: Path, style: Path, out: Path, rounds: int) -> dict[str, dict[
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     noisy = (clean + SIGMA * noise).clamp(0, 1)
     tasks: dict[str, dict[str, Callable[[], object] | None]] = {
-        "reshuffle, 250 x 167": {
+        "reshuffle, 167 x 250": {
             "patch-diffusion": ours(out / "reshuffle.png", lambda: latentpatch.reshuffle(small)),
             "gpnn": ours(out / "gpnn.png", lambda: latentpatch.reshuffle(small, method="gpnn")),
             "gpdm": ours(out / "gpdm.png", lambda: latentpatch.reshuffle(small, method="gpdm")),
@@ -92,7 +92,7 @@ def peers(picture: Path, style: Path, out: Path, rounds: int) -> dict[str, dict[
             ),
             "quilting": ours(out / "quilting.png", lambda: latentpatch.texture(exemplar, (512, 512))),
         },
-        "stylize, 512 x 384": {
+        "stylize, 384 x 512": {
             "gmic stylize": gmic_command([content, painting], "stylize[0] [1] keep[0]", out / "style-gmic.png"),
             "style-optimization": ours(out / "style.png", lambda: latentpatch.stylize(content, painting)),
         },
