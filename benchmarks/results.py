@@ -173,8 +173,8 @@ class Results:
         chosen = [by_id[model.bank.ids[position]] for position in sorted(farthest(model, NUM_VARIED))]
         folder = self.out / "varied"
         self.latentpatch(
-            "generate", *chosen, "--components", 64, "--preset", "faithful",
-            "--bands", 1, "--max-share", 0.5, "--donors", 0.75, "--autoencoder", self.options.taef2, "-n", 32, "-o", folder,
+            "generate", *chosen, "--components", 64, "--preset", "faithful", "--bands", 1,
+            "--max-share", 0.5, "--donors", 0.75, "--autoencoder", self.options.taef2, "-n", 32, "-o", folder,
         )  # fmt: skip
         save_jpeg(folder / "grid.png", DOCS / "images" / "varied.jpg")
 
