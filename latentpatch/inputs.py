@@ -12,7 +12,7 @@ from .autoencoders.base import Autoencoder
 from .errors import SettingError, SettingTypeError
 from .io.images import read_image
 from .ops.compositing import cell_mask
-from .validation import check_integer
+from .validation import check_integer, plain
 
 __all__ = ["Picture", "cells_of_mask", "check_range", "image_batch", "image_seeds", "size_pair"]
 
@@ -91,10 +91,9 @@ def image_seeds(n: int, seed: int, seeds: Sequence[int] | None) -> Sequence[int]
     if seeds is not None:
         if seed != 0 or n not in (1, len(seeds)):
             raise SettingError("seeds", list(seeds), "there alone, without n or seed")
-        return seeds
-    check_integer("n", n, 1)
-    check_integer("seed", seed, 0)
-    return range(seed, seed + n)
+        return seeds if isinstance(seeds, range) else [plain(each) for each in seeds]
+    first = check_integer("seed", seed, 0)
+    return range(first, first + check_integer("n", n, 1))
 
 
 def _described(tensor: Tensor) -> str:

@@ -16,6 +16,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import SettingError, SettingTypeError
+from .validation import plain
 
 __all__ = ["Setting", "Settings", "aliases_of", "check_limits", "declared", "setting", "settings_table"]
 
@@ -197,9 +198,10 @@ class Settings(metaclass=_AcceptsAliases):
 
     def __post_init__(self) -> None:
         for name, each in declared(type(self)).items():
-            value = getattr(self, name)
-            if tuple in each.types and isinstance(value, list):  # JSON has lists
-                object.__setattr__(self, name, value := tuple(value))
+            value = given = plain(getattr(self, name))
+            if tuple in each.types and isinstance(value, (list, tuple)):  # JSON has lists
+                value = tuple(plain(element) for element in given)
+            object.__setattr__(self, name, value)
             each.check(value)
         self.check_together()
 

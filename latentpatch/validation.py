@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import SettingError, SettingTypeError
 
@@ -19,16 +19,23 @@ __all__ = [
     "check_number",
     "check_real",
     "check_reference",
+    "plain",
 ]
 
 
+def plain(value: Any) -> Any:
+    """Return a NumPy number, or a tensor without axes, as the number of Python; others as they are."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
 def check_integer(name: str, value: object, least: int, most: int | None = None) -> int:
-    """Return ``value`` if it is an ``int`` of at least ``least`` and at most ``most``.
+    """Return ``value`` as an ``int`` if it is an integer, of NumPy or torch too, from ``least`` to ``most``.
 
     Raises:
         SettingTypeError: for another type, ``bool`` among them.
         SettingError: out of range.
     """
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise SettingTypeError(name, value, "an integer")
     if value < least or (most is not None and value > most):
@@ -37,11 +44,12 @@ def check_integer(name: str, value: object, least: int, most: int | None = None)
 
 
 def check_real(name: str, value: object) -> float:
-    """Return ``value`` if it is an ``int`` or ``float``; NaN and infinity pass.
+    """Return ``value`` as an ``int`` or ``float`` if it is a number, of NumPy or torch too; NaN and infinity pass.
 
     Raises:
         SettingTypeError: for another type.
     """
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise SettingTypeError(name, value, "a number")
     return value

@@ -113,7 +113,16 @@ def test_a_full_queue_refuses_at_once_and_loses_nothing_it_took(
 ) -> None:
     requests = [traffic.as_json({"seed": i % 10, "n": 8}) for i in range(200)]
     wanted = [traffic.expected(service, sent).body for sent in requests[:10]]
-    answers = traffic.throw(lambda sent: send(server, sent), requests, clients=120)
+    pids = server.worker_pids()
+
+    def go_on() -> None:
+        time.sleep(1)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+    for pid in pids:  # a fast server would empty its queue while the clients start
+        os.kill(pid, signal.SIGSTOP)
+    answers = traffic.throw(lambda sent: send(server, sent), requests, clients=120, while_running=go_on)
     refused = [answer for answer in answers if answer.status != 200]
     assert refused, "the queue was never full"
     assert {answer.status for answer in refused} == {503}
