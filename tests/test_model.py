@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from helpers.coded_pixels import CodedPixels
@@ -22,6 +23,7 @@ from latentpatch import (
     LatentPatch,
     RandomCellsSettings,
     RasterSettings,
+    ResynthesisSettings,
     SourceBank,
     WeightsError,
     load_autoencoder,
@@ -671,3 +673,17 @@ def test_few_sources_get_the_preset_few(face_images):
     assert model.with_settings(stride=2) == PRESETS["balanced"].changed(stride=2)
     model.settings = PRESETS["balanced"]
     assert model.generate(1, where="kind=rare").settings.stride == 1
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(model):
+    wanted = model.generate(2, seed=3).images
+    for count, seed in ((np.int64(2), np.uint8(3)), (torch.tensor(2), torch.tensor(3))):
+        assert model.generate(count, seed=seed).images.equal(wanted)
+    for seeds in (np.arange(3, 5), torch.arange(3, 5)):
+        assert model.generate(seeds=seeds).images.equal(wanted)
+    settings = ResynthesisSettings(sweeps=np.int64(3), max_share=np.float32(0.5))
+    assert settings == ResynthesisSettings(sweeps=3, max_share=0.5)
+    assert type(settings.sweeps) is int
+    for wrong in (np.bool_(True), np.float64(2), torch.tensor(2.0), np.arange(2)):
+        with refuses("n"):
+            model.generate(wrong)
