@@ -102,9 +102,8 @@ class TargetOptions(OptionGroup):
 def make_and_write(
     options: PictureOptions,
     context: cli.RunContext,
-    task: str,
-    settings: Settings,
-    size: tuple[int, int] | None,
+    method: MethodOptions,
+    size: tuple[int, int] | None = None,
     *,
     files: Mapping[str, Path] = MappingProxyType({}),
     facts: Mapping[str, Any] = MappingProxyType({}),
@@ -113,7 +112,7 @@ def make_and_write(
     """Make the pictures of a command, write them with their sheets and record, and return the record.
 
     Args:
-        options, context, task, settings, size: of the command.
+        options, context, method, size: of the command.
         files: of further inputs by name, for the record.
         facts: further ones for the record.
         inputs: further arguments of :func:`~latentpatch.picture_tasks.make_pictures`.
@@ -123,6 +122,7 @@ def make_and_write(
     from ..picture_tasks import make_pictures, picture_tensors
     from ._output import SHEET_IMAGES, file_facts
 
+    task, settings = method.task, method.settings()
     with atomic.staged(options.output) as staging:
         tensors = shown = picture_tensors(options.pictures)
         if isinstance(options, TargetOptions):

@@ -37,18 +37,18 @@ class PictureRegionOptions(PictureOptions, TargetOptions):
     region: _OwnRegionOptions = cli.group(_OwnRegionOptions)
 
 
-def make_region(
-    options: PictureRegionOptions, context: cli.RunContext, task: str, method: MethodOptions
-) -> dict[str, Any]:
+def make_region(options: PictureRegionOptions, context: cli.RunContext, method: MethodOptions) -> dict[str, Any]:
     """Make the pictures of a task of a region and write them."""
     from ..io.channels import read_channels
     from ..io.images import parse_box, read_mask
     from ..io.listing import list_images
 
-    region, settings = options.region, method.settings()
-    height, width = read_channels(options.target).shape[1:]
-    mask = parse_box(str(region.box), (height, width)) if region.mask is None else read_mask(region.mask)
-    files = {} if region.mask is None else {"mask": region.mask}
+    region = options.region
+    if region.mask is None:
+        height, width = read_channels(options.target).shape[1:]
+        mask, files = parse_box(str(region.box), (height, width)), {}
+    else:
+        mask, files = read_mask(region.mask), {"mask": region.mask}
     pictures = tuple(list_images(*options.pictures)) if options.pictures else (options.target,)
     options = replace(options, pictures=pictures)
-    return make_and_write(options, context, task, settings, None, files=files, facts={"box": region.box}, mask=mask)
+    return make_and_write(options, context, method, files=files, facts={"box": region.box}, mask=mask)

@@ -35,4 +35,4 @@ class AnalogyOptions(PictureOptions, TargetOptions):
 )
 def run(options: AnalogyOptions, context: cli.RunContext) -> dict[str, Any]:
     """Make the pictures and write them."""
-    return make_and_write(options, context, "analogy", options.method.settings(), None)
+    return make_and_write(options, context, options.method)

@@ -42,11 +42,10 @@ def run(options: DenoiseOptions, context: cli.RunContext) -> dict[str, Any]:
     """Take the noise away and write the picture."""
     from ..io.channels import read_channels
 
-    settings = options.method.settings()
     guide = None if options.guide is None else read_channels(options.guide)
     files = {} if options.guide is None else {"guide": options.guide}
-    report = make_and_write(options, context, "denoise", settings, None, files=files, target=guide)
+    report = make_and_write(options, context, options.method, files=files, target=guide)
     if "sigma" in report["settings"]:
-        how = "estimated" if getattr(settings, "sigma", None) is None else "as set"
+        how = "estimated" if getattr(options.method.settings(), "sigma", None) is None else "as set"
         context.say(f"noise: {report['settings']['sigma']:g} levels of 255, {how}")
     return report

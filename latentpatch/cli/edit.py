@@ -31,7 +31,7 @@ class PictureEditOptions(PictureRegionOptions):
 )
 def edit_picture(options: PictureEditOptions, context: cli.RunContext) -> dict[str, Any]:
     """Make the edit coherent and write the pictures."""
-    return make_region(options, context, "edit", options.method)
+    return make_region(options, context, options.method)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,4 +30,4 @@ class HarmonizeOptions(PictureRegionOptions):
 )
 def run(options: HarmonizeOptions, context: cli.RunContext) -> dict[str, Any]:
     """Make the pictures and write them."""
-    return make_region(options, context, "harmonize", options.method)
+    return make_region(options, context, options.method)

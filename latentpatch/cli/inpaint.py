@@ -33,7 +33,7 @@ class PictureInpaintOptions(PictureRegionOptions):
 )
 def inpaint_picture(options: PictureInpaintOptions, context: cli.RunContext) -> dict[str, Any]:
     """Fill the region from the picture itself, or from others, and write the images."""
-    return make_region(options, context, "inpaint", options.method)
+    return make_region(options, context, options.method)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,4 +30,4 @@ class ReshuffleOptions(PictureOptions):
 )
 def run(options: ReshuffleOptions, context: cli.RunContext) -> dict[str, Any]:
     """Make the pictures and write them."""
-    return make_and_write(options, context, "reshuffle", options.method.settings(), options.size)
+    return make_and_write(options, context, options.method, options.size)

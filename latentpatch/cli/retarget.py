@@ -27,4 +27,4 @@ class RetargetOptions(PictureOptions):
 @cli.command(RetargetOptions, "retarget beach.jpg --size 160x400 -o wide")
 def run(options: RetargetOptions, context: cli.RunContext) -> dict[str, Any]:
     """Make the pictures and write them."""
-    return make_and_write(options, context, "retarget", options.method.settings(), options.size)
+    return make_and_write(options, context, options.method, options.size)

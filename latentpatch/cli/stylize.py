@@ -35,4 +35,4 @@ class StylizeOptions(PictureOptions, TargetOptions):
 )
 def run(options: StylizeOptions, context: cli.RunContext) -> dict[str, Any]:
     """Make the pictures and write them."""
-    return make_and_write(options, context, "stylize", options.method.settings(), None)
+    return make_and_write(options, context, options.method)

@@ -34,4 +34,4 @@ class TextureOptions(PictureOptions):
 )
 def run(options: TextureOptions, context: cli.RunContext) -> dict[str, Any]:
     """Make the textures and write them."""
-    return make_and_write(options, context, "texture", options.method.settings(), options.size)
+    return make_and_write(options, context, options.method, options.size)

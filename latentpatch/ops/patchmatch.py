@@ -8,11 +8,9 @@ for the same quality. Equal seeds give equal matches for any number of threads; 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from ..errors import MissingDependencyError, SettingError
 from ..runs.system import has_numba
+from ..runs.threads import run_in_threads
 from ..validation import check_choice, check_integer
 from . import patchmatch_torch
 from .patches import patch_grid
@@ -252,25 +251,14 @@ def _numba_search(
     return torch.from_numpy(matches), torch.from_numpy(scores)
 
 
-@lru_cache(maxsize=1)
-def _pool(_process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="latentpatch-patchmatch")
-
-
 def _in_bands(function: Callable[[int, int], None], rows: int, shift: int) -> None:
     """Call a function of the first and last row for every band, in as many threads as torch uses."""
     bounds = [0, *range(_BAND_ROWS - shift, rows, _BAND_ROWS), rows]
     bands = list(pairwise(bounds))
     threads = min(torch.get_num_threads(), len(bands))
-    if threads < 2:
-        for first, last in bands:
-            function(first, last)
-        return
-    shares = [bands[part::threads] for part in range(threads)]
 
-    def run(share: list[tuple[int, int]]) -> None:
-        for first, last in share:
+    def run(part: int) -> None:
+        for first, last in bands[part::threads]:
             function(first, last)
 
-    for done in [_pool(os.getpid()).submit(run, share) for share in shares]:
-        done.result()
+    run_in_threads([partial(run, part) for part in range(threads)])

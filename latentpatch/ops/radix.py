@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..runs.system import njit
+from ..runs.threads import run_in_threads
 
 __all__ = ["order_rows", "transport_rows"]
 
@@ -66,13 +66,7 @@ def _divide(work: Callable[[int, int], object], rows: int, size: int, threads: i
     """Call ``work`` with the bounds of parts of the rows, a thread each."""
     parts = max(1, min(threads, rows, size // _FEWEST_PER_THREAD))
     bounds = [rows * i // parts for i in range(parts + 1)]
-    if parts == 1:
-        work(0, rows)
-        return
-    with ThreadPoolExecutor(parts) as pool:
-        jobs: list[Any] = [pool.submit(work, a, b) for a, b in pairwise(bounds)]
-        for job in jobs:
-            job.result()
+    run_in_threads([partial(work, first, last) for first, last in pairwise(bounds)])
 
 
 @_compiled

@@ -53,7 +53,7 @@ def map_in_threads(function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
     return [results[i] for i in range(len(parts))]
 
 
-def run_in_threads(jobs: Sequence[Callable[[], None]]) -> None:
+def run_in_threads(jobs: Sequence[Callable[[], object]]) -> None:
     """Run jobs, the first in the calling thread and each other one in a thread of its own."""
     # A forked process loses the threads of its parent, so each process has its own pool.
     waiting = [_pool(os.getpid()).submit(job) for job in jobs[1:]]

@@ -80,8 +80,7 @@ class Quilting(PictureMethod):
             exemplars, total = Exemplars.of(pictures, block), len(starts[0])
 
             def make_one(number: int) -> Array:
-                with one_thread():
-                    return quilt(exemplars, size, starts, settings, own[number], tell=None if number else tell)
+                return quilt(exemplars, size, starts, settings, own[number], tell=None if number else tell)
         else:
             sides = [max(min(_SMALLEST_BLOCK, block), block * 2**turn // 3**turn) for turn in range(settings.passes)]
             lengths = [_lengths(settings, side) for side in sides]
@@ -89,8 +88,7 @@ class Quilting(PictureMethod):
             exemplars, total = transfer.exemplars, transfer.total_rows
 
             def make_one(number: int) -> Array:
-                with one_thread():
-                    return transfer.make(own[number], None if number else tell)
+                return transfer.make(own[number], None if number else tell)
 
         def tell(done: int, numbers: Array) -> None:
             if observe is not None:
@@ -100,7 +98,7 @@ class Quilting(PictureMethod):
 
         with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(seeds)))) as pool:
             maps: list[Array] = []
-            for number, made in enumerate(pool.map(make_one, range(len(seeds)))):
+            for number, made in enumerate(pool.map(one_thread()(make_one), range(len(seeds)))):
                 maps.append(made)
                 tell((number + 1) * total, made)
         images, offsets = exemplars.copy(torch.from_numpy(np.stack(maps)))
