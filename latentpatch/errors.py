@@ -17,6 +17,7 @@ __all__ = [
     "ImageTooLargeError",
     "LatentPatchError",
     "MissingDependencyError",
+    "PictureWarning",
     "RegistrationWarning",
     "SettingError",
     "SettingTypeError",
@@ -42,6 +43,10 @@ EXTRAS = {
 }
 
 _LONGEST = 200  # characters of a value in a message
+
+
+class PictureWarning(UserWarning):
+    """A picture was read, but not as it was meant: its colour profile was not applied, or its depth is unusual."""
 
 
 class RegistrationWarning(UserWarning):

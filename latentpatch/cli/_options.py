@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -226,6 +228,24 @@ class RunContext:
         """Print a line on standard error."""
         if not self.is_quiet:
             print(printable(text), file=sys.stderr)
+
+    @contextmanager
+    def saying(self, kind: type[Warning]) -> Iterator[None]:
+        """Print each warning of a kind within the block once, as a note."""
+        said: set[str] = set()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", kind)
+            show = warnings.showwarning
+
+            def say(message: Warning | str, category: type[Warning], *details: Any) -> None:
+                if not issubclass(category, kind):
+                    show(message, category, *details)
+                elif str(message) not in said:
+                    said.add(str(message))
+                    self.say(f"note: {message}")
+
+            warnings.showwarning = say  # type: ignore[assignment]
+            yield
 
     def progress(self, items: Any = None, *, name: str, **options: Any) -> Any:
         """Return a progress bar of images, over items or to be updated."""

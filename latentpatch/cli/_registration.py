@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,17 +24,7 @@ __all__ = ["align_sources", "note_pair", "note_picture", "said_warnings"]
 @contextmanager
 def said_warnings(context: RunContext) -> Iterator[None]:
     """Say what the package warns of about registration within the block as the run's own notes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", RegistrationWarning)
-        show = warnings.showwarning
-
-        def say(message: Warning | str, category: type[Warning], *details: object) -> None:
-            if issubclass(category, RegistrationWarning):
-                context.say(f"note: {message}")
-            else:
-                show(message, category, *details)  # type: ignore[arg-type]
-
-        warnings.showwarning = say  # type: ignore[assignment]
+    with context.saying(RegistrationWarning):
         yield
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from .. import __version__
-from ..errors import LatentPatchError, SettingError, printable
+from ..errors import LatentPatchError, PictureWarning, SettingError, printable
 from ..registry import import_plugins
 from ..runs.launch import num_processes, rank
 from ..runs.system import is_out_of_memory, keep_freed_memory
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ValueError(f"{name} must be one process; torchrun is for generate and inpaint --image")
         keep_freed_memory()
         is_resumable = command.is_resumable or options.run.resume or num_processes() > 1
-        with _terminable(), _context(name, options, is_resumable) as context:
+        with _terminable(), _context(name, options, is_resumable) as context, context.saying(PictureWarning):
             report = command.run(options, context)
     except (LatentPatchError, ValueError, TypeError) as error:
         return _fail(_reason(error, words))

@@ -55,11 +55,11 @@ def read_image(
 ) -> Tensor:
     """Read a picture as RGB.
 
-    EXIF orientation is applied, colour profiles are not. Transparent parts are laid over white; 12- and 16-bit grey
-    is scaled to 8 bits.
+    EXIF orientation and colour profiles are applied. Transparent parts are laid over white. 12- and 16-bit grey is
+    scaled to 8 bits; where no 16-bit value is above 4095, that is white, unless a TIFF says another one.
 
     Args:
-        source: a path, the bytes of a file, or a binary stream (read from its position to its end).
+        source: see :data:`~latentpatch.io.opening.ImageSource`.
         size: ``(height, width)`` of the result. The picture is cropped about its centre to that aspect ratio, to
             the nearest pixel, then resized (Lanczos). None keeps its own size.
         name: name of the picture in errors; by default its path.
@@ -67,6 +67,9 @@ def read_image(
 
     Returns:
         ``(3, H, W)`` float32 in [0, 1].
+
+    Warns:
+        PictureWarning: where the colour profile cannot be applied, or 16-bit colours are nearly black.
 
     Raises:
         ImageTooLargeError: for more than ``max_pixels`` pixels.

@@ -159,3 +159,16 @@ def test_unusual_pictures_are_used(some: Path, faces: Path, tmp_path: Path, kind
     assert difference.mean() <= tolerance / 8
     run("generate", some, *PIXELS, "-n", 1, *RASTER, "--neighbors", 5, "-o", tmp_path / "out")
     assert len(record(tmp_path / "out")["ids"]) == 5
+
+
+def test_a_profile_that_cannot_be_applied_is_noted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for i in range(3):
+        options = {"icc_profile": b"no profile" * 20} if i == 1 else {}
+        Image.effect_noise((64, 64), 50).save(folder / f"{i}.png", **options)
+    run("fit", folder, "-o", tmp_path / "m.safetensors", *PIXELS)
+    notes = [line for line in capsys.readouterr().err.splitlines() if "profile" in line]
+    assert len(notes) == 1
+    assert notes[0].startswith("note: ")
+    assert "1.png" in notes[0]

@@ -38,14 +38,31 @@ def png(width: int, height: int, depth: int, colour: int, row: bytes, *extra: by
     return b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), *extra, chunk(b"IDAT", pixels), chunk(b"IEND", b"")])
 
 
-def tiff(width: int, height: int, bits: int, sample_format: int, pixels: bytes) -> bytes:
-    """An uncompressed grey TIFF of one strip."""
-    tags = [
-        (256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, height),
-        (279, len(pixels)), (339, sample_format),
-    ]  # fmt: skip
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+def tiff(
+    width: int,
+    height: int,
+    bits: int,
+    sample_format: int,
+    pixels: bytes,
+    *,
+    order: str = "<",
+    samples: int = 1,
+    photometric: int = 1,
+    extra: dict[int, int] | None = None,
+) -> bytes:
+    """An uncompressed TIFF of one strip and few samples; ``order`` is that of struct, ``extra`` has further tags."""
+    tags = {
+        256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: samples, 278: height,
+        279: len(pixels), 339: sample_format, **({338: 2} if samples == 2 else {}), **(extra or {}),
+    }  # fmt: skip
+    entries = b""
+    for tag, value in sorted(tags.items()):
+        is_short = tag in (258, 259, 262, 277, 281, 338, 339)
+        values = [value] * (samples if tag == 258 else 1)
+        data = struct.pack(f"{order}{len(values)}{'H' if is_short else 'I'}", *values)
+        entries += struct.pack(f"{order}HHI", tag, 3 if is_short else 4, len(values)) + data.ljust(4, b"\0")
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(pixels))
+    return head + pixels + struct.pack(f"{order}H", len(tags)) + entries + b"\0" * 4
 
 
 def levels(image: Tensor) -> np.ndarray:
