@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,15 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from .autoencoders.registry import DEFAULT, Autoencoder
 from .errors import SettingError
+from .inputs import Picture, as_picture
+from .io.images import read_image
 from .methods.base import Context
+from .methods.latent.presets import settings_named
 from .model import LatentPatch
 from .registry import SAMPLERS
 from .results import Generation
 from .settings import Settings
-from .validation import check_choice, check_integer, check_number
+from .validation import check_integer, check_number, plain
 
 __all__ = ["Recombine", "RecombinedSamples", "fit_labelled"]
 
@@ -35,7 +39,7 @@ def fit_labelled(
     labels: Sequence[Any] | Tensor,
     autoencoder: Autoencoder | str = DEFAULT,
     components: int = 16,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
 ) -> LatentPatch:
     """Return a model fitted on labelled images, for :class:`RecombinedSamples` and :class:`Recombine`.
 
@@ -47,7 +51,10 @@ def fit_labelled(
     Raises:
         SettingError: for arguments out of range.
     """
-    values = [str(label) for label in (labels.tolist() if isinstance(labels, Tensor) else labels)]
+    values = [
+        str(plain(label) if isinstance(label, Tensor) else label)
+        for label in (labels.tolist() if isinstance(labels, Tensor) else labels)
+    ]
     if len(values) != len(images):
         raise SettingError("labels", len(values), f"one for each of {len(images)} images")
     attributes = {str(i): {LABEL: value} for i, value in enumerate(values)}
@@ -67,8 +74,8 @@ class _Classes:
         ValueError: where a label has too few sources for the settings.
     """
 
-    def __init__(self, model: LatentPatch, attribute: str, settings: Settings | None) -> None:
-        self.model, self.attribute, self.settings = model, attribute, settings or model.settings
+    def __init__(self, model: LatentPatch, attribute: str, settings: Settings | str | None) -> None:
+        self.model, self.attribute, self.settings = model, attribute, settings_named(settings) or model.settings
         counts: dict[str, int] = defaultdict(int)
         for row in model.bank.attributes:
             counts[row.get(attribute, "")] += 1
@@ -149,7 +156,7 @@ class RecombinedSamples(IterableDataset[tuple[Any, ...]]):
         length: int,
         seed: int = 0,
         batch_size: int = 16,
-        settings: Settings | None = None,
+        settings: Settings | str | None = None,
         transform: Callable[[Tensor], Any] | None = None,
         provenance: bool = False,
         rank: int | None = None,
@@ -233,7 +240,7 @@ class Recombine:
         *,
         probability: float = 0.5,
         batch_size: int = 16,
-        settings: Settings | None = None,
+        settings: Settings | str | None = None,
     ) -> None:
         check_number("probability", probability, 0, 1)
         check_integer("batch_size", batch_size, 1)
@@ -244,23 +251,26 @@ class Recombine:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ready": {}}  # each worker makes samples of its own
 
-    def __call__(self, image: Tensor, label: Any) -> Tensor:
+    def __call__(self, image: Picture, label: Any) -> Tensor:
         """Return the image, or a new one of its label.
 
         Args:
-            image: ``(3, H, W)`` of the model's image size.
-            label: a value of the attribute; numbers and their text are the same.
+            image: ``(3, H, W)`` of the model's image size, or any :data:`~latentpatch.inputs.Picture`.
+            label: a value of the attribute; numbers and their text are the same. Where no value is a number, an integer
+                is the position among :attr:`RecombinedSamples.classes`.
 
         Raises:
             SettingError: for a label that no source has, or an image of another size.
         """
-        labels, shape = self._classes.labels, (3, *self._classes.model.image_size)
-        check_choice("label", str(label), labels)
-        if tuple(image.shape) != shape:
-            raise SettingError("image", tuple(image.shape), f"of shape {shape}")
+        labels, size = self._classes.labels, self._classes.model.image_size
+        number = _position(label, labels)
+        image = as_picture(image, "image")
+        if not isinstance(image, Tensor):
+            image = read_image(image, size)
+        if tuple(image.shape) != (3, *size):
+            raise SettingError("image", tuple(image.shape), f"of shape {(3, *size)}")
         if float(torch.rand(())) >= self.probability:
             return image
-        number = labels.index(str(label))
         if not self._ready.get(number):
             seeds = torch.randint(1 << 62, (self.batch_size,)).tolist()
             self._ready[number] = list(self._classes.make([number] * len(seeds), seeds)[0])
@@ -283,5 +293,30 @@ def _hashed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _by_number(label: str) -> tuple[bool, int, str]:
-    return not label.isdecimal(), int(label) if label.isdecimal() else 0, label
+def _by_number(label: str) -> tuple[bool, float, str]:
+    return (False, float(label), label) if _is_number(label) else (True, 0, label)
+
+
+def _is_number(label: str) -> bool:
+    try:
+        return isfinite(float(label))
+    except ValueError:
+        return False
+
+
+def _position(label: Any, labels: Sequence[str]) -> int:
+    """Return the position of a label: of its value, or its number where labels are no numbers.
+
+    Raises:
+        SettingError: where there is no such label.
+    """
+    label = plain(label)
+    if str(label) in labels:
+        return labels.index(str(label))
+    if isinstance(label, (int, float)):
+        equal = [i for i, each in enumerate(labels) if _is_number(each) and float(each) == label]
+        if equal:
+            return equal[0]
+        if isinstance(label, int) and 0 <= label < len(labels) and not any(map(_is_number, labels)):
+            return label
+    raise SettingError("label", label, f"one of {', '.join(labels)}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .errors import SettingTypeError
 from .methods.base import Context, Sampler
-from .methods.latent.presets import DEFAULT_PRESET, FEW_GRID, PRESETS, default_settings
+from .methods.latent.presets import DEFAULT_PRESET, FEW_GRID, PRESETS, default_settings, settings_named
 from .registry import SAMPLERS
 from .settings import Settings
 
@@ -32,8 +32,8 @@ class DefaultSettings:
         return self.settings_for(None)
 
     @settings.setter
-    def settings(self, settings: Settings) -> None:
-        self.chosen_settings = settings
+    def settings(self, settings: Settings | str | None) -> None:
+        self.chosen_settings = settings_named(settings)
 
     def settings_for(self, candidates: Tensor | None) -> Settings:
         """Return the settings of calls that name none, where only some candidates of the bank give patches.
@@ -46,19 +46,20 @@ class DefaultSettings:
         return default_settings(context.num_sources if min(context.grid) >= FEW_GRID else 0)
 
     def sampler_and_settings(
-        self, name: str | None, settings: Settings | None, candidates: Tensor | None = None
+        self, name: str | None, settings: Settings | str | None, candidates: Tensor | None = None
     ) -> tuple[Sampler, Settings]:
         """Return a sampler and settings of it.
 
         Args:
             name: of the sampler; by default the one that the settings are for.
-            settings: by default those of :meth:`settings_for`; with a name, the chosen ones where they are of that
-                sampler, else the sampler's defaults.
+            settings: or the name of a preset; by default those of :meth:`settings_for`; with a name, the chosen ones
+                where they are of that sampler, else the sampler's defaults.
             candidates: positions in the bank that may give patches; None for all.
 
         Raises:
             SettingError: for an unknown sampler, or settings of another one.
         """
+        settings = settings_named(settings)
         if settings is None:
             settings = self.settings_for(candidates) if name is None else self.with_settings(name)
         method = SAMPLERS.of(settings) if name is None else SAMPLERS.named(name)

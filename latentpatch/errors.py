@@ -12,6 +12,7 @@ from typing import Any
 
 __all__ = [
     "EXTRAS",
+    "AttributesWarning",
     "FileError",
     "ImageError",
     "ImageTooLargeError",
@@ -43,6 +44,10 @@ EXTRAS = {
 }
 
 _LONGEST = 200  # characters of a value in a message
+
+
+class AttributesWarning(UserWarning):
+    """Attributes name no source."""
 
 
 class PictureWarning(UserWarning):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,19 +18,20 @@ from .bank.bank import SourceBank, Where
 from .bank.encode import Sources, encode_sources
 from .bank.grouping import Colors, Grouping
 from .bank.latents import fit_pca
-from .errors import RegistrationWarning, SettingError
+from .errors import AttributesWarning, RegistrationWarning, SettingError, SettingTypeError
+from .io.listing import normalized
 from .registration.agreement import disagreement_of_sources
 from .runs.defaults import plain_torch
 from .runs.processes import ALONE, Processes
-from .validation import check_flag
+from .validation import check_flag, plain
 
 if TYPE_CHECKING:
     from .model import LatentPatch
 
 __all__ = ["add", "cell_colors", "fit", "remove", "subset", "warn_of_disagreement"]
 
-#: A CSV file, or attributes by id.
-Attributes = str | Path | Mapping[str, Mapping[str, str]]
+#: A CSV file, or attributes by id: texts, numbers or truth values, of NumPy or torch, too; None and NaN for none.
+Attributes = str | Path | Mapping[Any, Mapping[Any, Any]]
 
 
 @plain_torch()
@@ -59,9 +60,11 @@ def fit(
     even the bank.
 
     Args:
-        sources: images ``(B, 3, H, W)`` in [0, 1], or a folder, files, or a text file that lists files.
+        sources: a folder, files, or a text file that lists files; pictures of Pillow, or an array
+            ``(B, H, W, 3)`` of uint8, which are read as files are; or images ``(B, 3, H, W)`` in [0, 1].
         ids: a unique name for each source; by default the files' names or numbers.
-        attributes: CSV file, or attributes by id, for the ``where`` of :func:`~latentpatch.tasks.generate`.
+        attributes: CSV file, or attributes by id, texts or numbers, for the ``where`` of
+            :func:`~latentpatch.tasks.generate`.
         size: ``(height, width)`` or side in pixels that files are cropped and resized to; by default the size
             that the autoencoder was trained on.
         skip_bad: leave out files that cannot be used, listing them in ``skipped``.
@@ -83,6 +86,7 @@ def fit(
         details: the former name of ``residuals``.
 
     Warns:
+        AttributesWarning: where attributes name no source.
         RegistrationWarning: where the sources are not in register, by :mod:`~latentpatch.registration.agreement`.
 
     Raises:
@@ -116,6 +120,7 @@ def fit(
         scratch=scratch,
         processes=processes,
     )
+    _check_partners(rows, [*encoded.ids, *(path.stem for path, _ in encoded.skipped)])
     self.skipped, codebook = encoded.skipped, self.autoencoder.codebook
     fit_pca(self.pca, encoded.latents, codebook, self.components)
     for name, value in self.pca.fitted().items():
@@ -175,6 +180,7 @@ def add(
         variants=bank.variants,
         residuals=bank.has_residuals,
     )
+    _check_partners(rows, encoded.ids)
     bank.add(encoded.latents, encoded.ids, self.pca, rows, self.autoencoder.codebook, encoded.residuals, encoded.common)
     bank.find_groups(cell_colors(self.autoencoder, bank))
 
@@ -192,7 +198,8 @@ def remove(self: LatentPatch, ids: str | Sequence[str], *, refit: bool = True) -
     Raises:
         SettingError: for an unknown id or that of a copy, or where no source would remain.
     """
-    gone = [ids] if isinstance(ids, str) else list(ids)
+    gone = [ids] if isinstance(ids, str) or not isinstance(ids, Iterable) else list(ids)
+    gone = [str(plain(name)) for name in gone]
     bank = self.bank
     bank.members(gone)
     if len(set(gone)) >= len(bank.sources):
@@ -235,5 +242,39 @@ def subset(self: LatentPatch, where: Where) -> LatentPatch:
     return part
 
 
-def _attributes_by_id(attributes: Attributes | None) -> Mapping[str, Mapping[str, str]] | None:
-    return read_attributes(attributes) if isinstance(attributes, (str, Path)) else attributes
+def _attributes_by_id(attributes: Attributes | None) -> dict[str, dict[str, str]] | None:
+    """Return attributes as texts.
+
+    Raises:
+        SettingTypeError: for what is no mapping of mappings.
+    """
+    if attributes is None:
+        return None
+    if isinstance(attributes, (str, Path)):
+        return read_attributes(attributes)
+    for each in attributes.values() if isinstance(attributes, Mapping) else [attributes]:
+        if not isinstance(attributes, Mapping) or not isinstance(each, Mapping):
+            wanted = "a CSV file, or attributes by id, such as {'anna': {'age': 20}}"
+            raise SettingTypeError("attributes", attributes, wanted)
+    return {
+        str(plain(name)): {str(plain(key)): _text(value) for key, value in row.items()}
+        for name, row in attributes.items()
+    }
+
+
+def _text(value: Any) -> str:
+    """Return the value of an attribute as text; that of None and NaN is empty."""
+    value = value.detach().cpu().numpy()[()] if isinstance(value, Tensor) else value  # which has fewer digits as text
+    return "" if value is None or value != value else str(value)
+
+
+def _check_partners(rows: Mapping[str, object] | None, ids: Sequence[str]) -> None:
+    """Refuse attributes of which none are of a source, and warn where some are not."""
+    names = {normalized(name) for name in ids}
+    others = [name for name in rows or () if normalized(name) not in names]
+    if not others or not rows:
+        return
+    if len(others) == len(rows):
+        raise SettingError("attributes", others[0], f"named by sources, such as {ids[0]!r}")
+    text = f"{len(others)} of {len(rows)} rows of attributes name no source, such as {others[0]!r}"
+    warnings.warn(text, AttributesWarning, stacklevel=3)

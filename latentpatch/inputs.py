@@ -1,23 +1,94 @@
-"""Images, masks, sizes and seeds as callers pass them: read, checked, and moved to a device."""
+"""Images, masks, sizes and seeds as callers pass them: read, checked, and moved to a device.
+
+What users have besides tensors and files, arrays of NumPy and pictures of Pillow, enters through :func:`as_picture`
+and :func:`as_mask`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .autoencoders.base import Autoencoder
 from .errors import SettingError, SettingTypeError
-from .io.images import read_image
+from .io.images import read_image, read_mask
+from .io.opening import Array, array_picture
 from .ops.compositing import cell_mask
 from .validation import check_integer, plain
 
-__all__ = ["Picture", "cells_of_mask", "check_range", "image_batch", "image_seeds", "size_pair"]
+__all__ = [
+    "FilePicture",
+    "Mask",
+    "Picture",
+    "as_mask",
+    "as_picture",
+    "as_pictures",
+    "cells_of_mask",
+    "check_range",
+    "image_batch",
+    "image_seeds",
+    "size_pair",
+]
 
-#: An image: a tensor ``(3, H, W)`` or ``(1, 3, H, W)`` in [0, 1], or a file.
-Picture = Tensor | str | Path
+#: An image that is read as files are: cropped and resized where a size is needed.
+FilePicture: TypeAlias = str | Path | Image.Image
+#: An image: a tensor ``(3, H, W)`` or ``(1, 3, H, W)`` in [0, 1] or uint8; a file; a picture of Pillow, or an array
+#: ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)`` of uint8, read as files are; or such an array of numbers in [0, 1].
+Picture: TypeAlias = Tensor | FilePicture | Array
+#: Selected pixels: ``(H, W)`` bool, as a tensor or an array; or a picture that is bright there.
+Mask: TypeAlias = Tensor | FilePicture | Array
+
+
+def as_picture(picture: Picture, name: str) -> Tensor | FilePicture:
+    """Return an image as a floating-point tensor, channels first, or as what :func:`read_image` reads.
+
+    Args:
+        picture: see :data:`Picture`; an array of four axes is a batch.
+        name: of the argument, for errors.
+
+    Raises:
+        SettingTypeError: for anything else.
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.ndim > 2 and picture.shape[-1] > 4 >= picture.shape[-3]:
+            picture = np.moveaxis(picture, -3, -1)
+        if picture.ndim < 4 and picture.dtype in (np.uint8, np.uint16, np.bool_):
+            return array_picture(picture, name)
+        channels_last = torch.from_numpy(np.ascontiguousarray(picture if picture.ndim > 2 else picture[..., None]))
+        picture = channels_last.movedim(-1, -3)
+        picture = picture.float() if picture.dtype == torch.float64 else picture
+    if isinstance(picture, Tensor):
+        return picture.float() / 255 if picture.dtype == torch.uint8 else picture
+    if not isinstance(picture, (str, Path, Image.Image)):
+        wanted = "a picture: a file, a tensor, an array of NumPy or a picture of Pillow"
+        raise SettingTypeError(name, type(picture).__name__, wanted)
+    return picture
+
+
+def as_pictures(pictures: Picture | Iterable[Picture], name: str) -> list[Tensor | FilePicture]:
+    """Return one image or several by :func:`as_picture`; an array of four axes has several."""
+    is_one = isinstance(pictures, (Tensor, str, Path, Image.Image)) or getattr(pictures, "ndim", 4) < 4
+    several: Any = [pictures] if is_one or not isinstance(pictures, Iterable) else pictures
+    return [as_picture(each, name) for each in several]
+
+
+def as_mask(mask: Mask, size: tuple[int, int] | None = None) -> Tensor:
+    """Return selected pixels as a tensor ``(H, W)``.
+
+    Args:
+        mask: see :data:`Mask`; an array of numbers 0 and 1, or a picture or array that is bright where it selects.
+        size: height and width that pictures are cropped and resized to.
+    """
+    if isinstance(mask, np.ndarray):
+        is_bright = mask.dtype == np.uint8 and mask.size and mask.max() > 1
+        mask = read_mask(mask, size, name="mask") if is_bright else torch.from_numpy(np.ascontiguousarray(mask != 0))
+    return mask if isinstance(mask, Tensor) else read_mask(mask, size)
 
 
 def check_range(name: str, pictures: Tensor) -> None:
@@ -37,7 +108,7 @@ def image_batch(picture: Picture, name: str, count: int, size: tuple[int, int], 
     """Return images as a batch ``(1 or count, 3, H, W)`` float32 on a device.
 
     Args:
-        picture: a file, which is cropped and resized, or a tensor.
+        picture: see :data:`Picture`; what is no tensor or array of numbers in [0, 1] is cropped and resized.
         name: of the argument, for errors.
         count: how many images there are to be, or one for all.
         size: height and width in pixels.
@@ -47,6 +118,7 @@ def image_batch(picture: Picture, name: str, count: int, size: tuple[int, int], 
         SettingError: for a tensor of another shape or type.
         ImageError: for a file that cannot be used.
     """
+    picture = as_picture(picture, name)
     if not isinstance(picture, Tensor):
         picture = read_image(picture, size)
     batch = picture if picture.ndim == 4 else picture[None]
@@ -59,11 +131,11 @@ def image_batch(picture: Picture, name: str, count: int, size: tuple[int, int], 
     return batch.to(device, torch.float32)
 
 
-def cells_of_mask(mask: Tensor, size: tuple[int, int], autoencoder: Autoencoder, least: float) -> Tensor:
+def cells_of_mask(mask: Mask, size: tuple[int, int], autoencoder: Autoencoder, least: float) -> Tensor:
     """Return the latent cells ``(h, w)`` bool that a mask of pixels covers.
 
     Args:
-        mask: ``(H, W)`` bool.
+        mask: ``(H, W)`` bool, see :data:`Mask`.
         size: height and width that the mask is to have.
         autoencoder: of the latents; the result is on its device.
         least: share of a cell's pixels from which on the cell counts; 0 for a single pixel.
@@ -71,6 +143,7 @@ def cells_of_mask(mask: Tensor, size: tuple[int, int], autoencoder: Autoencoder,
     Raises:
         SettingError: for a mask of another shape or type, or one that covers no cell.
     """
+    mask = as_mask(mask, size)
     if mask.dtype != torch.bool or tuple(mask.shape) != size:
         raise SettingError("mask", _described(mask), f"bool of shape {size}")
     cells = cell_mask(mask.to(autoencoder.device), autoencoder.grid(*size), least)
@@ -80,10 +153,19 @@ def cells_of_mask(mask: Tensor, size: tuple[int, int], autoencoder: Autoencoder,
 
 
 def size_pair(size: int | tuple[int, int] | None, default: int) -> tuple[int, int]:
-    """Return height and width of a size in pixels, or of its one side."""
+    """Return height and width of a size in pixels, or of its one side.
+
+    Raises:
+        SettingError: where it is no positive integer or two.
+    """
     if size is None:
         return default, default
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    size = plain(size)
+    sides: list[Any] = list(size) if isinstance(size, Iterable) else [size]
+    if len(sides) not in (1, 2):
+        raise SettingError("size", size, "height and width, or one side, in pixels")
+    height, width = (check_integer("size", side, 1) for side in (sides if len(sides) == 2 else sides * 2))
+    return height, width
 
 
 def image_seeds(n: int, seed: int, seeds: Sequence[int] | None) -> Sequence[int]:
@@ -91,7 +173,7 @@ def image_seeds(n: int, seed: int, seeds: Sequence[int] | None) -> Sequence[int]
     if seeds is not None:
         if seed != 0 or n not in (1, len(seeds)):
             raise SettingError("seeds", list(seeds), "there alone, without n or seed")
-        return seeds if isinstance(seeds, range) else [plain(each) for each in seeds]
+        return seeds if isinstance(seeds, range) else [check_integer("seed", each, 0) for each in seeds]
     first = check_integer("seed", seed, 0)
     return range(first, first + check_integer("n", n, 1))
 

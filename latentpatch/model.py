@@ -28,7 +28,7 @@ from .errors import SettingError
 from .hub import PretrainedMixin
 from .inputs import Picture, image_batch
 from .methods.base import Context
-from .methods.latent.presets import default_settings
+from .methods.latent.presets import default_settings, settings_named
 from .ops.blending import DECODINGS, blend, default_decoding, stiffness_of
 from .registry import SAMPLERS, settings_from_record, settings_record, unit_of
 from .runs.defaults import plain_torch
@@ -50,8 +50,8 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
         autoencoder: an autoencoder, or the text that :func:`~latentpatch.autoencoders.load_autoencoder` takes:
             ``NAME[:FILE OR FOLDER]``.
         components: number of principal components that the search compares, r.
-        settings: settings of a sampler, the default of all calls; by default a preset that follows from the number of
-            sources (:func:`~latentpatch.methods.latent.presets.default_settings`).
+        settings: settings of a sampler or the name of a preset, the default of all calls; by default a preset that
+            follows from the number of sources (:func:`~latentpatch.methods.latent.presets.default_settings`).
 
     Attributes:
         autoencoder: pixels to latents and back.
@@ -70,12 +70,12 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
         self,
         autoencoder: Autoencoder | str = DEFAULT,
         components: int = 16,
-        settings: Settings | None = None,
+        settings: Settings | str | None = None,
     ) -> None:
         super().__init__()
         self.autoencoder = load_autoencoder(autoencoder) if isinstance(autoencoder, str) else autoencoder
         self.components = check_integer("components", components, 1, self.autoencoder.spec.latent_channels)
-        self.chosen_settings = settings
+        self.settings = settings_named(settings)
         self.precision = "float32"
         with plain_torch(keeps_device=True):
             self.pca, self.bank = PCA(), SourceBank()
@@ -97,7 +97,7 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
         *,
         autoencoder: Autoencoder | str | None = None,
         components: int | None = None,
-        settings: Settings | None = None,
+        settings: Settings | str | None = None,
         device: str | torch.device = "auto",
         precision: str = "float32",
         processes: Processes = ALONE,
@@ -127,7 +127,7 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
                 if value is not None and name not in ("skip_bad", "progress", "scratch"):
                     raise SettingError(name, value, f"left out: {path} is fitted already")
             model = cls.load(path, autoencoder)
-            model.chosen_settings = settings or model.chosen_settings
+            model.settings = settings_named(settings) or model.chosen_settings
             model.to(target)
         else:
             model = cls(autoencoder or DEFAULT, 16 if components is None else components, settings).to(target)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from .errors import SettingError, SettingTypeError
-from .inputs import Picture, image_seeds
+from .inputs import Mask, Picture, as_mask, as_pictures, image_seeds, size_pair
 from .io.channels import read_channels, with_channels
-from .io.images import read_mask
 from .methods.picture import REGION_TASKS, TARGET_TASKS, Observer, PictureMethod, check_picture
+from .methods.single_image.presets import settings_named
 from .registry import PICTURE_METHODS
 from .results import PictureGeneration
 from .runs.system import machine_memory
@@ -46,20 +45,20 @@ def reshuffle(
     seeds: Sequence[int] | None = None,
     size: tuple[int, int] | None = None,
     method: str | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     observe: Observer | None = None,
     **changes: Any,
 ) -> PictureGeneration:
     """Return new pictures from the patches of one picture, or of several.
 
     Args:
-        pictures: a file or a tensor ``(C, H, W)`` float32 in [0, 1], or several of the same channels.
+        pictures: a :data:`~latentpatch.inputs.Picture`, with any channels, or several of the same channels.
         n: number of results.
         seed: of the first result; the next one has the next seed.
         seeds: of all results, in place of ``n`` and ``seed``.
         size: height and width of the results; by default those of the first picture.
         method: name of a method; by default the task's default, or the one that the settings belong to.
-        settings: of the method; its defaults where None.
+        settings: of the method, or the name of a preset; the method's defaults where None.
         observe: called after each step, for progress and traces.
         changes: settings to change, by name.
 
@@ -80,7 +79,7 @@ def retarget(
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     method: str | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     observe: Observer | None = None,
     **changes: Any,
 ) -> PictureGeneration:
@@ -109,7 +108,7 @@ def texture(
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     method: str | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     observe: Observer | None = None,
     **changes: Any,
 ) -> PictureGeneration:
@@ -138,7 +137,7 @@ def stylize(
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     method: str | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     observe: Observer | None = None,
     **changes: Any,
 ) -> PictureGeneration:
@@ -166,7 +165,7 @@ def analogy(
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     method: str | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     observe: Observer | None = None,
     **changes: Any,
 ) -> PictureGeneration:
@@ -188,14 +187,14 @@ def analogy(
 
 def inpaint(
     picture: Picture,
-    mask: Picture,
+    mask: Mask,
     n: int = 1,
     *,
     sources: Picture | Sequence[Picture] | None = None,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     method: str | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     observe: Observer | None = None,
     **changes: Any,
 ) -> PictureGeneration:
@@ -218,14 +217,14 @@ def inpaint(
 
 def harmonize(
     picture: Picture,
-    mask: Picture,
+    mask: Mask,
     n: int = 1,
     *,
     sources: Picture | Sequence[Picture] | None = None,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     method: str | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     observe: Observer | None = None,
     **changes: Any,
 ) -> PictureGeneration:
@@ -248,14 +247,14 @@ def harmonize(
 
 def edit(
     picture: Picture,
-    mask: Picture,
+    mask: Mask,
     n: int = 1,
     *,
     sources: Picture | Sequence[Picture] | None = None,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     method: str | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     observe: Observer | None = None,
     **changes: Any,
 ) -> PictureGeneration:
@@ -280,7 +279,7 @@ def edit(
 def _region_task(
     task: str,
     picture: Picture,
-    mask: Picture,
+    mask: Mask,
     sources: Picture | Sequence[Picture] | None,
     seeds: Sequence[int],
     **arguments: Any,
@@ -288,7 +287,7 @@ def _region_task(
     target = picture_tensors(picture)[0]
     return make_pictures(
         task, target if sources is None else sources, None, seeds, target=target,
-        mask=mask if isinstance(mask, Tensor) else read_mask(mask), **arguments,
+        mask=as_mask(mask), **arguments,
     )  # fmt: skip
 
 
@@ -297,7 +296,7 @@ def denoise(
     *,
     guide: Picture | None = None,
     method: str | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     observe: Observer | None = None,
     **changes: Any,
 ) -> PictureGeneration:
@@ -330,35 +329,34 @@ def make_pictures(
     seeds: Sequence[int],
     *,
     method: str | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     target: Tensor | None = None,
     mask: Tensor | None = None,
     observe: Observer | None = None,
     changes: dict[str, Any] | None = None,
 ) -> PictureGeneration:
     """Return pictures of a task; see :func:`reshuffle` for the arguments."""
-    chosen = PICTURE_METHODS[PICTURE_METHODS.serving(task, _name_of(method, settings))]
-    settings = (chosen.Settings() if settings is None else settings).changed(**(changes or {}))
-    if not isinstance(settings, chosen.Settings):
-        raise SettingTypeError("settings", type(settings).__name__, f"settings of {chosen.name}")
+    given = settings_named(task, settings)
+    if method is None and given is not None:
+        method = PICTURE_METHODS.name_of(given)
+    chosen = PICTURE_METHODS[PICTURE_METHODS.serving(task, method)]
+    own = (chosen.Settings() if given is None else given).changed(**(changes or {}))
+    if not isinstance(own, chosen.Settings):
+        raise SettingTypeError("settings", type(own).__name__, f"settings of {chosen.name}")
     tensors = picture_tensors(pictures)
     if target is not None and task in REGION_TASKS:
         tensors = [with_channels(each, len(target)) for each in tensors]
     sizes = tuple((each.shape[1], each.shape[2]) for each in tensors)
     layout = target.shape[1:] if target is not None and task in TARGET_TASKS + REGION_TASKS else sizes[0]
-    height, width = layout if size is None else size
-    check_memory(chosen, sizes, (height, width), len(seeds), settings)
-    settings = chosen.resolve(settings, tensors)
+    height, width = layout if size is None else size_pair(size, 0)
+    check_memory(chosen, sizes, (height, width), len(seeds), own)
+    own = chosen.resolve(own, tensors)
     result = chosen(
-        tensors, (height, width), seeds, settings, task=task, target=target, mask=mask, observe=observe
+        tensors, (height, width), seeds, own, task=task, target=target, mask=mask, observe=observe
     )  # fmt: skip
     return PictureGeneration(
-        result.images, tuple(seeds), sizes, task, chosen.name, settings, result.offsets, result.losses
+        result.images, tuple(seeds), sizes, task, chosen.name, own, result.offsets, result.losses
     )  # fmt: skip
-
-
-def _name_of(method: str | None, settings: Settings | None) -> str | None:
-    return PICTURE_METHODS.name_of(settings) if method is None and settings is not None else method
 
 
 def picture_tensors(pictures: Picture | Sequence[Picture]) -> list[Tensor]:
@@ -367,7 +365,7 @@ def picture_tensors(pictures: Picture | Sequence[Picture]) -> list[Tensor]:
     Raises:
         SettingError, ImageError: for what is no picture.
     """
-    several = [pictures] if isinstance(pictures, (Tensor, str, Path)) else list(pictures)
+    several = as_pictures(pictures, "pictures")
     if not several:
         raise SettingError("pictures", 0, "at least one")
     tensors = [each if isinstance(each, Tensor) else read_channels(each) for each in several]

@@ -19,8 +19,18 @@ from .bank.augmentation import Variants
 from .bank.bank import Where
 from .bank.common import is_grey, without_color
 from .batching import Decode, Encode, Operation, Search
-from .errors import SettingError
-from .inputs import Picture, cells_of_mask, check_range, image_batch, image_seeds, size_pair
+from .errors import SettingError, SettingTypeError
+from .inputs import (
+    Mask,
+    Picture,
+    as_mask,
+    as_picture,
+    cells_of_mask,
+    check_range,
+    image_batch,
+    image_seeds,
+    size_pair,
+)
 from .io.images import read_image
 from .methods.latent.presets import INPAINTING_SAMPLER
 from .methods.latent.soft import SoftSettings, source_weights
@@ -61,7 +71,7 @@ def generating(
     *,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     sampler: str | None = None,
     reference: Picture | None = None,
     where: Where | None = None,
@@ -77,11 +87,11 @@ def generating(
         n: number of images.
         seed: seed of the first image, at least 0.
         seeds: the seed of each image, instead of ``n`` and ``seed``.
-        settings: settings of a sampler, such as those of
+        settings: settings of a sampler, or the name of one of
             :data:`~latentpatch.methods.latent.presets.PRESETS`; by default this model's.
         sampler: a key of :data:`~latentpatch.registry.SAMPLERS`; by default the one the settings are for.
-        reference: picture(s) that guide the sampler: a file, or ``(3, H, W)`` or ``(1 or n, 3, H, W)`` in [0, 1]
-            of the bank's image size.
+        reference: picture(s) that guide the sampler: a file or a picture of Pillow, or ``(3, H, W)`` or
+            ``(1 or n, 3, H, W)`` in [0, 1] of the bank's image size; see :data:`~latentpatch.inputs.Picture`.
         where: predicate on attributes that sources must satisfy, as text (``gender=female``) or callable; or
             ascending positions of sources in the bank, ``(C,)`` int64.
         decoding: ``gather`` decodes the full latents of the chosen sources; ``blend`` first removes the steps
@@ -99,24 +109,24 @@ def generating(
         SettingError: for arguments out of range.
     """
     seeds = image_seeds(n, seed, seeds)
-    index, settings = yield from self.sampling(
+    index, chosen = yield from self.sampling(
         seeds, settings=settings, sampler=sampler, reference=reference, where=where
     )
-    decoding = decoding or self.default_decoding(settings)
+    decoding = decoding or self.default_decoding(chosen)
     dtype = None if precision is None else PRECISIONS[check_choice("precision", precision, PRECISIONS)]
-    latents = self.latents_at(index, decoding, settings)
+    latents = self.latents_at(index, decoding, chosen)
     pictures = yield Decode(latents[part], dtype)
     if decoding == "detail":
         pictures = self.add_residuals(pictures, index, latents, part)
     pictures = self.bank.keep_common(pictures, index, part)
-    return _generation(self, pictures, index[part], seeds[part], settings)
+    return _generation(self, pictures, index[part], seeds[part], chosen)
 
 
 def sampling(
     self: LatentPatch,
     seeds: Sequence[int],
     *,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     sampler: str | None = None,
     reference: Picture | None = None,
     where: Where | None = None,
@@ -124,7 +134,7 @@ def sampling(
     """Yield the steps of the first half of :func:`generating`: index maps ``(N, h, w)`` and the resolved settings."""
     self.require_fit()
     candidates = self.bank.candidates(where)
-    method, settings = self.sampler_and_settings(sampler, settings, candidates)
+    method, chosen = self.sampler_and_settings(sampler, settings, candidates)
     keys = None
     if reference is not None:
         if not method.accepts_reference:
@@ -132,21 +142,21 @@ def sampling(
         pictures = image_batch(reference, "reference", len(seeds), self.image_size, self.autoencoder.device)
         keys = self.bank.keys_of(self.autoencoder.quantize((yield Encode(pictures))), self.pca)
     context = self.context(candidates, keys is not None)
-    settings = method.resolve(settings, context)
-    noise = noise_from_seeds(seeds, method.noise_dim(settings, context), self.bank.keys.device)
-    index = yield Search(method, settings, noise, candidates, keys)
-    return index, settings
+    chosen = method.resolve(chosen, context)
+    noise = noise_from_seeds(seeds, method.noise_dim(chosen, context), self.bank.keys.device)
+    index = yield Search(method, chosen, noise, candidates, keys)
+    return index, chosen
 
 
 def inpainting(
     self: LatentPatch,
     image: Picture,
-    mask: Tensor,
+    mask: Mask,
     n: int = 1,
     *,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     sampler: str | None = None,
     where: Where | None = None,
     composite: bool = True,
@@ -155,7 +165,7 @@ def inpainting(
 
     Args:
         image: ``(3, H, W)`` in [0, 1] or a file; its pixels under the mask have no influence.
-        mask: ``(H, W)`` bool, True where pixels are to be replaced.
+        mask: ``(H, W)`` bool, True where pixels are to be replaced; or a picture that is bright there.
         n: number of different fillings.
         seed: seed of the first filling; see :func:`generating`.
         seeds: the seed of each filling, instead of ``n`` and ``seed``.
@@ -172,19 +182,20 @@ def inpainting(
     seeds = image_seeds(n, seed, seeds)
     self.require_fit()
     candidates = self.bank.candidates(where)
+    mask = as_mask(mask, self.image_size)
     cells = cells_of_mask(mask, self.image_size, self.autoencoder, 0)
     pixels = mask.to(self.autoencoder.device)
     target = image_batch(image, "image", 1, self.image_size, self.autoencoder.device)
     # The encoder sees beyond a cell: masked pixels must not colour the cells around them.
     latents = self.autoencoder.quantize((yield Encode(fill_smoothly(target, pixels))))
     name = INPAINTING_SAMPLER if settings is None and sampler is None else sampler
-    method, settings = self.sampler_and_settings(name, settings)
+    method, chosen = self.sampler_and_settings(name, settings)
     if not method.accepts_mask:
         raise SettingError("sampler", method.name, "one that fills masks")
     context = self.context(candidates, True, cells)
-    settings = method.resolve(settings, context)
-    noise = noise_from_seeds(seeds, method.noise_dim(settings, context), self.bank.keys.device)
-    index = yield Search(method, settings, noise, candidates, self.bank.keys_of(latents, self.pca), cells)
+    chosen = method.resolve(chosen, context)
+    noise = noise_from_seeds(seeds, method.noise_dim(chosen, context), self.bank.keys.device)
+    index = yield Search(method, chosen, noise, candidates, self.bank.keys_of(latents, self.pca), cells)
     filled = torch.where(index[:, None] < 0, latents, self.latents_at(index.clamp(min=0)))
     result = yield Decode(filled)
     if self.has_residuals:
@@ -192,7 +203,7 @@ def inpainting(
     result = self.bank.keep_common(result, index, is_rest_grey=self.bank.has_grey and bool(is_grey(target)))
     if composite:
         result = join(result, target, pixels)
-    return _generation(self, result, index, seeds, settings)
+    return _generation(self, result, index, seeds, chosen)
 
 
 def _generation(
@@ -207,20 +218,21 @@ def _generation(
 
 
 def editing(
-    self: LatentPatch, image: Picture, donor: Picture, mask: Tensor, *, composite: bool = False
+    self: LatentPatch, image: Picture, donor: Picture, mask: Mask, *, composite: bool = False
 ) -> Operation[Generation]:
     """Copy latents of a donor under a mask and decode (figure 1 e).
 
     Args:
         image: the picture to edit, ``(3, H, W)`` in [0, 1] or a file.
         donor: the picture to copy from, registered with it, or ``source:ID`` for a source of the bank.
-        mask: ``(H, W)`` bool, True where the donor goes; cells half covered or more are copied.
+        mask: ``(H, W)`` bool, True or bright where the donor goes; cells half covered or more are copied.
         composite: keep the image's own pixels outside the copied cells, joined without a seam,
             instead of their reconstruction.
 
     Raises:
         SettingError: for shapes that do not fit, or a mask that selects no cell.
     """
+    image, donor = as_picture(image, "image"), as_picture(donor, "donor")
     size, network = _editing_size(self, image), self.autoencoder
     target = image_batch(image, "image", 1, size, network.device)
     cells = cells_of_mask(mask, size, network, _EDIT_COVERAGE)
@@ -234,7 +246,7 @@ def editing(
         kept = network.quantize((yield Encode(target)))
     else:
         position, digest, variants, groups = 0, None, Variants(), None
-        ids = ("donor" if isinstance(donor, Tensor) else Path(donor).stem,)
+        ids = (Path(donor).stem if isinstance(donor, (str, Path)) else "donor",)
         both = torch.cat([target, image_batch(donor, "donor", 1, size, network.device)])
         is_of_grey = bool(is_grey(both).all())
         kept, copied = network.quantize((yield Encode(both))).split(1)
@@ -265,6 +277,7 @@ def reconstructing(self: LatentPatch, image: Picture, *, reduced: bool = False) 
         image: a file, or ``(3, H, W)`` or ``(N, 3, H, W)`` in [0, 1].
         reduced: also through the PCA and back (table 1, second row).
     """
+    image = as_picture(image, "image")
     if isinstance(image, Tensor):
         batch = image if image.ndim == 4 else image[None]
         check_range("image", batch)
@@ -281,7 +294,7 @@ def reconstructing(self: LatentPatch, image: Picture, *, reduced: bool = False) 
 
 def soft(
     self: LatentPatch,
-    reference: Tensor | None = None,
+    reference: Picture | None = None,
     *,
     latents: Tensor | None = None,
     settings: SoftSettings | None = None,
@@ -308,11 +321,14 @@ def soft(
         SettingError: for arguments out of range.
     """
     self.require_fit()
+    if not isinstance(settings, SoftSettings | None):
+        raise SettingTypeError("settings", settings, "SoftSettings, which have no presets")
     chosen = (settings or SoftSettings()).changed(**changes)
     if (reference is None) == (latents is None):
         raise TypeError("soft takes either a reference or latents")
     if reference is not None:
-        count = len(reference) if reference.ndim == 4 else 1
+        reference = as_picture(reference, "reference")
+        count = len(reference) if isinstance(reference, Tensor) and reference.ndim == 4 else 1
         pictures = image_batch(reference, "reference", count, self.image_size, self.autoencoder.device)
         latents = self.autoencoder.encode(pictures)
     assert latents is not None

@@ -135,7 +135,7 @@ def test_unprojected_decoding_is_exact_at_full_rank(face_images):
         ({"decoding": "magic"}, ValueError, "decoding"),
         ({"reference": torch.rand(3, 32, 64)}, ValueError, "reference"),
         ({"n": 3, "reference": torch.rand(2, 3, 64, 64)}, ValueError, "reference"),
-        ({"reference": torch.ones(3, 64, 64, dtype=torch.uint8)}, ValueError, "reference"),
+        ({"reference": torch.ones(3, 64, 64, dtype=torch.int64)}, ValueError, "reference"),
         ({"reference": torch.full((3, 64, 64), 255.0)}, ValueError, "reference"),
         ({"reference": torch.full((3, 64, 64), float("nan"))}, ValueError, "reference"),
     ],
@@ -228,7 +228,7 @@ def test_ids_are_checked(model, face_images):
     with refuses("sources"):
         LatentPatch("pixels:4").fit((face_images > 0.5).float() * 255)
     with refuses("sources", TypeError):
-        LatentPatch("pixels:4").fit((face_images * 255).byte())
+        LatentPatch("pixels:4").fit((face_images * 255).long())
     with refuses("sources"):
         LatentPatch("pixels:4").fit(face_images[0])
     assert len(model.bank) == 12

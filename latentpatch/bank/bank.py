@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SettingError
+from ..errors import SettingError, SettingTypeError
 from ..io.listing import normalized
 from ..io.mmap import Rows
 from ..methods.base import Sampler
@@ -241,6 +241,8 @@ class SourceBank(StoredSources):
             return None
         if isinstance(where, Tensor):
             return where.to(self.keys.device)
+        if not (isinstance(where, str) or callable(where)):
+            raise SettingTypeError("where", where, "a text such as age>20, a function of attributes, or a tensor")
         predicate = where if callable(where) else parse_predicate(where)
         if isinstance(predicate, Predicate):
             names = {name for row in self.attributes for name in row}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..autoencoders.base import Autoencoder
 from ..errors import FileError, ImageError, SettingError, SettingTypeError
-from ..inputs import check_range, size_pair
+from ..inputs import FilePicture, Picture, as_picture, as_pictures, check_range, size_pair
 from ..io.images import read_image
 from ..io.listing import identifiers, list_images
 from ..io.mmap import Rows
@@ -26,8 +26,8 @@ from .residuals import can_have_residuals, encode_residuals
 
 __all__ = ["EncodedSources", "Sources", "encode_sources"]
 
-#: Images ``(B, 3, H, W)`` in [0, 1], or a folder, files, or a text file that lists files.
-Sources = Tensor | str | Path | Sequence[str | Path]
+#: Images ``(B, 3, H, W)`` in [0, 1], or a folder, files, a text file that lists files, or images of any kind.
+Sources = Picture | Sequence[Picture]
 
 _BATCH = 16  # images read and encoded together
 
@@ -126,10 +126,17 @@ def encode_sources(
 
 def _open(
     autoencoder: Autoencoder, sources: Sources, ids: Sequence[str] | None, size: int | tuple[int, int] | None
-) -> tuple[list[str], tuple[int, int], Tensor | list[Path]]:
+) -> tuple[list[str], tuple[int, int], Tensor | list[Tensor | FilePicture]]:
     """Return the ids of sources, height and width of the images, and the images or their files."""
-    pictures: Tensor | list[Path]
+    pictures: Tensor | list[Tensor | FilePicture]
+    if not isinstance(sources, (str, Path, Tensor)):
+        sources = as_pictures(sources, "sources")
+        tensors = [each for each in sources if isinstance(each, Tensor)]
+        if tensors and len(tensors) == len(sources) and len({each.shape for each in tensors}) == 1:
+            sources = torch.stack(tensors)
     if isinstance(sources, Tensor):
+        sources = as_picture(sources, "sources")
+        assert isinstance(sources, Tensor)
         if sources.ndim != 4 or not len(sources):
             raise SettingError("sources", tuple(sources.shape), "of shape (B, 3, H, W) with B at least 1")
         check_range("sources", sources)
@@ -138,8 +145,14 @@ def _open(
         names = [str(i) for i in range(len(sources))]
         pictures, shape = sources, (sources.shape[2], sources.shape[3])
     else:
-        pictures = list_images(*([sources] if isinstance(sources, (str, Path)) else sources))
-        names, shape = identifiers(pictures), size_pair(size, autoencoder.spec.image_size)
+        several = [sources] if isinstance(sources, (str, Path)) else sources
+        files = [each for each in several if isinstance(each, (str, Path))]
+        shape = size_pair(size, autoencoder.spec.image_size)
+        if len(files) == len(several):
+            paths = list_images(*files)
+            pictures, names = list(paths), identifiers(paths)
+        else:
+            pictures, names = list(several), [str(i) for i in range(len(several))]
     if ids is None:
         return names, shape, pictures
     if isinstance(ids, str):
@@ -150,21 +163,23 @@ def _open(
 
 def _read(
     names: Sequence[str],
-    pictures: Tensor | list[Path],
+    pictures: Tensor | list[Tensor | FilePicture],
     size: tuple[int, int],
     skipped: list[tuple[Path, str]] | None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield ids and images ``(3, H, W)``; files that cannot be used go to ``skipped``, or raise where that is None."""
     for name, picture in zip(names, pictures, strict=True):
         if isinstance(picture, Tensor):
+            if tuple(picture.shape) != (3, *size):
+                raise SettingError("sources", tuple(picture.shape), f"of shape {(3, *size)} where they are tensors")
             yield name, picture
             continue
         try:
-            image = read_image(picture, size)
+            image = read_image(picture, size, name=None if isinstance(picture, (str, Path)) else f"source {name}")
         except ImageError as error:
             if skipped is None:
                 raise
-            skipped.append((picture, str(error)))
+            skipped.append((Path(error.path or name), str(error)))
             continue
         yield name, image
 

@@ -33,8 +33,9 @@ _FORMAT = "latentpatch-model/1"
 
 def model_file(sources: Any) -> Path | None:
     """Return the path of a fitted model file where sources are one such file, alone or in a list; else None."""
-    files = [sources] if isinstance(sources, (str, Path)) else [] if isinstance(sources, Tensor) else list(sources)
-    return Path(files[0]) if len(files) == 1 and Path(files[0]).suffix == ".safetensors" else None
+    files = sources if isinstance(sources, (list, tuple)) else [sources]
+    path = Path(files[0]) if len(files) == 1 and isinstance(files[0], (str, Path)) else None
+    return path if path is not None and path.suffix == ".safetensors" else None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,16 @@ from .containers import num_scans, positive_tiff, sound_png
 from .depth import NEGATIVE, NOTES, raw_mode_of, to_eight_bits
 from .profiles import to_srgb
 
-__all__ = ["MAX_PIXELS", "MIN_SIDE", "ImageSource", "open_image", "read_own_channels", "read_rgb"]
+__all__ = [
+    "MAX_PIXELS",
+    "MIN_SIDE",
+    "Array",
+    "ImageSource",
+    "array_picture",
+    "open_image",
+    "read_own_channels",
+    "read_rgb",
+]
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 _File: TypeAlias = str | Path | bytes | BinaryIO
@@ -64,7 +73,7 @@ def open_image(source: ImageSource, name: str | None, max_pixels: int = MAX_PIXE
         max_pixels: largest number of pixels.
     """
     if isinstance(source, np.ndarray):
-        source = _from_array(source, name or "image")
+        source = array_picture(source, name or "image")
     label = _label_of(source, name)
     stream: BinaryIO = io.BytesIO()
     if not isinstance(source, Image.Image):
@@ -152,7 +161,7 @@ def _label_of(source: ImageSource, name: str | None) -> str:
     return name or str(own or "image data")
 
 
-def _from_array(array: Array, name: str) -> Image.Image:
+def array_picture(array: Array, name: str) -> Image.Image:
     """Return an array as a picture of Pillow.
 
     Raises:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..autoencoders.base import PRECISIONS
 from ..errors import LatentPatchError, SettingError, SettingTypeError
+from ..inputs import as_picture, image_batch
 from ..io import images
 from ..model import LatentPatch, Picture
 from ..registry import settings_from_record
@@ -174,9 +175,10 @@ def explain(
         seed = {"seed": picture.seeds[i]} if picture.seeds else {}
         note, facts = "Exact: the map this image was generated with.", {**seed, **picture.settings_record()}
         return _explanation(model, f"image {i}", picture.images[i].cpu(), picture.index[i], originals, note, facts)
-    if isinstance(picture, Tensor):
-        pixels, title, facts = picture if picture.ndim == 3 else picture[0], "an image", {}
-        exact, reason = None, "the image has no metadata"
+    picture = as_picture(picture, "picture")
+    if not isinstance(picture, (str, Path)):
+        pixels = image_batch(picture, "picture", 1, model.image_size, torch.device("cpu"))[0]
+        title, facts, exact, reason = "an image", {}, None, "the image has no metadata"
     else:
         title, pixels = Path(picture).name, images.read_image(picture, model.image_size)
         facts = images.read_record(picture)

@@ -168,7 +168,7 @@ def test_a_profile_that_cannot_be_applied_is_noted_once(tmp_path: Path, capsys: 
         options = {"icc_profile": b"no profile" * 20} if i == 1 else {}
         Image.effect_noise((64, 64), 50).save(folder / f"{i}.png", **options)
     run("fit", folder, "-o", tmp_path / "m.safetensors", *PIXELS)
-    notes = [line for line in capsys.readouterr().err.splitlines() if "profile" in line]
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert len(notes) == 1
-    assert notes[0].startswith("note: ")
+    assert "profile" in notes[0]
     assert "1.png" in notes[0]

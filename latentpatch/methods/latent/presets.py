@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ...errors import SettingTypeError
 from ...settings import Settings
+from ...validation import check_choice
 from .settings import FEW_SOURCES, RasterSettings, ResynthesisSettings
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "PRESETS",
     "PRESET_HELP",
     "default_settings",
+    "settings_named",
 ]
 
 _FEW = ResynthesisSettings(
@@ -66,3 +69,17 @@ def default_settings(num_sources: int) -> Settings:
         num_sources: sources that may give patches, a group as one; 0 where they are not known.
     """
     return PRESETS["few" if FEWEST_SOURCES <= num_sources < FEW_SOURCES else DEFAULT_PRESET]
+
+
+def settings_named(settings: Settings | str | None) -> Settings | None:
+    """Return settings, those of a preset where they are its name.
+
+    Raises:
+        SettingError, SettingTypeError: for another name, or what is no settings.
+    """
+    if isinstance(settings, str):
+        return PRESETS[check_choice("settings", settings, PRESETS)]
+    if not isinstance(settings, Settings | None):
+        wanted = f"settings of a sampler, such as PRESETS['few'].changed(max_share=0.3), or one of {', '.join(PRESETS)}"
+        raise SettingTypeError("settings", settings, wanted)
+    return settings

@@ -12,7 +12,7 @@ from ...validation import check_choice
 from .settings import GPNNSettings, PatchDiffusionSettings
 from .texture_settings import GPDM_PUBLISHED, StyleOptimizationSettings, TextureOptimizationSettings
 
-__all__ = ["PICTURE_PRESETS", "PICTURE_PRESET_HELP", "presets_of", "task_settings"]
+__all__ = ["PICTURE_PRESETS", "PICTURE_PRESET_HELP", "presets_of", "settings_named", "task_settings"]
 
 #: Settings by the name of the preset.
 PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
@@ -55,6 +55,19 @@ def presets_of(task: str) -> dict[str, Settings]:
     """Return the presets of methods that do a task."""
     names = PICTURE_METHODS.having(task)
     return {name: each for name, each in PICTURE_PRESETS.items() if PICTURE_METHODS.name_of(each) in names}
+
+
+def settings_named(task: str, settings: Settings | str | None) -> Settings | None:
+    """Return settings, those of a task's preset where they are its name.
+
+    Raises:
+        SettingError: for another name.
+    """
+    return (
+        presets_of(task)[check_choice("settings", settings, presets_of(task))]
+        if isinstance(settings, str)
+        else settings
+    )
 
 
 def task_settings(task: str, method: str | None = None, preset: str | None = None) -> Settings:
