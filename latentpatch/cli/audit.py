@@ -28,7 +28,6 @@ COPIES_FOUND = 3
 _BATCH_IMAGES = 16
 _SHEET_PAIRS = 12
 _MAX_FAILURES_SHOWN = 10
-_MIN_SAME_CELLS = 0.9  # part of the cells of a recorded map that the picture's own map confirms
 _REGISTERED_SOURCES = 32  # sources that are registered to the others, for comparison
 _NOT_COVERED = (
     "parts of a picture below the limits, such as a face on another ground",
@@ -86,6 +85,7 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..io import atomic, images
     from ..io.listing import list_images
     from ..provenance.audit import CopyLimits, audit_report
+    from ..provenance.beside import MIN_SAME_CELLS
     from ..provenance.copying import copying_of_sources
     from ._load import open_model, skipped_files, source_files
     from ._output import write_json
@@ -111,7 +111,7 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
         # A record that few cells confirm is of another picture.
         agreement = (recorded.index == figures.index).flatten(1).float().mean(1)
         figures = figures.with_index(
-            recorded.index, recorded.is_recorded & (agreement >= _MIN_SAME_CELLS), model.bank.detail
+            recorded.index, recorded.is_recorded & (agreement >= MIN_SAME_CELLS), model.bank.detail
         )
         held_out = None
         if options.held_out is None:
@@ -301,8 +301,10 @@ def _summarize(options: AuditOptions, context: cli.RunContext, report: dict[str,
     for entry in covered["skipped"]:
         context.say(f"  skipped: {entry['file']}: {entry['reason']}")
     if covered["records_not_believed"]:
+        from ..provenance.beside import MIN_SAME_CELLS
+
         context.say(
-            f"  recorded maps that fewer than {_MIN_SAME_CELLS:.0%} of the cells confirm, which were estimated anew: "
+            f"  recorded maps that fewer than {MIN_SAME_CELLS:.0%} of the cells confirm, which were estimated anew: "
             f"{len(covered['records_not_believed'])}"
         )
     for note in covered["notes"]:

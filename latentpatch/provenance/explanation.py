@@ -1,7 +1,8 @@
 """Explanation of an image: which sources its cells are from, as a record, an image, or an HTML page.
 
 An image that ``generate`` wrote is generated again from the seed and settings in its metadata; where its pixels agree,
-its index map is exact. For any other image the map of nearest sources is an estimate.
+its index map is exact. That of an image of ``edit`` or ``inpaint`` is in the record beside it
+(:mod:`latentpatch.provenance.beside`). For any other image the map of nearest sources is an estimate.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..registry import settings_from_record
 from ..results import Generation
 from ..settings import check_limits
 from ..validation import check_integer
+from .beside import COMMANDS, recorded_index
 from .maps import largest_regions, provenance_images
 from .trace import nearest_other_sources, nearest_source_map
 
@@ -182,7 +184,10 @@ def explain(
     else:
         title, pixels = Path(picture).name, images.read_image(picture, model.image_size)
         facts = images.read_record(picture)
-        exact, reason = _exact_index(model, facts, images.read_image(picture), reference)
+        if facts.get("command") in COMMANDS:
+            exact, reason = recorded_index(model, Path(picture), facts, pixels, originals or {})
+        else:
+            exact, reason = _exact_index(model, facts, images.read_image(picture), reference)
     shown = {name: facts[name] for name in _FACTS if name in facts}
     if exact is not None:
         return _explanation(model, title, pixels, exact, originals, f"Exact: {reason}.", shown)
