@@ -50,7 +50,13 @@ class LatentPatchHandler:
             device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
         model.precision = str(options.get("precision", "float32"))
         self.service = Service(model.to(device), limits)
-        _log.info("%d sources, %s on %s, process %d", len(model.bank), model.autoencoder.spec.name, device, os.getpid())
+        _log.info(
+            "%d sources, %s on %s, process %d",
+            len(model.bank.sources),
+            model.autoencoder.spec.name,
+            device,
+            os.getpid(),
+        )
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Return the bodies of the answers, one a request; statuses, types and headers go to the context."""

@@ -21,7 +21,6 @@ from .autoencoders.registry import DEFAULT, Autoencoder
 from .errors import SettingError
 from .inputs import Picture, as_picture
 from .io.images import read_image
-from .methods.base import Context
 from .methods.latent.presets import settings_named
 from .model import LatentPatch
 from .registry import SAMPLERS
@@ -76,20 +75,17 @@ class _Classes:
 
     def __init__(self, model: LatentPatch, attribute: str, settings: Settings | str | None) -> None:
         self.model, self.attribute, self.settings = model, attribute, settings_named(settings) or model.settings
-        counts: dict[str, int] = defaultdict(int)
-        for row in model.bank.attributes:
-            counts[row.get(attribute, "")] += 1
-        counts.pop("", None)
-        if not counts:
-            raise SettingError("attribute", attribute, f"one that some of the {len(model.bank)} sources have")
-        self.labels = tuple(sorted(counts, key=_by_number))
+        labels = {row.get(attribute, "") for row in model.bank.attributes} - {""}
+        if not labels:
+            raise SettingError("attribute", attribute, f"one that some of the {len(model.bank.sources)} sources have")
+        self.labels = tuple(sorted(labels, key=_by_number))
         sampler = SAMPLERS.of(self.settings)
         for label in self.labels:
             try:
-                context = Context(model.bank.grid, counts[label])
+                context = model.context(model.bank.select(_HasLabel(attribute, label)))
                 sampler.validate(sampler.resolve(self.settings, context), context)
             except ValueError as error:
-                raise ValueError(f"{attribute}={label}, {counts[label]} examples: {error}") from error
+                raise ValueError(f"{attribute}={label}, {context.num_sources} examples: {error}") from error
 
     def make(self, classes: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return new samples of classes, one for each seed: images ``(N, 3, H, W)`` and index maps ``(N, h, w)``."""

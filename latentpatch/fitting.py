@@ -120,7 +120,7 @@ def fit(
         scratch=scratch,
         processes=processes,
     )
-    _check_partners(rows, [*encoded.ids, *(path.stem for path, _ in encoded.skipped)])
+    _check_partners(rows, variants.ids([*encoded.ids, *(path.stem for path, _ in encoded.skipped)]))
     self.skipped, codebook = encoded.skipped, self.autoencoder.codebook
     fit_pca(self.pca, encoded.latents, codebook, self.components)
     for name, value in self.pca.fitted().items():
@@ -180,7 +180,7 @@ def add(
         variants=bank.variants,
         residuals=bank.has_residuals,
     )
-    _check_partners(rows, encoded.ids)
+    _check_partners(rows, bank.variants.ids(encoded.ids))
     bank.add(encoded.latents, encoded.ids, self.pca, rows, self.autoencoder.codebook, encoded.residuals, encoded.common)
     bank.find_groups(cell_colors(self.autoencoder, bank))
 

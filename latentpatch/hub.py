@@ -68,6 +68,7 @@ result.shares()    # which sources each picture is made of
 | | |
 |---|---|
 | sources | {count} |
+| copies of each, mirrored or moved | {copies} |
 | attributes | {attributes} |
 | grid | {rows}x{columns} cells |
 | principal components | {components} |
@@ -180,7 +181,8 @@ def model_card(model: LatentPatch, repo_id: str | None = None) -> str:
         name=f'"{repo_id}"' if repo_id else '"path/to/this/folder"',
         height=height,
         width=width,
-        count=len(bank),
+        count=len(bank.sources),
+        copies=bank.variants.count,
         attributes=", ".join(sorted({name for row in bank.attributes for name in row})) or "none",
         rows=bank.grid[0],
         columns=bank.grid[1],

@@ -54,6 +54,15 @@ def test_cards_say_what_is_in_the_file(tmp_path, face_images):
         assert text in card
 
 
+def test_copies_are_no_sources_of_a_card(tmp_path, face_images):
+    """Defect L2: the card of 8 mirrored and moved pictures said 144 registered examples."""
+    LatentPatch("pixels:4", 8).fit(face_images[:8], mirrored=True, offsets=1).save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "from 8 registered examples" in card
+    assert "| sources | 8 |" in card
+    assert "| copies of each, mirrored or moved | 18 |" in card
+
+
 def test_the_card_names_the_autoencoder_of_the_sources(tmp_path, face_images):
     from latentpatch import RasterSettings, load_autoencoder
 

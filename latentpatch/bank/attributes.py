@@ -16,6 +16,9 @@ _PATH_COLUMNS = ("file", "filename", "image", "path")
 def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
     """Read the attributes of images from a CSV file with a header, in UTF-8.
 
+    Values are separated by commas; by semicolons or tabs where the first line has more of these, or is ``sep=;``.
+    Columns without a name and without values, which spreadsheets leave behind, are dropped.
+
     Args:
         path: the file. Column ``id`` names the image; without one, the path in column ``file``,
             ``filename``, ``image`` or ``path`` does, else that in the first column: shortened to its stem, or its
@@ -36,7 +39,12 @@ def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
     reader = None
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, skipinitialspace=True, strict=True)
+            first = stream.readline()
+            is_declared = first.lower().startswith("sep=") and len(first.strip()) == 5
+            if not is_declared:
+                stream.seek(0)
+            delimiter = first[4] if is_declared else max(",;\t", key=first.count)
+            reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=True)
             for values in reader:
                 if not values:
                     continue
@@ -44,6 +52,8 @@ def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
                     header = _checked_header(values, path)
                     continue
                 line = f"line {reader.line_num}"
+                while len(values) > len(header) and not values[-1].strip():
+                    values.pop()
                 if len(values) != len(header):
                     raise FileError(path, f"{line}: values must be {len(header)}, as in the header, got {len(values)}")
                 row = dict(zip(header, values, strict=True))
@@ -74,6 +84,8 @@ def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
 
 def _checked_header(values: list[str], path: Path) -> list[str]:
     header = [value.strip() for value in values]
+    while len(header) > 1 and not header[-1]:
+        header.pop()
     for name in header:
         if header.count(name) > 1:
             raise FileError(path, f"column {name!r} comes twice in the header")

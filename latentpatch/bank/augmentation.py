@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import SettingError
 from ..validation import check_flag, check_integer, check_number
 
 __all__ = ["DEFAULT_OFFSET_COST", "Variants"]
@@ -67,6 +68,18 @@ class Variants:
         """Return the ids of all copies: ``NAME``, ``NAME~+1-1``, ``NAME~mirrored``, ``NAME~mirrored+1-1``."""
         suffixes = self.suffixes
         return [name + suffix for name in names for suffix in suffixes]
+
+    def check_ids(self, names: Sequence[str]) -> None:
+        """Refuse images with the name of another one's copy.
+
+        Raises:
+            SettingError: naming both.
+        """
+        copies = {copy: name for name in names for copy in self.ids([name])[1:]}
+        for name in names:
+            if name in copies:
+                wanted = f"another name than that of a copy of {copies[name]!r}: rename it, or leave out copies"
+                raise SettingError("ids", name, wanted)
 
     def sources_of(self, index: Tensor) -> Tensor:
         """Return the numbers of the images that positions in the bank are copies of; -1 stays."""

@@ -67,6 +67,7 @@ def encode_sources(
     """Encode sources batch by batch. Arguments and errors are those of :meth:`~latentpatch.LatentPatch.fit`."""
     variants = variants or Variants()
     names, shape, pictures = _open(autoencoder, sources, ids, size)
+    variants.check_ids(names)
     grid = autoencoder.grid(*shape)
     if variants.offsets >= min(grid):
         raise SettingError("offsets", variants.offsets, f"less than {min(grid)} (cells of the shorter side)")

@@ -44,6 +44,7 @@ __all__ = [
 
 _MAX_GROUPS = 8  # groups that are printed, and other members of each
 _MAX_MEMBERS = 6
+_MOST_OF_A_PICTURE = 0.5  # share of one source from which on it is always said
 
 
 def open_autoencoder(context: RunContext) -> LatentPatch:
@@ -132,9 +133,11 @@ def open_model(
         names = set(map(normalized, model.bank.sources))
         rows = {name for name in map(normalized, attributes) if name not in names}
         bare = names.difference(map(normalized, attributes))
-        for count, what in ((rows, "name no source"), (bare, "of the sources have no row")):
-            if count:
-                context.say(f"--attributes {options.attributes}: {len(count)} {what}, such as {min(count)!r}")
+        for missing, what, other in ((rows, "row", "source"), (bare, "source", "row")):
+            if missing:
+                reason = f"{plural(len(missing), what)} without a {other}, such as {min(missing)!r}"
+                context.say(f"--attributes {options.attributes}: {reason}")
+                model.skipped.append((Path(str(options.attributes)), reason))
     return model
 
 
@@ -151,12 +154,12 @@ def said_left_out(sources: Sequence[Path], context: RunContext) -> list[dict[str
 def note_few(
     model: LatentPatch, sampler: SamplerOptions, settings: Settings, where: str | None, context: RunContext
 ) -> None:
-    """Say before images are made that the preset for few sources is in force, and what one source may give."""
+    """Say before images are made that there are few sources, and what one may give; the latter if it is most, too."""
     method, inputs = SAMPLERS.of(settings), model.context(model.bank.candidates(where))
-    if inputs.num_sources >= FEW_SOURCES or sampler.is_named:
-        return
     method.validate(settings, inputs)  # refuse first
     share = getattr(method.resolve(settings, inputs), "max_share", None)
+    if (inputs.num_sources >= FEW_SOURCES or sampler.is_named) and (share or 0) <= _MOST_OF_A_PICTURE:
+        return
     preset = ", preset few" if settings == PRESETS["few"] else ""
     gives = (
         ""

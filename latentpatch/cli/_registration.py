@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..autoencoders.registry import DEFAULT, load_autoencoder
-from ..errors import RegistrationWarning
+from ..errors import AttributesWarning, RegistrationWarning
 from ..model import LatentPatch
 from ..ops.compositing import fill_smoothly
 from ..registration.agreement import disagreement_of_pair, disagreement_of_picture
@@ -25,6 +26,7 @@ __all__ = ["align_sources", "note_pair", "note_picture", "said_warnings"]
 def said_warnings(context: RunContext) -> Iterator[None]:
     """Say what the package warns of about registration within the block as the run's own notes."""
     with context.saying(RegistrationWarning):
+        warnings.simplefilter("ignore", AttributesWarning)  # the command counts more
         yield
 
 

@@ -16,13 +16,16 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from itertools import pairwise
 from typing import Any
 
 from .. import __version__
 from ..errors import LatentPatchError, PictureWarning, SettingError, printable
+from ..methods.latent.presets import PRESETS
 from ..registry import import_plugins
 from ..runs.launch import num_processes, rank
 from ..runs.system import is_out_of_memory, keep_freed_memory
+from ..settings import declared
 from ._options import Command, CommandOptions, RunContext
 from ._parsing import Parser
 
@@ -171,11 +174,15 @@ def _print(report: dict[str, Any]) -> int:
 
 
 def _reason(error: Exception, words: list[str]) -> str:
-    """Return an error's message; a setting that is on the command line is named as it is there."""
+    """Return an error's message; a setting that is on the command line, or of a preset there, is named so."""
     if isinstance(error, SettingError):
         option = f"--{error.name.replace('_', '-')}"
         if any(word.partition("=")[0] == option for word in words):
             return str(error).replace(error.name, option, 1)
+        preset = next((following for word, following in pairwise(words) if word == "--preset"), None)
+        preset = preset or next((word[9:] for word in words if word.startswith("--preset=")), None)
+        if preset in PRESETS and error.name in declared(type(PRESETS[preset])):
+            return f"{error}: it is of --preset {preset}, so choose another preset, or add {option}"
     return str(error)
 
 

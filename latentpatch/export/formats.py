@@ -178,6 +178,7 @@ def _facts(model: LatentPatch, sampler: str, free: Any, guided: Any, format: str
         "settings": {"generate": free.record(), "reference": guided.record()},
         "seeds": _SEEDS,
         "sources": list(model.bank.ids),
+        "variants": model.bank.variants.record(),
         # Positions of one group, such as copies of an image, count as one source.
         **({} if model.bank.num_groups == len(model.bank) else {"groups": model.bank.groups.tolist()}),
         "sources_sha256": model.bank.digest(),

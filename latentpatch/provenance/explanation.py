@@ -193,7 +193,7 @@ def explain(
         return _explanation(model, title, pixels, exact, originals, f"Exact: {reason}.", shown)
     latents = model.latents_of(pixels[None])
     index, distance = nearest_source_map(latents, model.bank.latents, model.autoencoder.codebook)
-    note = f"An estimate: the nearest of all {len(model.bank)} sources for each cell, because {reason}."
+    note = f"An estimate: the nearest of all {len(model.bank.sources)} sources for each cell, because {reason}."
     estimate = _explanation(model, title, pixels, index[0], originals, note, shown)
     return replace(estimate, exact=False, distance=distance[0].cpu() / _typical_distance(model))
 

@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"latentpatch: {error}", file=sys.stderr)
         return 1
     users = "requests with the token" if options.token is not None else "anyone who reaches it: there is no token"
-    print(f"latentpatch: {len(model.bank)} sources, for {users}", file=sys.stderr)
+    print(f"latentpatch: {len(model.bank.sources)} sources, for {users}", file=sys.stderr)
     rounds = math.ceil(options.queue_size / options.batch_size)
     uvicorn.run(
         application(service, options),

@@ -216,7 +216,8 @@ def _decode(data: bytes, name: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise malformed(f"{truncate_for_message(name)} must be UTF-8 text") from error
+        pictures = f"; a picture is sent as one of {', '.join(_PICTURES)}"
+        raise malformed(f"{truncate_for_message(name)} must be UTF-8 text{pictures}") from error
 
 
 def _parse_json(text: bytes | str, name: str) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..bank.augmentation import Variants
 from ..batching import Costs
 from ..errors import FileError, MissingDependencyError, SettingError
 from ..ops.noise import noise_from_seeds
@@ -62,7 +63,7 @@ class GraphService:
             "autoencoder": {key: identity[key] for key in ("name", "downsampling", "sha256", "license")},
             "precision": "float32",
             "components": self.export["components"],
-            "sources": len(self.export["sources"]),
+            "sources": len(self.export["sources"]) // Variants(**self.export.get("variants", {})).count,
             "sources_sha256": self.export["sources_sha256"],
         }
         self._draw([0], math.inf)  # warms up

@@ -55,9 +55,27 @@ def test_dialects(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "id;age;note\na;20,5;x, y\n",
+        "id\tage\tnote\na\t20,5\tx, y\n",
+        "sep=;\r\nid;age;note\r\na;20,5;x, y\r\n",
+        'SEP=|\nid|age|note\na|20,5|"x, y"\n',
+        "id;age;note;;\na;20,5;x, y;;\n",
+        'id,age,note,,\na,"20,5","x, y",,\n',
+        'id,age,note\na,"20,5","x, y",,\n',
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, text: str) -> None:
+    """Defect P27: semicolons and empty trailing columns were refused."""
+    assert read_attributes(table(tmp_path, text)) == {"a": {"id": "a", "age": "20,5", "note": "x, y"}}
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "empty"),
+        ("id,sex,,\na,male,,x\n", r"line 2: values must be 2.* got 4"),
         ("\n\n", "empty"),
         ("id,sex\n", "only a header"),
         ("id,sex\na,male\nb\n", r"line 3: values must be 2.* got 1"),

@@ -311,3 +311,13 @@ def test_audits_count_variants_as_their_source(faces, face_images, tmp_path, cap
     assert found["source.png"]["nearest"] == "face02"
     assert found["source.png"]["largest_share"] == 1
     assert report["verdict"] == "fail"
+
+
+def test_a_file_named_as_a_copy_is_refused_before_it_is_encoded(face_images: Tensor) -> None:
+    """Defect P26: the names clashed after all was encoded, and neither picture was named."""
+    names = ["anna", "anna~mirrored", *map(str, range(len(face_images) - 2))]
+    with refuses("ids") as caught:
+        LatentPatch("pixels:4").fit(face_images, ids=names, mirrored=True)
+    assert caught.value.value == "anna~mirrored"
+    assert "'anna'" in caught.value.constraint
+    assert len(LatentPatch("pixels:4").fit(face_images, ids=names).bank) == len(face_images)

@@ -73,7 +73,7 @@ def test_names_are_compared_in_one_normal_form(folder: Path, capsys: pytest.Capt
     (folder / "t.csv").write_text("id,who\n" + "".join(f"{name},é\n" for name in ("Zoë", "Jürgen", "anna", "bob")))
     report = generate(folder, "--attributes", folder / "t.csv", "--where", unicodedata.normalize("NFD", "who=é"))
     assert report["ids"] == ["Jürgen", "Zoë", "anna", "bob"]
-    assert "no row" not in capsys.readouterr().err
+    assert "without a row" not in capsys.readouterr().err
     model = LatentPatch("pixels", components=4).fit(torch.rand(2, 3, 64, 64), ids=["Zoë", "b"])
     assert model.bank.positions([unicodedata.normalize("NFD", "Zoë")]) == [0]
 
@@ -82,10 +82,12 @@ def test_rows_without_a_picture_and_pictures_without_a_row_are_said(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "t.csv").write_text("id,who\na0,x\na1,x\nzz,x\n")
-    generate(folder, "--attributes", folder / "t.csv")
+    report = generate(folder, "--attributes", folder / "t.csv")
     text = capsys.readouterr().err
-    assert "1 name no source, such as 'zz'" in text
-    assert "2 of the sources have no row, such as 'a2'" in text
+    reasons = ["1 row without a source, such as 'zz'", "2 sources without a row, such as 'a2'"]
+    assert [entry["reason"] for entry in report["skipped"]] == reasons
+    assert all(text.count(reason) == 1 for reason in reasons)
+    assert "AttributesWarning" not in text
 
 
 @pytest.fixture
