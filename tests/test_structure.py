@@ -20,7 +20,10 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in MODULES]
 LAYERS = [
     {"__main__", "cli", "serving", "training", "data"},
     {"export", "evaluation", "runs.benchmark", "datasets"}
-    | {f"provenance.{name}" for name in ("audit", "copying", "explanation", "registered", "trace", "unlearning")},
+    | {
+        f"provenance.{name}"
+        for name in ("audit", "beside", "copying", "explanation", "registered", "trace", "unlearning")
+    },
     {
         "model",
         "default_settings",
