@@ -21,6 +21,8 @@ from latentpatch.io.images import parse_record, read_image
 from latentpatch.registry import SAMPLERS
 from latentpatch.runs.interruption import interruptible
 from latentpatch.serving import Limits, Service
+from latentpatch.serving.codecs import _form_fields
+from latentpatch.serving.failures import Refusal
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +141,10 @@ def test_a_long_record_stays_text() -> None:
     """Defect L13: JSON in a picture took a hundred times its size in memory."""
     text = "[" + "[]," * 500_000 + "[]]"
     assert parse_record({"latentpatch": text}) == {"latentpatch": text}
+
+
+def test_a_picture_under_another_name_is_told_the_names() -> None:
+    """Defect P30: of TorchServe's usual field, data, it was said only that it is no UTF-8 text."""
+    with pytest.raises(Refusal) as caught:
+        _form_fields({"data": b"\xff\xd8\xff\xe0"})
+    assert "image, mask, donor, reference" in str(caught.value)
