@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -355,8 +355,9 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
 
         Args:
             path: the file.
-            autoencoder: the autoencoder, or ``NAME[:FILE OR FOLDER]``; by default the one the file names,
-                from the cache or the network. One with the same latent space may take its place.
+            autoencoder: the autoencoder, or ``NAME[:FILE OR FOLDER]``; by default the one the file names, from the
+                package or the cache: the file alone opens no other files, and fetches none. One with the same
+                latent space may take its place.
 
         Raises:
             FileError: where it is not such a file.
@@ -371,10 +372,10 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
         model._origin = stored.autoencoder
         return model
 
-    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """See :meth:`torch.nn.Module.load_state_dict`. Where it fails, the model stays as it was."""
-        with restored_on_error(self):
-            return super().load_state_dict(*arguments, **options)
+        with restored_on_error(self, () if assign else state_dict):
+            return super().load_state_dict(state_dict, strict, assign)
 
     def get_extra_state(self) -> Tensor:
         settings = self.chosen_settings and settings_record(self.chosen_settings, self.bank.grid)

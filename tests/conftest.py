@@ -19,6 +19,9 @@ from latentpatch import LatentPatch
 from latentpatch.io.images import read_image
 from latentpatch.methods.latent.search import numba_backend as cpu
 
+# LATENTPATCH_TEST_DTYPE=float64 runs the tests as in a program that has changed torch's default.
+torch.set_default_dtype(getattr(torch, os.environ.get("LATENTPATCH_TEST_DTYPE", "float32")))
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: of several processes none is then left alone with them at the end."""

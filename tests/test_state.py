@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers.errors import refuses
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentpatch import LatentPatch
 from latentpatch.autoencoders import load_autoencoder
@@ -59,7 +61,10 @@ def test_converted_models_can_be_saved_and_loaded(
 
 @pytest.mark.parametrize("fault", ["nan latents", "missing", "misshapen weight", "bad settings"])
 @pytest.mark.parametrize("is_fitted", [False, True])
-def test_a_load_that_fails_changes_nothing(model: LatentPatch, pictures: Tensor, fault: str, is_fitted: bool) -> None:
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_load_that_fails_changes_nothing(
+    model: LatentPatch, pictures: Tensor, fault: str, is_fitted: bool, assign: bool
+) -> None:
     """Defect L20: a model was half loaded, and made pictures of NaN."""
     state = {name: value.clone() for name, value in LatentPatch(components=4).fit(1 - pictures).state_dict().items()}
     if fault == "nan latents":
@@ -78,7 +83,7 @@ def test_a_load_that_fails_changes_nothing(model: LatentPatch, pictures: Tensor,
         target.load_state_dict(model.state_dict())
     before = {name: value.clone() for name, value in target.state_dict().items()}
     with pytest.raises((RuntimeError, ValueError)):
-        target.load_state_dict(state)
+        target.load_state_dict(state, assign=assign)
     after = target.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -100,3 +105,29 @@ def test_state_dicts_are_contiguous(model: LatentPatch, tmp_path: Path) -> None:
         assert torch.equal(copy[0].generate(1).images, model.generate(1).images)
         convolutions = [each for each in copy.modules() if isinstance(each, nn.Conv2d)]
         assert all(each.weight.is_contiguous(memory_format=torch.channels_last) for each in convolutions)
+
+
+class _Clones(TorchDispatchMode):
+    """Count the elements of tensors that are cloned within the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        if function is torch.ops.aten.clone.default:
+            self.count += arguments[0].numel()
+        return function(*arguments, **(options or {}))
+
+
+def test_loading_copies_nothing_but_what_it_writes(model: LatentPatch) -> None:
+    """A promise that a failed load changes nothing may not take a second copy of everything."""
+    state = model.state_dict()
+    weights = sum(value.numel() for name, value in state.items() if name.startswith("autoencoder."))
+    bank = {name: value for name, value in state.items() if not name.startswith("autoencoder.")}
+    for loaded, options, most in ((state, {"assign": True}, 0), (bank, {"strict": False}, 0), (state, {}, weights)):
+        target = LatentPatch(components=4)
+        with _Clones() as clones:
+            target.load_state_dict(loaded, **options)
+        assert clones.count <= most
+        assert torch.equal(target.generate(1).images, model.generate(1).images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -269,7 +270,8 @@ class Autoencoder(nn.Module, ABC):
         try:
             self.load_state_dict(weights, strict=True)
         except RuntimeError as error:
-            raise WeightsError(f"{origin} does not fit {self.spec.name}: {error}") from error
+            reason = textwrap.shorten(str(error), 300, placeholder=" …")  # one sentence, not a line a tensor
+            raise WeightsError(f"{origin} does not fit {self.spec.name}: {reason}") from error
 
     def _arithmetic(self, dtype: torch.dtype | None) -> torch.autocast:
         """Return autocast to a type; to float32 it is off, within a caller's autocast too."""

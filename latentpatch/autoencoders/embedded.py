@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import WeightsError
+from ..io.mmap import read_tensors
 from .base import Autoencoder, AutoencoderSpec
 from .onednn import PackedConvolution, works
 from .weights import sha256_of
@@ -281,7 +281,7 @@ def read_halves(folder: Path, name: str) -> dict[str, Tensor]:
         try:
             if folder == _FOLDER and sha256_of(path) != _SHA256[path.name]:
                 raise WeightsError(f"{path}: not the file of this version of the package; install it again")
-            weights |= {key: value.float() for key, value in load_file(path).items()}
+            weights |= {key: value.float() for key, value in read_tensors(path).items()}
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
     return weights

@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ import torch
 from ..errors import FileError, WeightsError
 from ..io.atomic import write_bytes
 
-__all__ = ["WeightFile", "cache_folder", "located", "read_checkpoint", "sha256_of"]
+__all__ = ["WeightFile", "cache_folder", "located", "read_checkpoint", "sha256_of", "without_downloads"]
+
+_may_download = ContextVar("may_download", default=True)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,16 @@ class WeightFile:
     url: str | None = None
     sha256: str | None = None
     hint: str = ""
+
+
+@contextmanager
+def without_downloads() -> Iterator[None]:
+    """Within the block, weights that are not on this machine raise :class:`WeightsError`, and are not fetched."""
+    token = _may_download.set(False)
+    try:
+        yield
+    finally:
+        _may_download.reset(token)
 
 
 def cache_folder() -> Path:
@@ -111,6 +124,11 @@ def _how_to_get(file: WeightFile) -> str:
 def _download(file: WeightFile, target: Path) -> None:
     if file.url is None:
         raise WeightsError(f"{file.name} cannot be downloaded by itself. {file.hint} Put it at {target}")
+    if not _may_download.get():
+        raise WeightsError(
+            f"{file.name} is not on this machine, and a model file alone does not have it downloaded: "
+            "name the autoencoder, too (--autoencoder, autoencoder=)"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Writes to a temporary name beside the target, then renames.

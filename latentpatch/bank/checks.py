@@ -72,8 +72,9 @@ def check_layout(bank: StoredSources) -> None:
     if len(bank.grounds) != (len(bank.sources) if bank.masks.numel() else 0) or bank.masks.shape[3] % 4:
         raise ValueError(f"masks and grounds must be there for all of {len(bank.sources)} sources, or for none")
     check_groups(bank.group_numbers, len(bank.sources))
-    if bank.key_step.shape != () or not 0 < float(bank.key_step) < float("inf"):
-        raise ValueError("key_step must be a positive number")
+    step = bank.key_step
+    if step.shape != () or step.dtype != torch.float32 or not 0 < float(step) < float("inf"):
+        raise ValueError("key_step must be a positive float32 number")
 
 
 def check_groups(numbers: Tensor, count: int) -> None:

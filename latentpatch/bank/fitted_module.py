@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,10 +67,10 @@ class FittedModule(nn.Module):
         )
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
-    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """See :meth:`torch.nn.Module.load_state_dict`. Where it fails, the module stays as it was."""
-        with restored_on_error(self):
-            return super().load_state_dict(*arguments, **options)
+        with restored_on_error(self, () if assign else state_dict):
+            return super().load_state_dict(state_dict, strict, assign)
 
     def _load_from_state_dict(
         self,
@@ -105,13 +105,19 @@ class FittedModule(nn.Module):
 
 
 @contextmanager
-def restored_on_error(module: nn.Module) -> Iterator[None]:
-    """Give a module and its parts their attributes, parameters and buffers back where the block raises."""
+def restored_on_error(module: nn.Module, written: Container[str]) -> Iterator[None]:
+    """Give a module and its parts their attributes, parameters and buffers back where the block raises.
+
+    Args:
+        module: the module.
+        written: names of parameters and buffers whose values the block may write; only these are copied before.
+    """
     kept = [
         (each, {**vars(each), "_parameters": dict(each._parameters), "_buffers": dict(each._buffers)})
         for each in module.modules()
     ]
-    values = [(tensor, tensor.detach().clone()) for tensor in (*module.parameters(), *module.buffers())]
+    named = (*module.named_parameters(), *module.named_buffers())
+    values = [(tensor, tensor.detach().clone()) for name, tensor in named if name in written]
     try:
         yield
     except BaseException:
@@ -126,8 +132,12 @@ def restored_on_error(module: nn.Module) -> Iterator[None]:
 
 def pack(fields: dict[str, Any]) -> Tensor:
     """Return a record as JSON in a tensor of bytes, so that a state dict holds nothing but tensors."""
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    return torch.frombuffer(bytearray(text.encode(errors="surrogateescape")), dtype=torch.uint8)
+    options: dict[str, Any] = {"separators": (",", ":"), "sort_keys": True}
+    try:
+        data = json.dumps(fields, ensure_ascii=False, **options).encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # lone surrogates other than those of file names
+        data = json.dumps(fields, **options).encode()
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def unpack(state: Tensor) -> dict[str, Any]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ..autoencoders.registry import Autoencoder, load_autoencoder
-from ..errors import FileError, SettingTypeError, WeightsError
+from ..autoencoders.registry import AUTOENCODERS, Autoencoder, load_autoencoder
+from ..autoencoders.weights import without_downloads
+from ..errors import FileError, SettingError, SettingTypeError, WeightsError
 from ..io.atomic import write_tensors
-from ..io.mmap import map_tensors
+from ..io.mmap import map_tensors, read_tensors
 from ..registry import settings_from_record, settings_record
 from ..settings import Settings, check_limits
 from ..validation import check_integer
@@ -95,16 +96,16 @@ class ModelFile:
             FileError: where it is not such a file, with the reason.
         """
         try:
-            with safe_open(path, framework="np") as stored:
+            with Path(path).open("rb"), safe_open(path, framework="np") as stored:  # safetensors calls all errors one
                 header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
             mapped = Path(path).stat().st_size > MAPPED_FROM
             tensors = (
                 map_tensors(path, () if whole else ("bank.latents", "bank.details", "bank.masks"))
                 if mapped
-                else load_file(path)
+                else read_tensors(path)
             )
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
-            raise FileError(path, f"not a readable model file: {error}") from error
+            raise FileError(path, f"not a readable model file: {getattr(error, 'strerror', None) or error}") from error
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
             raise FileError(path, f"not a latentpatch model file (of format {_FORMAT})")
         try:
@@ -120,7 +121,7 @@ class ModelFile:
             model = cls(facts, header["components"], settings_from_record(header["settings"]), pca, bank, digest)
             model._check()
         except (AttributeError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
-            raise FileError(path, f"malformed model file: {' '.join(str(error).split())}") from error
+            raise FileError(path, f"malformed model file: {_reason(error)}") from error
         return model
 
     def autoencoder_for(self, path: str | Path, autoencoder: Autoencoder | str | None = None) -> Autoencoder:
@@ -128,16 +129,22 @@ class ModelFile:
 
         Args:
             path: the file, for messages.
-            autoencoder: an autoencoder, or ``NAME[:FILE OR FOLDER]``; by default the one that the file names.
+            autoencoder: an autoencoder, or ``NAME[:FILE OR FOLDER]``; by default the one that the file names, where
+                that takes no download, and no file, folder or repository of the file's choice.
 
         Raises:
             FileError: where the autoencoder cannot be built, or the file's latents are not of its kind.
-            WeightsError: where its weights are not those that the file names.
+            WeightsError: where its weights are not those that the file names, or not on this machine.
         """
         facts, bank = self.autoencoder, self.bank
         try:
             if autoencoder is None:
-                autoencoder = load_autoencoder(facts["name"], facts["argument"])
+                if facts["argument"] is not None and facts["name"] in AUTOENCODERS and facts["name"] != "pixels":
+                    named = f"{facts['name']}:{facts['argument']}"
+                    reason = f"of the autoencoder {named!r}, which is opened only where you name it, too"
+                    raise FileError(path, f"{reason} (--autoencoder, autoencoder=)")
+                with without_downloads():
+                    autoencoder = load_autoencoder(facts["name"], facts["argument"])
             elif isinstance(autoencoder, str):
                 autoencoder = load_autoencoder(autoencoder)
         except ValueError as error:
@@ -195,9 +202,12 @@ class ModelFile:
         if not len(bank):  # loading its state has checked the rest
             raise ValueError("no sources")
         shapes = [tuple(pca.basis.shape), tuple(pca.mean.shape), tuple(pca.explained_variance.shape)]
-        depth, channels = pca.basis.shape
-        check_integer("components", self.components, 1, channels)
-        if shapes[1:] != [(channels,), (depth,)] or depth != self.components or bank.keys.shape[3] != depth:
+        depth, channels = pca.basis.shape if pca.basis.ndim == 2 else (0, 0)
+        check_integer("components", self.components, 1, max(1, channels))
+        if pca.total_variance.shape != ():
+            raise ValueError(f"pca.total_variance must be a scalar, got {tuple(pca.total_variance.shape)}")
+        fits = shapes == [(depth, channels), (channels,), (depth,)] and depth == self.components
+        if not fits or bank.keys.shape[3] != depth:
             raise ValueError(
                 f"PCA of shapes {shapes} with {self.components} components for keys of {bank.keys.shape[3]}"
             )
@@ -206,6 +216,17 @@ class ModelFile:
         for name, value in pca.fitted().items():
             if value.dtype != torch.float32 or not bool(torch.isfinite(value).all()):
                 raise ValueError(f"pca.{name} must be finite float32")
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says of a file's contents, as one sentence."""
+    text = textwrap.shorten(str(error), 300, placeholder=" …")
+    if isinstance(error, KeyError):
+        return f"{text} is missing"
+    if isinstance(error, (json.JSONDecodeError, UnicodeError)):
+        return f"a part is not JSON ({text})"
+    is_pythons = isinstance(error, (AttributeError, TypeError)) and not isinstance(error, SettingError)
+    return f"a part has the wrong type ({text})" if is_pythons else text
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -266,13 +266,15 @@ class StoredSources(FittedModule):
         self.attributes = [{str(k): str(v) for k, v in row.items()} for row in record["attributes"]]
         self.variants = Variants(**record.get("variants", {}))
         self.grouping = Grouping(**record.get("grouping", {}))  # older files have none
-        numbers = record.get("groups")
-        self.group_numbers = torch.arange(len(self.sources)) if numbers is None else torch.tensor(numbers)
-        numbers, count = torch.tensor(record.get("grey", []), dtype=torch.int64, device="cpu"), len(self.sources)
-        if not bool(((numbers >= 0) & (numbers < count)).all()):
+        count = len(self.sources)
+        self.group_numbers = _integers(record, "groups", torch.int64, range(count))  # older files have none
+        numbers, grounds = _integers(record, "grey", torch.int64), _integers(record, "grounds", torch.uint8)
+        if numbers.ndim != 1 or not bool(((numbers >= 0) & (numbers < count)).all()):
             raise ValueError(f"grey must be numbers of {count} sources, got {numbers.tolist()}")
         self.grey = torch.zeros(count, dtype=torch.bool, device="cpu").index_fill(0, numbers, True)
-        self.grounds = torch.tensor(record.get("grounds", []), dtype=torch.uint8, device="cpu").view(-1, 2, 3)
+        if grounds.numel() and grounds.shape[1:] != (2, 3):
+            raise ValueError(f"grounds must be of shape (S, 2, 3), got {tuple(grounds.shape)}")
+        self.grounds = grounds.view(-1, 2, 3)
         self._claimed_digest, self._keys_unchecked = None, self.mapped
         if self.mapped:
             check_layout(self)
@@ -363,6 +365,14 @@ class StoredSources(FittedModule):
     def gather_reduced(self, index: Tensor) -> Tensor:
         """Return the reduced latents ``(N, r, h, w)`` float64 at an index map ``(N, h, w)``."""
         return self.keys_at(index).movedim(-1, 1).double() * self.key_step.double()
+
+
+def _integers(record: Mapping[str, Any], name: str, dtype: torch.dtype, default: Sequence[int] = ()) -> Tensor:
+    """Return the integers that a record has by a name, on the CPU."""
+    try:
+        return torch.tensor(record.get(name, default), dtype=dtype, device="cpu")
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be integers within {str(dtype).removeprefix('torch.')}") from error
 
 
 def _cells(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

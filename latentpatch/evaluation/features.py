@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..autoencoders.registry import Autoencoder
 from ..autoencoders.weights import sha256_of
 from ..errors import FileError, LatentPatchError, MissingDependencyError, SettingError, SettingTypeError
+from ..io.mmap import read_tensors
 
 __all__ = [
     "BUILT_IN",
@@ -249,7 +249,7 @@ def read_features(path: str | Path) -> Tensor:
         if path.suffix == ".npy":
             found = torch.from_numpy(np.load(path, allow_pickle=False))
         else:
-            found = load_file(path)["features"]
+            found = read_tensors(path)["features"]
     except KeyError as error:
         raise FileError(path, "must hold a tensor named 'features'") from error
     except (OSError, ValueError, TypeError, EOFError, safetensors.SafetensorError) as error:

@@ -19,6 +19,7 @@ from ..errors import LatentPatchError, MissingDependencyError, SettingError
 from ..io.atomic import staged
 from ..model import LatentPatch
 from ..registry import SAMPLERS
+from ..runs.defaults import plain_torch
 from ..settings import Settings
 from .graphs import Graph, graphs
 
@@ -39,6 +40,7 @@ _SEEDS = (
 )
 
 
+@plain_torch()
 def export(
     model: LatentPatch,
     folder: str | Path,

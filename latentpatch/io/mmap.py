@@ -18,11 +18,12 @@ from typing import Any, BinaryIO
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import FileError, SettingError
 
-__all__ = ["DTYPES", "Rows", "map_tensors"]
+__all__ = ["DTYPES", "Rows", "map_tensors", "read_tensors"]
 
 #: Names of dtypes in safetensors files, in the order in which safetensors lays out the tensors.
 DTYPES = {
@@ -39,6 +40,16 @@ DTYPES = {
 }
 
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0  # Python names it from 3.13 on
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, in memory.
+
+    Raises:
+        OSError, SafetensorError: where the file cannot be read, or is malformed.
+    """
+    with Path(path).open("rb"):  # safetensors says of every file that it cannot open that it does not exist
+        return load_file(path)
 
 
 def map_tensors(path: str | Path, scattered: Collection[str] = ()) -> dict[str, Tensor]:

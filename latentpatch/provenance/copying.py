@@ -21,6 +21,7 @@ from ..bank.latents import chunks
 from ..errors import SettingError
 from ..model import LatentPatch
 from ..results import Generation
+from ..runs.defaults import plain_torch
 from ..validation import check_integer
 from .maps import largest_regions, local_shares, region_counts
 from .trace import nearest_other_sources, nearest_source_map
@@ -222,6 +223,7 @@ class Copying:
         return replace(self, index=index, **figures, exact=self.exact | exact)
 
 
+@plain_torch()
 @torch.no_grad()
 def copying(model: LatentPatch, pictures: Tensor | Generation, neighbors: int = NEIGHBORS) -> Copying:
     """Measure how much of images a model's sources explain.
@@ -256,6 +258,7 @@ def copying(model: LatentPatch, pictures: Tensor | Generation, neighbors: int = 
     return _figures(bank, index, near, is_mirrored, exact=False)
 
 
+@plain_torch()
 @torch.no_grad()
 def copying_of_sources(model: LatentPatch, count: int = 200, neighbors: int = NEIGHBORS) -> Copying:
     """Measure the sources, each against all others: a reference for images that are no copies.

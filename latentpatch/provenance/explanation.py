@@ -24,6 +24,7 @@ from ..io import images
 from ..model import LatentPatch, Picture
 from ..registry import settings_from_record
 from ..results import Generation
+from ..runs.defaults import plain_torch
 from ..settings import check_limits
 from ..validation import check_integer
 from .beside import COMMANDS, recorded_index
@@ -147,6 +148,7 @@ class Explanation:
         return _TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", text)
 
 
+@plain_torch()
 @torch.no_grad()
 def explain(
     model: LatentPatch,

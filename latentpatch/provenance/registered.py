@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..registration.features import linear_parts
+from ..runs.defaults import plain_torch
 from ..validation import check_integer
 from .copying import nearest_sources
 from .placement import MIN_OVERLAP, SIDE, contrast, correlation_at, places, refine, sample, thumbnails, unit
@@ -121,6 +122,7 @@ class RegisteredSources:
         SettingError: for fewer than two groups, or another number of groups than of sources.
     """
 
+    @plain_torch()
     def __init__(self, images: Iterable[Tensor], groups: Tensor | None = None) -> None:
         grey = [thumbnails(batch) for batch in images]
         self._grey = torch.cat(grey) if grey else torch.zeros(0, 1, SIDE, SIDE, dtype=torch.uint8)
@@ -134,6 +136,7 @@ class RegisteredSources:
     def __len__(self) -> int:
         return len(self._grey)
 
+    @plain_torch()
     @torch.no_grad()
     def compare(self, images: Tensor) -> Registered:
         """Register images to the sources that they resemble most.
@@ -149,6 +152,7 @@ class RegisteredSources:
             raise SettingError("images", tuple(images.shape), "of the sources' size")
         return Registered.concatenate(self._compare(part, None) for part in grey.split(_BATCH))
 
+    @plain_torch()
     @torch.no_grad()
     def compare_sources(self, numbers: Tensor) -> Registered:
         """Register sources to those of other groups.

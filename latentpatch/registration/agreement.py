@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bank.bank import SourceBank
+from ..runs.defaults import plain_torch
 
 __all__ = ["Disagreement", "disagreement_of_pair", "disagreement_of_picture", "disagreement_of_sources"]
 
@@ -79,6 +80,7 @@ class _Scores(NamedTuple):
     confirmed: Tensor
 
 
+@plain_torch()
 def disagreement_of_sources(bank: SourceBank) -> Disagreement | None:
     """Return how sources of a bank disagree with one another; None where they are in register, or cannot be judged.
 
@@ -104,6 +106,7 @@ def disagreement_of_sources(bank: SourceBank) -> Disagreement | None:
     return Disagreement(tuple(names[i] for i in chosen), len(names), is_scattered)
 
 
+@plain_torch()
 def disagreement_of_picture(bank: SourceBank, keys: Tensor, name: str = "the picture") -> Disagreement | None:
     """Return how a picture disagrees with the sources of a bank; None where it is in register, or cannot be judged.
 
@@ -124,6 +127,7 @@ def disagreement_of_picture(bank: SourceBank, keys: Tensor, name: str = "the pic
     return Disagreement((name,), 1, False) if bool(is_out & (usual > _COHERENT)) else None
 
 
+@plain_torch()
 def disagreement_of_pair(latents: Tensor, names: Sequence[str]) -> Disagreement | None:
     """Return how two pictures disagree with one another; None where they are in register.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import FileError, SettingError
 from ..io.listing import normalized
+from ..runs.defaults import plain_torch
 from ..validation import check_number
 from .congealing import Limits, agreement_in_place, congeal, recentre
 from .features import GreyPictures, linear_parts
@@ -70,6 +71,7 @@ class Alignment(NamedTuple):
         return self.is_kept or not float(self.agreement.median()) <= self.in_place
 
 
+@plain_torch()
 def estimate(
     pictures: Iterable[Tensor],
     size: tuple[int, int],
@@ -140,6 +142,7 @@ def estimate(
     return found._replace(in_place=in_place, is_kept=bool(is_kept))
 
 
+@plain_torch()
 def from_landmarks(
     landmarks: Tensor,
     sizes: Sequence[tuple[int, int]],

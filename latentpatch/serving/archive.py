@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from .. import __version__
 from ..autoencoders.registry import AUTOENCODERS, Autoencoder, load_autoencoder
 from ..errors import FileError, SettingError
 from ..io.atomic import staged, write_tensors
+from ..io.mmap import read_tensors
 from ..model import LatentPatch
 from ..validation import check_integer
 from .exported import graph_files
@@ -139,7 +139,7 @@ def load_archived(folder: str | Path) -> LatentPatch:
         argument = str(folder / _CONFIG.parent)
     autoencoder = load_autoencoder(name, argument, pretrained=False)
     try:
-        weights = load_file(folder / _WEIGHTS)
+        weights = read_tensors(folder / _WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise FileError(folder / _WEIGHTS, f"not a readable safetensors file: {error}") from error
     autoencoder.load_weights(weights, str(folder / _WEIGHTS))
