@@ -17,10 +17,13 @@ BIN := $(VENV)/bin
 EXTRAS := dev,course,diffusers,docs,filters,serve,http,onnx
 ARCHIVE := model_store/latentpatch.mar
 
+# A word of the shell, whatever is in it: folders have spaces.
+quoted = '$(subst ','\'',$(1))'
+
 .PHONY: demo test docs serve archive java venv clean FORCE
 
 demo: $(VENV)/.installed
-	$(BIN)/latentpatch generate $(SOURCES) -n $(N) --autoencoder $(AUTOENCODER) $(HOW) -o out
+	$(BIN)/latentpatch generate $(call quoted,$(SOURCES)) -n $(N) --autoencoder $(call quoted,$(AUTOENCODER)) $(HOW) -o out
 	@echo "pictures: out/grid.png, where they come from: out/provenance.png"
 
 test: $(VENV)/.tested
@@ -37,17 +40,17 @@ docs: $(VENV)/.documented
 # Until Ctrl-C. TorchServe unpacks archives and keeps its pid and sockets in TEMP and TMPDIR, so they are its own.
 serve: archive java
 	@tmp=$$(mktemp -d); trap 'kill $$(cat "$$tmp/.model_server.pid")' INT TERM; \
-	TEMP=$$tmp TMPDIR=$$tmp OMP_NUM_THREADS=1 $(BIN)/torchserve --start --foreground --ncs --ts-config $(CONFIG) & \
+	TEMP=$$tmp TMPDIR=$$tmp OMP_NUM_THREADS=1 $(BIN)/torchserve --start --foreground --ncs --ts-config $(call quoted,$(CONFIG)) & \
 	wait $$! || wait $$!; rm -rf "$$tmp"  # a signal ends the first wait, TorchServe the second
 
 # Made again where something that goes into it is newer, or other sources or weights are asked for.
 archive: $(VENV)/.serving model_store/.made-of
-	@if [ ! -e $(ARCHIVE) ] || [ -n "$$(find latentpatch handlers $(SOURCES) model_store/.made-of \
+	@if [ ! -e $(ARCHIVE) ] || [ -n "$$(find latentpatch handlers $(call quoted,$(SOURCES)) model_store/.made-of \
 	-name __pycache__ -prune -o -newer $(ARCHIVE) -print -quit)" ]; then \
-	$(BIN)/latentpatch archive $(SOURCES) --autoencoder $(AUTOENCODER) -o $(ARCHIVE); fi
+	$(BIN)/latentpatch archive $(call quoted,$(SOURCES)) --autoencoder $(call quoted,$(AUTOENCODER)) -o $(ARCHIVE); fi
 
 model_store/.made-of: FORCE
-	@echo '$(SOURCES) $(AUTOENCODER)' | cmp -s - $@ || echo '$(SOURCES) $(AUTOENCODER)' > $@
+	@echo $(call quoted,$(SOURCES) $(AUTOENCODER)) | cmp -s - $@ || echo $(call quoted,$(SOURCES) $(AUTOENCODER)) > $@
 
 java:
 	@command -v "$${JAVA_HOME:+$$JAVA_HOME/bin/}java" > /dev/null \
@@ -59,7 +62,7 @@ java:
 venv: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	$(call quoted,$(PYTHON)) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 

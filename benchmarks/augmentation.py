@@ -10,7 +10,7 @@ classes of the share of correct answers. Intervals are Student's t over the seed
 
 ``ours`` draws one of a class' examples or, half of the time, one of POOL new pictures of that class
 (:mod:`latentpatch.datasets`). Rows are written to the JSON file as they are computed: the same command resumes an
-interrupted one. Needs ``pip install latentpatch[bench]``.
+interrupted one. Needs ``pip install '.[bench]'``.
 """
 
 from __future__ import annotations

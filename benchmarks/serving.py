@@ -5,7 +5,7 @@
 One worker with one thread serves the example portraits; each client requests one picture, waits for it, and requests
 the next. Two servers take turns: one batches up to sixteen requests, one does not batch. The bare model takes turns
 with them: it is called without a server, in batches of the same requests, encoded and decoded as on the wire. Needs
-Java and ``pip install latentpatch[serve]``.
+Java and ``pip install '.[serve]'``.
 """
 
 from __future__ import annotations

@@ -321,7 +321,7 @@ def tiny_autoencoder(name: str = "taef2", weights: str | None = None, pretrained
 
 
 def taming_autoencoder(name: str = "vqgan-faceshq", weights: str | None = None, pretrained: bool = True) -> Autoencoder:
-    """Build a VQGAN of taming-transformers: f16 with a codebook. Needs ``pip install latentpatch[taming]``.
+    """Build a VQGAN of taming-transformers: f16 with a codebook. Needs taming-transformers.
 
     Args:
         name: ``vqgan-ffhq``, ``vqgan-celebahq``, ``vqgan-faceshq``, ``vqgan-imagenet-1024`` or
@@ -333,7 +333,7 @@ def taming_autoencoder(name: str = "vqgan-faceshq", weights: str | None = None, 
 
 
 def diffusers_autoencoder(weights: str) -> Autoencoder:
-    """Build an AutoencoderTiny, VQModel or AutoencoderKL. Needs ``pip install latentpatch[diffusers]``.
+    """Build an AutoencoderTiny, VQModel or AutoencoderKL. Needs diffusers.
 
     Args:
         weights: local folder or Hugging Face repository, ``PATH_OR_REPO[@SUBFOLDER]``.

@@ -21,7 +21,7 @@
 # They differ in the weight $w$: does it look at places, at colors, or at the colors of another picture? You write each
 # filter with one function, `windows`, and compare it with the package's, which calls OpenCV.
 #
-# This chapter needs the extra `filters`: `pip install 'latentpatch[filters]'`.
+# This chapter needs the extra `filters`: `pip install '.[filters]'` in the checkout.
 
 # %%
 import torch

@@ -1,6 +1,6 @@
 """Serving: requests and results (:mod:`.service`), their forms over HTTP (:mod:`.codecs`), and archives for TorchServe
 (:mod:`.archive`). No server is imported here; adapters are thin: ``handlers/latentpatch_handler.py`` for TorchServe,
-:mod:`.app` for ASGI servers. Needs ``pip install latentpatch[serve]``, or ``[http]``.
+:mod:`.app` for ASGI servers. Needs the extra ``serve`` or ``http``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An ASGI application with a batcher of its own: the service without TorchServe.
 
-``python -m latentpatch.serving.app PORTRAITS`` runs it on uvicorn. Needs ``pip install latentpatch[http]``.
+``python -m latentpatch.serving.app PORTRAITS`` runs it on uvicorn. Needs the extra ``http``.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ from .exported import graph_files
 __all__ = ["PORTRAITS", "build_archive", "build_graph_archive", "check_archive", "holds_graph", "load_archived"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_HANDLERS = _PACKAGE.parent / "handlers"
+#: TorchServe's entry point and configuration: a wheel has a copy of the repository's folder.
+_HANDLERS = next((each for each in (_PACKAGE / "handlers",) if each.is_dir()), _PACKAGE.parent / "handlers")
 #: Default sources: the synthetic portraits of the repository, which a wheel does not contain.
 PORTRAITS = _PACKAGE.parent / "examples" / "portraits"
 
@@ -59,7 +60,7 @@ def build_archive(
             :func:`latentpatch.export.export` with the graph ``generate``. The same handler serves a graph: pictures and
             provenance of seeds, with the settings of the export.
         output: ``NAME.mar``; NAME becomes the model's name. Its folder is created if missing.
-        handler: TorchServe's entry point; default: the repository's ``handlers/latentpatch_handler.py``.
+        handler: TorchServe's entry point; default: ``handlers/latentpatch_handler.py``, which wheels have, too.
         config: TorchServe's model configuration; default: ``handlers/model-config.yaml``.
         settings: top-level numbers of the configuration to replace, such as ``{"batchSize": 8}``.
 
@@ -147,11 +148,10 @@ def load_archived(folder: str | Path) -> LatentPatch:
 
 
 def _existing(path: str | Path | None, name: str, option: str) -> Path:
-    """Return the path of a file, by default one of the repository's."""
+    """Return the path of a file, by default one of ``handlers/``."""
     file = _HANDLERS / name if path is None else Path(path)
     if not file.is_file():
-        hint = f"; it is in the repository's handlers/, not in an installed package: give {option} FILE"
-        raise FileError(file, f"no such file{hint if path is None else ''}")
+        raise FileError(file, f"no such file{f'; give {option} FILE' if path is None else ''}")
     return file
 
 
@@ -215,7 +215,8 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 def _package() -> Iterator[tuple[str, Path]]:
     """Yield the files of this package with their names in the archive."""
     for name, path in _files(_PACKAGE):
-        if path.suffix in (".py", ".safetensors", ".html") or path.name == "py.typed":
+        is_part = path.suffix in (".py", ".safetensors", ".html") or path.name == "py.typed"
+        if is_part and path.parent != _HANDLERS:
             yield f"{_PACKAGE.name}/{name}", path
 
 

@@ -8,73 +8,28 @@ import importlib.util
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageDraw
+from helpers.pages import FENCE, PAGES, README, RUN, Block, blocks_of, fill_folder, name_of, runnable
+from helpers.paths import ROOT
 
 from latentpatch.cli.entry import main
 from latentpatch.settings import main as print_settings
 
-ROOT = Path(__file__).resolve().parents[2]
-PORTRAITS = ROOT / "examples" / "portraits"
 PACKAGE = ROOT / "latentpatch"
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
-#: Languages of blocks that are run, and of those that are no programs.
-RUN = {"sh", "python"}
+#: Languages of blocks that are no programs.
 SHOWN = {"json", "text", "bibtex"}
 MAX_README_WORDS = 900
 
-_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
-_MARKER = re.compile(r"\*Not run by the tests: (?P<reason>\S[^*]*)\*\Z")
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _COMMAND = re.compile(
     r"^(?: {4}|\t)(?:\$ )?(?:latentpatch|python|pip|curl|make|torchrun|npm|import|from) ", re.MULTILINE
 )
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page.
-
-    Attributes:
-        line: number of its first line of code.
-        language: word after the fence.
-        code: text between the fences, without the indentation of the fence.
-        reason: why it is not run; None where it is.
-    """
-
-    line: int
-    language: str
-    code: str
-    reason: str | None
-
-
-def blocks_of(text: str) -> list[Block]:
-    """Return the fenced blocks of a page in order."""
-    blocks = []
-    for match in _FENCE.finditer(text):
-        before = text[: match.start()]
-        marker = _MARKER.search(before.rstrip().rpartition("\n\n")[2])
-        reason = " ".join(marker["reason"].split()) if marker else None
-        blocks.append(Block(before.count("\n") + 2, match["language"], textwrap.dedent(match["code"]), reason))
-    return blocks
-
-
-def name_of(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
-
-
-def runnable(page: Path) -> list[Block]:
-    return [block for block in blocks_of(page.read_text()) if block.language in RUN and block.reason is None]
 
 
 # --- the folder that blocks are run in -----------------------------------------------------------------
@@ -82,30 +37,8 @@ def runnable(page: Path) -> list[Block]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working folder with the files that pages name: pictures, a mask, tables, the checkout."""
-    names = sorted(path.name for path in PORTRAITS.glob("*.jpg"))
-    for target, chosen in {
-        "portraits": names[:16],
-        "sixteen": names[:16],
-        "pictures": names[:8],
-        "held-out": names[16:32],
-        "new": names[16:18],
-    }.items():
-        (tmp_path / target).mkdir()
-        for name in chosen:
-            shutil.copy(PORTRAITS / name, tmp_path / target)
-    shutil.copytree(ROOT / "examples" / "robots", tmp_path / "robots")
-    shutil.copy(PORTRAITS / "portrait-24.jpg", tmp_path / "face.jpg")
-    shutil.copy(PORTRAITS / "portrait-11.jpg", tmp_path / "other.jpg")
-    mask = Image.new("L", (256, 256))
-    ImageDraw.Draw(mask).rectangle((80, 128, 175, 223), fill=255)
-    mask.save(tmp_path / "hole.png")
-    people = "".join(f"{Path(name).stem},male,{1955 + 5 * (i % 3)}\n" for i, name in enumerate(names[:16]))
-    people = people.replace("1960", "1972")
-    (tmp_path / "people.csv").write_text("id,gender,birth_year\n" + people)
-    points = "".join(f"{name},98,118,158,118\n" for name in names[:8])
-    (tmp_path / "points.csv").write_text("file,left_x,left_y,right_x,right_y\n" + points)
-    (tmp_path / "latentpatch").symlink_to(ROOT)
+    """Return a working folder with the files that pages name."""
+    fill_folder(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
@@ -209,7 +142,7 @@ def test_blocks_are_run_or_say_why_not(page: Path) -> None:
         assert block.language in RUN | SHOWN, f"{where}: language {block.language!r}"
         assert block.language in RUN or block.reason is None, f"{where}: a marker before what is never run"
     assert text.count("Not run by the tests") == sum(block.reason is not None for block in blocks_of(text))
-    assert not _COMMAND.search(_FENCE.sub("", text)), "commands belong into fenced blocks"
+    assert not _COMMAND.search(FENCE.sub("", text)), "commands belong into fenced blocks"
 
 
 @pytest.mark.parametrize(
@@ -245,13 +178,13 @@ def test_the_readme_is_one_page() -> None:
 
 def anchors_of(text: str) -> set[str]:
     """Return the anchors of a page's headings, as GitHub and MkDocs make them."""
-    titles = re.findall(r"^#+ (.*)$", _FENCE.sub("", text), re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
     return {re.sub(r"[ -]+", "-", re.sub(r"[^\w\s-]", "", title.lower()).strip()) for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
-    for match in _LINK.finditer(_FENCE.sub("", page.read_text())):
+    for match in _LINK.finditer(FENCE.sub("", page.read_text())):
         target, _, anchor = match["target"].partition("#")
         if "://" in target:
             continue
