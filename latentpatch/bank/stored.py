@@ -326,7 +326,8 @@ class StoredSources(FittedModule):
         device, (rows, columns) = self.residuals.device, self.grid
         places = torch.arange(4 * rows * columns, device=device).view(rows, columns, 4)
         flat = (index.to(device).clamp(min=0) * places.numel() + places).flatten()
-        found = self.residuals.view(-1, self.residuals.shape[3] // 4).index_select(0, flat).view(*index.shape, -1)
+        found = self.residuals.view(-1, self.residuals.shape[3] // 4).index_select(0, flat)
+        found = found.view(*index.shape, found.shape[1])
         return found.to(index.device) * (index >= 0)[..., None]
 
     def gather_masks(self, index: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -99,7 +100,7 @@ def export(
 
 def _write(graph: Graph, folder: Path, format: str, facts: dict[str, Any], external_from: int) -> None:
     """Trace a graph for batches of any length and write its file."""
-    batch = torch.export.Dim("N", min=1, max=1 << 16)
+    batch = torch.export.Dim("N", max=1 << 16)
     program = torch.export.export(
         graph.module.eval(),
         tuple(graph.inputs.values()),
@@ -137,6 +138,7 @@ def _write_onnx(
     )
     assert made is not None
     _repair(made.model.graph)
+    _name_axes(made.model.graph)
     made.model.metadata_props.update(
         {"latentpatch": text, "license": facts["autoencoder"]["license"], "seeds": facts["seeds"]}
     )
@@ -162,6 +164,28 @@ def _repair(graph: Any) -> None:
         empty = [name for name, item in node.attributes.items() if item.type.name == "INTS" and not item.value]
         for name in empty if node.op_type == "Scan" else ():
             del node.attributes[name]
+
+
+def _name_axes(graph: Any) -> None:
+    """Name the axis of images N, which the exporter calls otherwise in every graph."""
+    import onnx_ir
+
+    name = str(graph.inputs[0].shape[0])
+    for part in _nested(graph):
+        for value in (*part.inputs, *part.initializers.values(), *(value for node in part for value in node.outputs)):
+            if value.shape is not None:
+                sizes = [getattr(size, "value", size) for size in value.shape]  # numbers, text, or None
+                renamed = [re.sub(rf"\b{name}\b", "N", size) if isinstance(size, str) else size for size in sizes]
+                value.shape = onnx_ir.Shape(renamed)
+
+
+def _nested(graph: Any) -> Iterator[Any]:
+    """Yield a graph and the graphs that its nodes hold."""
+    yield graph
+    for node in graph:
+        for item in node.attributes.values():
+            if item.type.name == "GRAPH":
+                yield from _nested(item.value)
 
 
 def _subset(model: LatentPatch, where: str | None) -> LatentPatch:

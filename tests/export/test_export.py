@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -252,10 +253,73 @@ def test_costs_and_variants_are_exported(name, face_images, tmp_path):
     assert torch.equal(index, varied.generate(3, reference=references).index)
 
 
-def test_onnx_can_be_quantized(written, tmp_path):
+@pytest.mark.parametrize("graph", ["generate", "reference"])
+def test_onnx_can_be_quantized(written, tmp_path, graph, small, face_images):
+    """Defect P21: an empty list had no type; and sources as integers of 8 bits make a graph that cannot be loaded."""
     quantization = pytest.importorskip("onnxruntime.quantization", reason="onnxruntime is not installed")
-    quantization.quantize_dynamic(str(written / "generate.onnx"), str(tmp_path / "small.onnx"))
-    assert (tmp_path / "small.onnx").exists()
+    path = tmp_path / "small.onnx"
+    quantization.quantize_dynamic(str(written / f"{graph}.onnx"), str(path), op_types_to_quantize=["Conv"])
+    noise = noise_from_seeds(range(2), steps_of(written, graph))
+    more = {} if graph == "generate" else {"reference": face_images[:2]}
+    whole, less = (run_onnx(each, noise=noise, **more) for each in (written / f"{graph}.onnx", path))
+    assert torch.equal(whole[1], less[1])
+    quantization.quantize_dynamic(str(written / f"{graph}.onnx"), str(tmp_path / "default.onnx"))
+
+
+def empty_inputs(path: Path) -> dict[str, Tensor]:
+    """Inputs for no images, as a graph's record describes them."""
+    graphs = json.loads((path.parent / "export.json").read_text())["graphs"]
+    return {
+        name: torch.zeros(0, *each["shape"][1:], dtype=getattr(torch, each["type"]))
+        for name, each in graphs[path.stem]["inputs"].items()
+    }
+
+
+def test_no_images_make_no_images(written, small, tmp_path):
+    """Defect P9: ONNX Runtime ended the process with a division by zero, and eager decoding could not reshape."""
+    assert small(torch.empty(0, small.noise_dim)).shape == (0, 3, 64, 64)
+    assert small.search(torch.empty(0, small.noise_dim)).shape == (0, 8, 8)
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: ONNX was not run")
+    script = """
+import sys, onnxruntime, torch
+for path in sys.argv[1:]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    inputs = torch.load(path + ".inputs")
+    for result in session.run(None, {name: value.numpy() for name, value in inputs.items()}):
+        print(*result.shape)
+"""
+    paths = sorted(map(str, written.glob("*.onnx")))
+    for path in paths:
+        torch.save(empty_inputs(Path(path)), f"{path}.inputs")
+    done = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    images = ["0 3 64 64"]
+    expected = {"decoder": images, "edit": images, "encoder": ["0 192 8 8"]}
+    for name in ("generate", "reference"):
+        expected[name] = [*images, "0 8 8"]
+    assert done.stdout.splitlines() == [line for path in paths for line in expected[Path(path).stem]]
+
+
+def test_the_axis_of_images_is_called_n_and_no_attribute_is_empty(written):
+    """Defects P22 and P21: axes were s30, s34, s48, and an attribute was an empty list."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+
+    def visit(graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            for axis in value.type.tensor_type.shape.dim:
+                assert not re.search(r"\bs\d+\b", axis.dim_param), (value.name, axis.dim_param)
+        for node in graph.node:
+            for item in node.attribute:
+                if item.type == onnx.AttributeProto.GRAPH:
+                    visit(item.g)
+                lists = {onnx.AttributeProto.INTS: item.ints, onnx.AttributeProto.FLOATS: item.floats}
+                assert len(lists.get(item.type, [0])), (node.name, item.name)
+
+    for path in written.glob("*.onnx"):
+        graph = onnx.load(path).graph
+        for value in (*graph.input, *graph.output):
+            assert value.type.tensor_type.shape.dim[0].dim_param == "N"
+        visit(graph)
 
 
 def test_onnx_networks_and_edits(written, small, face_images):
@@ -438,6 +502,11 @@ def test_pt2_runs_without_the_package(program, small):
     assert (images - expected.images).abs().max() <= NEAR
 
 
+def test_pt2_makes_no_images_of_no_images(program, small):
+    images, index = torch.export.load(program / "generate.pt2").module()(torch.empty(0, small.noise_dim))
+    assert (images.shape, index.shape) == ((0, 3, 64, 64), (0, 8, 8))
+
+
 def test_pt2_says_what_it_was_made_from(program, small):
     extra = {"latentpatch.json": ""}
     torch.export.load(program / "generate.pt2", extra_files=extra)
@@ -466,7 +535,9 @@ def test_aoti_runs_without_the_package(small, traces, tmp_path):
     with traced_once(traces):
         export(small, tmp_path, "aoti", only=("generate",))
     counts = 1, 5
-    found = run_bare(tmp_path, "aoti", *(noise_from_seeds(range(count), small.steps) for count in counts))
+    noises = [noise_from_seeds(range(count), small.steps) for count in counts]
+    *found, nothing = run_bare(tmp_path, "aoti", *noises, torch.empty(0, small.steps))
+    assert [part.shape[0] for part in nothing] == [0, 0]
     for count, (images, index) in zip(counts, found, strict=True):
         expected = small.generate(count)
         assert torch.equal(index, expected.index)

@@ -186,6 +186,9 @@ class TraceableResynthesis(nn.Module):
             first = self.groups[start]
         else:
             keys = reference.repeat_interleave(tried, 0).flatten(1, 2).movedim(1, 0).to(units.vectors.dtype)
+            # Changes nothing, but without it ONNX Runtime joins the transposition with the product that follows, and
+            # divides by zero there where there are no images.
+            keys = keys.clamp(-KEY_NORM, KEY_NORM)
         num_donors = settings.num_donors(self.pictures, reference is not None)
         donors = donor_bands(first, uniforms, self.numbers, num_donors, settings.allow_start_as_donor, self.rules.bands)
         empty = uniforms.new_zeros((len(self.cells) + 1, uniforms.shape[0], self.count), dtype=self.sums)

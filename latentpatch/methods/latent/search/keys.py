@@ -100,7 +100,7 @@ def interpolate(cells: Tensor, old: tuple[int, int], new: tuple[int, int], rows:
     down = interpolation_weights(old[0], new[0])[rows.start : rows.stop, rows_behind(old[0], new[0], rows)]
     across = interpolation_weights(old[1], new[1]).to(cells.device, dtype)
     numerators = torch.mm(down.to(cells.device, dtype), cells.to(dtype).flatten(1))
-    sums = torch.matmul(across, numerators.view(len(rows), old[1], -1))
+    sums = torch.matmul(across, numerators.unflatten(1, (old[1], numerators.shape[1] // old[1])))
     return sums.mul_(2).add_(denominator).div_(2 * denominator).floor_()
 
 

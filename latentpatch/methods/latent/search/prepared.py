@@ -88,7 +88,7 @@ def paste(units: Tensor, size: tuple[int, int], side: int) -> Tensor:
     """Assemble grids from units: ``(rows, columns, side^2 r, N)`` -> ``(N, h, w, r)``."""
     rows, columns, _, images = units.shape
     cells: Tensor = units.unflatten(2, (side, side, -1)).permute(5, 0, 2, 1, 3, 4)
-    return cells.reshape(images, rows * side, columns * side, -1)[:, : size[0], : size[1]]
+    return cells.reshape(images, rows * side, columns * side, cells.shape[5])[:, : size[0], : size[1]]
 
 
 def sum_keys(keys: Tensor) -> Tensor:
