@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from latentpatch import LatentPatch
+from latentpatch import PICTURE_METHODS, LatentPatch, explain
 from latentpatch.autoencoders import load_autoencoder
+from latentpatch.methods.picture import REGION_TASKS, TARGET_TASKS
+from latentpatch.provenance.copying import copying
+from latentpatch.provenance.registered import RegisteredSources
+from latentpatch.registration.agreement import disagreement_of_sources
+from latentpatch.registration.alignment import estimate
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +85,47 @@ def test_the_random_state_stays(pictures: Tensor, path: Path, tmp_path: Path) ->
     assert torch.equal(torch.get_rng_state(), before)
     load_autoencoder("embedded", pretrained=False)  # random weights are drawn from it, as of any module
     assert not torch.equal(torch.get_rng_state(), before)
+
+
+_ON_PICTURES = [(name, min(PICTURE_METHODS[name].tasks)) for name in PICTURE_METHODS]
+
+
+@pytest.mark.parametrize(("name", "task"), _ON_PICTURES)
+def test_methods_on_pictures_are_the_same_in_any_state(name: str, task: str) -> None:
+    picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[12:18, 12:18] = True
+    options: dict[str, Any] = {"target": picture.flip(2)} if task in TARGET_TASKS + REGION_TASKS else {}
+    options |= {"mask": mask} if task in REGION_TASKS else {}
+
+    def make() -> Tensor:
+        return PICTURE_METHODS[name]([picture], (32, 32), [3], task=task, **options).images
+
+    expected = make()
+    for state in ("float64", "autocast"):
+        with STATES[state]():
+            assert torch.equal(make(), expected), state
+
+
+def test_what_judges_pictures_is_the_same_in_any_state(pictures: Tensor, path: Path) -> None:
+    """Defect: audits, comparisons and alignments failed under set_default_dtype."""
+    model = LatentPatch.load(path)
+
+    def judged() -> list[Tensor]:
+        seen = copying(model, pictures[:2])
+        compared = RegisteredSources([pictures]).compare(pictures[:1])
+        aligned = estimate(list(pictures), (64, 64), min_agreement=-1.0)
+        disagreement_of_sources(model.bank)
+        page = explain(model, model.generate(1), 0).page().encode()
+        return [
+            seen.relative,
+            compared.distance,
+            aligned.matrices,
+            torch.frombuffer(bytearray(page), dtype=torch.uint8),
+        ]
+
+    expected = judged()
+    for state in ("float64", "autocast"):
+        with STATES[state]():
+            for found, wanted in zip(judged(), expected, strict=True):
+                assert torch.equal(found, wanted), state

@@ -32,10 +32,8 @@ class PCA(FittedModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_fitted("mean", torch.zeros(0))
-        self.register_fitted("basis", torch.zeros(0, 0))
-        self.register_fitted("explained_variance", torch.zeros(0))
-        self.register_fitted("total_variance", torch.zeros(()))
+        for name, shape in {"mean": (0,), "basis": (0, 0), "explained_variance": (0,), "total_variance": ()}.items():
+            self.register_fitted(name, torch.zeros(shape, dtype=torch.float32))
 
     @property
     def components(self) -> int:

@@ -66,7 +66,7 @@ class StoredSources(FittedModule):
     def __init__(self) -> None:
         super().__init__()
         self.register_fitted("keys", torch.zeros(0, 0, 0, 0, dtype=torch.int16))
-        self.register_fitted("key_step", torch.ones(()))
+        self.register_fitted("key_step", torch.ones((), dtype=torch.float32))
         self.register_fitted("latents", torch.zeros(0, 0, 0, 0, dtype=torch.float16))
         self.register_fitted("residuals", torch.zeros(0, 0, 0, 0, dtype=torch.int8), key="details", optional=True)
         self.register_fitted("masks", torch.zeros(0, 0, 0, 0, dtype=torch.uint8), optional=True)

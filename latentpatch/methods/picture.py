@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import SettingError, SettingTypeError
 from ..registry import PICTURE_METHODS, TASKS
+from ..runs.defaults import plain_torch
 from ..settings import Settings
 from ..validation import check_choice, check_integer
 from .base import Method
@@ -128,6 +129,7 @@ class PictureMethod(Method):
     ) -> PictureResult:
         """Return pictures, see :meth:`__call__`; the arguments are checked already."""
 
+    @plain_torch()
     def __call__(
         self,
         pictures: Sequence[Tensor],

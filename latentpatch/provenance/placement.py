@@ -51,7 +51,7 @@ _MAX_CHANGE = 0.1  # of an entry of a placement in a step
 def thumbnails(images: Tensor) -> Tensor:
     """Return images ``(N, 3, H, W)`` in [0, 1] in grey, small: ``(N, 1, h, w)`` uint8 on the CPU."""
     images = images.cpu().float()
-    grey = torch.einsum("nchw,c->nhw", images, torch.tensor(_LUMA))[:, None]
+    grey = torch.einsum("nchw,c->nhw", images, images.new_tensor(_LUMA))[:, None]
     return (_resize(grey, SIDE).clamp(0, 1) * 255).round().byte()
 
 
