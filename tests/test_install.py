@@ -163,3 +163,27 @@ def test_make_takes_folders_with_spaces(tmp_path: Path, target: str) -> None:
     words = (tmp_path / "words").read_text().splitlines()
     assert words[:2] == [{"demo": "generate"}.get(target, target), "My sister's Pictures"]
     assert words[words.index("--autoencoder") + 1] == "taef2:my weights"
+
+
+def _python(minor: int) -> str | None:
+    """Return a Python 3 of a minor version on this machine, from the path or from pyenv."""
+    found = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python"))
+    return str(found[-1]) if found else shutil.which(f"python3.{minor}")  # pyenv puts a stand-in on the path
+
+
+@pytest.mark.parametrize("minor", range(10, 14))
+def test_every_python_reads_it(minor: int, tmp_path: Path) -> None:
+    """Help and refusals need no package, so they run with any Python; all files are of its syntax."""
+    python = _python(minor)
+    if python is None:
+        pytest.skip(f"Python 3.{minor} is not on this machine")
+    environment = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    program = """
+import pathlib, sys
+for name in ("latentpatch", "handlers", "tests"):
+    for path in pathlib.Path(sys.argv[1], name).rglob("*.py"):
+        compile(path.read_text(encoding="utf-8"), str(path), "exec", dont_inherit=True)
+"""
+    _run(python, "-W", "error", "-c", program, ROOT, folder=tmp_path, **environment)
+    shown = _run(python, "-W", "error", "-m", "latentpatch", "generate", "--help", folder=tmp_path, **environment)
+    assert "--preset" in shown

@@ -44,8 +44,9 @@ def torchrun(*arguments: object) -> list[str]:
     return [sys.executable, *launcher, *(str(argument) for argument in arguments)]
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+def start(*arguments: object, threads: int = 1) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    environment["OMP_NUM_THREADS"] = str(threads)
     return subprocess.Popen(
         torchrun(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
@@ -83,6 +84,20 @@ def test_two_processes_make_the_pictures_of_one(faces: Path, tmp_path: Path) -> 
     assert status == 0, err
     assert json.loads(out) == record(tmp_path / "one")
     assert err.count("37 pictures in") == 1
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_processes_of_other_threads_make_the_pictures_of_one(faces: Path, tmp_path: Path) -> None:
+    """Defect H3: pictures of networks depended on the number of threads, of which torchrun has another."""
+    arguments, before = ["generate", faces, "--size", "64", "-n", 5, "-q"], torch.get_num_threads()
+    process = start(*arguments, "-o", tmp_path / "two", threads=3)
+    torch.set_num_threads(2)
+    try:
+        run(*arguments, "-o", tmp_path / "one")
+    finally:
+        torch.set_num_threads(before)
+    status, _, err = finished(process)
+    assert status == 0, err
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
