@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import uvicorn
@@ -36,7 +37,7 @@ from .codecs import Call, Response, encode_failure, internal_failure
 from .failures import Failure, Refusal
 from .forms import parse_form
 from .kserve import MODEL_NAME, model_metadata
-from .limits import Limits
+from .limits import OPERATIONS, Limits
 from .schema import json_schema
 from .service import Service
 
@@ -47,6 +48,8 @@ _MODEL = f"/v2/models/{MODEL_NAME}"
 _PROBES = ("/ping", "/v2/health/ready")  # answered without a token: they only tell that the server runs
 
 _Endpoint = Callable[[Request], Awaitable[HTTPResponse]]
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Options:
         max_body_seconds: for a body to arrive.
         threads: of torch, for the worker; None leaves torch's own number.
         token: bearer token of every request but probes; None for a server that anyone may use.
+        hosts: names of the server in the header Host, without which pages of other servers are kept from one without a
+            token; empty for any.
     """
 
     batch_size: int = 16
@@ -70,6 +75,7 @@ class Options:
     max_body_seconds: float = 30.0
     threads: int | None = None
     token: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] = _LOOPBACK
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "queue_size", "max_body_bytes"):
@@ -140,9 +146,9 @@ class _Server:
         self._num_requests = 0
 
     def require_token(self, endpoint: _Endpoint) -> _Endpoint:
-        """Return the endpoint, closed to requests without the token."""
+        """Return the endpoint, closed to requests without the token; without one, to those of other sites' pages."""
         if self.options.token is None:
-            return endpoint
+            return self._keep_out_pages(endpoint)
         token = self.options.token.encode()
 
         async def guard(request: Request) -> HTTPResponse:
@@ -152,6 +158,19 @@ class _Server:
             await self._discard(_Incoming(request))
             failure = Failure(401, "unauthorized", "the right token is needed: Authorization: Bearer TOKEN")
             return _refuse(failure, {"WWW-Authenticate": "Bearer"})
+
+        return guard
+
+    def _keep_out_pages(self, endpoint: _Endpoint) -> _Endpoint:
+        """Return the endpoint, closed to a browser's pages of other sites, which reach loopback addresses, too."""
+
+        async def guard(request: Request) -> HTTPResponse:
+            host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+            is_known = not self.options.hosts or urlsplit(f"//{host}").hostname in self.options.hosts
+            if is_known and (origin is None or urlsplit(origin).netloc == host):
+                return await endpoint(request)
+            await self._discard(_Incoming(request))
+            return _refuse(Failure(403, "forbidden", "without a token, pages of other sites and names are refused"))
 
         return guard
 
@@ -285,6 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             max_body_bytes=parsed.max_body_bytes,
             threads=parsed.threads,
             token=_token(parsed.token_file),
+            hosts=(*_LOOPBACK, *parsed.allow_host) if parsed.host in _LOOPBACK else (),
         )
         if options.threads is not None:
             torch.set_num_threads(options.threads)  # here, too, because this thread measures the speed
@@ -295,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             precision=parsed.precision,
             progress=sys.stderr.isatty(),
         )
-        service = Service(model, Limits(max_task_pixels=parsed.max_task_pixels))
+        service = Service(model, Limits(max_task_pixels=parsed.max_task_pixels, operations=parsed.operations))
     except (LatentPatchError, ValueError, TypeError) as error:
         print(f"latentpatch: {error}", file=sys.stderr)
         return 1
@@ -341,6 +361,12 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")
     group.add_argument("--port", type=int, default=8080, help="0 for any free port")
     group.add_argument("--token-file", metavar="FILE", help="file with the token, else LATENTPATCH_TOKEN, else none")
+    group.add_argument(
+        "--allow-host", metavar="NAME", nargs="+", default=[], help="more names of the server, as of a proxy before it"
+    )
+    group.add_argument(
+        "--operations", nargs="+", choices=OPERATIONS, default=OPERATIONS, help="the only ones that are answered"
+    )
     numbers = (
         ("--batch-size", int, "N", Options.batch_size, "most requests answered together"),
         ("--max-batch-delay", float, "MS", Options.max_batch_delay * 1000, "most milliseconds to wait for others"),

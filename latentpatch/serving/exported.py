@@ -22,7 +22,7 @@ from ..provenance.maps import provenance_images
 from ..registry import settings_from_record
 from ..results import Generation
 from .failures import BUSY, Failure, Refusal, failure_of
-from .limits import Limits, check_count, check_seconds
+from .limits import Limits, check_count, check_operation, check_seconds
 from .schema import GenerateRequest, InfoRequest, ProvenanceRequest, Request, json_schema
 from .service import Result, drawn_result
 
@@ -82,6 +82,7 @@ class GraphService:
         return outcomes
 
     def _answer(self, request: Request, deadline: float) -> Result:
+        check_operation(request, self.limits)
         if isinstance(request, InfoRequest):
             return self._info()
         if not isinstance(request, (GenerateRequest, ProvenanceRequest)):

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ..errors import SettingError
-from ..validation import check_integer, check_real
+from ..validation import check_choice, check_integer, check_real
 from .failures import BUSY, Failure, Refusal
 from .schema import InfoRequest, Request, SeededRequest
 
-__all__ = ["Limits", "check_bytes", "check_count", "check_seconds", "count_images", "too_much_work"]
+__all__ = [
+    "OPERATIONS",
+    "Limits",
+    "check_bytes",
+    "check_count",
+    "check_operation",
+    "check_seconds",
+    "count_images",
+    "too_much_work",
+]
+
+#: What requests may ask for.
+OPERATIONS = ("generate", "provenance", "inpaint", "edit", "reconstruct", "picture", "info")
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,7 @@ class Limits:
             that no longer fits beside those before it with 503.
         max_task_pixels: of the pictures that are sent for a task on pictures, together, and of those that it makes;
             0 refuses all such tasks.
+        operations: those of :data:`OPERATIONS` that are answered. ``edit`` and ``inpaint`` can show a source as it is.
     """
 
     max_images: int = 64
@@ -34,10 +48,14 @@ class Limits:
     max_image_bytes: int = 8 * 2**20
     max_seconds: float = 20.0
     max_task_pixels: int = 1 << 20
+    operations: Sequence[str] = OPERATIONS
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name != "max_seconds":
+            if name == "operations":
+                for operation in value:
+                    check_choice(name, operation, OPERATIONS)
+            elif name != "max_seconds":
                 check_integer(name, value, 0 if name == "max_task_pixels" else 1)
         if not check_real("max_seconds", self.max_seconds) > 0:
             raise SettingError("max_seconds", self.max_seconds, "above 0")
@@ -49,6 +67,16 @@ def count_images(request: Request) -> int:
     if isinstance(request, SeededRequest):
         return len(request.seeds) if request.seeds is not None else request.n
     return 0 if isinstance(request, InfoRequest) else 1
+
+
+def check_operation(request: Request, limits: Limits) -> None:
+    """Refuse operations that the server does not answer.
+
+    Raises:
+        SettingError: naming ``operation``.
+    """
+    if request.operation not in limits.operations:
+        raise SettingError("operation", request.operation, f"one of {', '.join(limits.operations)} on this server")
 
 
 def check_bytes(data: bytes, name: str, limits: Limits) -> None:

@@ -21,7 +21,7 @@ from ..registry import SAMPLERS, settings_record
 from ..results import Generation
 from ..settings import Settings
 from .failures import BUSY, Failure, Refusal, failure_of
-from .limits import Limits, check_bytes, check_count, check_seconds, count_images, too_much_work
+from .limits import Limits, check_bytes, check_count, check_operation, check_seconds, count_images, too_much_work
 from .picture_tasks import estimate_task, run_task, task_report, tasks_info
 from .schema import (
     EditRequest,
@@ -115,6 +115,7 @@ class Service:
         left = deadline - time.monotonic()
         for i, request in enumerate(requests):
             try:
+                check_operation(request, self.limits)
                 seconds = self._estimate(request)
                 check_seconds(seconds, self.limits, left)
                 left -= seconds
