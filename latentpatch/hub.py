@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from . import __all__ as _PUBLIC
+from .autoencoders.names import AUTOENCODERS
 from .errors import FileError, MissingDependencyError
 from .io.atomic import staged, write_bytes
 from .methods.single_image.presets import task_settings
@@ -106,7 +107,7 @@ class PretrainedMixin:
 
         Args:
             pretrained_model_name_or_path: a folder, a model file, or ``OWNER/NAME`` on the Hugging Face Hub.
-            autoencoder: see :meth:`~latentpatch.LatentPatch.load`.
+            autoencoder: see :meth:`~latentpatch.LatentPatch.load`; to be named where its weights are to be fetched.
             options: of ``huggingface_hub.hf_hub_download``, such as ``revision``, ``token`` and ``cache_dir``.
 
         Raises:
@@ -176,9 +177,11 @@ def model_card(model: LatentPatch, repo_id: str | None = None) -> str:
     """
     facts, bank = model.origin(), model.bank
     height, width = (cells * facts["downsampling"] for cells in bank.grid)
+    is_packaged = AUTOENCODERS.get(facts["name"]) in ("embedded", "pixels")  # no other weights are opened for a file
+    named = "" if is_packaged else f', autoencoder="{":".join(filter(None, (facts["name"], facts["argument"])))}"'
     return _CARD.format(
         title=repo_id or "A LatentPatch model",
-        name=f'"{repo_id}"' if repo_id else '"path/to/this/folder"',
+        name=(f'"{repo_id}"' if repo_id else '"path/to/this/folder"') + named,
         height=height,
         width=width,
         count=len(bank.sources),
