@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from .methods.single_image.presets import PICTURE_PRESETS
     from .methods.single_image.settings import CompletionSettings, GPNNSettings, PatchDiffusionSettings
     from .model import LatentPatch
-    from .picture_tasks import analogy, denoise, edit, harmonize, inpaint, reshuffle, retarget, stylize, texture
+    from .picture_tasks import analogy, denoise, edit, harmonize, inpaint, reshuffle, retarget, stylize
     from .provenance.explanation import Explanation, explain
     from .registry import PICTURE_METHODS, SAMPLERS
     from .results import Blend, Generation, PictureGeneration
+    from .scene_tasks import compose, texture
     from .settings import Settings, setting
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "SourceBank",
     "WeightsError",
     "analogy",
+    "compose",
     "denoise",
     "edit",
     "explain",
@@ -118,11 +120,11 @@ __getattr__, __dir__ = attach(
             "reshuffle",
             "retarget",
             "stylize",
-            "texture",
         ),
         ".provenance.explanation": ("Explanation", "explain"),
         ".registry": ("PICTURE_METHODS", "SAMPLERS"),
         ".results": ("Blend", "Generation", "PictureGeneration"),
+        ".scene_tasks": ("compose", "texture"),
         ".settings": ("Settings", "setting"),
     },
 )

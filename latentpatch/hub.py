@@ -7,6 +7,7 @@ when the package is imported, where huggingface_hub is optional, and folders nee
 
 from __future__ import annotations
 
+import importlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -374,10 +375,9 @@ def _task_entry(task: str) -> Callable[..., Callable[..., PictureGeneration]]:
     def entry(
         method: str | None = None, preset: str | None = None, **settings: Any
     ) -> Callable[..., PictureGeneration]:
-        from . import picture_tasks
-
+        package = importlib.import_module(__package__)
         chosen = task_settings(task, method, preset).changed(**settings)
-        return partial(getattr(picture_tasks, task), settings=chosen)
+        return partial(getattr(package, task), settings=chosen)
 
     entry.__name__ = entry.__qualname__ = task
     entry.__doc__ = f"""Return the function ``latentpatch.{task}``, with settings: {TASKS[task]}.

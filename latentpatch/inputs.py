@@ -17,9 +17,11 @@ from torch import Tensor
 
 from .autoencoders.base import Autoencoder
 from .errors import SettingError, SettingTypeError
+from .io.channels import with_channels
 from .io.images import read_image, read_mask
 from .io.opening import Array, array_picture
 from .ops.compositing import cell_mask
+from .ops.pyramid import resize
 from .validation import check_integer, plain
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "check_range",
     "image_batch",
     "image_seeds",
+    "scene_inputs",
     "size_pair",
 ]
 
@@ -176,6 +179,37 @@ def image_seeds(n: int, seed: int, seeds: Sequence[int] | None) -> Sequence[int]
         return seeds if isinstance(seeds, range) else [check_integer("seed", each, 0) for each in seeds]
     first = check_integer("seed", seed, 0)
     return range(first, first + check_integer("n", n, 1))
+
+
+def scene_inputs(
+    pictures: Sequence[Tensor], size: tuple[int, int], structure: Tensor | None
+) -> tuple[list[Tensor], Tensor | None]:
+    """Return pictures of a scene at the scale of the results, and the structure in the size of the results.
+
+    Args:
+        pictures: ``(C, H, W)``; those whose shorter side is longer than that of the results are reduced.
+        size: height and width of the results.
+        structure: ``(C, H, W)``, cropped about its center to the aspect ratio of the results; or None.
+
+    Raises:
+        SettingError: for a single picture, or a size that is not positive.
+    """
+    if len(pictures) < 2:
+        raise SettingError("pictures", len(pictures), "at least two; the task reshuffle makes pictures from one")
+    for side in size:
+        check_integer("size", side, 1)
+    scaled = []
+    for picture in pictures:
+        factor = min(1.0, min(size) / min(picture.shape[1:]))
+        height, width = (max(1, round(side * factor)) for side in picture.shape[1:])
+        scaled.append(resize(picture[None], (height, width))[0])
+    if structure is not None:
+        structure = with_channels(structure, len(pictures[0]))
+        factor = min(structure.shape[1] / size[0], structure.shape[2] / size[1])
+        height, width = (max(1, round(side * factor)) for side in size)
+        top, left = (structure.shape[1] - height) // 2, (structure.shape[2] - width) // 2
+        structure = resize(structure[None, :, top : top + height, left : left + width], size)[0]
+    return scaled, structure
 
 
 def _described(tensor: Tensor) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from .errors import SettingError, SettingTypeError
-from .inputs import Mask, Picture, as_mask, as_pictures, image_seeds, size_pair
+from .inputs import Mask, Picture, as_mask, as_pictures, image_seeds, scene_inputs, size_pair
 from .io.channels import read_channels, with_channels
-from .methods.picture import REGION_TASKS, TARGET_TASKS, Observer, PictureMethod, check_picture
+from .methods.picture import REGION_TASKS, TARGET_TASKS, Observer, PictureMethod, check_picture, part_observer
 from .methods.single_image.presets import settings_named
 from .registry import PICTURE_METHODS
 from .results import PictureGeneration
@@ -30,7 +30,6 @@ __all__ = [
     "reshuffle",
     "retarget",
     "stylize",
-    "texture",
 ]
 
 _GIBIBYTE = 1 << 30
@@ -96,36 +95,6 @@ def retarget(
     return make_pictures(
         "retarget", picture, size, image_seeds(n, seed, seeds), method=method, settings=settings, observe=observe,
         changes=changes,
-    )  # fmt: skip
-
-
-def texture(
-    pictures: Picture | Sequence[Picture],
-    size: tuple[int, int],
-    n: int = 1,
-    *,
-    tileable: bool = False,
-    seed: int = 0,
-    seeds: Sequence[int] | None = None,
-    method: str | None = None,
-    settings: Settings | str | None = None,
-    observe: Observer | None = None,
-    **changes: Any,
-) -> PictureGeneration:
-    """Return textures of any size from one exemplar, or from several together.
-
-    Args:
-        pictures: see :func:`reshuffle`.
-        size: height and width of the textures.
-        tileable: whether opposite edges match, so that the texture can be repeated.
-        n, seed, seeds, method, settings, observe, changes: as for :func:`reshuffle`.
-
-    Raises:
-        SettingError, ImageError: as :func:`reshuffle`.
-    """
-    return make_pictures(
-        "texture", pictures, size, image_seeds(n, seed, seeds), method=method, settings=settings, observe=observe,
-        changes={**({"tileable": True} if tileable else {}), **changes},
     )  # fmt: skip
 
 
@@ -330,12 +299,15 @@ def make_pictures(
     *,
     method: str | None = None,
     settings: Settings | str | None = None,
-    target: Tensor | None = None,
+    target: Tensor | Sequence[Tensor] | None = None,
     mask: Tensor | None = None,
     observe: Observer | None = None,
     changes: dict[str, Any] | None = None,
 ) -> PictureGeneration:
-    """Return pictures of a task; see :func:`reshuffle` for the arguments."""
+    """Return pictures of a task; see :func:`reshuffle` for the arguments.
+
+    Of several targets, the results take turns by their seeds.
+    """
     given = settings_named(task, settings)
     if method is None and given is not None:
         method = PICTURE_METHODS.name_of(given)
@@ -344,6 +316,18 @@ def make_pictures(
     if not isinstance(own, chosen.Settings):
         raise SettingTypeError("settings", type(own).__name__, f"settings of {chosen.name}")
     tensors = picture_tensors(pictures)
+    if target is not None and not isinstance(target, Tensor):
+        parts = [
+            make_pictures(
+                task, tensors, size, (each,), settings=own, target=target[each % len(target)], mask=mask,
+                observe=part_observer(observe, number, len(seeds)),
+            )
+            for number, each in enumerate(seeds)
+        ]  # fmt: skip
+        return PictureGeneration.joined(parts)
+    if task == "compose":
+        size = (tensors[0].shape[1], tensors[0].shape[2]) if size is None else size_pair(size, 0)
+        tensors, target = scene_inputs(tensors, size, target)
     if target is not None and task in REGION_TASKS:
         tensors = [with_channels(each, len(target)) for each in tensors]
     sizes = tuple((each.shape[1], each.shape[2]) for each in tensors)

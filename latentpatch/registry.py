@@ -70,6 +70,7 @@ FLAGS = ("accepts_reference", "accepts_mask", "is_shardable", "is_exportable")
 TASKS = {
     "reshuffle": "new pictures of the same size from one picture",
     "retarget": "one picture in another size",
+    "compose": "new pictures of a scene from a few that are not registered",
     "texture": "a texture of any size from exemplars",
     "analogy": "the structure of one picture, from patches of another",
     "stylize": "a picture in the style of another",
@@ -262,7 +263,7 @@ PICTURE_METHODS.declare(
     PatchDiffusionSettings,
     "Denoises noise by the picture's patches in closed form, all used alike; then copies the nearest patches.",
     ".methods.single_image.patch_diffusion:PatchDiffusion",
-    ("reshuffle", "retarget"),
+    ("reshuffle", "retarget", "compose"),
 )
 PICTURE_METHODS.declare(
     "style-optimization",

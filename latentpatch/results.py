@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .bank.augmentation import Variants
@@ -15,6 +17,8 @@ from .provenance.offsets import copying_figures, offset_images
 from .settings import Settings
 
 __all__ = ["Blend", "Generation", "PictureGeneration"]
+
+_LEAST_SHARE = 0.01  # of a picture, for a source that counts
 
 
 @dataclass(frozen=True)
@@ -174,10 +178,33 @@ class PictureGeneration:
         """Return the offset maps as pictures ``(N, 3, h, w)``: red is the column, green the row, blue the source."""
         return None if self.offsets is None else offset_images(self.offsets, self.sizes)
 
+    def shares(self) -> Tensor | None:
+        """Return the share of each image's pixels from each source ``(N, S)`` float32; None without offsets."""
+        return None if self.offsets is None else source_shares(self.offsets[..., 0], len(self.sizes))
+
     def records(self) -> list[dict[str, Any]]:
-        """Return a JSON record of each image: seed and copying figures."""
-        figures = self.copying() or [{} for _ in self.seeds]
+        """Return a JSON record of each image: seed and copying figures.
+
+        With several sources, also the share of each, and the number of those that have at least 1 %.
+        """
+        figures: list[dict[str, Any]] = [*self.copying()] or [{} for _ in self.seeds]
+        shares = self.shares()
+        if shares is not None and shares.shape[1] > 1:
+            for each, row in zip(figures, shares.tolist(), strict=True):
+                each["shares"] = [round(share, 6) for share in row]
+                each["num_sources"] = sum(share >= _LEAST_SHARE for share in row)
         return [{"seed": seed, **each} for seed, each in zip(self.seeds, figures, strict=True)]
+
+    @classmethod
+    def joined(cls, parts: Sequence[PictureGeneration]) -> PictureGeneration:
+        """Return the images of several results of the same sources and settings as one."""
+        offsets = [part.offsets for part in parts if part.offsets is not None]
+        return replace(
+            parts[0],
+            images=torch.cat([part.images for part in parts]),
+            seeds=tuple(seed for part in parts for seed in part.seeds),
+            offsets=torch.cat(offsets) if offsets else None,
+        )
 
     def settings_record(self) -> dict[str, Any]:
         """Return method and settings as a JSON record."""

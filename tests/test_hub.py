@@ -75,7 +75,7 @@ def load(*arguments: Any, **options: Any) -> Any:
 
 def test_entries_are_listed(repository: str) -> None:
     assert sorted(torch.hub.list(repository, trust_repo=True, skip_validation=True)) == ENTRIES
-    assert {"reshuffle", "retarget", "texture", "stylize", "analogy", "denoise"} <= set(ENTRIES)
+    assert {"compose", "reshuffle", "retarget", "texture", "stylize", "analogy", "denoise"} <= set(ENTRIES)
 
 
 @pytest.mark.parametrize("name", ENTRIES)

@@ -29,6 +29,7 @@ LAYERS = [
         "default_settings",
         "tasks",
         "picture_tasks",
+        "scene_tasks",
         "fitting",
         "hub",
         "provenance",

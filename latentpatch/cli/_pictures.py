@@ -201,10 +201,15 @@ def _write(
 
 
 def _copying_text(rows: list[dict[str, Any]]) -> str:
-    """Return the mean copying figures in words."""
+    """Return the mean copying figures, and those of several sources, in words."""
     texts = []
     for name, words in (("in_place", "in place"), ("contiguity", "contiguity"), ("largest_share", "largest piece")):
         values = [row[name] for row in rows if row.get(name) is not None]
         if values:
             texts.append(f"{words} {sum(values) / len(values):.0%}")
-    return f"; copied: {', '.join(texts)}" if texts else ""
+    text = f"; copied: {', '.join(texts)}" if texts else ""
+    counts = [row["num_sources"] for row in rows if "num_sources" in row]
+    if counts:
+        largest = sum(max(row["shares"]) for row in rows) / len(rows)
+        text += f"; sources a picture: {sum(counts) / len(counts):.1f}, the largest with {largest:.0%}"
+    return text

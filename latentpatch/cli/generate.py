@@ -1,8 +1,8 @@
-"""``latentpatch generate``: make new images from sources."""
+"""``latentpatch generate``: make new images from sources; with ``--unregistered``, of a scene from a few pictures."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from ..ops.decodings import DECODING_HELP
 from ..registry import SAMPLERS
 from ..runs.launch import num_processes
 from . import _options as cli
+from ._pictures import MethodOptions, PictureOptions, make_and_write
 from ._samplers import SamplerOptions
 
 __all__ = ["run"]
@@ -64,7 +65,7 @@ def _sampler_of(path: Path) -> str:
     "generate PICTURES --reference face.jpg -o like-this",
     is_parallel=True,
 )
-def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
+def generate_registered(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
     """Generate images and write them."""
     from ..io.images import read_image
     from ._load import note_few, open_model
@@ -89,3 +90,48 @@ def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
             for seeds, part in writer.batches(options):
                 writer.add(model.generate(seeds=seeds, part=part, **inputs))
             return writer.close()
+
+
+class ComposeMethodOptions(MethodOptions):
+    """A method that makes pictures of a scene."""
+
+    task = "compose"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposeOptions(PictureOptions):
+    pictures: tuple[Path, ...] = cli.argument("SOURCES", f"{cli.PICTURES_HELP}: a few of a kind of scene", "+")
+    unregistered: bool = cli.flag("make pictures of a scene from a few pictures that are not registered", required=True)
+    n: int = cli.option(cli.integer(1), "N", "number of images", default=16)
+    size: tuple[int, int] | None = cli.option(
+        cli.image_size, "SIDE|HxW", "pixels of the results; by default those of the first picture"
+    )
+    structure: tuple[Path, ...] = cli.option(
+        Path, "PICTURES", f"{cli.PICTURES_HELP}, whose coarse layout the results have, in turn; by default from noise",
+        nargs="+", default=(),
+    )  # fmt: skip
+    method: ComposeMethodOptions = cli.group(ComposeMethodOptions)
+
+
+@cli.command(
+    ComposeOptions,
+    "generate landscapes/ --unregistered -n 16 --size 128x192 -o out",
+    "generate landscapes/ --unregistered --structure sketches/ -o like-sketches",
+    "generate a.jpg b.jpg c.jpg --unregistered --continuity 50 --position 5 -o out",
+    bare=generate_registered,
+    marker="--unregistered",
+)
+def run(options: ComposeOptions, context: cli.RunContext) -> dict[str, Any]:
+    """Make pictures of a scene and write them."""
+    from ..io.listing import list_images
+    from ..picture_tasks import picture_tensors
+    from ._output import file_facts
+
+    options = replace(options, pictures=tuple(list_images(*options.pictures)))
+    inputs: dict[str, Any] = {}
+    facts: dict[str, Any] = {"unregistered": True}
+    if options.structure:
+        files = list_images(*options.structure)
+        inputs["target"] = picture_tensors(files)
+        facts["structure"] = [file_facts(path) for path in files]
+    return make_and_write(options, context, options.method, options.size, facts=facts, **inputs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -21,7 +21,16 @@ from ..settings import Settings
 from ..validation import check_choice, check_integer
 from .base import Method
 
-__all__ = ["Observer", "PictureMethod", "PictureResult", "PictureStep", "generators", "noise_of", "register_method"]
+__all__ = [
+    "Observer",
+    "PictureMethod",
+    "PictureResult",
+    "PictureStep",
+    "generators",
+    "noise_of",
+    "part_observer",
+    "register_method",
+]
 
 #: Most channels of a picture: colour and alpha.
 MAX_CHANNELS = 4
@@ -49,6 +58,13 @@ class PictureStep:
 
 #: A function that is called after each step of a method.
 Observer = Callable[[PictureStep], None]
+
+
+def part_observer(observe: Observer | None, number: int, parts: int) -> Observer | None:
+    """Return an observer of one of several calls that are told as one; their steps are as many."""
+    if observe is None:
+        return None
+    return lambda step: observe(replace(step, done=number * step.total + step.done, total=parts * step.total))
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ def nearest_vectors(
     k: int = 1,
     weights: Tensor | None = None,
     block_bytes: int = BLOCK_BYTES,
+    costs: Tensor | None = None,
 ) -> Nearest:
     """Return the k keys of the smallest scores for each query.
 
@@ -62,6 +63,7 @@ def nearest_vectors(
         k: how many, at most K.
         weights: ``(K,)`` positive factors of each key's scores; infinity excludes a key.
         block_bytes: memory for scores; it bounds the memory and does not change the result.
+        costs: ``(Q, K)``, added to the scores.
 
     Raises:
         SettingError: for more neighbors than keys.
@@ -70,12 +72,15 @@ def nearest_vectors(
         raise SettingError("k", k, f"from 1 to {len(keys)}, the number of keys")
     norms, index, scores = keys.square().sum(1), [], []
     excluded = None if weights is None or not bool(weights.isinf().any()) else weights.isinf()
-    for block in queries.split(_blocks(queries, keys, block_bytes)):
+    size = _blocks(queries, keys, block_bytes)
+    for number, block in enumerate(queries.split(size)):
         found = _distances(block, keys, norms)
         if weights is not None:
             found = found.mul_(weights)  # excluded keys may be NaN here
             if excluded is not None:
                 found.masked_fill_(excluded, torch.inf)
+        if costs is not None:
+            found += costs[number * size : number * size + len(block)]
         if k == 1:
             best, at = found.min(1, keepdim=True)
             if found.device.type != "cpu":  # the first of equals, as on CPUs

@@ -23,6 +23,7 @@ from ..runs.system import has_numba
 from ..runs.threads import run_in_threads
 from ..validation import check_choice, check_integer
 from . import patchmatch_torch
+from .patch_prior import PatchPrior, in_place
 from .patches import patch_grid
 
 __all__ = ["BACKENDS", "Field", "Sources", "patchmatch", "resize_matches", "vote"]
@@ -90,6 +91,7 @@ def patchmatch(
     start: Tensor | None = None,
     wanted: Tensor | None = None,
     radius: int | None = None,
+    prior: PatchPrior | None = None,
     backend: str | None = None,
 ) -> Field:
     """Return the approximate nearest patches of every patch of a picture.
@@ -103,6 +105,7 @@ def patchmatch(
         start: ``(rows, columns, n, 3)`` matches of an earlier search, -1 for none; at random by default.
         wanted: ``(rows, columns)`` bool, the patches to search for; all by default. The others have no match.
         radius: largest distance, in pixels, of the random patches; by default the longest side of the sources.
+        prior: added to the scores; with a weight of the position, patches in place are among those to start from.
         backend: of :data:`BACKENDS`; by default Numba where it is installed and the picture is on the CPU.
 
     Raises:
@@ -121,8 +124,14 @@ def patchmatch(
         wanted = torch.ones(rows, columns, dtype=torch.bool, device=query.device)
     if start is None:
         start = torch.full((rows, columns, 0, 3), -1, dtype=torch.int32, device=query.device)
+    if prior is None:
+        prior = PatchPrior(query.new_zeros(0, 0, 0))
+    elif prior.costs.shape != (rows, columns, len(sources.pictures)):
+        raise SettingError("prior", tuple(prior.costs.shape), f"of shape {(rows, columns, len(sources.pictures))}")
+    elif prior.position:
+        start = torch.cat([start.to(torch.int32), in_place((rows, columns), sources.grids).to(start.device)], 2)
     search = _numba_search if _uses_numba(backend, query) else patchmatch_torch.search
-    return Field(*search(query, sources, k, seed, sweeps, start.to(torch.int32), wanted, reach))
+    return Field(*search(query, sources, k, seed, sweeps, start.to(torch.int32), wanted, reach, prior))
 
 
 def vote(
@@ -222,8 +231,9 @@ def _pack(sources: Sources) -> dict[str, Any]:
 
 
 def _numba_search(
-    query: Tensor, sources: Sources, k: int, seed: int, sweeps: int, start: Tensor, wanted: Tensor, radius: int
-) -> tuple[Tensor, Tensor]:
+    query: Tensor, sources: Sources, k: int, seed: int, sweeps: int, start: Tensor, wanted: Tensor, radius: int,
+    prior: PatchPrior,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Search in bands of rows, each by one thread."""
     from . import patchmatch_kernels as kernels
 
@@ -233,7 +243,8 @@ def _numba_search(
     flat = query.permute(1, 2, 0).reshape(-1).numpy()
     inputs = (
         *(flat, query.shape[2], query.shape[0], sources.side, packed["source"], packed["begins"], packed["widths"]),
-        *(packed["weights"], packed["firsts"], packed["columns"], packed["rows"], wanted.numpy()),
+        *(packed["weights"], packed["firsts"], packed["columns"], packed["rows"]),
+        *(prior.costs.float().contiguous().numpy(), np.float32(prior.position), wanted.numpy()),
     )
     begin = start.contiguous().numpy()
 

@@ -37,7 +37,7 @@ def _below(bits, count):
 
 @_compiled
 def _offer(
-    query, width, channels, side, source, begins, widths, weights, firsts, columns, rows_of,
+    query, width, channels, side, source, begins, widths, weights, firsts, columns, rows_of, costs, position,
     y, x, picture, row, column, matches, scores,
 ):  # fmt: skip
     """Compare a patch with one of a picture, and insert that into its matches where it is nearer."""
@@ -50,7 +50,14 @@ def _offer(
     weight = weights[firsts[picture] + row * columns[picture] + column]
     if weight == np.float32(np.inf):
         return
-    limit = scores[y, x, k - 1] / weight
+    added = np.float32(0)
+    if costs.shape[2]:
+        down = np.float32(y) / max(1, scores.shape[0] - 1) - np.float32(row) / max(1, rows_of[picture] - 1)
+        right = np.float32(x) / max(1, scores.shape[1] - 1) - np.float32(column) / max(1, columns[picture] - 1)
+        added = costs[y, x, picture] + position * np.float32(4) * np.float32(down * down + right * right)
+        if not added < scores[y, x, k - 1]:
+            return
+    limit = (scores[y, x, k - 1] - added) / weight
     length, step = side * channels, widths[picture] * channels
     at, to = (y * width + x) * channels, begins[picture] + row * step + column * channels
     total = np.float32(0)
@@ -63,7 +70,7 @@ def _offer(
             return
         at += width * channels
         to += step
-    score = weight * total
+    score = weight * total + added
     if not score < scores[y, x, k - 1]:
         return
     i = k - 1
@@ -89,7 +96,7 @@ def _random_patch(bits, firsts, columns):
 
 @_compiled
 def start_rows(
-    query, width, channels, side, source, begins, widths, weights, firsts, columns, rows_of, wanted,
+    query, width, channels, side, source, begins, widths, weights, firsts, columns, rows_of, costs, position, wanted,
     start, matches, scores, seed, first, last,
 ):  # fmt: skip
     """Score the matches to start from, of rows from ``first`` to ``last``, and fill up with random ones."""
@@ -112,14 +119,14 @@ def start_rows(
                         _hashed(seed, 0, y * scores.shape[1] + x, draw), firsts, columns
                     )
                 _offer(
-                    query, width, channels, side, source, begins, widths, weights, firsts, columns, rows_of,
-                    y, x, picture, row, column, matches, scores,
+                    query, width, channels, side, source, begins, widths, weights, firsts, columns, rows_of, costs,
+                    position, y, x, picture, row, column, matches, scores,
                 )  # fmt: skip
 
 
 @_compiled
 def search_band(
-    query, width, channels, side, source, begins, widths, weights, firsts, columns, rows_of, wanted,
+    query, width, channels, side, source, begins, widths, weights, firsts, columns, rows_of, costs, position, wanted,
     before, matches, scores, seed, sweep, radius, first, last,
 ):  # fmt: skip
     """Propagate matches within rows from ``first`` to ``last`` and search around them at random.
@@ -168,8 +175,8 @@ def search_band(
                     column = np.int64(matches[y, x, i, 2]) + _below(bits >> np.uint64(32), 2 * reach + 1) - reach
                 if picture >= 0:
                     _offer(
-                        query, width, channels, side, source, begins, widths, weights, firsts, columns, rows_of,
-                        y, x, picture, row, column, matches, scores,
+                        query, width, channels, side, source, begins, widths, weights, firsts, columns, rows_of, costs,
+                        position, y, x, picture, row, column, matches, scores,
                     )  # fmt: skip
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .patches import fold_patches
+from .patches import fold_patches, patch_grid
 
 if TYPE_CHECKING:
+    from .patch_prior import PatchPrior
     from .patchmatch import Sources
 
 __all__ = ["search", "vote"]
@@ -21,10 +22,11 @@ _RESTARTS = 4  # random matches a patch begins with, for each that it keeps
 
 
 def search(
-    query: Tensor, sources: Sources, k: int, seed: int, sweeps: int, start: Tensor, wanted: Tensor, radius: int
-) -> tuple[Tensor, Tensor]:
+    query: Tensor, sources: Sources, k: int, seed: int, sweeps: int, start: Tensor, wanted: Tensor, radius: int,
+    prior: PatchPrior,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return matches and scores, see :func:`latentpatch.ops.patchmatch.patchmatch`."""
-    compare = _Comparison(query, sources)
+    compare = _Comparison(query, sources, prior)
     rows, columns = wanted.shape
     begin = [start]
     begin += [compare.random(seed, 0, draw, (rows, columns))[:, :, None] for draw in range(k + _RESTARTS)]
@@ -103,7 +105,8 @@ def _hashed(seed: int, sweep: int, draw: int, places: Tensor) -> Tensor:
 class _Comparison:
     """Compares patches of a picture with those of the sources."""
 
-    def __init__(self, query: Tensor, sources: Sources) -> None:
+    def __init__(self, query: Tensor, sources: Sources, prior: PatchPrior) -> None:
+        self.prior, self.grid = prior, patch_grid(query.shape[1:], sources.side)
         self.side, self.query = sources.side, query.permute(1, 2, 0).flatten(0, 1)
         self.width = query.shape[2]
         self.pixels, self.begins, self.widths = _flat(sources.pictures)
@@ -166,7 +169,12 @@ class _Comparison:
             for right in range(self.side):
                 one = self.query[query + (down * self.width + right)]
                 total += (one - self.pixels[source + down * width + right]).square().sum(1)
-        if self.weights is None:
-            return total
-        weight = self.weights[self.firsts[picture] + row * self.grids[picture, 1] + column]
-        return torch.where(weight.isinf(), torch.inf, total * weight)
+        if self.weights is not None:
+            weight = self.weights[self.firsts[picture] + row * self.grids[picture, 1] + column]
+            total = torch.where(weight.isinf(), torch.inf, total * weight)
+        if self.prior.costs.numel():
+            at, ends = torch.stack([row, column], 1), (self.grids[picture] - 1).clamp(min=1)
+            own = places[:, :2] / (torch.tensor(self.grid, device=at.device) - 1).clamp(min=1)
+            total = total + self.prior.costs[places[:, 0], places[:, 1], picture]
+            total = total + self.prior.position * 4 * (own - at / ends).square().sum(1)
+        return total

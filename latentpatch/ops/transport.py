@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,7 +12,11 @@ __all__ = ["transport_weights"]
 
 
 def transport_weights(
-    costs: Tensor, rounds: int, masses: tuple[Tensor, Tensor] | None = None, start: Tensor | None = None
+    costs: Tensor,
+    rounds: int,
+    masses: tuple[Tensor, Tensor] | None = None,
+    start: Tensor | None = None,
+    groups: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the weights of keys for queries by Sinkhorn's iteration, in logarithms (Cuturi, 2013).
 
@@ -21,6 +27,7 @@ def transport_weights(
         rounds: iterations; with 0, the weights are ``softmax(start - costs)``.
         masses: of the queries, ``(Q,)``, and of the keys, ``(K,)``, positive; the same for all by default.
         start: ``(K,)`` potentials of the keys, of a similar problem; 0 by default.
+        groups: numbers of keys of each group, in order, where only the groups have to be used by their masses.
 
     Returns:
         ``(Q, K)`` weights and ``(K,)`` potentials. Rows of weights sum to 1. Columns of weights times the queries'
@@ -31,11 +38,17 @@ def transport_weights(
     queries, keys = (np.zeros(n, np.float32) for n in logits.shape)
     if masses is not None:
         queries, keys = (np.log(each.cpu().numpy()) for each in masses)
-    potentials = np.zeros_like(keys) if start is None else start.cpu().numpy()
+    potentials = np.zeros_like(keys) if start is None else start.cpu().numpy().copy()
     keys = keys - np.log(np.exp(keys).sum()) + np.log(np.exp(queries).sum())
+    first = [0] if groups is None else np.cumsum([0, *groups[:-1]])
     for _ in range(rounds):
         sums = _log_sums(logits + potentials, 1)
-        potentials = keys - _log_sums(logits - sums + queries[:, None], 0)[0]
+        if groups is None:
+            potentials = keys - _log_sums(logits - sums + queries[:, None], 0)[0]
+            continue
+        used = np.exp(logits + potentials - sums + queries[:, None]).sum(0)
+        change = np.log(np.add.reduceat(np.exp(keys), first) / np.maximum(np.add.reduceat(used, first), 1e-30))
+        potentials += np.repeat(change, groups)
     logits += potentials
     logits -= logits.max(1, keepdims=True)
     weights = np.exp(logits, out=logits)

@@ -26,7 +26,7 @@ __all__ = ["estimate_task", "run_task", "task_report", "tasks_info"]
 #: Tasks by fields that have no meaning for them.
 _WITHOUT = {
     "target": ("reshuffle", "retarget", "texture"),
-    "mask": ("reshuffle", "retarget", "texture", "analogy", "stylize", "denoise"),
+    "mask": ("reshuffle", "retarget", "texture", "compose", "analogy", "stylize", "denoise"),
 }
 _WHOLE = 0.75  # part of a batch's time that is as good as all of it
 

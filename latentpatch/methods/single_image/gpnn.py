@@ -9,20 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from ...ops.palettes import transfer_palette
 from ...ops.patch_nearest import BLOCK_BYTES, completeness_weights, least_distances, levels, nearest_vectors
+from ...ops.patch_prior import PatchPrior
 from ...ops.patches import extract_patches, patch_grid, patch_positions
 from ...ops.patchmatch import Field, Sources, patchmatch, resize_matches, vote
 from ...ops.pyramid import pyramid_sizes, resize
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators, noise_of
 from .settings import GPNNSettings
 
-__all__ = ["GPNN", "NeighborSearch", "ResolvedSettings", "Scale", "pyramid_scales", "refine"]
+if TYPE_CHECKING:
+    from .source_preference import Preference
+
+__all__ = ["GPNN", "NeighborSearch", "ResolvedSettings", "Scale", "pyramid_scales", "refine", "variance_of"]
 
 Size = tuple[int, int]
 
@@ -230,6 +234,7 @@ class NeighborSearch:
         self.result: Size = (0, 0)
         self.forth: Tensor | None = None  # matches of the result's patches among the keys
         self.back: list[Tensor] = []  # and of the keys' patches, picture by picture, in the result
+        self.preference: Preference | None = None
 
     def enter(self, keys: list[Size], result: Size) -> None:
         """Go on to a scale where pictures and result have these rows and columns of patches."""
@@ -244,9 +249,13 @@ class NeighborSearch:
     def __call__(self, image: Tensor, keys: Sources) -> Field:
         """Return the matches of an image's patches, both in levels."""
         self.count += 1
+        prior = None
+        if self.preference is not None:
+            variance = variance_of(keys) * len(image) * keys.side**2
+            prior = self.preference.fine(self.result, self.forth, variance, image.device)
         pairs = self.result[0] * self.result[1] * sum(h * w for h, w in self.keys)
         is_exact = self.settings.search == "exact" or (self.settings.search is None and pairs <= _MOST_EXACT_PAIRS)
-        field = self._exact(image, keys) if is_exact else self._patchmatch(image, keys)
+        field = self._exact(image, keys, prior) if is_exact else self._patchmatch(image, keys, prior)
         self.forth = field.matches
         return field
 
@@ -260,16 +269,14 @@ class NeighborSearch:
             return completeness_weights(least.sqrt(), alpha * 2 * _HALF_RANGE).square()
         if unit == "squared":
             return completeness_weights(least, alpha * length * _HALF_RANGE**2)
-        every = torch.cat([each.flatten(1) for each in keys.pictures], 1).double()
-        variance = max(float(every.var(1, correction=0).mean()), 1.0)  # a picture of one color has none
-        return completeness_weights(least, alpha * length * variance)
+        return completeness_weights(least, alpha * length * variance_of(keys))
 
-    def _exact(self, image: Tensor, keys: Sources) -> Field:
+    def _exact(self, image: Tensor, keys: Sources, prior: PatchPrior | None) -> Field:
         side = keys.side
         queries = extract_patches(image[None], side)[0].flatten(0, 1)
         patches = torch.cat([extract_patches(each[None], side)[0].flatten(0, 1) for each in keys.pictures])
         weights = self._weights(least_distances(queries, patches), keys)
-        found = nearest_vectors(queries, patches, 1, weights)
+        found = nearest_vectors(queries, patches, 1, weights, costs=None if prior is None else prior.pairs(self.keys))
         firsts = torch.tensor([0, *(h * w for h, w in self.keys)], device=image.device).cumsum(0)
         picture = torch.searchsorted(firsts[1:], found.positions, right=True)
         columns = torch.tensor([w for _, w in self.keys], device=image.device)[picture]
@@ -277,7 +284,7 @@ class NeighborSearch:
         matches = torch.stack([picture, rest // columns, rest % columns], -1).to(torch.int32)
         return Field(matches.view(*self.result, 1, 3), found.scores.view(*self.result, 1))
 
-    def _patchmatch(self, image: Tensor, keys: Sources) -> Field:
+    def _patchmatch(self, image: Tensor, keys: Sources, prior: PatchPrior | None) -> Field:
         seed = (self.seed * 1_000_003 + self.count * 101) % 2**62
         weights = None
         if self.settings.alpha < _NO_PREFERENCE:
@@ -294,4 +301,11 @@ class NeighborSearch:
             weights = [part.view(each.shape) for part, each in zip(parts, least, strict=True)]
         start = self.forth
         sweeps = _FIRST_SWEEPS if start is None else self.settings.sweeps
-        return patchmatch(image, Sources(keys.pictures, keys.side, weights), seed=seed, sweeps=sweeps, start=start)
+        found = Sources(keys.pictures, keys.side, weights)
+        return patchmatch(image, found, seed=seed, sweeps=sweeps, start=start, prior=prior)
+
+
+def variance_of(keys: Sources) -> float:
+    """Return the variance of a pixel, the mean over the channels; at least 1, as a picture of one color has none."""
+    every = torch.cat([each.flatten(1) for each in keys.pictures], 1).double()
+    return max(float(every.var(1, correction=0).mean()), 1.0)

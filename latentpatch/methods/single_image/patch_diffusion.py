@@ -14,31 +14,27 @@ the same picture alone, in any batch and with any number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...ops.palettes import transfer_palette
 from ...ops.patch_nearest import BLOCK_BYTES, levels
-from ...ops.patches import extract_patches, fold_patches, patch_grid, patch_masses, patch_positions
+from ...ops.patches import patch_positions
 from ...ops.patchmatch import Sources, patchmatch, vote
-from ...ops.pyramid import resize
-from ...ops.transport import transport_weights
-from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators, noise_of
-from .gpnn import NeighborSearch, ResolvedSettings, Scale, Size, pyramid_scales, refine
+from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators
+from .gpnn import NeighborSearch, ResolvedSettings, Scale, Size, pyramid_scales, refine, variance_of
+from .patch_layout import Layout, num_pairs
 from .settings import GPNNSettings, PatchDiffusionSettings
+from .source_preference import EXTREME, Preference
 
 __all__ = ["PatchDiffusion"]
 
 _MOST_PAIRS = 1_000_000  # pairs of patches up to which a scale is denoised
 _BYTES_PER_PAIR = 24
-_ROUND_PAIRS = 5_000_000  # pairs that are weighed in a step, if that takes from 4 to 60 rounds of transport
-_LAST_NOISE = 0.1  # least level of noise, in standard deviations of the picture
-_FAR = 50.0  # cost of a patch that may not be used, in units of the entropy's factor
-_WEIGHT_UNITS = 1 << 16  # of a weight of 1; with levels of 8 bits, sums are exact in float32
-_MEAN_UNITS = 64  # of a level, for means of patches; likewise
 
 
 class PatchDiffusion(PictureMethod):
@@ -46,7 +42,7 @@ class PatchDiffusion(PictureMethod):
 
     name: ClassVar[str] = "patch-diffusion"
     Settings = PatchDiffusionSettings
-    tasks: ClassVar[frozenset[str]] = frozenset({"reshuffle", "retarget"})
+    tasks: ClassVar[frozenset[str]] = frozenset({"reshuffle", "retarget", "compose"})
 
     def smallest_side(self, settings: PatchDiffusionSettings) -> int:
         return max(settings.patch_size, settings.coarse_patch_size)
@@ -62,7 +58,7 @@ class PatchDiffusion(PictureMethod):
 
     def memory(self, pictures: Sequence[Size], size: Size, count: int, settings: PatchDiffusionSettings) -> int:
         first = pyramid_scales(pictures, size, _refinement(settings), settings.coarse_patch_size)[0]
-        pairs = max(_MOST_PAIRS, _pairs(first, settings.coarse_patch_size))
+        pairs = max(_MOST_PAIRS, num_pairs(first, settings.coarse_patch_size))
         pixels = sum(h * w for h, w in (*pictures, size))
         return 2 * BLOCK_BYTES + pairs * _BYTES_PER_PAIR + pixels * 260 + count * size[0] * size[1] * 40
 
@@ -79,10 +75,12 @@ class PatchDiffusion(PictureMethod):
         mask: Tensor | None = None,
         observe: Observer | None = None,
     ) -> PictureResult:
+        settings = _resolved(settings, task, target is not None)
         refinement = _refinement(settings)
         sizes = [(each.shape[1], each.shape[2]) for each in pictures]
         scales = pyramid_scales(sizes, size, refinement, settings.coarse_patch_size)
         steps = len(scales) + (settings.neighbors > 1)
+        start = target if target is not None else pictures[0] if task == "retarget" else None
         images, offsets = [], []
         for number, seed in enumerate(seeds):
 
@@ -91,23 +89,73 @@ class PatchDiffusion(PictureMethod):
                     name = f"scale {step + 1} of {len(scales)}" if step < len(scales) else "means of neighbors"
                     observe(PictureStep(number * steps + step + 1, len(seeds) * steps, image, name))
 
-            layout = _Layout(pictures, settings, seed, is_retarget=task == "retarget")
-            few = [_pairs(scale, settings.coarse_patch_size) <= _MOST_PAIRS for scale in scales]
-            coarse = max(1, (*few, False).index(False)) if layout.finer_noise else 1
-            for index in range(coarse):
-                layout.denoise(scales[index])
-                if index < len(scales) - 1:
-                    tell(index, layout.image[None])
-            search = NeighborSearch(refinement, seed)
-            search.keys, search.result, search.forth = layout.keys, layout.grid, layout.matches
-            first = min(coarse, len(scales) - 1)
-            image, pixels = refine(pictures, scales, layout.image, search, tell, first, is_blurred=first == coarse)
-            if settings.neighbors > 1:
-                image, pixels = _mean_of_nearest(pictures, image, search, settings, seed)
-                tell(len(scales), image[None])
+            chosen, preference = _chosen(len(pictures), settings, seed)
+            own = [Scale([scale.sources[i] for i in chosen], scale.result) for scale in scales]
+            used = [pictures[i] for i in chosen]
+            begin = start if target is None else transfer_palette(target, used)
+            image, pixels = _one(used, own, seed, settings, begin, preference, tell)
             images.append(image)
-            offsets.append(pixels)
+            offsets.append(
+                torch.cat([torch.tensor(chosen, device=pixels.device)[pixels[..., :1]], pixels[..., 1:]], -1)
+            )
         return PictureResult(torch.stack(images), torch.stack(offsets))
+
+
+def _resolved(settings: PatchDiffusionSettings, task: str, has_target: bool) -> PatchDiffusionSettings:
+    """Return settings with the values that a task has by default."""
+    is_composed = task == "compose"
+    has_layout = has_target or task == "retarget"
+    defaults: dict[str, float | int | None] = {
+        "shift": 0.0 if has_layout or is_composed else 0.1,
+        "noise": 0.5 if has_target else 0.3 if has_layout else 1.0,
+        "continuity": 20.0 if is_composed else 0.0,
+        "position": 2.0 if is_composed else 0.0,
+        "mixed": 3 if is_composed else None,
+    }
+    missing = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
+    return settings.changed(**{name: value for name, value in missing.items() if value is not None})
+
+
+def _chosen(count: int, settings: PatchDiffusionSettings, seed: int) -> tuple[list[int], Preference | None]:
+    """Return the numbers of the sources that a result is made of, in order, and what it prefers among them."""
+    continuity, position = settings.continuity or 0.0, settings.position or 0.0
+    random = generators([seed])[0]
+    most = count if settings.mixed is None else min(count, settings.mixed)
+    order = torch.randperm(count, generator=random)[: 1 if continuity >= EXTREME else most]
+    chosen: list[int] = order.sort().values.tolist()
+    if not (continuity and len(chosen) > 1) and not position:
+        return chosen, None
+    parts = torch.rand(len(chosen), generator=random) + 0.5
+    return chosen, Preference((parts / parts.sum()).tolist(), continuity, position)
+
+
+def _one(
+    pictures: Sequence[Tensor],
+    scales: Sequence[Scale],
+    seed: int,
+    settings: PatchDiffusionSettings,
+    start: Tensor | None,
+    preference: Preference | None,
+    tell: Callable[[int, Tensor], None],
+) -> tuple[Tensor, Tensor]:
+    """Return the picture of a seed, ``(C, h, w)``, and the pixels that it was copied from, ``(h, w, 3)``."""
+    refinement = _refinement(settings)
+    layout = Layout(pictures, settings, seed, start, preference)
+    few = [num_pairs(scale, settings.coarse_patch_size) <= _MOST_PAIRS for scale in scales]
+    coarse = max(1, (*few, False).index(False)) if layout.finer_noise else 1
+    for index in range(coarse):
+        layout.denoise(scales[index])
+        if index < len(scales) - 1:
+            tell(index, layout.image[None])
+    search = NeighborSearch(refinement, seed)
+    search.keys, search.result, search.forth = layout.keys, layout.grid, layout.matches
+    search.preference = preference
+    first = min(coarse, len(scales) - 1)
+    image, pixels = refine(pictures, scales, layout.image, search, tell, first, is_blurred=first == coarse)
+    if settings.neighbors > 1:
+        image, pixels = _mean_of_nearest(pictures, image, search, settings, seed)
+        tell(len(scales), image[None])
+    return image, pixels
 
 
 def _refinement(settings: PatchDiffusionSettings) -> ResolvedSettings:
@@ -130,94 +178,13 @@ def _mean_of_nearest(
     """Return a picture whose patches are means of their nearest neighbors, and the pixels of the nearest."""
     sources, size = Sources([levels(each) for each in pictures], settings.patch_size), image.shape[1:]
     k = min(settings.neighbors, sum(rows * columns for rows, columns in sources.grids))
-    field = patchmatch(levels(image), sources, k=k, seed=seed, sweeps=1, start=search.forth)
+    prior = None
+    if search.preference is not None:
+        variance = variance_of(sources) * len(image) * sources.side**2
+        prior = search.preference.fine(search.result, search.forth, variance, image.device)
+    field = patchmatch(levels(image), sources, k=k, seed=seed, sweeps=1, start=search.forth, prior=prior)
     scores = field.scores.cpu().numpy() / (len(image) * settings.patch_size**2)
     shares = np.exp((scores[..., :1] - scores) / (2 * max(settings.softness, 1e-3) ** 2))
     shares /= shares.sum(-1, keepdims=True)
     mean = vote(field, sources, size, shares=torch.from_numpy(shares)).add_(128).div_(255).clamp_(0, 1)
     return mean, patch_positions(field.matches[:, :, 0].long(), settings.patch_size, size)
-
-
-def _pairs(scale: Scale, side: int) -> int:
-    """Return the number of pairs of patches of the result and of the sources."""
-    rows, columns = patch_grid(scale.result, side)
-    return rows * columns * sum(h * w for h, w in (patch_grid(each, side) for each in scale.sources))
-
-
-class _Layout:
-    """The picture at coarse scales, with the patches of the sources that weigh most in it.
-
-    Attributes:
-        image: ``(C, h, w)`` in [0, 1], after the scale that was denoised last.
-        grid: rows and columns of its patches.
-        keys: those of the patches of each source.
-        matches: ``(rows, columns, 1, 3)`` int32, see :class:`~latentpatch.ops.patchmatch.Field`.
-    """
-
-    def __init__(self, pictures: Sequence[Tensor], settings: PatchDiffusionSettings, seed: int, is_retarget: bool):
-        self.pictures, self.settings = pictures, settings
-        self.random = generators([seed])
-        grey = torch.full_like(pictures[0], 0.5)
-        self.image = pictures[0] if is_retarget else grey
-        self.noise = settings.noise if settings.noise is not None else 0.3 if is_retarget else 1.0
-        self.finer_noise = min(settings.finer_noise, self.noise)
-        self.shift = settings.shift if settings.shift is not None else 0.0 if is_retarget else 0.1
-        self.grid: Size = (0, 0)
-        self.keys: list[Size] = []
-        self.matches: Tensor | None = None
-
-    def denoise(self, scale: Scale) -> None:
-        """Add noise to the picture, in the size of a scale, and take it out again."""
-        settings, side = self.settings, self.settings.coarse_patch_size
-        sources = [levels(resize(each[None], size)[0]) for each, size in zip(self.pictures, scale.sources, strict=True)]
-        image = resize(self.image[None].to(sources[0]), scale.result)[0] * 255 - 128
-        patches = torch.cat([extract_patches(each[None], side)[0].flatten(0, 1) for each in sources])
-        norms = patches.square().sum(1)
-        deviation = max(1.0, float(torch.cat([each.flatten(1) for each in sources], 1).cpu().numpy().std(1).mean()))
-        most = self.noise if self.matches is None else self.finer_noise
-        noise = noise_of(self.random, image.shape, image.device)[0] * deviation
-        self.keys, self.grid = [patch_grid(size, side) for size in scale.sources], patch_grid(scale.result, side)
-        rounds = 0
-        if settings.balanced:
-            rounds = max(4, min(60, _ROUND_PAIRS // (len(patches) * self.grid[0] * self.grid[1])))
-        excluded = self._excluded(scale) if self.shift else None
-        own, *others = (patch_masses(size, side).flatten() for size in (scale.result, *scale.sources))
-        masses, potentials = (own, torch.cat(others)), None
-        for step in range(settings.steps):
-            level = most * (min(_LAST_NOISE, most) / max(most, 1e-6)) ** (step / max(1, settings.steps - 1))
-            part = max(0.0, 1 - level)
-            noisy = image * part + noise * level
-            queries = extract_patches(noisy.round().clamp(-200, 200)[None], side)[0].flatten(0, 1)
-            costs = (queries @ patches.T).mul_(-2 * part).add_(norms * part**2).add_(queries.square().sum(1)[:, None])
-            costs /= 2 * settings.temperature * (max(level, 1e-3) * deviation) ** 2
-            if excluded is not None:
-                costs[excluded] += _FAR
-            weights, potentials = transport_weights(costs, rounds, masses, potentials)
-            weights.mul_(_WEIGHT_UNITS).round_()
-            means = (weights @ patches).div_(weights.sum(1, keepdim=True)).mul_(_MEAN_UNITS).round_()
-            image = fold_patches(means.view(1, *self.grid, -1), scale.result, side)[0] / _MEAN_UNITS
-            if level:
-                noise = (noisy - image * part) / level
-        self.image = ((image + 128) / 255).clamp(0, 1)
-        self.matches = self._places(weights.argmax(1)).to(torch.int32).view(*self.grid, 1, 3)
-
-    def _places(self, positions: Tensor) -> Tensor:
-        """Return the source, row and column of patches of all sources together: ``(..., 3)``."""
-        firsts = torch.tensor([0, *(h * w for h, w in self.keys)], device=positions.device).cumsum(0)
-        source = torch.searchsorted(firsts[1:], positions, right=True)
-        columns = torch.tensor([w for _, w in self.keys], device=positions.device)[source]
-        rest = positions - firsts[source]
-        return torch.stack([source, rest // columns, rest % columns], -1)
-
-    def _excluded(self, scale: Scale) -> Tensor:
-        """Return which patches of the first source are too near the place of a patch: ``(Q, K)`` bool."""
-        near = []
-        for axis in (0, 1):
-            places = torch.arange(self.grid[axis]) * (self.keys[0][axis] / self.grid[axis])
-            distance = (places[:, None] - torch.arange(self.keys[0][axis])).abs()
-            near.append(distance <= self.shift * min(scale.sources[0]))
-        rows, columns = near
-        both = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(self.grid[0] * self.grid[1], -1)
-        excluded = torch.zeros(len(both), sum(h * w for h, w in self.keys), dtype=torch.bool)
-        excluded[:, : both.shape[1]] = both
-        return excluded.to(self.image.device)

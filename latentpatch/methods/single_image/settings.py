@@ -118,6 +118,28 @@ class PatchDiffusionSettings(Settings):
     finer_noise: float = setting(
         0.4, "noise that is added at the coarse scales but the first, at most that to start from", minimum=0, maximum=1
     )
+    continuity: float | None = setting(
+        None,
+        "with several sources, cost of a source that the neighbors do not have; at 1000, a result is of one source",
+        minimum=0,
+        maximum=1000,
+        default_help="20 to compose, else 0",
+    )
+    position: float | None = setting(
+        None,
+        "cost of patches from another height and side of their picture; at 1000, patches stay in place",
+        minimum=0,
+        maximum=1000,
+        symbol="lambda_pos",
+        default_help="2 to compose, else 0",
+    )
+    mixed: int | None = setting(
+        None,
+        "sources that a result is made of, chosen by its seed",
+        minimum=1,
+        default_help="3 to compose, else all",
+        metavar="N",
+    )
     steps: int = setting(8, "levels of noise at a coarse scale", minimum=1, limit=200, symbol="T", metavar="N")
     temperature: float = setting(
         16.0, "softness of weights; 1 for patches of independent pixels", above=0, maximum=1000, is_advanced=True

@@ -1,0 +1,87 @@
+"""Costs of sources and places, for patch diffusion with several sources or a weight of the position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...ops.patch_prior import PatchPrior
+from .gpnn import Size
+
+__all__ = ["EXTREME", "Preference"]
+
+#: Continuity from which on a result is of one source, and position from which on patches stay in place.
+EXTREME = 1000.0
+_IN_PLACE = 1e9  # cost for the square of the distance, from EXTREME on
+_HEIGHT, _WIDTH = (
+    0.4,
+    2.0,
+)  # how far continuity reaches, places going from -1 to 1: things at one height belong together
+_CONTRAST = 0.7  # differences of color, in standard deviations, across which it does not reach
+_WINDOW = 5  # patches across of the window that it reaches over at fine scales
+_UNIT = 0.01  # of the variance of a patch: the squared distance that costs 1 at fine scales
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Costs of sources and places, in units of the entropy's factor.
+
+    Attributes:
+        parts: of the result that each source is to have; they add up to 1.
+        continuity: cost of a source that no place nearby of like color has (the semantic continuity of FewGAN).
+        position: cost for the squared distance of places, see :class:`~latentpatch.ops.patch_prior.PatchPrior`.
+    """
+
+    parts: Sequence[float]
+    continuity: float = 0.0
+    position: float = 0.0
+
+    def coarse(self, grid: Size, shares: Tensor | None, colors: Tensor) -> PatchPrior:
+        """Return the costs of sources and places for the patches of a result.
+
+        Args:
+            grid: rows and columns of the patches.
+            shares: ``(rows columns, S)`` weights of the sources in each patch so far; None at first.
+            colors: ``(rows columns, C)`` mean colors of the patches so far, in standard deviations.
+        """
+        costs = torch.zeros(*grid, len(self.parts))
+        if shares is not None and self.continuity:
+            near = _kernel(grid, colors.cpu().numpy())
+            mean = np.einsum("qp,ps->qs", near / near.sum(1, keepdims=True), shares.cpu().numpy())
+            costs += self.continuity * (1 - torch.from_numpy(mean).view(costs.shape))
+        return self._prior(costs, colors.device)
+
+    def fine(self, grid: Size, matches: Tensor | None, variance: float, device: torch.device) -> PatchPrior:
+        """Return the costs for a search.
+
+        Args:
+            grid: rows and columns of the patches.
+            matches: ``(rows, columns, 1, 3)`` so far.
+            variance: of the patches, the sum over their numbers.
+            device: of the search.
+        """
+        costs = torch.zeros(*grid, len(self.parts))
+        if matches is not None and self.continuity:
+            shares = F.one_hot(matches[:, :, 0, 0].long().cpu(), len(self.parts)).float()
+            edges = F.pad(shares.permute(2, 0, 1)[:, None], [_WINDOW // 2] * 4, mode="replicate")
+            costs += self.continuity * (1 - F.avg_pool2d(edges, _WINDOW, 1)[:, 0].permute(1, 2, 0))
+        return self._prior(costs, device, variance * _UNIT)
+
+    def _prior(self, costs: Tensor, device: torch.device, unit: float = 1.0) -> PatchPrior:
+        position = _IN_PLACE if self.position >= EXTREME else self.position * unit
+        return PatchPrior((costs * unit).to(device), position)
+
+
+def _kernel(grid: Size, colors: np.ndarray) -> np.ndarray:
+    """Return how much patches belong together: ``(Q, Q)``, 1 for a patch and itself."""
+    rows, columns = (2 * np.arange(n, dtype=np.float32) / max(1, n - 1) for n in grid)
+    down, right = ((axis[:, None] - axis) ** 2 for axis in (rows / _HEIGHT, columns / _WIDTH))
+    places = (down[:, None, :, None] + right[None, :, None]).reshape(len(colors), -1)
+    contrast = ((colors[:, None] - colors) ** 2).sum(2) / _CONTRAST**2
+    kernel: np.ndarray = np.exp(-(places + contrast) / 2)
+    return kernel
