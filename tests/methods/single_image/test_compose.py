@@ -51,7 +51,7 @@ def test_results_are_landscapes_of_several_sources_and_offsets_explain_them() ->
     assert [row["num_sources"] for row in result.records()] == (shares >= 0.01).sum(1).tolist()
     assert int((shares > 0).sum(1).max()) <= 3
     for image, offsets in zip(result.images, result.offsets, strict=True):
-        number, row, column = offsets.unbind(-1)
+        number, row, _ = offsets.unbind(-1)
         copied = torch.stack([sources[n][:, y, x] for n, y, x in offsets.flatten(0, 1).tolist()], 1).view(3, 40, 52)
         assert (copied - image).abs().mean() < 0.05
         heights = torch.tensor([each.shape[1] for each in sources])[number]
