@@ -1,7 +1,7 @@
 """Draw pictures of a kind of scene, or the contact sheet of the page on a few pictures.
 
-    python examples/few_pictures.py draw landscapes      # four drawn landscapes
-    python examples/few_pictures.py sheet docs/images    # few-pictures.jpg, in a minute
+python examples/few_pictures.py draw landscapes      # four drawn landscapes
+python examples/few_pictures.py sheet docs/images    # few-pictures.jpg, in a minute
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 import latentpatch
 from latentpatch.io.images import write_image
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent / "course")]
+sys.path.insert(0, str(Path(__file__).resolve().parent / "course"))
 from course import landscape
 from one_picture import sheet
 

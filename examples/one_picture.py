@@ -50,7 +50,7 @@ def rows() -> dict[str, list[Row]]:
     hole, (pasted, paste) = disk(SCENE, 120, 150, 26), on_painting(face, 96, 140)
     moved, where = scene.clone(), torch.zeros(SCENE, dtype=torch.bool)
     moved[:, 100:160, 20:80], where[100:160, 20:80] = scene[:, 100:160, 180:240], True
-    reshuffled = latentpatch.reshuffle(scene, 2)
+    reshuffled, fade = latentpatch.reshuffle(scene, 2), torch.linspace(0, 1, 192).expand(1, 144, 192)
     tile = latentpatch.texture(wall, (96, 96), tileable=True).images[0]
     return {
         "reshuffle": [
@@ -73,6 +73,16 @@ def rows() -> dict[str, list[Row]]:
                 ("an exemplar", wall),
                 ("quilting", latentpatch.texture(wall, (192, 192)).images[0]),
                 ("tileable, four times", tile.repeat(1, 2, 2)),
+            ],
+        ],
+        "exemplars": [
+            [
+                (caption, latentpatch.texture([stones, wall], (144, 192), **arguments).images[0])
+                for caption, arguments in (
+                    ("weights 2,1", {"weights": (2, 1)}),
+                    ("a map from black to white", {"source_map": fade, "method": "patch-diffusion"}),
+                    ("mirrored", {"weights": (1, 0), "symmetric": "mirrored"}),
+                )
             ],
         ],
         "stylize": [

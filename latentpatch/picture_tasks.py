@@ -13,6 +13,7 @@ from .inputs import Mask, Picture, as_mask, as_pictures, image_seeds, scene_inpu
 from .io.channels import read_channels, with_channels
 from .methods.picture import REGION_TASKS, TARGET_TASKS, Observer, PictureMethod, check_picture, part_observer
 from .methods.single_image.presets import settings_named
+from .ops.symmetry import fundamental_size, unfold_symmetric
 from .registry import PICTURE_METHODS
 from .results import PictureGeneration
 from .runs.system import machine_memory
@@ -301,12 +302,15 @@ def make_pictures(
     settings: Settings | str | None = None,
     target: Tensor | Sequence[Tensor] | None = None,
     mask: Tensor | None = None,
+    shares: Tensor | None = None,
+    symmetric: str | None = None,
     observe: Observer | None = None,
     changes: dict[str, Any] | None = None,
 ) -> PictureGeneration:
     """Return pictures of a task; see :func:`reshuffle` for the arguments.
 
-    Of several targets, the results take turns by their seeds.
+    Of several targets, the results take turns by their seeds. ``shares`` are those of the pictures in each place, see
+    :class:`~latentpatch.PictureMethod`; ``symmetric`` is of :data:`~latentpatch.ops.symmetry.SYMMETRIES`.
     """
     given = settings_named(task, settings)
     if method is None and given is not None:
@@ -332,15 +336,20 @@ def make_pictures(
         tensors = [with_channels(each, len(target)) for each in tensors]
     sizes = tuple((each.shape[1], each.shape[2]) for each in tensors)
     layout = target.shape[1:] if target is not None and task in TARGET_TASKS + REGION_TASKS else sizes[0]
-    height, width = layout if size is None else size_pair(size, 0)
+    whole = height, width = layout if size is None else size_pair(size, 0)
+    if symmetric is not None:
+        height, width = fundamental_size(whole, symmetric)
+        shares = None if shares is None else shares[:, :height, :width].contiguous()
     check_memory(chosen, sizes, (height, width), len(seeds), own)
     own = chosen.resolve(own, tensors)
     result = chosen(
-        tensors, (height, width), seeds, own, task=task, target=target, mask=mask, observe=observe
+        tensors, (height, width), seeds, own, task=task, target=target, mask=mask, shares=shares, observe=observe
     )  # fmt: skip
-    return PictureGeneration(
-        result.images, tuple(seeds), sizes, task, chosen.name, own, result.offsets, result.losses
-    )  # fmt: skip
+    images, offsets = result.images, result.offsets
+    if symmetric is not None:
+        images = unfold_symmetric(images, whole, symmetric, (2, 3))
+        offsets = None if offsets is None else unfold_symmetric(offsets, whole, symmetric, (1, 2))
+    return PictureGeneration(images, tuple(seeds), sizes, task, chosen.name, own, offsets, result.losses)
 
 
 def picture_tensors(pictures: Picture | Sequence[Picture]) -> list[Tensor]:

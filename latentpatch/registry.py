@@ -259,18 +259,25 @@ SAMPLERS.declare(
 #: Methods on pictures by the name users give them; the first that does a task is the task's default.
 PICTURE_METHODS = PictureMethodRegistry()
 PICTURE_METHODS.declare(
-    "patch-diffusion",
-    PatchDiffusionSettings,
-    "Denoises noise by the picture's patches in closed form, all used alike; then copies the nearest patches.",
-    ".methods.single_image.patch_diffusion:PatchDiffusion",
-    ("reshuffle", "retarget", "compose"),
-)
-PICTURE_METHODS.declare(
     "style-optimization",
     StyleOptimizationSettings,
     "Paints a picture with patches of another, coarse to fine (Elad & Milanfar, 2017; Samuth et al., 2022).",
     ".methods.single_image.style_optimization:StyleOptimization",
     ("stylize",),
+)
+PICTURE_METHODS.declare(
+    "quilting",
+    QuiltingSettings,
+    "Joins overlapping blocks of the exemplars along cuts of least error (Efros & Freeman, SIGGRAPH 2001).",
+    ".methods.single_image.quilting:Quilting",
+    ("texture", "stylize"),
+)
+PICTURE_METHODS.declare(
+    "patch-diffusion",
+    PatchDiffusionSettings,
+    "Denoises noise by the picture's patches in closed form, all used alike; then copies the nearest patches.",
+    ".methods.single_image.patch_diffusion:PatchDiffusion",
+    ("reshuffle", "retarget", "compose", "texture"),
 )
 PICTURE_METHODS.declare(
     "gpnn",
@@ -292,13 +299,6 @@ PICTURE_METHODS.declare(
     "Matches patches in colors and gradients, and joins them by their distances (Cherel et al., ICIP 2022).",
     ".methods.single_image.psin:PSIN",
     ("reshuffle", "retarget"),
-)
-PICTURE_METHODS.declare(
-    "quilting",
-    QuiltingSettings,
-    "Joins overlapping blocks of the exemplars along cuts of least error (Efros & Freeman, SIGGRAPH 2001).",
-    ".methods.single_image.quilting:Quilting",
-    ("texture", "stylize"),
 )
 PICTURE_METHODS.declare(
     "gpdm",

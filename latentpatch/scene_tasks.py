@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from .inputs import Picture, image_seeds
+import torch
+from torch import Tensor
+
+from .errors import SettingError
+from .inputs import Picture, image_seeds, size_pair
+from .io.channels import on_white
 from .io.listing import list_images
 from .methods.picture import Observer
+from .ops.pyramid import resize
 from .picture_tasks import make_pictures, picture_tensors
 from .results import PictureGeneration
 from .settings import Settings
 
-__all__ = ["compose", "texture"]
+__all__ = ["compose", "exemplar_shares", "map_shares", "texture"]
+
+_LEVELS = 255  # of a map
 
 
 def compose(
@@ -63,6 +72,9 @@ def texture(
     size: tuple[int, int],
     n: int = 1,
     *,
+    weights: Sequence[float] | None = None,
+    source_map: Picture | None = None,
+    symmetric: str | None = None,
     tileable: bool = False,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
@@ -74,15 +86,67 @@ def texture(
     """Return textures of any size from one exemplar, or from several together.
 
     Args:
-        pictures: see :func:`reshuffle`.
+        pictures: see :func:`~latentpatch.reshuffle`.
         size: height and width of the textures.
+        weights: of the exemplars, from 0: the shares of the textures that they have.
+        source_map: a grey picture that says which exemplar is where, resized to the textures: see :func:`map_shares`.
+        symmetric: ``mirrored``, or ``p4m`` for squares, see :data:`~latentpatch.ops.symmetry.SYMMETRIES`. Such
+            textures are tileable, too.
         tileable: whether opposite edges match, so that the texture can be repeated.
-        n, seed, seeds, method, settings, observe, changes: as for :func:`reshuffle`.
+        n, seed, seeds, method, settings, observe, changes: as for :func:`~latentpatch.reshuffle`.
 
     Raises:
-        SettingError, ImageError: as :func:`reshuffle`.
+        SettingError, ImageError: as :func:`~latentpatch.reshuffle`.
     """
+    tensors, size = picture_tensors(pictures), size_pair(size, 0)
     return make_pictures(
-        "texture", pictures, size, image_seeds(n, seed, seeds), method=method, settings=settings, observe=observe,
+        "texture", tensors, size, image_seeds(n, seed, seeds), method=method, settings=settings, symmetric=symmetric,
+        shares=exemplar_shares(len(tensors), size, weights, source_map), observe=observe,
         changes={**({"tileable": True} if tileable else {}), **changes},
     )  # fmt: skip
+
+
+def exemplar_shares(
+    count: int, size: tuple[int, int], weights: Sequence[float] | None = None, source_map: Picture | None = None
+) -> Tensor | None:
+    """Return the share of each exemplar in each place, ``(count, *size)``; None without weights and map.
+
+    Raises:
+        SettingError, ImageError: for weights that are not one for each exemplar, and for a map of one exemplar.
+    """
+    if weights is not None and source_map is not None:
+        raise SettingError("weights", list(weights), "absent with a map")
+    if source_map is not None:
+        grey = picture_tensors(source_map)[0]
+        return map_shares(on_white(grey[None])[0].mean(0), count, size)
+    if weights is None:
+        return None
+    values = [float(each) for each in weights]
+    if len(values) != count or not all(0 <= each < inf for each in values) or not sum(values):
+        raise SettingError("weights", values, f"{count}, one for each exemplar, from 0, and not all 0")
+    return (torch.tensor(values) / sum(values))[:, None, None].expand(count, *size).contiguous()
+
+
+def map_shares(grey: Tensor, count: int, size: tuple[int, int]) -> Tensor:
+    """Return the shares of exemplars that a map stands for.
+
+    Args:
+        grey: ``(H, W)`` in [0, 1]. With as many levels as exemplars, levels are labels, the darkest for the first.
+            Otherwise black is the first exemplar and white the last, the others between at equal steps; levels between
+            two exemplars are both, in parts.
+        count: number of exemplars.
+        size: height and width of the result; the map is resized smoothly.
+
+    Returns:
+        ``(count, *size)`` float32 with sums of 1.
+
+    Raises:
+        SettingError: for a single exemplar.
+    """
+    if count < 2:
+        raise SettingError("map", count, "of two exemplars or more")
+    found, labels = (grey * _LEVELS).round().unique(return_inverse=True)
+    at = labels.float() if len(found) == count else grey.float() * (count - 1)
+    shares = (1 - (at - torch.arange(count)[:, None, None]).abs()).clamp(min=0)
+    shares = resize(shares[None], size, "bilinear")[0]
+    return shares / shares.sum(0)

@@ -89,10 +89,12 @@ class PictureMethod(Method):
     Attributes:
         tasks: of :data:`~latentpatch.registry.TASKS`, those that it does.
         accepts_several: whether it takes more than one picture.
+        accepts_shares: whether it takes the shares of the pictures in each place; its :meth:`make` then does.
     """
 
     tasks: ClassVar[frozenset[str]] = frozenset()
     accepts_several: ClassVar[bool] = True
+    accepts_shares: ClassVar[bool] = False
 
     def noise_dim(self, settings: Any, context: Any) -> int:
         """Return 0: these methods draw their noise from the generator of each picture's seed."""
@@ -156,6 +158,7 @@ class PictureMethod(Method):
         task: str = "reshuffle",
         target: Tensor | None = None,
         mask: Tensor | None = None,
+        shares: Tensor | None = None,
         observe: Observer | None = None,
     ) -> PictureResult:
         """Return one picture a seed; each is the same alone and in any batch, with any number of threads.
@@ -171,6 +174,8 @@ class PictureMethod(Method):
                 for those of a region, the first of the pictures by default.
             mask: ``(h, w)`` bool, True where pixels are made anew, for tasks that have one. A patch with such a pixel
                 is not copied from a picture that equals the target. The others stay as they are, without offsets.
+            shares: ``(S, h, w)`` float32, the share of each picture in each place, of the results' size; they add up to
+                1. A picture without any share is as if it were not there.
             observe: called after each step.
 
         Raises:
@@ -184,12 +189,27 @@ class PictureMethod(Method):
         if target is None and task in TARGET_TASKS:
             raise SettingError("target", None, f"a picture for the task {task}")
         self._check(pictures, size, seeds, settings, target, mask)
+        used, extra = list(range(len(pictures))), {}
+        if shares is not None:
+            _check_shares(shares, len(pictures), size)
+            used = [i for i in used if bool((shares[i] > 0).any())]
+            extra = {"shares": shares[used]} if len(used) > 1 else {}
+            if extra and not self.accepts_shares:
+                names = [name for name in PICTURE_METHODS.having(task) if PICTURE_METHODS[name].accepts_shares]
+                text = f"absent for {self.name}; for weights and maps, the method is {' or '.join(names) or 'none'}"
+                raise SettingError("weights", len(pictures), text)
         if task in REGION_TASKS:
             target = pictures[0] if target is None else target
             _check_region(mask, (target.shape[1], target.shape[2]), size)
-        result = self.make(pictures, size, seeds, settings, task=task, target=target, mask=mask, observe=observe)
+        result = self.make(
+            [pictures[i] for i in used], size, seeds, settings, task=task, target=target, mask=mask, observe=observe,
+            **extra,
+        )  # fmt: skip
         if not bool(result.images.isfinite().all()):
             raise SettingError("settings", settings.record(), "less extreme: some pixels are no numbers")
+        if len(used) < len(pictures) and result.offsets is not None:
+            numbers = torch.tensor([*used, -1], device=result.offsets.device)[result.offsets[..., :1]]
+            result = replace(result, offsets=torch.cat([numbers, result.offsets[..., 1:]], -1))
         return result
 
     def _check(
@@ -225,6 +245,13 @@ class PictureMethod(Method):
                 )
         if mask is not None and (mask.dtype != torch.bool or mask.ndim != 2):
             raise SettingTypeError("mask", f"{tuple(mask.shape)} {mask.dtype}", "of shape (h, w) and type bool")
+
+
+def _check_shares(shares: Tensor, count: int, size: tuple[int, int]) -> None:
+    if shares.shape != (count, *size) or shares.dtype != torch.float32:
+        raise SettingError("shares", tuple(shares.shape), f"float32 of shape ({count}, {size[0]}, {size[1]})")
+    if not bool((shares >= 0).all()) or not bool(((shares.sum(0) - 1).abs() < 1e-3).all()):
+        raise SettingError("shares", float(shares.min()), "from 0, with a sum of 1 in each place")
 
 
 def _check_region(mask: Tensor | None, target: tuple[int, int], size: tuple[int, int]) -> None:

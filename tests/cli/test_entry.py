@@ -94,12 +94,14 @@ OPTIONS = {
     "retarget": "-n --seed --output --size --method --preset --patch-size --alpha --trace --json",
     "analogy": "STRUCTURE PATCHES -n --seed --output --method --preset --patch-size --alpha --coarsest --trace --json",
     "stylize": "CONTENT STYLE -n --seed --output --method --strength --palette --variety --patch-size --trace --json",
-    "texture": "-n --seed --output --size --method --preset --tileable --block --window --offsets --trace --json",
+    "texture": "-n --seed --output --size --weights --map --symmetric --method --preset --tileable --block --window "
+    "--offsets --trace --json",
     "denoise": "--output --method --sigma --guide --spread --tolerance --radius --patch-size --window --bandwidth "
     "--neighbors --passes --trace --json --quiet",
     "generate": "-n --seed --output --autoencoder --patch-size --stride --neighbors --scales --start-size --reference "
     "--attributes --where --sampler --preset --decoding --skip-bad --json --device --size --components --resume "
-    "--shard-bank --residuals --levels --start-noise --end-noise --windows --strength --donors --best-of --mirrored",
+    "--shard-bank --residuals --levels --start-noise --end-noise --windows --strength --donors --best-of --mirrored "
+    "--unregistered --structure --continuity --position --mixed",
     "harmonize": "PICTURE -n --seed --output --mask --box --from --method --fidelity --palette --trace --json",
     "inpaint": "PICTURE --from --method --noise --texture --window --offsets -n --seed --image --mask --box "
     "--reconstructed --where --patch-size --json --sampler --levels --resume",

@@ -48,6 +48,26 @@ def test_a_seed_gives_the_same_bytes_alone_and_in_a_batch(tmp_path: Path) -> Non
     assert not torch.equal(pixels[0], pixels[2])
 
 
+def test_weights_maps_and_symmetry_are_written_as_the_function_gives_them(tmp_path: Path) -> None:
+    sources = [exemplar(tmp_path / f"{seed}.png", seed, (24 + 4 * seed, 26)) for seed in (0, 1)]
+    write_image(tmp_path / "map.png", torch.linspace(0, 1, 20).expand(3, 16, 20))
+    for number, (words, arguments) in enumerate(
+        [
+            (["--weights", "2,1"], {"weights": (2, 1)}),
+            (["--map", str(tmp_path / "map.png")], {"source_map": tmp_path / "map.png"}),
+            (["--symmetric", "p4m"], {"symmetric": "p4m"}),
+        ]
+    ):
+        out = tmp_path / f"out{number}"
+        made = latentpatch.texture(sources, (30, 30), block=8, **arguments)
+        command = ["texture", *map(str, sources), "--size", "30", "--block", "8", "-q", *words, "-o", str(out)]
+        assert main(command) == 0
+        assert torch.equal((made.images[0] * 255).round() / 255, read_image(out / "0000.png"))
+        record = json.loads((out / "texture.json").read_text(encoding="utf-8"))
+        assert len(record["images"][0]["shares"]) == 2
+        assert {"weights", "map", "symmetric"} & {*record} == {words[0].removeprefix("--")}
+
+
 def test_the_function_gives_what_the_command_writes(tmp_path: Path) -> None:
     source = exemplar(tmp_path / "a.png")
     made = latentpatch.texture(source, (30, 26), tileable=True, block=8)

@@ -42,7 +42,8 @@ class PatchDiffusion(PictureMethod):
 
     name: ClassVar[str] = "patch-diffusion"
     Settings = PatchDiffusionSettings
-    tasks: ClassVar[frozenset[str]] = frozenset({"reshuffle", "retarget", "compose"})
+    tasks: ClassVar[frozenset[str]] = frozenset({"reshuffle", "retarget", "compose", "texture"})
+    accepts_shares: ClassVar[bool] = True
 
     def smallest_side(self, settings: PatchDiffusionSettings) -> int:
         return max(settings.patch_size, settings.coarse_patch_size)
@@ -74,6 +75,7 @@ class PatchDiffusion(PictureMethod):
         target: Tensor | None = None,
         mask: Tensor | None = None,
         observe: Observer | None = None,
+        shares: Tensor | None = None,
     ) -> PictureResult:
         settings = _resolved(settings, task, target is not None)
         refinement = _refinement(settings)
@@ -89,7 +91,7 @@ class PatchDiffusion(PictureMethod):
                     name = f"scale {step + 1} of {len(scales)}" if step < len(scales) else "means of neighbors"
                     observe(PictureStep(number * steps + step + 1, len(seeds) * steps, image, name))
 
-            chosen, preference = _chosen(len(pictures), settings, seed)
+            chosen, preference = _chosen(len(pictures), settings, seed, shares)
             own = [Scale([scale.sources[i] for i in chosen], scale.result) for scale in scales]
             used = [pictures[i] for i in chosen]
             begin = start if target is None else transfer_palette(target, used)
@@ -116,17 +118,22 @@ def _resolved(settings: PatchDiffusionSettings, task: str, has_target: bool) -> 
     return settings.changed(**{name: value for name, value in missing.items() if value is not None})
 
 
-def _chosen(count: int, settings: PatchDiffusionSettings, seed: int) -> tuple[list[int], Preference | None]:
+def _chosen(
+    count: int, settings: PatchDiffusionSettings, seed: int, shares: Tensor | None
+) -> tuple[list[int], Preference | None]:
     """Return the numbers of the sources that a result is made of, in order, and what it prefers among them."""
     continuity, position = settings.continuity or 0.0, settings.position or 0.0
+    if shares is not None:
+        parts = shares.mean((1, 2)).tolist()
+        return list(range(count)), Preference(parts, continuity, position, shares)
     random = generators([seed])[0]
     most = count if settings.mixed is None else min(count, settings.mixed)
     order = torch.randperm(count, generator=random)[: 1 if continuity >= EXTREME else most]
     chosen: list[int] = order.sort().values.tolist()
     if not (continuity and len(chosen) > 1) and not position:
         return chosen, None
-    parts = torch.rand(len(chosen), generator=random) + 0.5
-    return chosen, Preference((parts / parts.sum()).tolist(), continuity, position)
+    drawn = torch.rand(len(chosen), generator=random) + 0.5
+    return chosen, Preference((drawn / drawn.sum()).tolist(), continuity, position)
 
 
 def _one(

@@ -35,6 +35,7 @@ class Quilting(PictureMethod):
     name: ClassVar[str] = "quilting"
     Settings: ClassVar[type[QuiltingSettings]] = QuiltingSettings
     tasks = frozenset({"texture", "stylize"})
+    accepts_shares: ClassVar[bool] = True
 
     def smallest_side(self, settings: QuiltingSettings) -> int:
         """Return 4: exemplars are checked against the block when its size is known."""
@@ -67,6 +68,7 @@ class Quilting(PictureMethod):
         target: Tensor | None = None,
         mask: Tensor | None = None,
         observe: Observer | None = None,
+        shares: Tensor | None = None,
     ) -> PictureResult:
         """Return pictures, with the pixel of an exemplar that each of their pixels is."""
         shortest = min(min(picture.shape[1:]) for picture in pictures)
@@ -80,7 +82,10 @@ class Quilting(PictureMethod):
             exemplars, total = Exemplars.of(pictures, block), len(starts[0])
 
             def make_one(number: int) -> Array:
-                return quilt(exemplars, size, starts, settings, own[number], tell=None if number else tell)
+                labels = None if shares is None else _labels(shares, starts, block, own[number])
+                return quilt(
+                    exemplars, size, starts, settings, own[number], tell=None if number else tell, labels=labels
+                )
         else:
             sides = [max(min(_SMALLEST_BLOCK, block), block * 2**turn // 3**turn) for turn in range(settings.passes)]
             lengths = [_lengths(settings, side) for side in sides]
@@ -115,3 +120,15 @@ def _lengths(settings: QuiltingSettings, block: int) -> tuple[int, int]:
     if overlap >= block:
         raise SettingError("overlap", overlap, f"below the block of {block} pixels")
     return block, overlap
+
+
+def _labels(shares: Tensor, starts: Sequence[Sequence[int]], block: int, generator: torch.Generator) -> Array:
+    """Draw the exemplar of each block, in order, by the shares ``(S, h, w)`` at its middle."""
+    sides = zip(starts, shares.shape[1:], strict=True)
+    at = [(torch.tensor(firsts) + block // 2).clamp(max=side - 1) for firsts, side in sides]
+    parts = shares[:, at[0][:, None], at[1]].flatten(1).cumsum(0)
+    # One draw from each of as many equal parts of [0, 1): shares are kept well with few blocks, too.
+    order = torch.randperm(parts.shape[1], generator=generator)
+    draws = (order + torch.rand(len(order), generator=generator)) / len(order)
+    labels: Array = (draws > parts).sum(0).clamp(max=len(shares) - 1).numpy()
+    return labels

@@ -72,6 +72,13 @@ class Exemplars:
         """Positions of a block in all exemplars."""
         return int((self.rows * self.columns).sum())
 
+    def range_of(self, source: int | None) -> tuple[int, int]:
+        """Return the first position of an exemplar, and the one after the last; of all exemplars for None."""
+        if source is None:
+            return 0, self.num_positions
+        first = int(self.firsts[source])
+        return first, first + int(self.rows[source] * self.columns[source])
+
     def place(self, position: int) -> tuple[int, int, int]:
         """Return the exemplar, row and column of a position."""
         source = int(np.searchsorted(self.firsts, position, side="right")) - 1
@@ -128,6 +135,7 @@ def quilt(
     generator: torch.Generator,
     costs: Costs | None = None,
     tell: Tell | None = None,
+    labels: Array | None = None,
 ) -> Array:
     """Return the number of the exemplars' pixel that each pixel is: int64 ``(h, w)``.
 
@@ -140,6 +148,7 @@ def quilt(
         costs: of the positions, for a block that is laid down; by default the difference of the known pixels, and the
             first block is drawn among all.
         tell: called before each row of blocks but the first.
+        labels: for each block in order, the number of its exemplar; by default any.
     """
     block, channels = exemplars.block, exemplars.channels
     search = Search(exemplars)
@@ -156,11 +165,12 @@ def quilt(
         at = rows[:, None], columns
         known = numbers[at] >= 0
         old = canvas[at].reshape(block, -1)
-        position = int(draws[place] * exemplars.num_positions)
+        first, last = exemplars.range_of(None if labels is None else int(labels[place]))
+        position = first + int(draws[place] * (last - first))
         if place or costs is not None:
             each = search.differences(old, known) if costs is None else costs(at, old, known)
-            found = nearest_positions(each, settings.tolerance)
-            position = int(found[int(draws[place] * len(found))])
+            found = nearest_positions(each[first:last], settings.tolerance)
+            position = first + int(found[int(draws[place] * len(found))])
         new, origin = exemplars.pixels_of(position)
         error = np.square(new - old).reshape(block, block, channels).sum(2)
         fresh = _fresh(error, known)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...ops.patch_prior import PatchPrior
+from ...ops.pyramid import resize
 from .gpnn import Size
 
 __all__ = ["EXTREME", "Preference"]
@@ -24,6 +25,7 @@ _HEIGHT, _WIDTH = (
 )  # how far continuity reaches, places going from -1 to 1: things at one height belong together
 _CONTRAST = 0.7  # differences of color, in standard deviations, across which it does not reach
 _WINDOW = 5  # patches across of the window that it reaches over at fine scales
+_FAR = 50.0  # cost of a source without a share, at coarse scales
 _UNIT = 0.01  # of the variance of a patch: the squared distance that costs 1 at fine scales
 
 
@@ -34,12 +36,14 @@ class Preference:
     Attributes:
         parts: of the result that each source is to have; they add up to 1.
         continuity: cost of a source that no place nearby of like color has (the semantic continuity of FewGAN).
+        shares: ``(S, h, w)``, of the sources in each place of the result; None for the same everywhere.
         position: cost for the squared distance of places, see :class:`~latentpatch.ops.patch_prior.PatchPrior`.
     """
 
     parts: Sequence[float]
     continuity: float = 0.0
     position: float = 0.0
+    shares: Tensor | None = None
 
     def coarse(self, grid: Size, shares: Tensor | None, colors: Tensor) -> PatchPrior:
         """Return the costs of sources and places for the patches of a result.
@@ -49,12 +53,12 @@ class Preference:
             shares: ``(rows columns, S)`` weights of the sources in each patch so far; None at first.
             colors: ``(rows columns, C)`` mean colors of the patches so far, in standard deviations.
         """
-        costs = torch.zeros(*grid, len(self.parts))
+        costs = self._costs(grid)
         if shares is not None and self.continuity:
             near = _kernel(grid, colors.cpu().numpy())
             mean = np.einsum("qp,ps->qs", near / near.sum(1, keepdims=True), shares.cpu().numpy())
             costs += self.continuity * (1 - torch.from_numpy(mean).view(costs.shape))
-        return self._prior(costs, colors.device)
+        return self._prior(costs.clamp(max=_FAR), colors.device)
 
     def fine(self, grid: Size, matches: Tensor | None, variance: float, device: torch.device) -> PatchPrior:
         """Return the costs for a search.
@@ -65,12 +69,18 @@ class Preference:
             variance: of the patches, the sum over their numbers.
             device: of the search.
         """
-        costs = torch.zeros(*grid, len(self.parts))
+        costs = self._costs(grid)
         if matches is not None and self.continuity:
             shares = F.one_hot(matches[:, :, 0, 0].long().cpu(), len(self.parts)).float()
             edges = F.pad(shares.permute(2, 0, 1)[:, None], [_WINDOW // 2] * 4, mode="replicate")
             costs += self.continuity * (1 - F.avg_pool2d(edges, _WINDOW, 1)[:, 0].permute(1, 2, 0))
         return self._prior(costs, device, variance * _UNIT)
+
+    def _costs(self, grid: Size) -> Tensor:
+        """Return the negative logarithms of the shares, ``(rows, columns, S)``; infinity for sources without any."""
+        if self.shares is None:
+            return torch.zeros(*grid, len(self.parts))
+        return -resize(self.shares[None].cpu(), grid, "bilinear")[0].permute(1, 2, 0).log()
 
     def _prior(self, costs: Tensor, device: torch.device, unit: float = 1.0) -> PatchPrior:
         position = _IN_PLACE if self.position >= EXTREME else self.position * unit
