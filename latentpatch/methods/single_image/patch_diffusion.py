@@ -27,7 +27,8 @@ from ...ops.patches import patch_positions
 from ...ops.patchmatch import Sources, patchmatch, vote
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators
 from .gpnn import NeighborSearch, ResolvedSettings, Scale, Size, pyramid_scales, refine, variance_of
-from .patch_layout import Layout, num_pairs
+from .latent_space import CELL, LatentSpace, cells_of, pixel_offsets
+from .patch_layout import Layout, ResolvedDiffusion, num_pairs
 from .settings import GPNNSettings, PatchDiffusionSettings
 from .source_preference import EXTREME, Preference
 
@@ -35,6 +36,7 @@ __all__ = ["PatchDiffusion"]
 
 _MOST_PAIRS = 1_000_000  # pairs of patches up to which a scale is denoised
 _BYTES_PER_PAIR = 24
+_NETWORK_SHARE = 4  # memory of a pixel in an autoencoder, relative to that in a search
 
 
 class PatchDiffusion(PictureMethod):
@@ -46,21 +48,25 @@ class PatchDiffusion(PictureMethod):
     accepts_shares: ClassVar[bool] = True
 
     def smallest_side(self, settings: PatchDiffusionSettings) -> int:
-        return max(settings.patch_size, settings.coarse_patch_size)
+        side = max(settings.sizes()[1:])
+        return side if settings.space == "pixels" else (side - 1) * CELL + 1
 
     def seconds(
         self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: PatchDiffusionSettings
     ) -> float:
         """Return the time of the coarse scales, which is bounded, and that of the finer ones."""
-        coarse = 0.12 * settings.steps + 1e-6 * settings.coarsest**2 * settings.coarse_patch_size**2
+        coarsest, side, coarse_side = settings.sizes()
+        coarse = 0.12 * settings.steps + 1e-6 * coarsest**2 * coarse_side**2
         pixels = sum(height * width for height, width in pictures) + size[0] * size[1]
-        fine = 5e-7 * pixels * (1 + settings.sweeps) * settings.patch_size / (1 - settings.ratio**2)
+        fine = 5e-7 * pixels * (1 + settings.sweeps) * side / (1 - settings.ratio**2)
         return count * (coarse + fine)
 
     def memory(self, pictures: Sequence[Size], size: Size, count: int, settings: PatchDiffusionSettings) -> int:
-        first = pyramid_scales(pictures, size, _refinement(settings), settings.coarse_patch_size)[0]
-        pairs = max(_MOST_PAIRS, num_pairs(first, settings.coarse_patch_size))
-        pixels = sum(h * w for h, w in (*pictures, size))
+        pixels, coarse_side = sum(h * w for h, w in (*pictures, size)), settings.sizes()[2]
+        if settings.space != "pixels":
+            pictures, size, pixels = [cells_of(each) for each in pictures], cells_of(size), pixels * _NETWORK_SHARE
+        first = pyramid_scales(pictures, size, _refinement(settings), coarse_side)[0]
+        pairs = max(_MOST_PAIRS, num_pairs(first, coarse_side))
         return 2 * BLOCK_BYTES + pairs * _BYTES_PER_PAIR + pixels * 260 + count * size[0] * size[1] * 40
 
     @torch.no_grad()
@@ -78,32 +84,41 @@ class PatchDiffusion(PictureMethod):
         shares: Tensor | None = None,
     ) -> PictureResult:
         settings = _resolved(settings, task, target is not None)
-        refinement = _refinement(settings)
-        sizes = [(each.shape[1], each.shape[2]) for each in pictures]
-        scales = pyramid_scales(sizes, size, refinement, settings.coarse_patch_size)
+        space = None if settings.space == "pixels" else LatentSpace(settings.space, pictures)
+        values = pictures if space is None else space.latents
+        sizes = [(each.shape[1], each.shape[2]) for each in values]
+        grid = size if space is None else cells_of(size)
+        scales = pyramid_scales(sizes, grid, _refinement(settings), settings.coarse_patch_size)
         steps = len(scales) + (settings.neighbors > 1)
-        start = target if target is not None else pictures[0] if task == "retarget" else None
         images, offsets = [], []
         for number, seed in enumerate(seeds):
 
             def tell(step: int, image: Tensor, number: int = number) -> None:
                 if observe is not None:
+                    if space is not None:
+                        rows, columns = image.shape[2:]
+                        image = space.decode(image[0], (min(rows * CELL, size[0]), min(columns * CELL, size[1])))[None]
                     name = f"scale {step + 1} of {len(scales)}" if step < len(scales) else "means of neighbors"
                     observe(PictureStep(number * steps + step + 1, len(seeds) * steps, image, name))
 
             chosen, preference = _chosen(len(pictures), settings, seed, shares)
             own = [Scale([scale.sources[i] for i in chosen], scale.result) for scale in scales]
-            used = [pictures[i] for i in chosen]
-            begin = start if target is None else transfer_palette(target, used)
-            image, pixels = _one(used, own, seed, settings, begin, preference, tell)
+            start = values[0] if task == "retarget" else None
+            if target is not None:
+                start = transfer_palette(target, [pictures[i] for i in chosen])
+                start = start if space is None else space.encode(start)
+            image, pixels = _one([values[i] for i in chosen], own, seed, settings, start, preference, tell)
+            numbers = torch.tensor(chosen, device=pixels.device)[pixels[..., :1]]
+            pixels = torch.cat([numbers, pixels[..., 1:]], -1)
+            if space is not None:
+                image = space.decode(image, size)
+                pixels = pixel_offsets(pixels, [each.shape[1:] for each in pictures], size)
             images.append(image)
-            offsets.append(
-                torch.cat([torch.tensor(chosen, device=pixels.device)[pixels[..., :1]], pixels[..., 1:]], -1)
-            )
+            offsets.append(pixels)
         return PictureResult(torch.stack(images), torch.stack(offsets))
 
 
-def _resolved(settings: PatchDiffusionSettings, task: str, has_target: bool) -> PatchDiffusionSettings:
+def _resolved(settings: PatchDiffusionSettings, task: str, has_target: bool) -> ResolvedDiffusion:
     """Return settings with the values that a task has by default."""
     is_composed = task == "compose"
     has_layout = has_target or task == "retarget"
@@ -114,8 +129,10 @@ def _resolved(settings: PatchDiffusionSettings, task: str, has_target: bool) -> 
         "position": 2.0 if is_composed else 0.0,
         "mixed": 3 if is_composed else None,
     }
+    defaults |= dict(zip(("coarsest", "patch_size", "coarse_patch_size"), settings.sizes(), strict=True))
     missing = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
-    return settings.changed(**{name: value for name, value in missing.items() if value is not None})
+    changes = {name: value for name, value in missing.items() if value is not None}
+    return cast(ResolvedDiffusion, settings.changed(**changes))
 
 
 def _chosen(
@@ -140,7 +157,7 @@ def _one(
     pictures: Sequence[Tensor],
     scales: Sequence[Scale],
     seed: int,
-    settings: PatchDiffusionSettings,
+    settings: ResolvedDiffusion,
     start: Tensor | None,
     preference: Preference | None,
     tell: Callable[[int, Tensor], None],
@@ -167,11 +184,12 @@ def _one(
 
 def _refinement(settings: PatchDiffusionSettings) -> ResolvedSettings:
     """Return the settings of the finer scales."""
+    coarsest, side, _ = settings.sizes()
     finer = GPNNSettings(
-        patch_size=settings.patch_size,
+        patch_size=side,
         alpha=settings.alpha,
         ratio=settings.ratio,
-        coarsest=max(settings.coarsest, settings.patch_size),
+        coarsest=max(coarsest, side),
         iterations=settings.iterations,
         coarsest_iterations=settings.iterations,
         sweeps=settings.sweeps,
@@ -180,7 +198,7 @@ def _refinement(settings: PatchDiffusionSettings) -> ResolvedSettings:
 
 
 def _mean_of_nearest(
-    pictures: Sequence[Tensor], image: Tensor, search: NeighborSearch, settings: PatchDiffusionSettings, seed: int
+    pictures: Sequence[Tensor], image: Tensor, search: NeighborSearch, settings: ResolvedDiffusion, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Return a picture whose patches are means of their nearest neighbors, and the pixels of the nearest."""
     sources, size = Sources([levels(each) for each in pictures], settings.patch_size), image.shape[1:]

@@ -17,7 +17,7 @@ from .gpnn import Scale, Size
 from .settings import PatchDiffusionSettings
 from .source_preference import Preference
 
-__all__ = ["Layout", "num_pairs"]
+__all__ = ["Layout", "ResolvedDiffusion", "num_pairs"]
 
 _ROUND_PAIRS = 5_000_000  # pairs that are weighed in a step, if that takes from 4 to 60 rounds of transport
 _LAST_NOISE = 0.1  # least level of noise, in standard deviations of the picture
@@ -30,6 +30,14 @@ def num_pairs(scale: Scale, side: int) -> int:
     """Return the number of pairs of patches of the result and of the sources."""
     rows, columns = patch_grid(scale.result, side)
     return rows * columns * sum(h * w for h, w in (patch_grid(each, side) for each in scale.sources))
+
+
+class ResolvedDiffusion(PatchDiffusionSettings):
+    """Settings without None where the space decides."""
+
+    coarsest: int
+    patch_size: int
+    coarse_patch_size: int
 
 
 class Layout:
@@ -45,7 +53,7 @@ class Layout:
     def __init__(
         self,
         pictures: Sequence[Tensor],
-        settings: PatchDiffusionSettings,
+        settings: ResolvedDiffusion,
         seed: int,
         start: Tensor | None,
         preference: Preference | None = None,

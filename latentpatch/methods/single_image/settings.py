@@ -90,15 +90,36 @@ class GPNNSettings(Settings):
 class PatchDiffusionSettings(Settings):
     """Settings of patch diffusion; noise is in standard deviations of the picture."""
 
-    coarsest: int = setting(
-        16, "shorter side of the coarsest scale; higher values copy smaller pieces", minimum=4, limit=512,
+    space: str = setting(
+        "pixels",
+        "what patches are compared and copied in: pixels, or the latents of the autoencoder embedded",
+        choices=("pixels", "embedded"),
+    )
+    coarsest: int | None = setting(
+        None,
+        "shorter side of the coarsest scale; higher values copy smaller pieces",
+        minimum=4,
+        limit=512,
         metavar="PIXELS",
-    )  # fmt: skip
-    patch_size: int = setting(
-        7, "side of the patches at fine scales; lower values copy smaller pieces", minimum=3, limit=33, symbol="p",
+        default_help="16; 10 cells in latents",
+    )
+    patch_size: int | None = setting(
+        None,
+        "side of the patches at fine scales; lower values copy smaller pieces",
+        minimum=3,
+        limit=33,
+        symbol="p",
         metavar="PIXELS",
-    )  # fmt: skip
-    coarse_patch_size: int = setting(7, "side of the patches at coarse scales", minimum=3, limit=33, metavar="PIXELS")
+        default_help="7; 3 cells in latents",
+    )
+    coarse_patch_size: int | None = setting(
+        None,
+        "side of the patches at coarse scales",
+        minimum=3,
+        limit=33,
+        metavar="PIXELS",
+        default_help="7; 5 cells in latents",
+    )
     alpha: float = setting(
         0.08,
         "the lower, the more parts of the picture that are not in the result are preferred; from 1000 on none are",
@@ -110,10 +131,15 @@ class PatchDiffusionSettings(Settings):
         "least distance of patches from their place in the picture at coarse scales, in its shorter side",
         minimum=0,
         maximum=0.5,
-        default_help="0.1; 0 to retarget",
+        default_help="0.1; 0 to retarget and to compose",
     )
     noise: float | None = setting(
-        None, "noise to start from", minimum=0, maximum=1, symbol="sigma", default_help="1; 0.3 to retarget"
+        None,
+        "noise to start from",
+        minimum=0,
+        maximum=1,
+        symbol="sigma",
+        default_help="1; 0.3 to retarget; 0.5 with a structure",
     )
     finer_noise: float = setting(
         0.4, "noise that is added at the coarse scales but the first, at most that to start from", minimum=0, maximum=1
@@ -162,8 +188,14 @@ class PatchDiffusionSettings(Settings):
     sweeps: int = setting(2, "sweeps of a search by patchmatch", minimum=1, limit=16, is_advanced=True, metavar="N")
 
     def check_together(self) -> None:
-        if self.coarsest < self.coarse_patch_size:
-            raise SettingError("coarsest", self.coarsest, f"at least coarse_patch_size, {self.coarse_patch_size}")
+        coarsest, _, coarse_patch_size = self.sizes()
+        if coarsest < coarse_patch_size:
+            raise SettingError("coarsest", coarsest, f"at least coarse_patch_size, {coarse_patch_size}")
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Return coarsest, patch_size and coarse_patch_size, in pixels, or in cells of latents."""
+        coarsest, fine, coarse = (16, 7, 7) if self.space == "pixels" else (10, 3, 5)
+        return self.coarsest or coarsest, self.patch_size or fine, self.coarse_patch_size or coarse
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ _HEIGHT, _WIDTH = (
     0.4,
     2.0,
 )  # how far continuity reaches, places going from -1 to 1: things at one height belong together
-_CONTRAST = 0.7  # differences of color, in standard deviations, across which it does not reach
+_CONTRAST = 0.7  # differences of three channels, in standard deviations, across which it does not reach
 _WINDOW = 5  # patches across of the window that it reaches over at fine scales
 _FAR = 50.0  # cost of a source without a share, at coarse scales
 _UNIT = 0.01  # of the variance of a patch: the squared distance that costs 1 at fine scales
@@ -92,6 +92,6 @@ def _kernel(grid: Size, colors: np.ndarray) -> np.ndarray:
     rows, columns = (2 * np.arange(n, dtype=np.float32) / max(1, n - 1) for n in grid)
     down, right = ((axis[:, None] - axis) ** 2 for axis in (rows / _HEIGHT, columns / _WIDTH))
     places = (down[:, None, :, None] + right[None, :, None]).reshape(len(colors), -1)
-    contrast = ((colors[:, None] - colors) ** 2).sum(2) / _CONTRAST**2
+    contrast = 3 * ((colors[:, None] - colors) ** 2).mean(2) / _CONTRAST**2
     kernel: np.ndarray = np.exp(-(places + contrast) / 2)
     return kernel
