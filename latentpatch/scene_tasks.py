@@ -123,7 +123,7 @@ def exemplar_shares(
         return None
     values = [float(each) for each in weights]
     if len(values) != count or not all(0 <= each < inf for each in values) or not sum(values):
-        raise SettingError("weights", values, f"{count}, one for each exemplar, from 0, and not all 0")
+        raise SettingError("weights", values, f"numbers from 0, {count} of them as exemplars, and not all 0")
     return (torch.tensor(values) / sum(values))[:, None, None].expand(count, *size).contiguous()
 
 

@@ -118,6 +118,8 @@ def test_every_task_can_be_asked_for(service: Service, task: str) -> None:
     fields: dict[str, Any] = {"task": task, "pictures": text(STONES)}
     if task in ("analogy", "stylize"):
         fields |= {"target": text(OTHER)}
+    if task == "compose":
+        fields |= {"pictures": [text(STONES), text(OTHER)]}
     if task in ("inpaint", "harmonize", "edit"):
         buffer = io.BytesIO()
         mask = Image.new("L", (32, 24))
