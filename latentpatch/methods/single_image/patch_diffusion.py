@@ -8,7 +8,8 @@ the picture: each patch of the picture is used as much as any other, so that not
 
 Noise is taken out at coarse scales, which have few patches. At finer ones, each patch is replaced by its nearest
 neighbor near where its coarser one was found, weighted by completeness as in :mod:`.gpnn`: pixels are copies, from
-places that are known. Weights, means and their sums are integers or computed on one thread, so that a seed gives
+places that are known. With several sources, there may be costs for leaving the place and for changing the source
+(:mod:`.source_preference`); all of it may be done in latents instead of pixels (:mod:`.latent_space`). Weights, means and their sums are integers or computed on one thread, so that a seed gives
 the same picture alone, in any batch and with any number of threads.
 """
 
