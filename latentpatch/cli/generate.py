@@ -117,7 +117,7 @@ class ComposeOptions(PictureOptions):
     ComposeOptions,
     "generate landscapes/ --unregistered -n 16 --size 128x192 -o out",
     "generate landscapes/ --unregistered --structure sketches/ -o like-sketches",
-    "generate a.jpg b.jpg c.jpg --unregistered --continuity 50 --position 5 -o out",
+    "generate a.jpg b.jpg c.jpg --unregistered --continuity 100 --position 5 -o out",
     bare=generate_registered,
     marker="--unregistered",
 )

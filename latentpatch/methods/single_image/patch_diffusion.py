@@ -9,8 +9,10 @@ the picture: each patch of the picture is used as much as any other, so that not
 Noise is taken out at coarse scales, which have few patches. At finer ones, each patch is replaced by its nearest
 neighbor near where its coarser one was found, weighted by completeness as in :mod:`.gpnn`: pixels are copies, from
 places that are known. With several sources, there may be costs for leaving the place and for changing the source
-(:mod:`.source_preference`); all of it may be done in latents instead of pixels (:mod:`.latent_space`). Weights, means and their sums are integers or computed on one thread, so that a seed gives
-the same picture alone, in any batch and with any number of threads.
+(:mod:`.source_preference`). All of it may be done in latents instead of pixels (:mod:`.latent_space`).
+
+Weights, means and their sums are integers or computed on one thread, so that a seed gives the same picture alone, in
+any batch and with any number of threads.
 """
 
 from __future__ import annotations
@@ -126,7 +128,7 @@ def _resolved(settings: PatchDiffusionSettings, task: str, has_target: bool) -> 
     defaults: dict[str, float | int | None] = {
         "shift": 0.0 if has_layout or is_composed else 0.1,
         "noise": 0.5 if has_target else 0.3 if has_layout else 1.0,
-        "continuity": 20.0 if is_composed else 0.0,
+        "continuity": 50.0 if is_composed else 0.0,
         "position": 2.0 if is_composed else 0.0,
         "mixed": 3 if is_composed else None,
     }

@@ -149,7 +149,7 @@ class PatchDiffusionSettings(Settings):
         "with several sources, cost of a source that the neighbors do not have; at 1000, a result is of one source",
         minimum=0,
         maximum=1000,
-        default_help="20 to compose, else 0",
+        default_help="50 to compose, else 0",
     )
     position: float | None = setting(
         None,
