@@ -42,6 +42,9 @@ _BY_TASK: dict[str, dict[str, Any]] = {
     "harmonize": {"coarsest": 200, "margin": 2, "noise": 0.0, "fidelity": 0.7},
 }
 _FIRST_SWEEPS = 8  # sweeps of the first search, which starts at random
+_MOST_TONE = 0.1  # difference at the border, up to which it is one of tone that fades into the region
+_STARTS = (2, 2, 1, 0)  # scales at which the starts of a hole begin, of which the best is chosen
+_START_PIXELS = 0.15  # part of the pixels up to which scales are made from each start
 _MOST_LAST = 3  # searches at full size, which take most of the time and change little
 _LEAST_CHOICE = 0.25  # patches to copy, for each that is made, of a scale that is not left out
 _TEXTURE_REACH = 8  # pixels over which differences of neighbors are averaged
@@ -92,13 +95,13 @@ class Completion(PictureMethod):
         scales = _scales(pictures, target, mask, region, settings, task)
         images, offsets = [], []
         for number, seed in enumerate(seeds):
-            run = _Run(scales[0], settings, seed)
+            run, first = _best_start(scales, settings, seed)
             for index, scale in enumerate(scales):
                 is_last = index == len(scales) - 1
-                made = run.refine(scale, index, is_last)
-                image = run.image[None, : len(target)]
+                made = run.refine(scale, index, is_last) if index >= first else run.image
+                image = resize(run.image[None, : len(target)], scale.region.shape)
                 if is_last:
-                    inside = torch.where(made.isnan(), scale.known, made)[None, : len(target)]
+                    inside = _alike(made[: len(target)], scale.known[: len(target)], region)[None]
                     image = join(inside, target[None], region, settings.fade)
                 if observe is not None:
                     done, total = number * len(scales) + index + 1, len(seeds) * len(scales)
@@ -190,6 +193,33 @@ def _scales(
     return scales
 
 
+def _alike(made: Tensor, known: Tensor, region: Tensor) -> Tensor:
+    """Return what was made, but the picture beside the region where these differ in more than tone.
+
+    A thing that the border cuts would else be smeared into the region.
+    """
+    is_near = (made - known).abs().amax(0) <= _MOST_TONE  # false where nothing was made
+    return torch.where(region | is_near, made, known)
+
+
+def _best_start(scales: list[_Scale], settings: CompletionSettings, seed: int) -> tuple[_Run, int]:
+    """Return the start whose patches are nearest to their matches at the coarse scales, and the next scale.
+
+    Holes that go on at the coarsest scale keep large shapes, those that begin at a finer one keep colors.
+    """
+    count = sum(scale.region.numel() <= _START_PIXELS * scales[-1].region.numel() for scale in scales)
+    if not settings.noise or not count:
+        return _Run(scales[0], settings, seed), 0
+    runs = []
+    for number, begin in enumerate(_STARTS):
+        first = min(begin, count - 1)
+        run = _Run(scales[first], settings, (seed + 7_368_787 * number) % 2**62)
+        for index in range(first, count):
+            run.refine(scales[index], index, False)
+        runs.append(run)
+    return min(runs, key=lambda run: run.energy), count
+
+
 class _Run:
     """The picture of a seed, and the matches of its patches.
 
@@ -207,6 +237,7 @@ class _Run:
         noise = noise_of(self.random, scale.known.shape)[0] * (deviation * (settings.noise or 0.0))
         self.image = (scale.known + noise).clamp(0, 1)
         self.grids: list[Size] | None = None
+        self.energy = 0.0
 
     def refine(self, scale: _Scale, index: int, is_last: bool) -> Tensor:
         """Search and join patches at a scale; return their means, NaN where there are none."""
@@ -219,10 +250,10 @@ class _Run:
         is_short = is_last and not scale.content  # what is pasted starts at a fine scale and is not yet sharp
         for turn in range(min(_MOST_LAST, self.settings.iterations) if is_short else self.settings.iterations):
             query = levels(self.image * (1 - scale.content) + scale.known * scale.content)
-            sweeps = self.settings.sweeps if index or turn else _FIRST_SWEEPS
+            sweeps = self.settings.sweeps if self.grids or turn else _FIRST_SWEEPS
             seed = (self.seed * 1_000_003 + index * 101 + turn) % 2**62
             field = patchmatch(query, scale.keys, seed=seed, sweeps=sweeps, start=start, wanted=scale.wanted)
-            start = field.matches
+            start, self.energy = field.matches, float(field.scores[..., 0][scale.wanted].double().mean())
             made = vote(field, scale.keys, size, shares=_shares(field, scale)).add_(128).div_(255).clamp_(0, 1)
             self.image = torch.where(scale.region, made, scale.known)
         self.matches, self.grids = start, scale.keys.grids

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latentpatch import CompletionSettings
 from latentpatch.methods.picture import PictureStep
+from latentpatch.methods.single_image import completion
 from latentpatch.methods.single_image.completion import Completion
 from latentpatch.ops import patchmatch
 from latentpatch.ops.patchmatch import BACKENDS
@@ -53,6 +54,35 @@ def test_a_hole_is_filled_from_the_picture(box: tuple[int, int, int, int]) -> No
     assert ((number >= 0) == mask).all(), "known pixels are no copies"
     assert not mask[row[mask], column[mask]].any(), "nothing is copied from the hole"
     assert (damaged[:, row[mask], column[mask]] - image[:, mask]).abs().mean() < 0.08
+
+
+def test_the_best_of_several_starts_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = torch.rand(1, 3, 24, 28, generator=torch.Generator().manual_seed(2))
+    source = torch.nn.functional.interpolate(coarse, (96, 112), mode="bicubic")[0].clamp(0, 1)
+    mask = region(source, 30, 36, 62, 76)
+    settings = replace(SMALL, coarsest=16, margin=0, noise=0.5)
+    scales = completion._scales([source], source, mask, mask, settings, "inpaint")
+    energies = []
+    for starts in ((2,), (2, 2), (2, 2, 1), (2, 2, 1, 0)):
+        monkeypatch.setattr(completion, "_STARTS", starts)
+        run, first = completion._best_start(scales, settings, 1)
+        assert 0 < first < len(scales)
+        assert run.image.shape[1:] == scales[first - 1].region.shape, "all starts end at the same scale"
+        energies.append(run.energy)
+    assert energies == sorted(energies, reverse=True)
+    assert energies[-1] < energies[0]
+    alone, first = completion._best_start(scales, replace(settings, noise=0.0), 1)
+    assert first == 0
+    assert alone.grids is None, "without noise all starts would be the same"
+
+
+def test_beside_the_region_only_tone_counts() -> None:
+    known, made = torch.full((3, 1, 5), 0.5), torch.full((3, 1, 5), 0.55)
+    made[0, 0, 1] = 0.9  # in one channel only
+    made[:, 0, 2] = torch.nan  # nothing was made
+    made[:, 0, 4] = 0.9  # in the region
+    found = completion._alike(made, known, torch.tensor([[False, False, False, False, True]]))
+    assert torch.equal(found[:, 0], torch.tensor([0.55, 0.5, 0.5, 0.55, 0.9]).expand(3, -1))
 
 
 def test_a_hole_is_filled_from_other_pictures() -> None:
