@@ -57,7 +57,7 @@ def estimate_task(request: PictureRequest, limits: Limits) -> float:
     count = count_images(request)
     _check_pixels("n" if count > 1 else "size", count * size[0] * size[1], limits)
     sources = [each for name, each in sizes.items() if name != "target"]
-    return PICTURE_METHODS.of(settings).seconds(sources, size, count, settings)
+    return PICTURE_METHODS.of(settings).task_seconds(request.task, sources, size, count, settings)
 
 
 def run_task(request: PictureRequest, limits: Limits, deadline: float) -> PictureGeneration:

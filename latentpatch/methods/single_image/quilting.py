@@ -45,11 +45,21 @@ class Quilting(PictureMethod):
         self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: QuiltingSettings
     ) -> float:
         """Return the time of the Fourier transforms of the exemplars, once a block."""
-        shortest = min(map(min, pictures))
-        block = settings.block or max(_SMALLEST_BLOCK, shortest // _SHARE)
-        step = max(1, block - (settings.overlap or block // _SHARE))
-        blocks = (1 + size[0] / step) * (1 + size[1] / step)
-        return count * blocks * (2e-4 + 1.5e-7 * sum(height * width for height, width in pictures))
+        return count * _seconds([_block(pictures, _SHARE, settings)], pictures, size, settings)
+
+    def task_seconds(
+        self,
+        task: str,
+        pictures: Sequence[tuple[int, int]],
+        size: tuple[int, int],
+        count: int,
+        settings: QuiltingSettings,
+    ) -> float:
+        """Return the time of all passes to stylize, which compare blocks with the content, too."""
+        if task != "stylize":
+            return self.seconds(pictures, size, count, settings)
+        sides = _sides(_block(pictures, _TRANSFER_SHARE, settings), settings.passes)
+        return 2 * count * _seconds(sides, pictures, size, settings)
 
     def memory(
         self, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: QuiltingSettings
@@ -73,7 +83,7 @@ class Quilting(PictureMethod):
         """Return pictures, with the pixel of an exemplar that each of their pixels is."""
         shortest = min(min(picture.shape[1:]) for picture in pictures)
         share = _SHARE if target is None else _TRANSFER_SHARE
-        block = min(max(_SMALLEST_BLOCK, shortest // share), shortest) if settings.block is None else settings.block
+        block = _block([(picture.shape[1], picture.shape[2]) for picture in pictures], share, settings)
         if block > shortest:
             raise SettingError("block", block, f"at most {shortest} pixels, the shortest side of the exemplars")
         own = generators(seeds)
@@ -87,8 +97,7 @@ class Quilting(PictureMethod):
                     exemplars, size, starts, settings, own[number], tell=None if number else tell, labels=labels
                 )
         else:
-            sides = [max(min(_SMALLEST_BLOCK, block), block * 2**turn // 3**turn) for turn in range(settings.passes)]
-            lengths = [_lengths(settings, side) for side in sides]
+            lengths = [_lengths(settings, side) for side in _sides(block, settings.passes)]
             transfer = Transfer(pictures, target, size, lengths, settings)
             exemplars, total = transfer.exemplars, transfer.total_rows
 
@@ -108,6 +117,28 @@ class Quilting(PictureMethod):
                 tell((number + 1) * total, made)
         images, offsets = exemplars.copy(torch.from_numpy(np.stack(maps)))
         return PictureResult(images, offsets)
+
+
+def _block(pictures: Sequence[tuple[int, int]], share: int, settings: QuiltingSettings) -> int:
+    """Return the side of the first blocks, for the heights and widths of the exemplars."""
+    shortest = min(map(min, pictures))
+    return min(max(_SMALLEST_BLOCK, shortest // share), shortest) if settings.block is None else settings.block
+
+
+def _sides(block: int, passes: int) -> list[int]:
+    """Return the sides of the blocks of each pass to stylize."""
+    return [max(min(_SMALLEST_BLOCK, block), block * 2**turn // 3**turn) for turn in range(passes)]
+
+
+def _seconds(
+    sides: Sequence[int], pictures: Sequence[tuple[int, int]], size: tuple[int, int], settings: QuiltingSettings
+) -> float:
+    """Return the time to find blocks of some sides, a pass each."""
+    pixels, blocks = sum(height * width for height, width in pictures), 0.0
+    for side in sides:
+        step = max(1, side - (settings.overlap or side // _SHARE))
+        blocks += (1 + size[0] / step) * (1 + size[1] / step)
+    return blocks * (5e-5 + 6.5e-8 * pixels)
 
 
 def _lengths(settings: QuiltingSettings, block: int) -> tuple[int, int]:

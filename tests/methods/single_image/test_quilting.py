@@ -176,3 +176,14 @@ def test_transfer_of_the_content_itself_gives_it_back() -> None:
 
 def test_the_registry_has_it() -> None:
     assert isinstance(PICTURE_METHODS["quilting"], Quilting)
+
+
+def test_the_estimate_of_time_knows_the_task() -> None:
+    method, settings, size = Quilting(), QuiltingSettings(), (160, 192)
+    texture = method.seconds([(160, 160)], size, 1, settings)
+    assert method.task_seconds("texture", [(160, 160)], size, 1, settings) == texture
+    painted = method.task_seconds("stylize", [(160, 160)], size, 1, settings)
+    assert 3 < painted < 9, "4.8 s were measured"
+    assert texture < 0.3, "0.2 s were measured"
+    assert method.task_seconds("stylize", [(160, 160)], size, 2, settings) == pytest.approx(2 * painted)
+    assert method.task_seconds("stylize", [(160, 160)], size, 1, QuiltingSettings(passes=1)) < 0.3 * painted
