@@ -5,7 +5,8 @@ by weighted means; pixels outside of the region stay as they are. Pixels near th
 more. Means of patches alone drift to plain ones: the mean differences between neighboring pixels, taken at full size,
 go along as two more channels (Newson et al., SIAM J. Imaging Sciences 2014).
 
-Holes start from a smooth continuation of their surroundings with noise at a coarse scale. Edits start from the picture
+Holes start from a smooth continuation of their surroundings with noise, several times at coarse scales; the start whose
+patches are nearest to their matches goes on. Edits start from the picture
 itself at a middle scale. Pasted things start at a fine scale in colors nearer to those of the rest, and what is matched
 stays between the result and them, so that they keep their form.
 """
