@@ -22,6 +22,7 @@ from torch import Tensor
 
 import latentpatch
 from latentpatch.io.images import list_images, read_image, write_image
+from latentpatch.methods.single_image.presets import task_settings
 from latentpatch.ops.patch_nearest import levels, nearest_vectors
 from latentpatch.ops.patches import extract_patches
 from latentpatch.ops.wasserstein import sliced_wasserstein
@@ -36,6 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "alpha 1000": {"alpha": 1000.0},
     "softness 16": {"softness": 16.0, "neighbors": 16},
     "gpnn": {"method": "gpnn"},
+    "gpnn-original": {"settings": task_settings("reshuffle", preset="gpnn-original")},
 }
 SIDE, SAMPLES = 7, 800
 NEAR = 2  # pixels between places that count as the same
