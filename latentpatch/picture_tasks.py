@@ -17,6 +17,7 @@ from .registry import PICTURE_METHODS
 from .results import PictureGeneration
 from .runs.system import machine_memory
 from .settings import Settings
+from .trained_tasks import make_trained, opened
 
 __all__ = [
     "analogy",
@@ -335,7 +336,9 @@ def make_pictures(
     observe: Observer | None = None,
     changes: dict[str, Any] | None = None,
 ) -> PictureGeneration:
-    """Return pictures of a task; see :func:`reshuffle` for the arguments."""
+    """Return pictures of a task; see :func:`reshuffle`. A trained model, or its file, may stand for the pictures."""
+    if (model := opened(pictures)) is not None:
+        return make_trained(model, task, size, seeds, method, settings, target, mask, observe, changes)
     given = settings_named(task, settings)
     if method is None and given is not None:
         method = PICTURE_METHODS.name_of(given)
@@ -382,8 +385,7 @@ def check_memory(
     Raises:
         SettingError: with the memory and with what fits.
     """
-    usable = _USABLE * machine_memory()
-    needed = method.memory(pictures, size, count, settings)
+    usable, needed = _USABLE * machine_memory(), method.memory(pictures, size, count, settings)
     if not usable or needed <= usable:
         return
     low, high = 0.0, 1.0

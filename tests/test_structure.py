@@ -29,6 +29,7 @@ LAYERS = [
         "default_settings",
         "tasks",
         "picture_tasks",
+        "trained_tasks",
         "fitting",
         "hub",
         "provenance",

@@ -168,7 +168,7 @@ class PictureMethod(Method):
         self._check(pictures, size, seeds, settings, target, mask)
         if task in REGION_TASKS:
             target = pictures[0] if target is None else target
-            _check_region(mask, (target.shape[1], target.shape[2]), size)
+            check_region(mask, (target.shape[1], target.shape[2]), size)
         result = self.make(pictures, size, seeds, settings, task=task, target=target, mask=mask, observe=observe)
         if not bool(result.images.isfinite().all()):
             raise SettingError("settings", settings.record(), "less extreme: some pixels are no numbers")
@@ -209,7 +209,12 @@ class PictureMethod(Method):
             raise SettingTypeError("mask", f"{tuple(mask.shape)} {mask.dtype}", "of shape (h, w) and type bool")
 
 
-def _check_region(mask: Tensor | None, target: tuple[int, int], size: tuple[int, int]) -> None:
+def check_region(mask: Tensor | None, target: tuple[int, int], size: tuple[int, int]) -> None:
+    """Refuse a mask that is not of a part of the target, and results of another size than the target.
+
+    Raises:
+        SettingError: naming the argument.
+    """
     if tuple(size) != target:
         raise SettingError("size", tuple(size), f"that of the picture, {target}")
     if mask is None or tuple(mask.shape) != target:

@@ -266,13 +266,13 @@ def _check_configuration(path: Path, facts: dict[str, Any]) -> None:
         write_bytes(path, text.encode())
     elif earlier != text:
         theirs = json.loads(earlier) if earlier.startswith("{") else {}
-        flat = {"seed", "precision", "log_every", "stages"}
-        old = {**theirs.get("config", {}), **{key: theirs.get(key) for key in flat}}
-        new = {**facts["config"], **{key: facts[key] for key in flat}}
+        old, new = theirs.pop("config", {}), facts["config"]
+        if old == new:  # the names of settings say more than the stages that follow from them
+            old, new = theirs, {key: value for key, value in facts.items() if key != "config"}
+        reason = difference(json.dumps(old), new)
         raise FileError(
             path.parent,
-            f"holds the training of another configuration ({difference(json.dumps(old), new)}); train with that one "
-            "again, or delete the folder",
+            f"holds the training of another configuration ({reason}); train with that one again, or delete the folder",
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SettingError, SettingTypeError
 from ..methods.trained.settings import HPVAEGANSettings, SinGANSettings
 from ..settings import Settings
-from ..validation import check_choice
+from ..validation import check_choice, check_integer
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TRAININGS", "Training", "train_model"]
 
-_BASE_MEMORY = 400 << 20  # bytes of the process without networks
-_BYTES_PER_ACTIVATION = 4 * 40  # of a pixel's channel in a step: activations of seven layers, and their gradients
+_BASE_MEMORY = 450 << 20  # bytes of the process without networks
+_BYTES_PER_CHANNEL = 400  # of a pixel in a step, measured: activations of all layers, and their gradients
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def train_model(
     seed: int = 0,
     device: torch.device | str = "cpu",
     precision: str = "float32",
+    log_every: int = 50,
     checkpoint_seconds: float = 60.0,
     show_progress: bool = False,
     say: Callable[[str], None] = lambda _: None,
@@ -83,13 +84,16 @@ def train_model(
         pictures: ``(3, H, W)`` float32 in [0, 1], all of one size.
         folder: of the checkpoints and the log, see :func:`~latentpatch.training.loop.train`.
         settings: of the training.
-        seed, device, precision, checkpoint_seconds, show_progress, say: see :func:`~latentpatch.training.loop.train`.
+        seed, device, precision, log_every, checkpoint_seconds, show_progress, say: see
+            :func:`~latentpatch.training.loop.train`.
         inputs: further ones of the method, such as side pictures: lists of tensors.
 
     Raises:
         SettingError: for arguments that cannot be used; before the first step.
         FileError, TrainingError: see :func:`~latentpatch.training.loop.train`.
     """
+    import torch
+
     from ..io.atomic import tensor_bytes
     from ..methods.picture import check_picture
     from .loop import train
@@ -107,7 +111,9 @@ def train_model(
     module, _, name = training.build.partition(":")
     build = getattr(importlib.import_module(module, __package__), name)
     model: TrainedModel
-    model, stages = build(pictures, settings, **inputs)
+    with torch.random.fork_rng([]):  # weights that no stage draws anew, such as biases, follow from the seed, too
+        torch.manual_seed(check_integer("seed", seed, 0))
+        model, stages = build(pictures, settings, **inputs)
     model.to(device)
     digests = {
         key: [hashlib.sha256(tensor_bytes(each)).hexdigest() for each in tensors]
@@ -117,9 +123,9 @@ def train_model(
     height, width = model.sizes[-1]
     pixels = height * width * getattr(settings, "batch", 1)
     channels = max(each.shape[0] for each in model.parameters() if each.ndim == 4)
-    memory = _BASE_MEMORY + pixels * channels * _BYTES_PER_ACTIVATION
+    memory = _BASE_MEMORY + pixels * channels * _BYTES_PER_CHANNEL
     train(
-        stages, folder, facts, seed=seed, device=device, precision=precision, memory=memory,
+        stages, folder, facts, seed=seed, device=device, precision=precision, memory=memory, log_every=log_every,
         checkpoint_seconds=checkpoint_seconds, show_progress=show_progress, say=say,
     )  # fmt: skip
     model.trained = {**facts, "seed": seed, "precision": precision}

@@ -18,7 +18,7 @@ from ...io.stored import read_stored, write_stored
 from ...ops.pyramid import resize
 from ...runs.threads import map_in_threads
 from ...validation import check_choice, check_integer
-from ..picture import REGION_TASKS, Observer, PictureStep
+from ..picture import REGION_TASKS, Observer, PictureStep, check_picture, check_region
 from .settings import TrainedSettings
 
 __all__ = ["FORMAT", "TrainedModel", "is_trained", "load_trained"]
@@ -31,8 +31,6 @@ CLASSES = {
     "concat-singan": ".singan:SinGAN",
     "hp-vae-gan": ".hp_vae_gan:HPVAEGAN",
 }
-
-_TASKS = ("reshuffle", "retarget", "analogy", "harmonize", "edit")
 
 
 class TrainedModel(nn.Module):
@@ -48,7 +46,7 @@ class TrainedModel(nn.Module):
         tasks: of :data:`~latentpatch.registry.TASKS`, those that it does.
     """
 
-    tasks: ClassVar[tuple[str, ...]] = _TASKS
+    tasks: ClassVar[tuple[str, ...]] = ("reshuffle", "retarget", "analogy", "harmonize", "edit")
 
     def __init__(
         self,
@@ -121,11 +119,15 @@ class TrainedModel(nn.Module):
         start = self.start_of(task, settings or TrainedSettings())
         if (target is None) != (task in ("reshuffle", "retarget")):
             raise SettingError("target", None if target is None else "a picture", f"a picture or none, as {task} needs")
-        if target is not None and target.shape[0] != 3:
-            raise SettingError("target", tuple(target.shape), "of 3 channels")
-        if (mask is None) != (task not in REGION_TASKS):
-            raise SettingError("mask", None if mask is None else "a mask", f"a mask or none, as {task} needs")
-        final = tuple(target.shape[1:]) if target is not None else tuple(self.size if size is None else size)
+        height, width = self.size if size is None else size
+        if target is not None:
+            check_picture("target", target)
+            if target.shape[0] != 3:
+                raise SettingError("target", tuple(target.shape), "of 3 channels")
+            height, width = target.shape[1:]
+        if target is not None and task in REGION_TASKS:
+            check_region(mask, (height, width), (height, width))
+        final = (height, width)
         sizes = self.sizes_for(final)
         if min(sizes[0]) < 3:
             raise SettingError("size", final, "larger: the coarsest scale has less than 3 pixels")
@@ -135,17 +137,16 @@ class TrainedModel(nn.Module):
             shrunk = resize(target[None].to(self.device) * 2 - 1, around)
             before = resize(shrunk, sizes[start])
         self.eval()
-        done = 0
+        finished: list[int] = []
 
         def one(seed: int) -> Tensor:
-            nonlocal done
             made = self.make_one(torch.Generator().manual_seed(seed), sizes, start, before)
             image: Tensor = (made[0].float().clamp(-1, 1) + 1).cpu() / 2
             if target is not None and mask is not None:
                 image = torch.where(mask, image, target)
-            done += 1
+            finished.append(seed)
             if observe is not None:
-                observe(PictureStep(done, len(seeds), image[None], f"picture {done} of {len(seeds)}"))
+                observe(PictureStep(len(finished), len(seeds), image[None], f"picture {len(finished)}"))
             return image
 
         return torch.stack(map_in_threads(one, [check_integer("seeds", seed, 0, 2**63 - 1) for seed in seeds]))
@@ -168,8 +169,12 @@ class TrainedModel(nn.Module):
         Raises:
             FileError: where it cannot be written.
         """
+        write_stored(path, FORMAT, self.facts(), self.state_dict())
+
+    def facts(self) -> dict[str, Any]:
+        """Return method, sizes, facts about the training and further arguments of the class, as JSON."""
         facts = {"method": self.method, "sizes": self.sizes, "size": self.size, "trained": self.trained}
-        write_stored(path, FORMAT, {**facts, "arguments": self.arguments()}, self.state_dict())
+        return {**facts, "arguments": self.arguments()}
 
 
 def is_trained(path: object) -> bool:

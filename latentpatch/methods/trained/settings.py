@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from ...settings import Settings, setting
 
-__all__ = ["HPVAEGANSettings", "SinGANSettings", "TrainedSettings"]
+__all__ = ["TRAINED_TASKS", "HPVAEGANSettings", "SinGANSettings", "TrainedSettings"]
+
+#: Tasks on pictures that trained models can do.
+TRAINED_TASKS = ("reshuffle", "retarget", "analogy", "harmonize", "edit", "inpaint")
 
 
 @dataclass(frozen=True)
