@@ -190,7 +190,10 @@ def is_trained(path: object) -> bool:
 
 
 def load_trained(path: str | Path) -> TrainedModel:
-    """Load a trained model from its file.
+    """Load a trained model from its file, as ``latentpatch train`` writes it.
+
+    Args:
+        path: the file; no code in it is run.
 
     Raises:
         FileError: where it is no such file, or malformed.

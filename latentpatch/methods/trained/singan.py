@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import SettingError
+from ...validation import check_number
 from .base import TrainedModel
 from .networks import PatchScale, conv_stack, upsample
 
@@ -103,21 +105,27 @@ class SinGAN(TrainedModel):
         return made
 
     @torch.no_grad()
-    def enlarge(self, picture: Tensor, times: int) -> Tensor:
+    def enlarge(self, picture: Tensor, factor: float) -> Tensor:
         """Return a picture enlarged by super-resolution: the finest generator adds detail after each step.
 
-        Each step enlarges by the pyramid's own ratio. The model should be trained with a ratio of (1/2)^(1/3), a
+        A step enlarges by about the ratio of the pyramid. The model should be trained with a ratio of (1/2)^(1/3), a
         reconstruction of 100 and a coarsest scale of 18 pixels (section 4, "super-resolution").
 
         Args:
             picture: ``(3, h, w)`` in [0, 1], such as the training picture.
-            times: steps.
+            factor: how many times as high and wide, above 1.
+
+        Raises:
+            SettingError: for a factor out of range, or a model of a single scale.
         """
+        check_number("factor", factor, 1, 64)
+        if len(self.sizes) < 2:
+            raise SettingError("model", "one scale", "of at least two scales")
         self.eval()
         image = picture[None].to(self.anchor) * 2 - 1
         height, width = image.shape[2:]
-        factor = self.sizes[-1][0] / self.sizes[-2][0]
-        for k in range(1, times + 1):
-            image = upsample(image, (round(height * factor**k), round(width * factor**k)))
+        steps = max(1, round(log(factor) / log(self.sizes[-1][0] / self.sizes[-2][0])))
+        for k in range(1, steps + 1):
+            image = upsample(image, (round(height * factor ** (k / steps)), round(width * factor ** (k / steps))))
             image = self.step(len(self.sizes) - 1, image, torch.zeros_like(image)).clamp(-1, 1)
-        return (image[0] + 1) / 2
+        return (image[0].cpu() + 1) / 2

@@ -97,9 +97,14 @@ def test_codes_of_a_picture_are_noise_free(picture):
 
 def test_super_resolution_enlarges_by_the_ratio_of_the_scales(picture):
     model = SinGAN("singan", SIZES, width=4).requires_grad_(False)
+    steps = []
+    model.scales[-1].register_forward_pre_hook(lambda _, inputs: steps.append(tuple(inputs[0].shape[2:])))
     enlarged = model.enlarge(picture, 2)
-    assert enlarged.shape == (3, round(28 * 1.4**2), round(42 * 1.4**2))
+    assert enlarged.shape == (3, 56, 84)
+    assert steps == [(40, 59), (56, 84)], "two steps of about 1.4"
     assert 0 <= enlarged.min() < enlarged.max() <= 1
+    with refuses("factor"):
+        model.enlarge(picture, 0.5)
 
 
 def test_what_a_model_cannot_do_is_refused(model, picture, tmp_path):
