@@ -69,7 +69,7 @@ def source_figures(maps: Tensor, count: int) -> dict[str, float]:
     return {
         "largest_share": float(largest.mean()),
         "sources": float((shares >= _LEAST_SHARE).double().sum(1).mean()),
-        "entropy": float(-(shares * shares.clamp(min=1e-12).log2()).sum(1).mean()),
+        "entropy": abs(float((shares * shares.clamp(min=1e-12).log2()).sum(1).mean())),
         "one_source": float((largest >= 1 - _LEAST_SHARE).double().mean()),
     }
 

@@ -206,7 +206,7 @@ def _run_stage(
         with torch.autocast(device.type, torch.bfloat16, enabled=facts["precision"] == "bfloat16"):
             losses = work.step(i, generator)
         for name, loss in losses.items():
-            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + loss.detach().double().cpu()
+            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + loss.detach().cpu().double()
         bar.update(stage.cost)
         done = i + 1
         if done % facts["log_every"] and done < stage.steps:
