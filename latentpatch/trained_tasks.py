@@ -55,5 +55,6 @@ def make_trained(
         raise SettingError("task", task, f"one of {', '.join(model.tasks)} for a model of {model.method}")
     settings = settings.changed(**(changes or {}))
     settings = settings.changed(start_scale=model.start_of(task, settings))
-    images = model.make(task, seeds, None if size is None else size_pair(size, 0), settings, target=target, mask=mask, observe=observe)
+    sides = None if size is None else size_pair(size, 0)
+    images = model.make(task, seeds, sides, settings, target=target, mask=mask, observe=observe)
     return PictureGeneration(images, tuple(seeds), (model.size,), task, model.method, settings)

@@ -117,7 +117,7 @@ def test_what_a_model_cannot_do_is_refused(model, picture, tmp_path):
         reshuffle(model, patch_size=3)
     with refuses("mask"):
         edit(picture, mask[:5], sources=model)
-    with refuses("seeds"):
+    with refuses("seed"):
         reshuffle(model, seeds=[-1])
     with refuses("target"):
         analogy(picture[:1], model)
