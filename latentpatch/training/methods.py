@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SettingError, SettingTypeError
+from ..methods.trained.fewgan_settings import FewGANSettings
 from ..methods.trained.settings import HPVAEGANSettings, SinGANSettings
 from ..settings import Settings
 from ..validation import check_choice, check_integer
@@ -58,6 +59,10 @@ TRAININGS = {
     "hp-vae-gan": Training(
         HPVAEGANSettings, "a patch autoencoder and patch-GANs of several pictures (Gur et al., NeurIPS 2020)",
         ".hp_vae_gan:build_hp_vae_gan", least=2,
+    ),
+    "fewgan": Training(
+        FewGANSettings, "a codebook, patch-GANs and a PixelCNN of several pictures (Ben-Moshe et al., ICIP 2022)",
+        ".fewgan:build_fewgan", least=2,
     ),
 }  # fmt: skip
 

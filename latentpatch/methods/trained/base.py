@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import FileError, SettingError
 from ...io.stored import read_stored, write_stored
+from ...ops.compositing import fill_smoothly, join
 from ...ops.pyramid import resize
 from ...runs.threads import map_in_threads
 from ...validation import check_choice, check_integer
@@ -30,6 +31,7 @@ CLASSES = {
     "singan": ".singan:SinGAN",
     "concat-singan": ".singan:SinGAN",
     "hp-vae-gan": ".hp_vae_gan:HPVAEGAN",
+    "fewgan": ".fewgan:FewGAN",
 }
 
 
@@ -78,6 +80,18 @@ class TrainedModel(nn.Module):
             before: a picture in [-1, 1] of the scale before, enlarged to the size of the start; of the first scale's
                 size where the start is 0. None for the model's own.
         """
+
+    def fill_one(
+        self, generator: torch.Generator, sizes: list[tuple[int, int]], before: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Return one picture with a hole filled, ``(1, 3, h, w)`` in [-1, 1]; for models that do the task inpaint.
+
+        Args:
+            generator, sizes: as for :meth:`make_one`.
+            before: a picture of the first scale's size in [-1, 1], its hole filled smoothly.
+            mask: ``(h, w)`` bool, True in the hole.
+        """
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -134,16 +148,21 @@ class TrainedModel(nn.Module):
         before = None
         if target is not None:
             around = sizes[max(start - 1, 0)]
-            shrunk = resize(target[None].to(self.device) * 2 - 1, around)
+            seen = fill_smoothly(target[None], mask) if task == "inpaint" and mask is not None else target[None]
+            shrunk = resize(seen.to(self.device) * 2 - 1, around)
             before = resize(shrunk, sizes[start])
         self.eval()
         finished: list[int] = []
 
         def one(seed: int) -> Tensor:
-            made = self.make_one(torch.Generator().manual_seed(seed), sizes, start, before)
+            generator = torch.Generator().manual_seed(seed)
+            if task == "inpaint" and before is not None and mask is not None:
+                made = self.fill_one(generator, sizes, before, mask.to(self.device))
+            else:
+                made = self.make_one(generator, sizes, start, before)
             image: Tensor = (made[0].float().clamp(-1, 1) + 1).cpu() / 2
             if target is not None and mask is not None:
-                image = torch.where(mask, image, target)
+                image = join(image[None], target[None], mask)[0]
             finished.append(seed)
             if observe is not None:
                 observe(PictureStep(len(finished), len(seeds), image[None], f"picture {len(finished)}"))

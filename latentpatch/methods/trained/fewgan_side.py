@@ -30,7 +30,8 @@ def _landscape(size: tuple[int, int], generator: torch.Generator) -> Tensor:
 
     def uniform(*bounds: float) -> Tensor:
         low, high = torch.tensor(bounds).view(-1, 2).T
-        return low + (high - low) * torch.rand(len(low), generator=generator)
+        drawn: Tensor = low + (high - low) * torch.rand(len(low), generator=generator)
+        return drawn
 
     def color(*bounds: float) -> Tensor:
         return uniform(*bounds).view(3, 1, 1)
