@@ -94,7 +94,7 @@ class FewGAN(TrainedModel):
             mask: ``(h, w)`` bool.
         """
         entries = self.coarse.codebook.entries
-        noise = torch.rand(codes.shape, generator=generator, dtype=torch.float64).to(self.device)
+        noise = torch.rand(codes.shape, generator=generator, dtype=torch.float64)
         places = positional_code((codes.shape[0], codes.shape[1]), self.device)
         return self.prior.sample(entries, places, noise, codes.to(self.device), mask.to(self.device))
 

@@ -24,13 +24,15 @@ def structural_similarity(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         A scalar in [-1, 1]; 1 for equal pictures.
     """
+    first, second = (each.float() if each.dtype == torch.bfloat16 else each for each in (first, second))
     luma = first.new_tensor(_LUMA).view(1, 3, 1, 1) / 2
     a, b = (((images + 1) * luma).sum(1, keepdim=True) for images in (first, second))
     side = min(_WINDOW, *a.shape[2:])
     places = torch.arange(side, dtype=a.dtype, device=a.device) - (side - 1) / 2
     window = torch.softmax(-(places**2) / (2 * _SIGMA**2), 0)
     kernel = (window[:, None] * window).view(1, 1, side, side)
-    mean_a, mean_b, aa, bb, ab = (F.conv2d(each, kernel) for each in (a, b, a * a, b * b, a * b))
+    with torch.autocast(a.device.type, enabled=False):  # differences of squares need all their digits
+        mean_a, mean_b, aa, bb, ab = (F.conv2d(each, kernel) for each in (a, b, a * a, b * b, a * b))
     variance_a, variance_b, covariance = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + _LUMINANCE_CONSTANT) / (mean_a**2 + mean_b**2 + _LUMINANCE_CONSTANT)
     return (luminance * (2 * covariance + _CONTRAST_CONSTANT) / (variance_a + variance_b + _CONTRAST_CONSTANT)).mean()

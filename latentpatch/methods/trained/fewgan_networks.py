@@ -63,10 +63,12 @@ class Codebook(nn.Module):
 
     def forward(self, encoded: Tensor) -> Quantized:
         """Return the nearest entries of encoder outputs ``(N, n_z, h, w)``; of equally near ones the first."""
-        placed = self.placed(encoded)
+        placed = self.placed(encoded.float())
         flat = placed.detach().movedim(1, -1).flatten(0, -2)
         entries = self.entries.detach()
-        codes = (entries.square().sum(1) - 2 * flat @ entries.T).argmin(1).view(len(encoded), *encoded.shape[2:])
+        with torch.autocast(encoded.device.type, enabled=False):  # or half the codes would be others
+            distances = entries.square().sum(1) - 2 * flat @ entries.T
+        codes = distances.argmin(1).view(len(encoded), *encoded.shape[2:])
         chosen = self.look_up(codes)
         return Quantized(
             placed + (chosen - placed).detach(),
@@ -82,7 +84,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def renew(self, encoded: Tensor, generator: torch.Generator) -> int:
         """Replace entries that were not used by random outputs, and count uses from 0; return how many they were."""
-        flat = self.placed(encoded).movedim(1, -1).flatten(0, -2)
+        flat = self.placed(encoded.float()).movedim(1, -1).flatten(0, -2)
         unused = (~self.used).nonzero()[:, 0]
         picked = torch.randint(len(flat), (len(unused),), generator=generator).to(flat.device)
         self.entries[unused] = flat[picked]

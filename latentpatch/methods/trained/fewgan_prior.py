@@ -92,18 +92,15 @@ class PixelCNN(nn.Module):
         return logits
 
     @torch.no_grad()
-    def sample(
-        self, codebook: Tensor, places: Tensor, noise: Tensor, codes: Tensor, mask: Tensor, temperature: float = 1.0
-    ) -> Tensor:
-        """Return one grid of codes with those in a mask drawn anew, in raster order (ancestral sampling).
+    def sample(self, codebook: Tensor, places: Tensor, noise: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
+        """Return a grid of codes with those in a mask drawn anew, in raster order (ancestral sampling).
 
         Args:
             codebook: ``(K, entry_size)``.
             places: ``(1, 2, h, w)``.
-            noise: ``(h, w)`` uniforms in [0, 1), float64.
+            noise: ``(h, w)`` uniforms in [0, 1), float64 on the CPU.
             codes: ``(h, w)`` int64; those in the mask do not matter.
             mask: ``(h, w)`` bool, True where codes are drawn.
-            temperature: divisor of the logits; below 1 likely codes are still likelier.
 
         Returns:
             ``(h, w)`` int64.
@@ -111,21 +108,21 @@ class PixelCNN(nn.Module):
         codes = codes.masked_fill(mask, 0)
         for i in mask.any(1).nonzero()[:, 0].tolist():
             first = max(0, i - self.rows_above)
-            rows = F.embedding(codes[first:i], codebook).permute(2, 0, 1)[None]
+            above = [codebook.new_zeros(1, 1, 1, 1)] * len(self.layers)
             if i:
-                above = [link[:, :, -1:] for link in self._vertical(rows, places[:, :, first:i])]
-            else:
-                above = [noise.new_zeros(1, 1, 1, 1, dtype=codebook.dtype)] * len(self.layers)
+                links = self._vertical(_maps(codes[first:i], codebook), places[:, :, first:i])
+                above = [link[:, :, -1:] for link in links]
             for j in mask[i].nonzero()[:, 0].tolist():
-                row = F.embedding(codes[i : i + 1], codebook).permute(2, 0, 1)[None]
-                logits = self._horizontal(
-                    row[..., : j + 1], [a[..., : j + 1] for a in above], places[:, :, i : i + 1, : j + 1]
-                )
-                weights = torch.softmax(logits[0, :, 0, j].double() / temperature, 0).cumsum(0)
-                codes[i, j] = torch.searchsorted(weights, noise[i, j] * weights[-1], right=True).clamp_(
-                    max=len(codebook) - 1
-                )
+                row, place = codes[i : i + 1, : j + 1], places[:, :, i : i + 1, : j + 1]
+                logits = self._horizontal(_maps(row, codebook), [link[..., : j + 1] for link in above], place)
+                likely = logits[0, :, 0, j].cpu().double().softmax(0).cumsum(0)
+                drawn = torch.searchsorted(likely, noise[i, j] * likely[-1], right=True)
+                codes[i, j] = min(int(drawn), len(codebook) - 1)
         return codes
+
+
+def _maps(codes: Tensor, codebook: Tensor) -> Tensor:
+    return F.embedding(codes, codebook).movedim(-1, 0)[None]
 
 
 def _gate(features: Tensor) -> Tensor:

@@ -112,6 +112,17 @@ def test_coordinates_decide_between_like_outputs() -> None:
     assert book(torch.full((1, 1, 1, 4), 0.5)).codes.tolist() == [[[0, 0, 1, 1]]]
 
 
+def test_bfloat16_changes_neither_codes_nor_similarities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    book, encoded = Codebook(64, 6, 1), torch.rand(1, 6, 12, 12, generator=generator)
+    first, second = torch.rand(2, 1, 3, 14, 14, generator=generator) * 0.1
+    codes, similarity = book(encoded).codes, structural_similarity(first, second)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(book(encoded).codes, codes)
+        assert torch.equal(structural_similarity(first, second), similarity)
+        assert structural_similarity(first.bfloat16(), second).dtype == torch.float32
+
+
 def test_unused_entries_become_outputs() -> None:
     book = codebook_of((5.0,), (7.0,), (9.0,))
     book.used[1] = True
@@ -192,10 +203,10 @@ def test_sampling_equals_the_whole_network_cell_by_cell(prior: PixelCNN) -> None
     mask[0, 0] = True
     codes = start.masked_fill(mask, 0)
     for i, j in mask.nonzero().tolist():
-        weights = logits_of(prior, book, codes)[:, i, j].div(0.5).softmax(0)
+        weights = logits_of(prior, book, codes)[:, i, j].softmax(0)
         codes[i, j] = int((weights.cumsum(0) <= noise[i, j]).sum())
     places = positional_code((12, 5)).double()
-    drawn = prior.sample(book, places, noise, start, mask, temperature=0.5)
+    drawn = prior.sample(book, places, noise, start, mask)
     assert torch.equal(drawn, codes)
     assert torch.equal(drawn[~mask], start[~mask])
     assert len(drawn[mask].unique()) > 2
