@@ -58,6 +58,10 @@ class TrainOptions(cli.CommandOptions):
     size: tuple[int, int] | None = cli.option(
         cli.image_size, "SIDE|HxW", "pixels to which pictures are cropped and resized (the first's, at most 250)"
     )
+    side: tuple[Path, ...] = cli.option(
+        Path, "PICTURES", "for fewgan, pictures whose layout is learned, and none of their patches (drawn landscapes)",
+        nargs="+", default=(),
+    )  # fmt: skip
     seed: int = cli.option(cli.integer(0), "SEED", "seed of weights and noise", default=0)
     checkpoint_seconds: float = cli.option(
         cli.number(0, 86400), "SECONDS", "least time between checkpoints", default=60.0
@@ -71,12 +75,16 @@ class TrainOptions(cli.CommandOptions):
         super().check()
         if self.output.suffix != ".safetensors":
             raise ValueError(f"--output must be a name ending in .safetensors, got {self.output}")
+        if self.side and not TRAININGS[self.training.method].accepts_side:
+            names = [name for name, each in TRAININGS.items() if each.accepts_side]
+            raise ValueError(f"--side belongs to {' and '.join(names)}, not to {self.training.method}")
 
 
 @cli.command(
     TrainOptions,
     "train singan beach.jpg -o beach.safetensors",
     "generate beach.safetensors -n 16 -o out",
+    "train fewgan LANDSCAPES --side PHOTOGRAPHS --size 96x128 -o few.safetensors",
     "train hp-vae-gan LANDSCAPES --size 128 --steps 5000 -o landscapes.safetensors",
     is_resumable=True,
 )
@@ -86,7 +94,7 @@ def run(options: TrainOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..runs.system import choose_device
     from ..training.methods import train_model
 
-    paths = list_images(*options.pictures)
+    paths, side = list_images(*options.pictures), list_images(*options.side) if options.side else []
     size = options.size
     if size is None:
         height, width = read_image(paths[0]).shape[1:]
@@ -104,6 +112,7 @@ def run(options: TrainOptions, context: cli.RunContext) -> dict[str, Any]:
         checkpoint_seconds=options.checkpoint_seconds,
         show_progress=context.shows_progress,
         say=context.say,
+        **({"side": [read_image(path, size) for path in side]} if side else {}),
     )
     model.save(options.output)
     context.say(f"{options.output}: {method} of {cli.plural(len(paths), 'picture')}; losses in {folder}/losses.png")

@@ -37,6 +37,7 @@ class Training:
         build: "MODULE:FUNCTION" relative to this package; from pictures and settings to model and stages.
         least: fewest pictures.
         most: most pictures; None for any number.
+        accepts_side: whether side pictures may give the structure.
     """
 
     settings: type[Settings]
@@ -44,6 +45,7 @@ class Training:
     build: str
     least: int = 1
     most: int | None = None
+    accepts_side: bool = False
 
 
 #: Trainings by name.
@@ -62,7 +64,7 @@ TRAININGS = {
     ),
     "fewgan": Training(
         FewGANSettings, "a codebook, patch-GANs and a PixelCNN of several pictures (Ben-Moshe et al., ICIP 2022)",
-        ".fewgan:build_fewgan", least=2,
+        ".fewgan:build_fewgan", least=2, accepts_side=True,
     ),
 }  # fmt: skip
 
@@ -124,7 +126,8 @@ def train_model(
         key: [hashlib.sha256(tensor_bytes(each)).hexdigest() for each in tensors]
         for key, tensors in {"pictures": pictures, **inputs}.items()
     }
-    facts = {"method": method, **settings.record(), **digests}
+    totals = {key: hashlib.sha256("".join(digests[key]).encode()).hexdigest() for key in inputs}  # there may be many
+    facts = {"method": method, **settings.record(), **digests, **totals}
     height, width = model.sizes[-1]
     pixels = height * width * getattr(settings, "batch", 1)
     channels = max(each.shape[0] for each in model.parameters() if each.ndim == 4)

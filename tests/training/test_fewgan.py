@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,16 @@ import torch
 from helpers.errors import refuses, refuses_file
 from torch import Tensor
 
+from latentpatch.cli.entry import main
 from latentpatch.errors import TrainingError
+from latentpatch.io.images import write_image
 from latentpatch.io.stored import read_stored
 from latentpatch.methods.trained.base import TrainedModel, load_trained
 from latentpatch.methods.trained.fewgan import FewGAN
 from latentpatch.methods.trained.fewgan_settings import FewGANSettings
 from latentpatch.methods.trained.fewgan_side import drawn_landscapes
 from latentpatch.methods.trained.settings import TrainedSettings
-from latentpatch.training import fewgan, loop
+from latentpatch.training import fewgan
 from latentpatch.training.methods import train_model
 
 SIZE = (16, 20)
@@ -31,9 +32,8 @@ SOURCES, SIDE = list(drawn_landscapes(3, SIZE, seed=1)), list(drawn_landscapes(4
 
 
 def trained(folder: Path, settings: FewGANSettings = QUICK, **options: Any) -> TrainedModel:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train", partial(loop.train, log_every=10))  # and checkpoints as often
-        return train_model("fewgan", SOURCES, folder, settings, **{"side": SIDE, "checkpoint_seconds": 0, **options})
+    inputs = {"side": SIDE, "checkpoint_seconds": 0, "log_every": 10, **options}
+    return train_model("fewgan", SOURCES, folder, settings, **inputs)
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +161,23 @@ def test_side_pictures_are_drawn_where_there_are_none(tmp_path: Path) -> None:
     model = train_model("fewgan", SOURCES, tmp_path, settings)
     assert "side" not in model.trained
     assert model.trained["drawn"] == 3
+
+
+def test_bfloat16_trains_and_the_command_line_takes_side_pictures(tmp_path: Path) -> None:
+    for folder, pictures in (("sources", SOURCES), ("side", SIDE)):
+        for number, picture in enumerate(pictures):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_image(tmp_path / folder / f"{number}.png", picture)
+    sizes = "--size 16x20 --coarsest 10 --width 8 --steps 1 --prior-steps 1"
+    options = [*sizes.split(), "--precision", "bfloat16", "-q"]
+    model, side = tmp_path / "model.safetensors", tmp_path / "side"
+    words = ["train", "fewgan", tmp_path / "sources", "--side", side, "-o", model, *options]
+    assert main([str(word) for word in words]) == 0
+    assert main(["generate", str(model), "-n", "2", "-q", "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "0001.png").exists()
+    region = ["--box", "4,4,9,9", "--from", str(model), "-q", "-o", str(tmp_path / "filled")]
+    assert main(["inpaint", str(tmp_path / "side" / "0.png"), *region]) == 0
+    assert main(["train", "singan", str(side / "0.png"), "--side", str(side), "-o", str(model)]) == 1
 
 
 def test_another_configuration_is_refused_by_name(model: FewGAN, folder: Path) -> None:

@@ -31,7 +31,7 @@ def sources(method: str, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
     return pictures[:1] if method == "singan" else pictures
 
 
-@pytest.mark.parametrize("method", TRAININGS)
+@pytest.mark.parametrize("method", SETTINGS)
 def test_a_training_that_was_stopped_ends_with_the_same_model(method, pictures, tmp_path, monkeypatch):
     used = sources(method, pictures)
     options = {"settings": SETTINGS[method], "log_every": 2, "checkpoint_seconds": 0}
