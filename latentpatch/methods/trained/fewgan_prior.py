@@ -38,8 +38,8 @@ class _GatedLayer(nn.Module):
 
     def horizontal(self, cells: Tensor, above: Tensor, places: Tensor) -> Tensor:
         """Return the next features of cells, from those to their left and from the rows above."""
-        found = self.along(F.pad(cells, (self.reach, 0, 0, 0))) if not self.is_first else self.along(
-            F.pad(cells[..., :-1], (self.reach, 0, 0, 0)))  # fmt: skip
+        seen = cells[..., :-1] if self.is_first else cells
+        found = self.along(F.pad(seen, (self.reach, 0, 0, 0)))
         result: Tensor = self.out(_gate(found + above + self.place(places).chunk(2, 1)[1]))
         return result if self.is_first else cells + result
 
