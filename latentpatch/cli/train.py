@@ -100,6 +100,7 @@ def run(options: TrainOptions, context: cli.RunContext) -> dict[str, Any]:
         height, width = read_image(paths[0]).shape[1:]
         factor = min(1.0, _LONGEST_SIDE / max(height, width))
         size = (round(height * factor), round(width * factor))
+    inputs: dict[str, Any] = {"side": [read_image(path, size) for path in side]} if side else {}
     method, folder = options.training.method, options.output.with_suffix(".training")
     model = train_model(
         method,
@@ -112,7 +113,7 @@ def run(options: TrainOptions, context: cli.RunContext) -> dict[str, Any]:
         checkpoint_seconds=options.checkpoint_seconds,
         show_progress=context.shows_progress,
         say=context.say,
-        **({"side": [read_image(path, size) for path in side]} if side else {}),
+        **inputs,
     )
     model.save(options.output)
     context.say(f"{options.output}: {method} of {cli.plural(len(paths), 'picture')}; losses in {folder}/losses.png")
