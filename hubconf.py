@@ -10,6 +10,7 @@ from latentpatch.hub import (  # noqa: E402
     pixel_autoencoder,
     taming_autoencoder,
     tiny_autoencoder,
+    trained_model,
 )
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "pixel_autoencoder",
     "taming_autoencoder",
     "tiny_autoencoder",
+    "trained_model",
     *TASK_ENTRIES,
 ]
 globals().update(TASK_ENTRIES)  # reshuffle, retarget and so on

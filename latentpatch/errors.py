@@ -22,6 +22,7 @@ __all__ = [
     "RegistrationWarning",
     "SettingError",
     "SettingTypeError",
+    "TrainingError",
     "UnlearningError",
     "WeightsError",
 ]
@@ -110,6 +111,26 @@ class ImageTooLargeError(ImageError):
 
 class WeightsError(LatentPatchError):
     """Network weights that are missing, altered, malformed or not finite."""
+
+
+class TrainingError(LatentPatchError):
+    """A training whose losses or weights are not finite; its last checkpoint is good.
+
+    Attributes:
+        stage: the stage's name.
+        step: steps of the stage until it was found.
+        broken: names of the losses and weights that are not finite.
+    """
+
+    def __init__(self, stage: str, step: int, broken: list[str]) -> None:
+        super().__init__(stage, step, broken)
+        self.stage, self.step, self.broken = stage, step, broken
+
+    def __str__(self) -> str:
+        return (
+            f"training stopped at step {self.step} of {self.stage}: {', '.join(self.broken[:4])} not finite; the last "
+            "checkpoint is good: try a lower rate, float32 in place of bfloat16, or another seed, in another folder"
+        )
 
 
 class UnlearningError(LatentPatchError):

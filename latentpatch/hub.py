@@ -20,6 +20,7 @@ from .autoencoders.names import AUTOENCODERS
 from .errors import FileError, MissingDependencyError
 from .io.atomic import staged, write_bytes
 from .methods.single_image.presets import task_settings
+from .methods.trained.base import load_trained as trained_model
 from .registry import TASKS, settings_record
 from .validation import check_choice
 
@@ -40,6 +41,7 @@ __all__ = [
     "pixel_autoencoder",
     "taming_autoencoder",
     "tiny_autoencoder",
+    "trained_model",
 ]
 
 MODEL_FILE = "model.safetensors"

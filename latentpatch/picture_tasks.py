@@ -18,6 +18,7 @@ from .registry import PICTURE_METHODS
 from .results import PictureGeneration
 from .runs.system import machine_memory
 from .settings import Settings
+from .trained_tasks import make_trained, opened
 
 __all__ = [
     "analogy",
@@ -309,9 +310,13 @@ def make_pictures(
 ) -> PictureGeneration:
     """Return pictures of a task; see :func:`reshuffle` for the arguments.
 
+    A trained model, or its file, may stand for the pictures.
     Of several targets, the results take turns by their seeds. ``shares`` are those of the pictures in each place, see
     :class:`~latentpatch.PictureMethod`; ``symmetric`` is of :data:`~latentpatch.ops.symmetry.SYMMETRIES`.
     """
+    if (model := opened(pictures)) is not None:
+        image = target if target is None or isinstance(target, Tensor) else target[0]
+        return make_trained(model, task, size, seeds, method, settings, image, mask, observe, changes)
     given = settings_named(task, settings)
     if method is None and given is not None:
         method = PICTURE_METHODS.name_of(given)
@@ -375,8 +380,7 @@ def check_memory(
     Raises:
         SettingError: with the memory and with what fits.
     """
-    usable = _USABLE * machine_memory()
-    needed = method.memory(pictures, size, count, settings)
+    usable, needed = _USABLE * machine_memory(), method.memory(pictures, size, count, settings)
     if not usable or needed <= usable:
         return
     low, high = 0.0, 1.0

@@ -34,6 +34,7 @@ ENTRIES = sorted(
         "pixel_autoencoder",
         "taming_autoencoder",
         "tiny_autoencoder",
+        "trained_model",
         *TASKS_WITH_FUNCTIONS,
     ]
 )

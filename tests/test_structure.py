@@ -30,6 +30,7 @@ LAYERS = [
         "tasks",
         "picture_tasks",
         "scene_tasks",
+        "trained_tasks",
         "fitting",
         "hub",
         "provenance",

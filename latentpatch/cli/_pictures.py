@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..methods.single_image.presets import PICTURE_PRESET_HELP, presets_of, task_settings
+from ..methods.trained.settings import TRAINED_TASKS, TrainedSettings
 from ..registry import PICTURE_METHODS
 from ..settings import Settings, declared
 from . import _options as cli
@@ -41,6 +42,7 @@ class MethodOptions(OptionGroup):
     preset: str | None = None
     method: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    start_scale: int | None = None
 
     @classmethod
     def add_to(cls, parser: Parser, omit: Collection[str] = ()) -> None:
@@ -53,6 +55,12 @@ class MethodOptions(OptionGroup):
         choice.add_argument("--method", choices=names, help="a method with its default settings")
         if presets:
             choice.add_argument("--preset", choices=tuple(presets), help="a method with settings that go together")
+        if cls.task in TRAINED_TASKS:
+            each = declared(TrainedSettings)["start_scale"]
+            choice.add_argument(
+                "--start-scale", type=cli.integer(0), metavar=each.metavar, default=argparse.SUPPRESS,
+                help=f"of a trained model in place of the pictures: {each.help} ({each.default_help})",
+            )  # fmt: skip
         add_settings(parser, PICTURE_METHODS.settings(), names)
 
     @classmethod
@@ -60,7 +68,19 @@ class MethodOptions(OptionGroup):
         return replace(super().read(parsed), changes=settings_of(parsed))
 
     def check(self) -> None:
-        self.settings()
+        if self.start_scale is None:
+            self.settings()
+
+    def trained_settings(self) -> TrainedSettings:
+        """Return the settings in force for a trained model.
+
+        Raises:
+            ValueError: for a method or a setting of a method.
+        """
+        if self.method or self.preset or self.changes:
+            names = [name for name in ("method", "preset") if getattr(self, name)] + list(self.changes)
+            raise ValueError(f"{option_flag(names[0])} is not for a trained model, which has its own method")
+        return TrainedSettings(self.start_scale)
 
     def settings(self) -> Settings:
         """Return the settings in force.
@@ -68,6 +88,8 @@ class MethodOptions(OptionGroup):
         Raises:
             ValueError: for a setting of another method, and values that do not go together.
         """
+        if self.start_scale is not None:
+            raise ValueError("--start-scale needs a trained model in place of the pictures")
         base = task_settings(self.task, self.method, self.preset)
         for name in self.changes:
             if name not in declared(type(base)):
@@ -120,14 +142,17 @@ def make_and_write(
     from .. import __version__
     from ..io import atomic
     from ..picture_tasks import make_pictures, picture_tensors
+    from ..trained_tasks import opened
     from ._output import SHEET_IMAGES, file_facts
 
-    task, settings = method.task, method.settings()
+    task, model = method.task, opened(options.pictures)
+    settings = method.settings() if model is None else method.trained_settings()
     with atomic.staged(options.output) as staging:
-        tensors = shown = picture_tensors(options.pictures)
+        shown = [] if model else picture_tensors(options.pictures)
+        tensors: Any = model or shown
         if isinstance(options, TargetOptions):
             inputs["target"] = picture_tensors(options.target)[0]
-            files, shown = {**files, "target": options.target}, [inputs["target"], *tensors]
+            files, shown = {**files, "target": options.target}, [inputs["target"], *shown]
         seeds = range(options.seed, options.seed + options.n)
         trace = Trace(options.n)
         with context.progress(name=task, total=None, unit="step") as bar:

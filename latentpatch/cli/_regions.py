@@ -42,6 +42,7 @@ def make_region(options: PictureRegionOptions, context: cli.RunContext, method: 
     from ..io.channels import read_channels
     from ..io.images import parse_box, read_mask
     from ..io.listing import list_images
+    from ..methods.trained.base import is_trained
 
     region = options.region
     if region.mask is None:
@@ -49,6 +50,8 @@ def make_region(options: PictureRegionOptions, context: cli.RunContext, method: 
         mask, files = parse_box(str(region.box), (height, width)), {}
     else:
         mask, files = read_mask(region.mask), {"mask": region.mask}
-    pictures = tuple(list_images(*options.pictures)) if options.pictures else (options.target,)
+    pictures = options.pictures or (options.target,)
+    if options.pictures and not is_trained(pictures[0]):
+        pictures = tuple(list_images(*pictures))
     options = replace(options, pictures=pictures)
     return make_and_write(options, context, method, files=files, facts={"box": region.box}, mask=mask)

@@ -42,6 +42,8 @@ COMMANDS = {
     "stylize": "paint a picture in the style of another",
     "texture": "make textures of any size from exemplars",
     "harmonize": "give a pasted thing the look of the picture",
+    "train": "train networks on one picture or a few, for generate and the tasks above",
+    "enlarge": "enlarge a picture by a model that was trained on it",
     "denoise": "take the noise from a picture",
     "reconstruct": "encode and decode pictures: what the autoencoder loses",
     "align": "register similar pictures to one another",

@@ -57,6 +57,21 @@ def _sampler_of(path: Path) -> str:
     return SAMPLERS.name_of(ModelFile.read(path).settings)
 
 
+def _by_trained_model(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
+    """Generate images by a trained model and write them."""
+    from ._pictures import make_and_write
+    from .reshuffle import ReshuffleMethodOptions, ReshuffleOptions
+
+    path = options.sources.sources[0]
+    shared: dict[str, Any] = {"output": options.output, "n": options.n, "seed": options.seed}
+    run = replace(options.run, resume=False)
+    plain = GenerateOptions(**shared, sampler=SamplerOptions(), sources=cli.SourceOptions(sources=(path,)), run=run)
+    if options != plain:
+        raise ValueError(f"{path} is a trained model: generate takes -n and --seed with it, reshuffle --size, too")
+    method = ReshuffleMethodOptions()
+    return make_and_write(ReshuffleOptions(**shared, pictures=(path,), run=run, method=method), context, method)
+
+
 @cli.command(
     GenerateOptions,
     "generate PICTURES -n 100 -o out",
@@ -68,10 +83,13 @@ def _sampler_of(path: Path) -> str:
 def generate_registered(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
     """Generate images and write them."""
     from ..io.images import read_image
+    from ..methods.trained.base import is_trained
     from ._load import note_few, open_model
     from ._output import run_facts, sample_writer, staging_folder
     from ._registration import align_sources, note_picture
 
+    if is_trained(options.sources.sources[0]):
+        return _by_trained_model(options, context)
     where, has_reference, sources = options.where, options.reference is not None, options.sources
     if options.align:
         sources = align_sources(sources, options.output, context)

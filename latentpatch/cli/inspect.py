@@ -33,9 +33,12 @@ def run(options: InspectOptions, context: cli.RunContext) -> dict[str, Any]:
     """Describe a path."""
     from ..bank.format import ModelFile
     from ..io import images
+    from ..methods.trained.base import is_trained, load_trained
     from ._output import describe_model
 
     path = options.path
+    if is_trained(path):
+        return load_trained(path).facts()
     if path.suffix == ".safetensors":
         stored = ModelFile.read(path, whole=options.verify)
         if options.verify:

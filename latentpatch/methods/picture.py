@@ -206,7 +206,7 @@ class PictureMethod(Method):
                 raise SettingError("weights", len(pictures), text)
         if task in REGION_TASKS:
             target = pictures[0] if target is None else target
-            _check_region(mask, (target.shape[1], target.shape[2]), size)
+            check_region(mask, (target.shape[1], target.shape[2]), size)
         result = self.make(
             [pictures[i] for i in used], size, seeds, settings, task=task, target=target, mask=mask, observe=observe,
             **extra,
@@ -260,7 +260,12 @@ def _check_shares(shares: Tensor, count: int, size: tuple[int, int]) -> None:
         raise SettingError("shares", float(shares.min()), "from 0, with a sum of 1 in each place")
 
 
-def _check_region(mask: Tensor | None, target: tuple[int, int], size: tuple[int, int]) -> None:
+def check_region(mask: Tensor | None, target: tuple[int, int], size: tuple[int, int]) -> None:
+    """Refuse a mask that is not of a part of the target, and results of another size than the target.
+
+    Raises:
+        SettingError: naming the argument.
+    """
     if tuple(size) != target:
         raise SettingError("size", tuple(size), f"that of the picture, {target}")
     if mask is None or tuple(mask.shape) != target:

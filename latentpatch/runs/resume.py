@@ -12,13 +12,13 @@ import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import FileError
 from ..io import atomic
 from .processes import Processes
 
-__all__ = ["ResumableRun"]
+__all__ = ["ResumableRun", "difference", "locked"]
 
 try:
     import fcntl
@@ -73,13 +73,8 @@ class ResumableRun:
                     raise OSError(f"{folder.name} is a link")
                 if folder.name != "lock":
                     folder.mkdir(parents=True, exist_ok=True)
-            self._lock = self.folder.joinpath("lock").open("a")  # the system unlocks it however this process ends
-            if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = locked(self.folder / "lock")
             earlier = note.read_text(encoding="utf-8") if note.exists() else None
-        except BlockingIOError as error:
-            self._lock.close()
-            raise FileError(self.folder, "another command is at work there") from error
         except (OSError, UnicodeDecodeError) as error:
             raise FileError(self.folder, f"cannot be used: {error}") from error
         if earlier is None:
@@ -88,7 +83,7 @@ class ResumableRun:
             self._lock.close()
             raise FileError(
                 self.folder,
-                f"holds unfinished pictures of another command ({_difference(earlier, facts)}); run that command again "
+                f"holds unfinished pictures of another command ({difference(earlier, facts)}); run that command again "
                 "to finish them, or delete the folder",
             )
 
@@ -134,7 +129,24 @@ class ResumableRun:
         return path if path.exists() or not self.is_complete else self.output / name
 
 
-def _difference(earlier: str, facts: dict[str, Any]) -> str:
+def locked(path: Path) -> IO[str]:
+    """Open a lock file for this process alone, until the file is closed or the process ends, however it does.
+
+    Raises:
+        FileError: of the file's folder, where another process has it.
+        OSError: where the file cannot be opened.
+    """
+    lock = path.open("a")
+    try:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise FileError(path.parent, "another command is at work there") from error
+    return lock
+
+
+def difference(earlier: str, facts: dict[str, Any]) -> str:
     """Describe the first fact that differs."""
     try:
         theirs = json.loads(earlier)

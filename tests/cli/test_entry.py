@@ -98,6 +98,9 @@ OPTIONS = {
     "--offsets --trace --json",
     "denoise": "--output --method --sigma --guide --spread --tolerance --radius --patch-size --window --bandwidth "
     "--neighbors --passes --trace --json --quiet",
+    "train": "METHOD PICTURES --output --side --size --seed --steps --ratio --width --vae-levels --codes --precision "
+    "--device --json",
+    "enlarge": "PICTURE MODEL --output --factor --json --quiet",
     "generate": "-n --seed --output --autoencoder --patch-size --stride --neighbors --scales --start-size --reference "
     "--attributes --where --sampler --preset --decoding --skip-bad --json --device --size --components --resume "
     "--shard-bank --residuals --levels --start-noise --end-noise --windows --strength --donors --best-of --mirrored "

@@ -1,0 +1,1 @@
+"""Methods with networks that are trained on one picture or a few."""
