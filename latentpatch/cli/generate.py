@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ops.decodings import DECODING_HELP
 from ..registry import SAMPLERS
 from ..runs.launch import num_processes
 from . import _options as cli
+from ._formats import FormatOptions
 from ._samplers import SamplerOptions
+
+if TYPE_CHECKING:
+    from ..datasets import Classes
+    from ..results import Generation
 
 __all__ = ["run"]
 
@@ -24,6 +29,7 @@ class GenerateOptions(cli.SampleOptions):
     )
     sampler: SamplerOptions = cli.group(SamplerOptions)
     sources: cli.SourceOptions = cli.group(cli.SourceOptions)
+    files: FormatOptions = cli.group(FormatOptions)
     run: cli.RunOptions = cli.group(cli.RunOptions)
     shard_bank: bool = cli.flag("with torchrun, let each process search its part of a model file")
 
@@ -38,6 +44,11 @@ class GenerateOptions(cli.SampleOptions):
             raise ValueError("--align must be in one process: run latentpatch align first")
         if self.shard_bank:
             _require("--shard-bank", sampler or _sampler_of(self.sources.sources[0]), "is_shardable")
+        for name in ("where", "reference", "shard_bank"):
+            if self.files.labels is not None and getattr(self, name):
+                raise ValueError(
+                    f"--labels chooses the sources of each picture: --{name.replace('_', '-')} cannot be there"
+                )
         if self.reference is not None and sampler is not None:
             _require("--reference", sampler, "accepts_reference")
 
@@ -62,14 +73,17 @@ def _sampler_of(path: Path) -> str:
     "generate PICTURES --align -o out    # if faces or things are not at the same place in all pictures",
     "generate PICTURES --preset few --mirrored -o out    # for some sixteen pictures",
     "generate PICTURES --reference face.jpg -o like-this",
+    "generate PICTURES -n 20000 --shards 1000 --format webp -o set    # for training: WebDataset tars",
     is_parallel=True,
 )
 def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
     """Generate images and write them."""
+    from ..datasets import Classes
     from ..io.images import read_image
     from ._load import note_few, open_model
-    from ._output import run_facts, sample_writer, staging_folder
+    from ._output import run_facts
     from ._registration import align_sources, note_picture
+    from ._writers import sample_writer, staging_folder
 
     where, has_reference, sources = options.where, options.reference is not None, options.sources
     if options.align:
@@ -83,9 +97,26 @@ def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
             note_picture(model, options.reference, reference, context)
         if not options.shard_bank:
             note_few(model, options.sampler, settings, where, context)
-        facts = run_facts(model, context, {"where": where, "decoding": decoding}, {"reference": options.reference})
+        labels = options.files.labels
+        chosen = {"where": where, "decoding": decoding, "labels": labels}
+        facts = run_facts(model, context, chosen, {"reference": options.reference})
         inputs: dict[str, Any] = {"settings": settings, "reference": reference, "where": where, "decoding": decoding}
-        with sample_writer(staging, options, model, context, facts, settings) as writer:
+        classes = None if labels is None else Classes(model, labels, settings, decoding)
+        with sample_writer(staging, options, model, context, facts, settings, formats=options.files) as writer:
             for seeds, part in writer.batches(options):
-                writer.add(model.generate(seeds=seeds, part=part, **inputs))
+                if classes is None:
+                    writer.add(model.generate(seeds=seeds, part=part, **inputs))
+                else:
+                    writer.add(*_labelled(classes, [seed - options.seed for seed in seeds], options.seed))
             return writer.close()
+
+
+def _labelled(classes: Classes, numbers: list[int], seed: int) -> tuple[Generation, list[dict[str, Any]]]:
+    """Return the samples of :class:`~latentpatch.datasets.RecombinedSamples`, and the label of each."""
+    from ..bank.predicate import equality
+
+    chosen, made = classes.samples(numbers, seed)
+    names = [classes.labels[number] for number in chosen]
+    where = [equality(classes.attribute, name) for name in names]
+    facts = [{"label": n, "class": c, "where": w} for n, c, w in zip(names, chosen, where, strict=True)]
+    return made, facts

@@ -22,7 +22,10 @@ from torch import Tensor
 from ..errors import FileError
 from .mmap import DTYPES
 
-__all__ = ["move_into", "replacing", "staged", "tensor_bytes", "write_bytes", "write_tensors"]
+__all__ = ["TEMPORARY", "move_into", "replacing", "staged", "tensor_bytes", "write_bytes", "write_tensors"]
+
+#: Beginning of the names of temporary files and folders.
+TEMPORARY = ".latentpatch-"
 
 _ELEMENTS_PER_WRITE = 1 << 22  # bounds the memory of a copy from the GPU or of a strided tensor
 
@@ -131,7 +134,7 @@ def move_into(staging: Path, folder: Path) -> None:
 
 
 def _temporary_name() -> str:
-    return f".latentpatch-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
 
 
 @contextmanager

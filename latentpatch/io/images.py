@@ -9,23 +9,27 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from torch import Tensor
 
 from ..errors import FileError, SettingError, SettingTypeError
 from .atomic import write_bytes
+from .encoding import LOSSY_QUALITY, Encoding
 from .listing import SUFFIXES, identifiers, list_images
 from .metadata import parse_record, read_metadata, read_record, record_metadata
 from .opening import MAX_PIXELS, MIN_SIDE, ImageSource, read_rgb
+from .png import encode_levels
 from .sheets import contact_sheet
 
 __all__ = [
     "MAX_PIXELS",
     "MIN_SIDE",
     "SUFFIXES",
+    "as_written",
     "contact_sheet",
     "encode_lossy",
     "encode_png",
@@ -38,11 +42,11 @@ __all__ = [
     "read_metadata",
     "read_record",
     "record_metadata",
+    "to_levels",
     "to_pil",
     "write_image",
 ]
 
-_LOSSY_QUALITY = 92  # percent, of JPEG and WebP files
 _MASK_THRESHOLD = 128  # luminance of 255 from which a pixel is selected
 
 
@@ -152,22 +156,27 @@ def parse_box(text: str, size: tuple[int, int]) -> Tensor:
     return mask
 
 
-def to_pil(image: Tensor) -> Image.Image:
-    """Convert ``(3, H, W)`` floating point in [0, 1] to an 8-bit RGB picture, to the nearest level.
+def to_levels(images: Tensor) -> np.ndarray[Any, Any]:
+    """Convert images ``(N, 3, H, W)`` in [0, 1] to ``(N, H, W, 3)`` uint8, to the nearest level.
 
     Values outside [0, 1] become 0 or 1.
 
     Raises:
-        SettingError: where the image is of another shape or dtype, or holds NaN.
+        SettingError: where the images are of another shape or dtype, or hold NaN.
     """
-    if not image.is_floating_point():
-        raise SettingTypeError("image", str(image.dtype), "a floating-point tensor")
-    if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
-        raise SettingError("image", tuple(image.shape), "of shape (3, H, W)")
-    if bool(image.isnan().any()):
+    if not images.is_floating_point():
+        raise SettingTypeError("image", str(images.dtype), "a floating-point tensor")
+    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
+        raise SettingError("image", tuple(images.shape[1:]), "of shape (3, H, W)")
+    if bool(images.isnan().any()):
         raise SettingError("image", float("nan"), "in [0, 1]")
-    levels = image.detach().to("cpu", torch.float32).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+    levels = images.detach().to(torch.float32).clamp(0, 1).mul_(255).round_().to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """Convert an image ``(3, H, W)`` to an 8-bit RGB picture, as :func:`to_levels`."""
+    return Image.fromarray(to_levels(image[None])[0])
 
 
 def write_image(path: str | Path, image: Tensor, metadata: Mapping[str, str] | None = None) -> None:
@@ -200,6 +209,11 @@ def write_image(path: str | Path, image: Tensor, metadata: Mapping[str, str] | N
     write_bytes(path, data)
 
 
+def as_written(image: Tensor, encoding: Encoding) -> Tensor:
+    """Return an image as a reader of its file sees it; in a lossless format as it is, not rounded to levels."""
+    return image if encoding.quality is None else read_image(encoding.encode(to_levels(image[None])[0]))
+
+
 def encode_lossy(image: Tensor, kind: str) -> bytes:
     """Encode a picture as a ``JPEG`` or ``WEBP`` file. Equal arguments give equal bytes.
 
@@ -207,26 +221,18 @@ def encode_lossy(image: Tensor, kind: str) -> bytes:
         OSError, ValueError: where the image is not as for :func:`to_pil`, or too long for the format.
     """
     buffer = io.BytesIO()
-    to_pil(image).save(buffer, kind, quality=_LOSSY_QUALITY)
+    to_pil(image).save(buffer, kind, quality=LOSSY_QUALITY)
     return buffer.getvalue()
 
 
-def encode_png(image: Tensor, metadata: Mapping[str, str] | None = None, compress_level: int = 6) -> bytes:
+def encode_png(image: Tensor, metadata: Mapping[str, str] | None = None) -> bytes:
     """Encode a picture as a PNG file. Equal arguments give equal bytes.
 
     Args:
         image: as for :func:`to_pil`.
         metadata: text chunks by keyword, in order.
-        compress_level: from 0, fast, to 9, small.
 
     Raises:
         SettingError: for a wrong image, or a keyword that is not 1 to 79 characters of Latin-1.
     """
-    chunks = PngImagePlugin.PngInfo()
-    for key, value in (metadata or {}).items():
-        if not 1 <= len(key) <= 79 or "\0" in key or any(ord(character) > 255 for character in key):
-            raise SettingError("metadata", key, "named by keywords of 1 to 79 characters of Latin-1")
-        chunks.add_text(key, value)  # stored as UTF-8 where Latin-1 lacks a character
-    buffer = io.BytesIO()
-    to_pil(image).save(buffer, "PNG", pnginfo=chunks, compress_level=compress_level)
-    return buffer.getvalue()
+    return encode_levels(to_levels(image[None])[0], metadata)

@@ -211,7 +211,7 @@ def test_runs_of_other_commands_are_refused(tmp_path: Path) -> None:
     assert again.finished_batches == {0}
     (again.folder / "batches" / "0.json").write_text("{")
     with refuses_file("batches/0.json", "not a readable record"):
-        again.read_records(1)
+        list(again.read_records(1))
     again._lock.close()
 
 
