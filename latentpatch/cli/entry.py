@@ -24,7 +24,7 @@ from ..errors import LatentPatchError, PictureWarning, SettingError, printable
 from ..methods.latent.presets import PRESETS
 from ..registry import import_plugins
 from ..runs.launch import num_processes, rank
-from ..runs.system import is_out_of_memory, keep_freed_memory
+from ..runs.system import is_out_of_memory, keep_freed_memory, on_compilation
 from ..settings import declared
 from ._options import Command, CommandOptions, RunContext
 from ._parsing import Parser
@@ -160,7 +160,9 @@ def _context(name: str, options: CommandOptions, is_resumable: bool) -> Iterator
     with process_group(kind) as processes:
         if processes.count > 1 and kind == "cuda" and ":" not in device:
             device = str(processes.device)
-        yield RunContext(name, options.run, device, processes, is_resumable)
+        context = RunContext(name, options.run, device, processes, is_resumable)
+        on_compilation(lambda: context.say("compiling loops for this machine, once; this takes some ten seconds"))
+        yield context
 
 
 def _print(report: dict[str, Any]) -> int:

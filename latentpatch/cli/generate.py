@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..ops.decodings import DECODING_HELP
 from ..registry import SAMPLERS
 from ..runs.launch import num_processes
+from ..runs.system import few_searches
 from . import _options as cli
 from ._formats import FormatOptions
 from ._samplers import SamplerOptions
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
     from ..results import Generation
 
 __all__ = ["run"]
+
+
+#: Pictures times sources up to which torch finds them sooner than Numba's loops are loaded: half a second.
+_SHORT_SEARCH = 1 << 14
+#: Sources whose search takes torch as long as all of a search that does not depend on their number.
+_SOURCES_OF_OVERHEAD = 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +86,6 @@ def _sampler_of(path: Path) -> str:
 )
 def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
     """Generate images and write them."""
-    from ..datasets import Classes
     from ..io.images import read_image
     from ._load import note_few, open_model
     from ._output import run_facts
@@ -101,14 +108,24 @@ def run(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
         chosen = {"where": where, "decoding": decoding, "labels": labels}
         facts = run_facts(model, context, chosen, {"reference": options.reference})
         inputs: dict[str, Any] = {"settings": settings, "reference": reference, "where": where, "decoding": decoding}
-        classes = None if labels is None else Classes(model, labels, settings, decoding)
-        with sample_writer(staging, options, model, context, facts, settings, formats=options.files) as writer:
+        classes = None if labels is None else _classes(model, labels, settings, decoding)
+        is_short = options.n * (_SOURCES_OF_OVERHEAD + len(model.bank)) <= _SHORT_SEARCH
+        with (
+            sample_writer(staging, options, model, context, facts, settings, formats=options.files) as writer,
+            few_searches() if is_short else nullcontext(),
+        ):
             for seeds, part in writer.batches(options):
                 if classes is None:
                     writer.add(model.generate(seeds=seeds, part=part, **inputs))
                 else:
                     writer.add(*_labelled(classes, [seed - options.seed for seed in seeds], options.seed))
             return writer.close()
+
+
+def _classes(*arguments: Any) -> Classes:
+    from ..datasets import Classes  # brings along what others do not need
+
+    return Classes(*arguments)
 
 
 def _labelled(classes: Classes, numbers: list[int], seed: int) -> tuple[Generation, list[dict[str, Any]]]:

@@ -38,6 +38,7 @@ __all__ = [
     "parse_box",
     "parse_record",
     "read_image",
+    "read_levels",
     "read_mask",
     "read_metadata",
     "read_record",
@@ -81,8 +82,19 @@ def read_image(
             TIFF or GIF picture, has a side below :data:`MIN_SIDE`, or 32-bit pixels, whose range is unknown.
         SettingError: where an argument is out of range.
     """
-    image = _crop_and_resize(read_rgb(source, name, "white", max_pixels), size, Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
+    levels = read_levels(source, size, name=name, max_pixels=max_pixels)
+    return torch.from_numpy(levels).permute(2, 0, 1).contiguous().float().div_(255)
+
+
+def read_levels(
+    source: ImageSource,
+    size: tuple[int, int] | None = None,
+    *,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray[Any, Any]:
+    """Read a picture as ``(H, W, 3)`` uint8, without torch; arguments and errors are those of :func:`read_image`."""
+    return np.array(_crop_and_resize(read_rgb(source, name, "white", max_pixels), size, Image.Resampling.LANCZOS))
 
 
 def read_mask(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -44,7 +44,7 @@ class Ahead(Generic[R]):
         return self._calls.popleft().result()
 
 
-def map_ahead(call: Callable[[P], R], items: Iterable[P], threads: int, most: int) -> Iterator[R]:
+def map_ahead(call: Callable[[P], R], items: Iterable[P], threads: int, most: int) -> Generator[R, None, None]:
     """Yield the result of each item in order, at most ``most`` of them made ahead; exceptions come in order, too."""
     with Ahead[R](threads) as ahead:
         for item in items:
