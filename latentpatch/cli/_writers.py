@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,7 @@ from ._output import IMAGES_FILE, SHEET_IMAGES, Facts, portable, write_json
 __all__ = ["ResumableRunWriter", "RunWriter", "sample_writer", "staging_folder"]
 
 Rows = Sequence[dict[str, Any]]
+Levels = np.ndarray[Any, Any]  # (H, W, 3) uint8
 
 _BATCH_IMAGES = 16  # sampled and decoded together
 _IMAGES_AHEAD = 32  # encoded, or waiting for it, at most, before the next batch is made
@@ -59,8 +61,8 @@ class _Batch:
     rows: Rows
     is_new: list[bool]
     number: int | None
-    maps: Tensor
-    shown: Tensor
+    maps: list[Levels]
+    shown: list[Levels]
 
 
 class _Records:
@@ -130,9 +132,9 @@ class RunWriter:
         encoding: Encoding | None = None,
     ) -> None:
         self.staging, self.output, self.model, self.context = staging, output, model, context
-        self.facts, self.sheet = dict(facts), list(before)
+        self.facts, self.sheet = dict(facts), [images.to_levels(picture[None])[0] for picture in before]
         self.layout, self.encoding = layout or PictureFolder(staging), encoding or Encoding()
-        self.maps: list[Tensor] = []
+        self.maps: list[Levels] = []
         self.ids: tuple[str, ...] = ()
         self.made = 0
         self._stack = ExitStack()
@@ -178,8 +180,8 @@ class RunWriter:
                 metadata = images.record_metadata({**facts, **extra, "seed": record["seed"]})
                 self._encoded.submit(self.encoding.encode, levels[i], metadata)
             rows.append({"file": self.layout.file(first + i), **record, **where, **extra})
-        shown = result.images[:room].cpu()
-        self._batches.append(_Batch(first, rows, is_new, number, result.provenance()[:room] if room else shown, shown))
+        maps = list(images.to_levels(result.provenance()[:room])) if room else []
+        self._batches.append(_Batch(first, rows, is_new, number, maps, list(levels[:room])))
         self._drain(_IMAGES_AHEAD)
 
     def _drain(self, most: int = 0) -> None:
@@ -195,7 +197,7 @@ class RunWriter:
         self.maps += batch.maps
         is_exact = self.encoding.quality is None
         shown = zip(batch.shown, files, strict=False)
-        self.sheet += [picture if is_exact or data is None else images.read_image(data) for picture, data in shown]
+        self.sheet += [picture if is_exact or data is None else images.read_levels(data) for picture, data in shown]
         self._note(batch.rows)
 
     def _note(self, rows: Rows) -> None:
@@ -213,7 +215,7 @@ class RunWriter:
         assert records is not None
         sheets = {"grid.png": self.sheet, "provenance.png": self.maps}
         for name, pictures in sheets.items():
-            images.write_image(self.staging / name, images.contact_sheet(torch.stack(pictures)))
+            images.write_sheet(self.staging / name, pictures)
         report: dict[str, Any] = {**self.facts, "ids": list(self.ids), "skipped": skipped_files(self.model)}
         report |= {"images": records.rows} if records.file is None else {"images_file": records.file}
         report["sheets"] = list(sheets)
@@ -288,10 +290,11 @@ class ResumableRunWriter(RunWriter):
         for record in self.work.read_records(self.num_batches):
             self.facts |= record["settings"]
             for number, row in enumerate(record["images"][: max(0, SHEET_IMAGES - len(self.maps))], len(self.maps)):
-                picture = images.read_image(self.layout.read(number, self.work.path))
+                picture = images.read_levels(self.layout.read(number, self.work.path))
                 index = torch.tensor(row["index"])
                 self.sheet.append(picture)
-                self.maps += provenance_images(index[None], len(self.ids), picture.shape[1] // len(index))
+                maps = provenance_images(index[None], len(self.ids), picture.shape[0] // len(index))
+                self.maps += list(images.to_levels(maps))
             self._note(record["images"])
 
 

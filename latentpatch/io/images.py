@@ -7,7 +7,7 @@ Names of :mod:`.listing`, :mod:`.sheets` and :mod:`.metadata` are at hand here, 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ __all__ = [
     "to_levels",
     "to_pil",
     "write_image",
+    "write_sheet",
 ]
 
 _MASK_THRESHOLD = 128  # luminance of 255 from which a pixel is selected
@@ -189,6 +190,16 @@ def to_levels(images: Tensor) -> np.ndarray[Any, Any]:
 def to_pil(image: Tensor) -> Image.Image:
     """Convert an image ``(3, H, W)`` to an 8-bit RGB picture, as :func:`to_levels`."""
     return Image.fromarray(to_levels(image[None])[0])
+
+
+def write_sheet(path: str | Path, levels: Sequence[np.ndarray[Any, Any]]) -> None:
+    """Write a contact sheet of pictures ``(H, W, 3)`` uint8 as PNG.
+
+    Raises:
+        FileError: where the file cannot be written.
+    """
+    sheet = contact_sheet(torch.from_numpy(np.stack(levels)).permute(0, 3, 1, 2))
+    write_bytes(path, encode_levels(sheet.permute(1, 2, 0).contiguous().numpy()))
 
 
 def write_image(path: str | Path, image: Tensor, metadata: Mapping[str, str] | None = None) -> None:
