@@ -181,7 +181,7 @@ def to_levels(images: Tensor) -> np.ndarray[Any, Any]:
         raise SettingTypeError("image", str(images.dtype), "a floating-point tensor")
     if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         raise SettingError("image", tuple(images.shape[1:]), "of shape (3, H, W)")
-    if bool(images.isnan().any()):
+    if bool(images.amin().isnan()):  # that of a NaN is a NaN
         raise SettingError("image", float("nan"), "in [0, 1]")
     levels = images.detach().to(torch.float32).clamp(0, 1).mul_(255).round_().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
