@@ -95,13 +95,18 @@ class Classes:
             except ValueError as error:
                 raise ValueError(f"{attribute}={label}, {context.num_sources} examples: {error}") from error
 
-    def samples(self, numbers: Sequence[int], seed: int, epoch: int = 0, rank: int = 0) -> tuple[list[int], Generation]:
-        """Return the classes of numbered samples, which come in turn, and new samples of them."""
+    def samples(
+        self, numbers: Sequence[int], seed: int, epoch: int = 0, rank: int = 0
+    ) -> tuple[list[int], Generation, list[dict[str, Any]]]:
+        """Return the classes of numbered samples, which come in turn, new samples of them, and the record of settings
+        of each, which follow from the sources of its class.
+        """
         classes = [number % len(self.labels) for number in numbers]
-        return classes, self.make(classes, [_hashed(seed, epoch, rank, number) for number in numbers])
+        made, records = self.make(classes, [_hashed(seed, epoch, rank, number) for number in numbers])
+        return classes, made, [records[number] for number in classes]
 
-    def make(self, classes: Sequence[int], seeds: Sequence[int]) -> Generation:
-        """Return new samples of classes, one for each seed."""
+    def make(self, classes: Sequence[int], seeds: Sequence[int]) -> tuple[Generation, dict[int, dict[str, Any]]]:
+        """Return new samples of classes, one for each seed, and the record of settings by class."""
         places: dict[int, list[int]] = defaultdict(list)
         for place, number in enumerate(classes):
             places[number].append(place)
@@ -121,9 +126,14 @@ class Classes:
             made.append(result)
         order = torch.tensor([place for members in places.values() for place in members]).argsort()
         images, index = (torch.cat(parts) for parts in ([m.images for m in made], [m.index for m in made]))
-        return replace(
-            made[0], images=images[order.to(images.device)], index=index[order.to(index.device)], seeds=tuple(seeds)
+        generation = replace(
+            made[0],
+            images=images[order.to(images.device)],
+            index=index[order.to(index.device)],
+            seeds=tuple(seeds),
+            settings=self.settings,
         )
+        return generation, {number: each.settings_record() for number, each in zip(places, made, strict=True)}
 
 
 class RecombinedSamples(IterableDataset[tuple[Any, ...]]):
@@ -214,7 +224,7 @@ class RecombinedSamples(IterableDataset[tuple[Any, ...]]):
             yield from self._samples(range(first, min(first + self.batch_size, self.length)), epoch)
 
     def _samples(self, numbers: range, epoch: int) -> Iterator[tuple[Any, ...]]:
-        classes, made = self._classes.samples(numbers, self.seed, epoch, self.rank)
+        classes, made, _ = self._classes.samples(numbers, self.seed, epoch, self.rank)
         for image, label, index in zip(made.images, classes, made.index, strict=True):
             sample = (image if self.transform is None else self.transform(image), label)
             yield (*sample, index) if self.provenance else sample
@@ -284,7 +294,7 @@ class Recombine:
             return image
         if not self._ready.get(number):
             seeds = torch.randint(1 << 62, (self.batch_size,)).tolist()
-            self._ready[number] = list(self._classes.make([number] * len(seeds), seeds).images)
+            self._ready[number] = list(self._classes.make([number] * len(seeds), seeds)[0].images)
         return self._ready[number].pop().to(image)
 
 

@@ -132,8 +132,9 @@ def _labelled(classes: Classes, numbers: list[int], seed: int) -> tuple[Generati
     """Return the samples of :class:`~latentpatch.datasets.RecombinedSamples`, and the label of each."""
     from ..bank.predicate import equality
 
-    chosen, made = classes.samples(numbers, seed)
-    names = [classes.labels[number] for number in chosen]
-    where = [equality(classes.attribute, name) for name in names]
-    facts = [{"label": n, "class": c, "where": w} for n, c, w in zip(names, chosen, where, strict=True)]
+    chosen, made, settings = classes.samples(numbers, seed)
+    facts = []
+    for number, record in zip(chosen, settings, strict=True):
+        label = classes.labels[number]
+        facts.append({"label": label, "class": number, "where": equality(classes.attribute, label), **record})
     return made, facts
