@@ -7,9 +7,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -206,7 +204,8 @@ def _read(
             return error
         return torch.from_numpy(levels).permute(2, 0, 1)
 
-    images = map_ahead(read, zip(names, pictures, strict=True), torch.get_num_threads(), _BATCH)
+    # One thread: files are decoded one at a time in any case, and warnings of one must not meet the filters of another.
+    images = map_ahead(read, zip(names, pictures, strict=True), 1, _BATCH)
     with closing(images):
         for name, image in zip(names, images, strict=True):
             if not isinstance(image, ImageError):
