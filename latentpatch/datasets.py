@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -28,7 +28,7 @@ from .results import Generation
 from .settings import Settings
 from .validation import check_integer, check_number, plain
 
-__all__ = ["Recombine", "RecombinedSamples", "fit_labelled"]
+__all__ = ["Classes", "Recombine", "RecombinedSamples", "fit_labelled"]
 
 LABEL = "label"
 
@@ -60,21 +60,29 @@ def fit_labelled(
     return LatentPatch(autoencoder, components, settings).fit(images, attributes=attributes)
 
 
-class _Classes:
+class Classes:
     """The labels of a model's sources, and new samples of each.
 
     Args:
         model: fitted, with attributes.
         attribute: the attribute with the label. Sources where it is empty are not used.
         settings: of a sampler; by default the model's.
+        decoding: by default the model's.
 
     Raises:
         SettingError: where no source has the attribute.
         ValueError: where a label has too few sources for the settings.
     """
 
-    def __init__(self, model: LatentPatch, attribute: str, settings: Settings | str | None) -> None:
-        self.model, self.attribute, self.settings = model, attribute, settings_named(settings) or model.settings
+    def __init__(
+        self,
+        model: LatentPatch,
+        attribute: str,
+        settings: Settings | str | None = None,
+        decoding: str | None = None,
+    ) -> None:
+        self.model, self.attribute, self.decoding = model, attribute, decoding
+        self.settings = settings_named(settings) or model.settings
         labels = {row.get(attribute, "") for row in model.bank.attributes} - {""}
         if not labels:
             raise SettingError("attribute", attribute, f"one that some of the {len(model.bank.sources)} sources have")
@@ -87,8 +95,18 @@ class _Classes:
             except ValueError as error:
                 raise ValueError(f"{attribute}={label}, {context.num_sources} examples: {error}") from error
 
-    def make(self, classes: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return new samples of classes, one for each seed: images ``(N, 3, H, W)`` and index maps ``(N, h, w)``."""
+    def samples(
+        self, numbers: Sequence[int], seed: int, epoch: int = 0, rank: int = 0
+    ) -> tuple[list[int], Generation, list[dict[str, Any]]]:
+        """Return the classes of numbered samples, which come in turn, new samples of them, and the record of settings
+        of each, which follow from the sources of its class.
+        """
+        classes = [number % len(self.labels) for number in numbers]
+        made, records = self.make(classes, [_hashed(seed, epoch, rank, number) for number in numbers])
+        return classes, made, [records[number] for number in classes]
+
+    def make(self, classes: Sequence[int], seeds: Sequence[int]) -> tuple[Generation, dict[int, dict[str, Any]]]:
+        """Return new samples of classes, one for each seed, and the record of settings by class."""
         places: dict[int, list[int]] = defaultdict(list)
         for place, number in enumerate(classes):
             places[number].append(place)
@@ -97,6 +115,7 @@ class _Classes:
                 seeds=[seeds[place] for place in members],
                 settings=self.settings,
                 where=_HasLabel(self.attribute, self.labels[number]),
+                decoding=self.decoding,
             )
             for number, members in places.items()
         ]
@@ -107,7 +126,14 @@ class _Classes:
             made.append(result)
         order = torch.tensor([place for members in places.values() for place in members]).argsort()
         images, index = (torch.cat(parts) for parts in ([m.images for m in made], [m.index for m in made]))
-        return images[order.to(images.device)], index[order.to(index.device)]
+        generation = replace(
+            made[0],
+            images=images[order.to(images.device)],
+            index=index[order.to(index.device)],
+            seeds=tuple(seeds),
+            settings=self.settings,
+        )
+        return generation, {number: each.settings_record() for number, each in zip(places, made, strict=True)}
 
 
 class RecombinedSamples(IterableDataset[tuple[Any, ...]]):
@@ -167,7 +193,7 @@ class RecombinedSamples(IterableDataset[tuple[Any, ...]]):
             ("rank", rank, 0),
         ):
             check_integer(name, value, least)
-        self._classes = _Classes(model, attribute, settings)
+        self._classes = Classes(model, attribute, settings)
         self.classes = self._classes.labels
         self.length, self.seed, self.batch_size, self.rank = length, seed, batch_size, rank
         self.transform, self.provenance = transform, provenance
@@ -198,9 +224,8 @@ class RecombinedSamples(IterableDataset[tuple[Any, ...]]):
             yield from self._samples(range(first, min(first + self.batch_size, self.length)), epoch)
 
     def _samples(self, numbers: range, epoch: int) -> Iterator[tuple[Any, ...]]:
-        classes = [number % len(self.classes) for number in numbers]
-        images, maps = self._classes.make(classes, [_hashed(self.seed, epoch, self.rank, i) for i in numbers])
-        for image, label, index in zip(images, classes, maps, strict=True):
+        classes, made, _ = self._classes.samples(numbers, self.seed, epoch, self.rank)
+        for image, label, index in zip(made.images, classes, made.index, strict=True):
             sample = (image if self.transform is None else self.transform(image), label)
             yield (*sample, index) if self.provenance else sample
 
@@ -240,7 +265,7 @@ class Recombine:
     ) -> None:
         check_number("probability", probability, 0, 1)
         check_integer("batch_size", batch_size, 1)
-        self._classes = _Classes(model, attribute, settings)
+        self._classes = Classes(model, attribute, settings)
         self.probability, self.batch_size = probability, batch_size
         self._ready: dict[int, list[Tensor]] = {}
 
@@ -269,7 +294,7 @@ class Recombine:
             return image
         if not self._ready.get(number):
             seeds = torch.randint(1 << 62, (self.batch_size,)).tolist()
-            self._ready[number] = list(self._classes.make([number] * len(seeds), seeds)[0])
+            self._ready[number] = list(self._classes.make([number] * len(seeds), seeds)[0].images)
         return self._ready[number].pop().to(image)
 
 

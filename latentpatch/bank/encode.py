@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,11 +14,13 @@ from torch import Tensor
 from ..autoencoders.base import Autoencoder
 from ..errors import FileError, ImageError, SettingError, SettingTypeError
 from ..inputs import FilePicture, Picture, as_picture, as_pictures, check_range, size_pair
-from ..io.images import read_image
+from ..io.images import read_levels
 from ..io.listing import identifiers, list_images
 from ..io.mmap import Rows
+from ..runs.ahead import map_ahead
 from ..runs.processes import ALONE, Processes
 from ..runs.progress import progress as progress_bar
+from ..runs.threads import map_in_threads
 from .augmentation import Variants
 from .checks import check_ids
 from .common import Common, encode_common, have_one_ground, mask_depth
@@ -90,12 +92,26 @@ def encode_sources(
         progress_bar("encoding", total=count, shown=progress) as bar,
         ExitStack() as stack,
     ):
-        readable = _read(names[part], pictures[part], shape, skipped if skip_bad else None)
+        readable = stack.enter_context(
+            closing(_read(names[part], pictures[part], shape, skipped if skip_bad else None))
+        )
+        # A network's chunk goes through all steps in one thread while its numbers are in a core's cache.
+        at_once = autoencoder.chunk_size if device.type == "cpu" else _BATCH
+
+        def encode(some: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Common]:
+            stacked = torch.stack([_in_range(each) for each in some])
+            return *_encode(autoencoder, stacked, variants, residuals), _common(
+                stacked.to(device), side, variants, has_ground
+            )
+
         while batch := list(islice(readable, _BATCH)):
-            stacked = torch.stack([picture for _, picture in batch])
-            latents, missing = _encode(autoencoder, stacked, variants, residuals)
-            rows.append(latents)
-            found = _common(stacked.to(device), side, variants, has_ground)
+            images = [picture for _, picture in batch]
+            chunks = [images[first : first + at_once] for first in range(0, len(images), at_once)]
+            encoded = map_in_threads(encode, chunks) if device.type == "cpu" else list(map(encode, chunks))
+            latents, all_missing, all_found = zip(*encoded, strict=True)
+            rows.append(torch.cat(latents))
+            missing = torch.cat(all_missing) if residuals else None
+            found = Common(*(torch.cat(each) for each in zip(*all_found, strict=True)))
             facts.append(found._replace(masks=found.masks[:0]))
             has_ground = has_ground and have_one_ground(torch.cat([each.grounds for each in facts]))
             if has_ground and mask_depth(side):  # most sources have none: room is made when the first ones do
@@ -167,22 +183,42 @@ def _read(
     pictures: Tensor | list[Tensor | FilePicture],
     size: tuple[int, int],
     skipped: list[tuple[Path, str]] | None,
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield ids and images ``(3, H, W)``; files that cannot be used go to ``skipped``, or raise where that is None."""
-    for name, picture in zip(names, pictures, strict=True):
+) -> Generator[tuple[str, Tensor], None, None]:
+    """Yield ids and images ``(3, H, W)``, uint8 of files, which are read ahead.
+
+    Files that cannot be used go to ``skipped``, or raise where that is None.
+    """
+    if isinstance(pictures, Tensor):
+        yield from zip(names, pictures, strict=True)
+        return
+
+    def read(named: tuple[str, Tensor | FilePicture]) -> Tensor | ImageError:
+        name, picture = named
         if isinstance(picture, Tensor):
             if tuple(picture.shape) != (3, *size):
                 raise SettingError("sources", tuple(picture.shape), f"of shape {(3, *size)} where they are tensors")
-            yield name, picture
-            continue
+            return picture
         try:
-            image = read_image(picture, size, name=None if isinstance(picture, (str, Path)) else f"source {name}")
+            levels = read_levels(picture, size, name=None if isinstance(picture, (str, Path)) else f"source {name}")
         except ImageError as error:
-            if skipped is None:
-                raise
-            skipped.append((Path(error.path or name), str(error)))
-            continue
-        yield name, image
+            return error
+        return torch.from_numpy(levels).permute(2, 0, 1)
+
+    # One thread: files are decoded one at a time in any case, and warnings of one must not meet the filters of another.
+    images = map_ahead(read, zip(names, pictures, strict=True), 1, _BATCH)
+    with closing(images):
+        for name, image in zip(names, images, strict=True):
+            if not isinstance(image, ImageError):
+                yield name, image
+            elif skipped is None:
+                raise image
+            else:
+                skipped.append((Path(image.path or name), str(image)))
+
+
+def _in_range(image: Tensor) -> Tensor:
+    """Return an image in [0, 1], of an image or of levels."""
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ..errors import SettingError
 from ..io.listing import normalized
 
-__all__ = ["Predicate", "parse_predicate"]
+__all__ = ["Predicate", "equality", "parse_predicate"]
 
 _ORDERINGS = ("<", "<=", ">", ">=")
 _OPERATORS = {ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge}
@@ -86,6 +86,16 @@ def parse_predicate(text: str) -> Predicate:
     tree = ast.parse("".join(token.python for token in tokens).strip(), mode="eval").body
     names = {node.left.value for node in ast.walk(tree) if isinstance(node, ast.Compare)}  # type: ignore[attr-defined]
     return Predicate(text, frozenset(names), tree)
+
+
+def equality(name: str, value: str) -> str:
+    """Return the predicate that an attribute has a value; empty where their quotes leave no way to write it."""
+    texts = [text if re.fullmatch(r"[\w.-]+", text) else _quoted(text) for text in (name, value)]
+    return "=".join(texts) if all(texts) else ""
+
+
+def _quoted(text: str) -> str:
+    return next((f"{quote}{text}{quote}" for quote in "\"'" if quote not in text), "")
 
 
 class _Token(NamedTuple):

@@ -23,6 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..runs.launch import num_processes
+from ..runs.threads import map_in_threads
+
 __all__ = [
     "LEVELS",
     "add_residuals",
@@ -105,20 +108,29 @@ def add_residuals(
     factors: Sequence[Tensor | None] = [None] * 4 if gains is None else gains
     if images.device.type != "cpu" or images.requires_grad or torch.compiler.is_compiling():
         return (images + to_pixels(_mixed(index, gather, weights, factors)[part], half)).clamp(0, 1)
-    # One image at a time stays in the caches, and moving pixels by quarters is twice as fast as all at once.
+    # One image at a time stays in a core's cache, and moving pixels by quarters is twice as fast as all at once.
     detailed = images.clone(memory_format=torch.contiguous_format)
 
-    def of_image(n: int) -> Tensor:
-        one = slice(n, n + 1)
-        return _mixed(index[one], gather, weights, [None if each is None else each[one] for each in factors])[0]
-
-    whole = part != slice(None)
-    of_images = _mixed(index, gather, weights, factors)[part] if whole else map(of_image, range(len(index)))
-    for image, mixed in zip(detailed.view(-1, 3, height, 2, half, width, 2, half), of_images, strict=True):
+    def add(image: Tensor, mixed: Tensor) -> None:
+        quartered = image.view(3, height, 2, half, width, 2, half)
         fine = mixed.view(height, width, 2, 2, 3, half, half)
         for down, right in product(range(2), repeat=2):
-            image[:, :, down, :, :, right] += fine[:, :, down, right].permute(2, 0, 3, 1, 4)
-    return detailed.clamp_(0, 1)
+            quartered[:, :, down, :, :, right] += fine[:, :, down, right].permute(2, 0, 3, 1, 4)
+        image.clamp_(0, 1)
+
+    def add_to(n: int) -> None:
+        one = slice(n, n + 1)
+        add(detailed[n], _mixed(index[one], gather, weights, [None if f is None else f[one] for f in factors])[0])
+
+    if part != slice(None):
+        for image, mixed in zip(detailed, _mixed(index, gather, weights, factors)[part], strict=True):
+            add(image, mixed)
+    elif num_processes() > 1:  # which may gather together, in one order
+        for n in range(len(index)):
+            add_to(n)
+    else:
+        map_in_threads(add_to, range(len(index)))
+    return detailed
 
 
 def _mixed(

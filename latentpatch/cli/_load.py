@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def open_model(
     """
     if options.is_fitted:
         model = load_model(options.sources[0], context)
-        with said_warnings(context):
+        with ThreadPoolExecutor(1) as pool, said_warnings(context):
+            pool.submit(model.bank.digest)  # kept: every record of a command has it
             warn_of_disagreement(model.bank)
         if is_sharded:
             model.bank = ShardedBank(model.bank, context.processes)

@@ -161,12 +161,13 @@ def path(text: str) -> Path:
     return Path(text)
 
 
-def integer(minimum: int) -> Callable[[str], int]:
-    """Return a reader of integers of at least ``minimum``, which is not negative."""
+def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Return a reader of integers of at least ``minimum``, which is not negative, and at most ``maximum``."""
+    constraint = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"must be an integer of at least {minimum}, got {text!r}")
+        if not text.isdecimal() or int(text) < minimum or (maximum is not None and int(text) > maximum):
+            raise argparse.ArgumentTypeError(f"must be an integer {constraint}, got {text!r}")
         return int(text)
 
     return read

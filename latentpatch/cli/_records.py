@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from ..errors import FileError, LatentPatchError
 from ..io.images import contact_sheet, read_image
 from ..model import LatentPatch
 from ..provenance.maps import provenance_images
-from ._output import SHEET_IMAGES
+from ._output import IMAGES_FILE, SHEET_IMAGES
 
 __all__ = ["Listing", "RecordedMaps", "read_note", "recorded_maps", "without_sheets"]
 
@@ -91,7 +92,7 @@ def without_sheets(folder: Path, paths: Sequence[Path], grid: tuple[int, int]) -
 
 def _tiles(record: Mapping[str, Any], folder: Path, paths: Sequence[Path], grid: tuple[int, int] | None) -> Tensor:
     """Return the pictures of a record, or their maps where there is a grid, as a sheet shows them: ``(n, 3, H, W)``."""
-    rows = record["images"][:SHEET_IMAGES]
+    rows = list(islice(_rows(record, folder), SHEET_IMAGES))
     files = [folder / str(row["file"]) for row in rows]
     if not set(files) <= set(paths) - {folder / sheet for sheet in _SHEETS}:
         raise ValueError("pictures that are not measured")
@@ -102,6 +103,15 @@ def _tiles(record: Mapping[str, Any], folder: Path, paths: Sequence[Path], grid:
     if index.shape[1:] != grid:
         raise ValueError(f"maps of shape {tuple(index.shape)}")
     return provenance_images(index, len(record["ids"]), pictures.shape[2] // grid[0])
+
+
+def _rows(record: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of pictures: those in a report, or the lines of the file beside it."""
+    if "images" in record:
+        yield from record["images"]
+        return
+    with (folder / IMAGES_FILE).open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def _shows(path: Path, tiles: Tensor, inputs: int) -> bool:
@@ -138,7 +148,7 @@ def recorded_maps(folder: Path, paths: Sequence[Path], model: LatentPatch) -> Re
     try:
         record = json.loads(note.read_text(encoding="utf-8", errors="replace"))
         if record["sources_sha256"] == model.bank.digest():
-            maps = {str(row["file"]): torch.tensor(row["index"]) for row in record["images"]}
+            maps = {str(row["file"]): torch.tensor(row["index"]) for row in _rows(record, folder)}
             for i, path in enumerate(paths):
                 if path.parent == folder and path.name in maps:
                     if maps[path.name].shape != model.bank.grid:

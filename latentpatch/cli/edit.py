@@ -55,8 +55,9 @@ def run(options: EditOptions, context: cli.RunContext) -> dict[str, Any]:
     """Copy the region and write the image."""
     from ..io import atomic, images
     from ._load import open_autoencoder, pixel_size, read_region
-    from ._output import RunWriter, run_facts
+    from ._output import run_facts
     from ._registration import note_pair
+    from ._writers import RunWriter
 
     region, composite = options.region, options.composite
     with atomic.staged(options.output) as staging:
@@ -66,6 +67,6 @@ def run(options: EditOptions, context: cli.RunContext) -> dict[str, Any]:
         note_pair(model, (options.image, options.donor), (picture, donor), context)
         files = {"image": options.image, "donor": options.donor, "mask": region.mask}
         facts = run_facts(model, context, {"box": region.box, "composite": composite}, files)
-        writer = RunWriter(staging, options.output, model, context, facts, [picture, donor])
-        writer.add(model.edit(picture, donor, read_region(region, size), composite=composite))
-        return writer.close()
+        with RunWriter(staging, options.output, model, context, facts, [picture, donor]) as writer:
+            writer.add(model.edit(picture, donor, read_region(region, size), composite=composite))
+            return writer.close()

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ops.decodings import DECODING_HELP
 from ..registry import SAMPLERS
 from ..runs.launch import num_processes
+from ..runs.system import few_searches
 from . import _options as cli
+from ._formats import FormatOptions
 from ._pictures import MethodOptions, PictureOptions, make_and_write
 from ._samplers import SamplerOptions
 
+if TYPE_CHECKING:
+    from ..datasets import Classes
+    from ..results import Generation
+
 __all__ = ["run"]
+
+
+#: Pictures times sources up to which torch finds them sooner than Numba's loops are loaded: half a second.
+_SHORT_SEARCH = 1 << 14
+#: Sources whose search takes torch as long as all of a search that does not depend on their number.
+_SOURCES_OF_OVERHEAD = 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +38,7 @@ class GenerateOptions(cli.SampleOptions):
     )
     sampler: SamplerOptions = cli.group(SamplerOptions)
     sources: cli.SourceOptions = cli.group(cli.SourceOptions)
+    files: FormatOptions = cli.group(FormatOptions)
     run: cli.RunOptions = cli.group(cli.RunOptions)
     shard_bank: bool = cli.flag("with torchrun, let each process search its part of a model file")
 
@@ -39,6 +53,11 @@ class GenerateOptions(cli.SampleOptions):
             raise ValueError("--align must be in one process: run latentpatch align first")
         if self.shard_bank:
             _require("--shard-bank", sampler or _sampler_of(self.sources.sources[0]), "is_shardable")
+        for name in ("where", "reference", "shard_bank"):
+            if self.files.labels is not None and getattr(self, name):
+                raise ValueError(
+                    f"--labels chooses the sources of each picture: --{name.replace('_', '-')} cannot be there"
+                )
         if self.reference is not None and sampler is not None:
             _require("--reference", sampler, "accepts_reference")
 
@@ -65,7 +84,8 @@ def _by_trained_model(options: GenerateOptions, context: cli.RunContext) -> dict
     path = options.sources.sources[0]
     shared: dict[str, Any] = {"output": options.output, "n": options.n, "seed": options.seed}
     run = replace(options.run, resume=False)
-    plain = GenerateOptions(**shared, sampler=SamplerOptions(), sources=cli.SourceOptions(sources=(path,)), run=run)
+    groups: dict[str, Any] = {"sampler": SamplerOptions(), "files": FormatOptions()}
+    plain = GenerateOptions(**shared, **groups, sources=cli.SourceOptions(sources=(path,)), run=run)
     if options != plain:
         raise ValueError(f"{path} is a trained model: generate takes -n and --seed with it, reshuffle --size, too")
     method = ReshuffleMethodOptions()
@@ -78,6 +98,7 @@ def _by_trained_model(options: GenerateOptions, context: cli.RunContext) -> dict
     "generate PICTURES --align -o out    # if faces or things are not at the same place in all pictures",
     "generate PICTURES --preset few --mirrored -o out    # for some sixteen pictures",
     "generate PICTURES --reference face.jpg -o like-this",
+    "generate PICTURES -n 20000 --shards 1000 --format webp -o set    # for training: WebDataset tars",
     is_parallel=True,
 )
 def generate_registered(options: GenerateOptions, context: cli.RunContext) -> dict[str, Any]:
@@ -85,8 +106,9 @@ def generate_registered(options: GenerateOptions, context: cli.RunContext) -> di
     from ..io.images import read_image
     from ..methods.trained.base import is_trained
     from ._load import note_few, open_model
-    from ._output import run_facts, sample_writer, staging_folder
+    from ._output import run_facts
     from ._registration import align_sources, note_picture
+    from ._writers import sample_writer, staging_folder
 
     if is_trained(options.sources.sources[0]):
         return _by_trained_model(options, context)
@@ -102,12 +124,40 @@ def generate_registered(options: GenerateOptions, context: cli.RunContext) -> di
             note_picture(model, options.reference, reference, context)
         if not options.shard_bank:
             note_few(model, options.sampler, settings, where, context)
-        facts = run_facts(model, context, {"where": where, "decoding": decoding}, {"reference": options.reference})
+        labels = options.files.labels
+        chosen = {"where": where, "decoding": decoding, "labels": labels}
+        facts = run_facts(model, context, chosen, {"reference": options.reference})
         inputs: dict[str, Any] = {"settings": settings, "reference": reference, "where": where, "decoding": decoding}
-        with sample_writer(staging, options, model, context, facts, settings) as writer:
+        classes = None if labels is None else _classes(model, labels, settings, decoding)
+        is_short = options.n * (_SOURCES_OF_OVERHEAD + len(model.bank)) <= _SHORT_SEARCH
+        with (
+            sample_writer(staging, options, model, context, facts, settings, formats=options.files) as writer,
+            few_searches() if is_short else nullcontext(),
+        ):
             for seeds, part in writer.batches(options):
-                writer.add(model.generate(seeds=seeds, part=part, **inputs))
+                if classes is None:
+                    writer.add(model.generate(seeds=seeds, part=part, **inputs))
+                else:
+                    writer.add(*_labelled(classes, [seed - options.seed for seed in seeds], options.seed))
             return writer.close()
+
+
+def _classes(*arguments: Any) -> Classes:
+    from ..datasets import Classes  # brings along what others do not need
+
+    return Classes(*arguments)
+
+
+def _labelled(classes: Classes, numbers: list[int], seed: int) -> tuple[Generation, list[dict[str, Any]]]:
+    """Return the samples of :class:`~latentpatch.datasets.RecombinedSamples`, and the label of each."""
+    from ..bank.predicate import equality
+
+    chosen, made, settings = classes.samples(numbers, seed)
+    facts = []
+    for number, record in zip(chosen, settings, strict=True):
+        label = classes.labels[number]
+        facts.append({"label": label, "class": number, "where": equality(classes.attribute, label), **record})
+    return made, facts
 
 
 class ComposeMethodOptions(MethodOptions):

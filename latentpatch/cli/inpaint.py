@@ -64,8 +64,9 @@ def run(options: InpaintOptions, context: cli.RunContext) -> dict[str, Any]:
 
     from ..io.images import read_image
     from ._load import open_model, read_region
-    from ._output import run_facts, sample_writer, staging_folder
+    from ._output import run_facts
     from ._registration import note_picture
+    from ._writers import sample_writer, staging_folder
 
     where, region = options.where, options.region
     with staging_folder(options.output, context) as staging:

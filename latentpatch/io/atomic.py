@@ -22,7 +22,10 @@ from torch import Tensor
 from ..errors import FileError
 from .mmap import DTYPES
 
-__all__ = ["move_into", "replacing", "staged", "tensor_bytes", "write_bytes", "write_tensors"]
+__all__ = ["TEMPORARY", "move_into", "replacing", "staged", "tensor_bytes", "write_bytes", "write_tensors"]
+
+#: Beginning of the names of temporary files and folders.
+TEMPORARY = ".latentpatch-"
 
 _ELEMENTS_PER_WRITE = 1 << 22  # bounds the memory of a copy from the GPU or of a strided tensor
 
@@ -103,7 +106,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     staging = folder / _temporary_name()
     folders: list[Path] = []
-    files: list[Path] = []
+    files: list[str] = []
     with _file_errors(folder):
         try:
             _create(staging, folders)
@@ -113,7 +116,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             for file in files:
-                _remove(file)
+                _remove(Path(file))
             for created in reversed(folders):
                 with suppress(OSError):  # another process may have put a file there meanwhile
                     created.rmdir()
@@ -131,7 +134,7 @@ def move_into(staging: Path, folder: Path) -> None:
 
 
 def _temporary_name() -> str:
-    return f".latentpatch-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
 
 
 @contextmanager
@@ -169,23 +172,31 @@ def _create(folder: Path, created: list[Path]) -> None:
             created.append(path)
 
 
-def _move_all(staging: Path, folder: Path, folders: list[Path], files: list[Path]) -> None:
+def _move_all(staging: Path, folder: Path, folders: list[Path], files: list[str]) -> None:
     """Move the contents of ``staging`` into ``folder``; append new folders and files to the lists."""
-    sources = sorted(staging.rglob("*"))
-    targets = [folder / source.relative_to(staging) for source in sources]
-    for source, target in zip(sources, targets, strict=True):  # before the first move, so that none need be undone
+    names = sorted(_names_below(staging))  # text, as there may be very many
+    for name in names:  # before the first move, so that none need be undone
+        source, target = staging / name, folder / name
         if not source.is_dir():
             _check_replaceable(target)
         elif target.is_symlink() or (target.exists() and not target.is_dir()):
             raise FileError(target, "cannot be written: it is not a folder")
-    for source, target in zip(sources, targets, strict=True):
+    inner = [name for name in names if (staging / name).is_dir()]
+    for name in names:
+        source, target = staging / name, folder / name
         if source.is_dir():
             if not target.is_dir():
                 _create(target, folders)
         else:
             if not target.exists():
-                files.append(target)
+                files.append(str(target))
             source.replace(target)
-    for source in reversed(sources):
-        if source.is_dir():
-            source.rmdir()
+    for name in reversed(inner):
+        (staging / name).rmdir()
+
+
+def _names_below(folder: Path) -> Iterator[str]:
+    """Yield the paths of all files and folders below a folder, relative to it."""
+    for parent, folders, files in os.walk(folder):
+        below = Path(parent).relative_to(folder)
+        yield from (str(below / name) for name in (*folders, *files))

@@ -6,23 +6,19 @@ nobody sees, has no weight in a mean.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from ..errors import SettingError
 from .atomic import write_bytes
-from .images import encode_png
 from .opening import MAX_PIXELS, ImageSource, read_own_channels
+from .png import encode_levels
 
 __all__ = ["encode_channels", "on_white", "read_channels", "with_channels", "write_channels"]
-
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 def read_channels(source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -76,32 +72,21 @@ def write_channels(path: str | Path, image: Tensor, metadata: Mapping[str, str] 
     write_bytes(path, encode_channels(image, metadata))
 
 
-def encode_channels(image: Tensor, metadata: Mapping[str, str] | None = None, compress_level: int = 6) -> bytes:
+def encode_channels(image: Tensor, metadata: Mapping[str, str] | None = None) -> bytes:
     """Encode a picture as a PNG file with the channels that it has. Equal arguments give equal bytes.
 
     Args:
         image: ``(C, H, W)``, as :func:`read_channels` returns it.
         metadata: text chunks by keyword.
-        compress_level: from 0, fast, to 9, small.
 
     Raises:
         SettingError: for an image of another shape, or with NaN.
     """
-    if image.ndim != 3 or image.shape[0] not in _MODES or not image.numel():
+    if image.ndim != 3 or not 1 <= image.shape[0] <= 4 or not image.numel():
         raise SettingError("image", tuple(image.shape), "of shape (C, H, W), C from 1 to 4")
-    if len(image) == 3:
-        return encode_png(image, metadata, compress_level)
     if bool(image.isnan().any()):
         raise SettingError("image", float("nan"), "in [0, 1]")
     if len(image) % 2 == 0:
         image = torch.cat([image[:-1] / image[-1:].clamp(min=1 / 255), image[-1:]])
     levels = image.detach().cpu().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    array = levels.permute(1, 2, 0).contiguous().numpy()
-    chunks = PngImagePlugin.PngInfo()
-    for key, value in (metadata or {}).items():
-        chunks.add_text(key, value)
-    buffer = io.BytesIO()
-    Image.fromarray(array[:, :, 0] if len(image) == 1 else array, _MODES[len(image)]).save(
-        buffer, "PNG", pnginfo=chunks, compress_level=compress_level
-    )
-    return buffer.getvalue()
+    return encode_levels(levels.permute(1, 2, 0).contiguous().numpy(), metadata)

@@ -7,25 +7,29 @@ Names of :mod:`.listing`, :mod:`.sheets` and :mod:`.metadata` are at hand here, 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from torch import Tensor
 
 from ..errors import FileError, SettingError, SettingTypeError
 from .atomic import write_bytes
+from .encoding import LOSSY_QUALITY, Encoding
 from .listing import SUFFIXES, identifiers, list_images
 from .metadata import parse_record, read_metadata, read_record, record_metadata
 from .opening import MAX_PIXELS, MIN_SIDE, ImageSource, read_rgb
+from .png import encode_levels
 from .sheets import contact_sheet
 
 __all__ = [
     "MAX_PIXELS",
     "MIN_SIDE",
     "SUFFIXES",
+    "as_written",
     "contact_sheet",
     "encode_lossy",
     "encode_png",
@@ -34,15 +38,17 @@ __all__ = [
     "parse_box",
     "parse_record",
     "read_image",
+    "read_levels",
     "read_mask",
     "read_metadata",
     "read_record",
     "record_metadata",
+    "to_levels",
     "to_pil",
     "write_image",
+    "write_sheet",
 ]
 
-_LOSSY_QUALITY = 92  # percent, of JPEG and WebP files
 _MASK_THRESHOLD = 128  # luminance of 255 from which a pixel is selected
 
 
@@ -77,8 +83,19 @@ def read_image(
             TIFF or GIF picture, has a side below :data:`MIN_SIDE`, or 32-bit pixels, whose range is unknown.
         SettingError: where an argument is out of range.
     """
-    image = _crop_and_resize(read_rgb(source, name, "white", max_pixels), size, Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
+    levels = read_levels(source, size, name=name, max_pixels=max_pixels)
+    return torch.from_numpy(levels).permute(2, 0, 1).contiguous().float().div_(255)
+
+
+def read_levels(
+    source: ImageSource,
+    size: tuple[int, int] | None = None,
+    *,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray[Any, Any]:
+    """Read a picture as ``(H, W, 3)`` uint8, without torch; arguments and errors are those of :func:`read_image`."""
+    return np.array(_crop_and_resize(read_rgb(source, name, "white", max_pixels), size, Image.Resampling.LANCZOS))
 
 
 def read_mask(
@@ -152,22 +169,37 @@ def parse_box(text: str, size: tuple[int, int]) -> Tensor:
     return mask
 
 
-def to_pil(image: Tensor) -> Image.Image:
-    """Convert ``(3, H, W)`` floating point in [0, 1] to an 8-bit RGB picture, to the nearest level.
+def to_levels(images: Tensor) -> np.ndarray[Any, Any]:
+    """Convert images ``(N, 3, H, W)`` in [0, 1] to ``(N, H, W, 3)`` uint8, to the nearest level.
 
     Values outside [0, 1] become 0 or 1.
 
     Raises:
-        SettingError: where the image is of another shape or dtype, or holds NaN.
+        SettingError: where the images are of another shape or dtype, or hold NaN.
     """
-    if not image.is_floating_point():
-        raise SettingTypeError("image", str(image.dtype), "a floating-point tensor")
-    if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
-        raise SettingError("image", tuple(image.shape), "of shape (3, H, W)")
-    if bool(image.isnan().any()):
+    if not images.is_floating_point():
+        raise SettingTypeError("image", str(images.dtype), "a floating-point tensor")
+    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
+        raise SettingError("image", tuple(images.shape[1:]), "of shape (3, H, W)")
+    if bool(images.amin().isnan()):  # that of a NaN is a NaN
         raise SettingError("image", float("nan"), "in [0, 1]")
-    levels = image.detach().to("cpu", torch.float32).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+    levels = images.detach().to(torch.float32).clamp(0, 1).mul_(255).round_().to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """Convert an image ``(3, H, W)`` to an 8-bit RGB picture, as :func:`to_levels`."""
+    return Image.fromarray(to_levels(image[None])[0])
+
+
+def write_sheet(path: str | Path, levels: Sequence[np.ndarray[Any, Any]]) -> None:
+    """Write a contact sheet of pictures ``(H, W, 3)`` uint8 as PNG.
+
+    Raises:
+        FileError: where the file cannot be written.
+    """
+    sheet = contact_sheet(torch.from_numpy(np.stack(levels)).permute(0, 3, 1, 2))
+    write_bytes(path, encode_levels(sheet.permute(1, 2, 0).contiguous().numpy()))
 
 
 def write_image(path: str | Path, image: Tensor, metadata: Mapping[str, str] | None = None) -> None:
@@ -200,6 +232,11 @@ def write_image(path: str | Path, image: Tensor, metadata: Mapping[str, str] | N
     write_bytes(path, data)
 
 
+def as_written(image: Tensor, encoding: Encoding) -> Tensor:
+    """Return an image as a reader of its file sees it; in a lossless format as it is, not rounded to levels."""
+    return image if encoding.quality is None else read_image(encoding.encode(to_levels(image[None])[0]))
+
+
 def encode_lossy(image: Tensor, kind: str) -> bytes:
     """Encode a picture as a ``JPEG`` or ``WEBP`` file. Equal arguments give equal bytes.
 
@@ -207,26 +244,18 @@ def encode_lossy(image: Tensor, kind: str) -> bytes:
         OSError, ValueError: where the image is not as for :func:`to_pil`, or too long for the format.
     """
     buffer = io.BytesIO()
-    to_pil(image).save(buffer, kind, quality=_LOSSY_QUALITY)
+    to_pil(image).save(buffer, kind, quality=LOSSY_QUALITY)
     return buffer.getvalue()
 
 
-def encode_png(image: Tensor, metadata: Mapping[str, str] | None = None, compress_level: int = 6) -> bytes:
+def encode_png(image: Tensor, metadata: Mapping[str, str] | None = None) -> bytes:
     """Encode a picture as a PNG file. Equal arguments give equal bytes.
 
     Args:
         image: as for :func:`to_pil`.
         metadata: text chunks by keyword, in order.
-        compress_level: from 0, fast, to 9, small.
 
     Raises:
         SettingError: for a wrong image, or a keyword that is not 1 to 79 characters of Latin-1.
     """
-    chunks = PngImagePlugin.PngInfo()
-    for key, value in (metadata or {}).items():
-        if not 1 <= len(key) <= 79 or "\0" in key or any(ord(character) > 255 for character in key):
-            raise SettingError("metadata", key, "named by keywords of 1 to 79 characters of Latin-1")
-        chunks.add_text(key, value)  # stored as UTF-8 where Latin-1 lacks a character
-    buffer = io.BytesIO()
-    to_pil(image).save(buffer, "PNG", pnginfo=chunks, compress_level=compress_level)
-    return buffer.getvalue()
+    return encode_levels(to_levels(image[None])[0], metadata)

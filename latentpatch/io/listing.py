@@ -23,7 +23,7 @@ SUFFIXES = (
 #: Beginnings of names of folders that are no one's pictures: hidden ones, and what file servers and archives add.
 _LEFT_OUT = (".", "@", "__MACOSX")
 #: Suffixes of files that are not taken for pictures that were left out.
-_TEXTS = ("", ".csv", ".html", ".json", ".md", ".py", ".safetensors", ".tsv", ".txt")
+_TEXTS = ("", ".csv", ".html", ".json", ".jsonl", ".md", ".py", ".safetensors", ".tsv", ".txt")
 
 _ACCEPTED = f"accepted: {' '.join(SUFFIXES)}"
 

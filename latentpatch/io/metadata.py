@@ -1,6 +1,7 @@
-"""Write and read records in PNG files: JSON in a text chunk ``latentpatch``, to repeat a picture.
+"""Write and read records in picture files, to repeat a picture.
 
-Readers believe nothing: anyone may have written the chunk.
+They are JSON: in PNG files in a text chunk ``latentpatch``, in WebP and JPEG files in the EXIF tag ``ImageDescription``
+after that word. Readers believe nothing: anyone may have written them.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from .opening import open_image
 
-__all__ = ["parse_record", "read_metadata", "read_record", "record_metadata"]
+__all__ = ["exif_of", "parse_record", "read_metadata", "read_record", "record_metadata"]
 
 _KEYWORD = "latentpatch"
+_IMAGE_DESCRIPTION = 0x010E  # EXIF tag
 _MAX_RECORD = 1 << 20  # characters that are parsed: some JSON takes a hundred times its size in memory
 
 
@@ -25,17 +27,28 @@ def record_metadata(record: Mapping[str, Any]) -> dict[str, str]:
     return {_KEYWORD: json.dumps(dict(record), sort_keys=True)}
 
 
+def exif_of(metadata: Mapping[str, str]) -> bytes:
+    """Return the EXIF block with the package's record among the texts of :func:`record_metadata`."""
+    exif = Image.Exif()
+    exif[_IMAGE_DESCRIPTION] = f"{_KEYWORD} {metadata[_KEYWORD]}"
+    return exif.tobytes()
+
+
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Read the text chunks of a PNG by keyword, at most some 64 MiB; other formats have none.
+    """Read the text chunks of a PNG by keyword, at most some 64 MiB; of other formats the package's record alone.
 
     Raises:
         ImageError: as :func:`~latentpatch.io.images.read_image`.
     """
     with open_image(path, None) as image:
         image.load()  # chunks may follow the pixels
-        if not isinstance(image, PngImagePlugin.PngImageFile):
+        if isinstance(image, PngImagePlugin.PngImageFile):
+            return {str(key): str(value) for key, value in image.text.items()}
+        try:
+            keyword, _, text = str(image.getexif().get(_IMAGE_DESCRIPTION, "")).partition(" ")
+        except Exception:  # a damaged EXIF block
             return {}
-        return {str(key): str(value) for key, value in image.text.items()}
+        return {_KEYWORD: text} if keyword == _KEYWORD else {}
 
 
 def parse_record(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from ..errors import SettingError
@@ -17,7 +17,7 @@ def contact_sheet(images: Tensor, columns: int | None = None, padding: int = 2) 
     """Arrange pictures side by side on white, row by row.
 
     Args:
-        images: ``(N, 3, H, W)`` floating point in [0, 1], N at least 1.
+        images: ``(N, 3, H, W)`` floating point in [0, 1], or uint8, N at least 1.
         columns: pictures a row; by default ``ceil(sqrt(N))``, for a sheet about as wide as high in pictures.
         padding: white pixels between pictures and around all.
 
@@ -33,7 +33,9 @@ def contact_sheet(images: Tensor, columns: int | None = None, padding: int = 2) 
     check_integer("padding", padding, 0)
     rows = math.ceil(len(images) / columns)
     height, width = images.shape[2] + padding, images.shape[3] + padding
-    cells = images.new_ones((rows * columns, 3, height, width))
-    cells[: len(images), :, padding:, padding:] = images
-    sheet = cells.view(rows, columns, 3, height, width).permute(2, 0, 3, 1, 4)
-    return F.pad(sheet.reshape(3, rows * height, columns * width), (0, padding, 0, padding), value=1.0)
+    white = 255 if images.dtype == torch.uint8 else 1
+    sheet = images.new_full((3, rows * height + padding, columns * width + padding), white)
+    for number, image in enumerate(images):
+        top, left = padding + number // columns * height, padding + number % columns * width
+        sheet[:, top : top + images.shape[2], left : left + images.shape[3]] = image
+    return sheet

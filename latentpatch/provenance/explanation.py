@@ -21,6 +21,7 @@ from ..autoencoders.base import PRECISIONS
 from ..errors import LatentPatchError, SettingError, SettingTypeError
 from ..inputs import as_picture, image_batch
 from ..io import images
+from ..io.encoding import Encoding
 from ..model import LatentPatch, Picture
 from ..registry import settings_from_record
 from ..results import Generation
@@ -267,7 +268,8 @@ def _exact_index(
         return None, f"its metadata cannot be used ({error})"
     if generated.images.shape[1:] != pixels.shape:
         return None, "its size is not that of generated images"
-    levels = (generated.images[0].cpu() * 255).round() - (pixels * 255).round()
+    made = images.as_written(generated.images[0].cpu(), Encoding.of_record(facts))
+    levels = (made * 255).round() - (pixels * 255).round()
     most, differing = int(levels.abs().max()), float((levels != 0).any(0).float().mean())
     if most > _MAX_ROUNDING:
         return None, (

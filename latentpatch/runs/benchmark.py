@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -159,6 +160,11 @@ def exact_search(name: str, vectors: Tensor, num_neighbors: int) -> Callable[[Te
     if name == "faiss":
         import faiss
 
+        if vectors.is_cuda:
+            import_module("faiss.contrib.torch_utils")  # lets faiss take tensors
+            flat = faiss.GpuIndexFlatL2(faiss.StandardGpuResources(), vectors.shape[1])
+            flat.add(vectors)
+            return lambda queries: flat.search(queries, num_neighbors)[1]
         faiss.omp_set_num_threads(torch.get_num_threads())
         index = faiss.IndexFlatL2(vectors.shape[1])
         index.add(vectors.numpy())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -59,7 +60,7 @@ class ResumableRun:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None and self.processes.rank == 0:
             self._lock.close()
-            if not any(self.staging.glob("*")):  # there is nothing to resume
+            if not any(path.is_file() for path in self.staging.rglob("*")):  # there is nothing to resume
                 shutil.rmtree(self.folder, ignore_errors=True)
                 with suppress(OSError):
                     self.output.rmdir()
@@ -75,6 +76,8 @@ class ResumableRun:
                     folder.mkdir(parents=True, exist_ok=True)
             self._lock = locked(self.folder / "lock")
             earlier = note.read_text(encoding="utf-8") if note.exists() else None
+            for path in self.staging.rglob(f"{atomic.TEMPORARY}*"):  # of a process that was killed as it wrote
+                path.unlink()
         except (OSError, UnicodeDecodeError) as error:
             raise FileError(self.folder, f"cannot be used: {error}") from error
         if earlier is None:
@@ -91,22 +94,21 @@ class ResumableRun:
         """Mark a batch, whose pictures are written, as finished, with a record of it."""
         atomic.write_bytes(self.folder / "batches" / f"{batch}.json", json.dumps(record).encode())
 
-    def read_records(self, num_batches: int) -> list[dict[str, Any]]:
-        """Read the records of all batches.
+    def read_records(self, num_batches: int) -> Iterator[dict[str, Any]]:
+        """Yield the records of all batches.
 
         Raises:
             FileError: where a record is missing or damaged.
         """
-        records = []
         for batch in range(num_batches):
             path = self.folder / "batches" / f"{batch}.json"
             try:
-                records.append(json.loads(path.read_bytes()))
+                record = json.loads(path.read_bytes())
             except (OSError, ValueError) as error:
                 raise FileError(
                     path, f"not a readable record: {error}; delete the file to make its pictures again"
                 ) from error
-        return records
+            yield record
 
     @property
     def is_complete(self) -> bool:

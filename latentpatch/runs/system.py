@@ -7,7 +7,9 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,14 +24,19 @@ if TYPE_CHECKING:
 __all__ = [
     "can_import",
     "choose_device",
+    "few_searches",
     "has_numba",
     "is_out_of_memory",
     "keep_freed_memory",
     "machine_memory",
     "njit",
+    "on_compilation",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_loads_numba: ContextVar[bool] = ContextVar("loads_numba", default=True)
+_tellers: list[Callable[[], None]] = []
 
 _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -106,9 +113,40 @@ def keep_freed_memory() -> bool:
     )
 
 
+@contextmanager
+def few_searches() -> Iterator[None]:
+    """Do without Numba within the block, unless it is loaded: that would take longer than some searches by torch."""
+    token = _loads_numba.set(False)
+    try:
+        yield
+    finally:
+        _loads_numba.reset(token)
+
+
 def has_numba() -> bool:
-    """Return whether Numba can be used."""
-    return can_import("numba")
+    """Return whether Numba can be used, and is loaded or may be."""
+    return (_loads_numba.get() or "numba" in sys.modules) and can_import("numba")
+
+
+def on_compilation(tell: Callable[[], None]) -> None:
+    """Call a function, once, when Numba begins to compile a loop rather than to load one from the disk."""
+    _tellers[:] = [tell]
+
+
+@lru_cache(maxsize=1)
+def _listen() -> None:
+    """Let Numba tell of compilations."""
+    from numba.core import event
+
+    class Listener(event.Listener):
+        def on_start(self, event: object) -> None:
+            if _tellers:
+                _tellers.pop()()
+
+        def on_end(self, event: object) -> None:
+            pass
+
+    event.register("numba:compile", Listener())
 
 
 @lru_cache(maxsize=8)
@@ -128,6 +166,8 @@ def can_import(accelerator: str) -> bool:
 def njit(**options: Any) -> Callable[[F], F]:
     """Return Numba's ``njit``: with a cache on the disk, or without one where no folder for it can be written."""
     import numba
+
+    _listen()
 
     def decorate(function: F) -> F:
         try:

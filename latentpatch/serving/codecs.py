@@ -37,7 +37,6 @@ REQUEST_HEADER = "LatentPatch-Request"
 _PICTURES = ("image", "mask", "donor", "reference", "target")
 _TEXTS = ("operation", "task", "method", "where", "sampler", "preset", "decoding", "answer", "image_format")
 _CODECS: dict[PictureFormat, str] = {"jpeg": "JPEG", "webp": "WEBP"}
-_PNG_LEVEL = 3  # zlib level: files are a tenth larger than at level 9, in half the time
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip: equal answers are equal bytes
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
 MAX_VALUES = 20_000  # signs that separate values in JSON; a real request has fewer than 1,000
@@ -311,7 +310,7 @@ def _encode_pictures(result: Result, pictures: Tensor, image_format: PictureForm
     files = []
     for picture, record in zip(pictures, result.records, strict=True):
         facts = shared | ({"seed": record["seed"]} if "seed" in record else {})
-        files.append(encode_channels(picture, record_metadata(facts), _PNG_LEVEL))
+        files.append(encode_channels(picture, record_metadata(facts)))
     return files
 
 

@@ -101,6 +101,16 @@ def test_processes_of_other_threads_make_the_pictures_of_one(faces: Path, tmp_pa
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
+@pytest.mark.parametrize("layout", [["--shards", 10, "--labels", "mood"], ["--dataset", "--format", "webp"]], ids=str)
+def test_two_processes_make_the_data_set_of_one(layout: list[object], fitted: Path, tmp_path: Path) -> None:
+    arguments = ["generate", fitted, "-n", 37, "-q", "--sampler", "random-patches", *layout]
+    process = start(*arguments, "-o", tmp_path / "two")
+    run(*arguments, "-o", tmp_path / "one")
+    status, _, err = finished(process)
+    assert status == 0, err
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
 def test_a_sharded_bank_makes_the_pictures_of_one(fitted: Path, faces: Path, tmp_path: Path) -> None:
     reference = sorted(faces.iterdir())[4]
     arguments = ["generate", fitted, "-n", 50, "-q", "--where", "mood=glad", "--sampler", "raster", "--scales", 2]
@@ -226,7 +236,7 @@ def test_runs_of_other_commands_are_refused(tmp_path: Path) -> None:
     assert again.finished_batches == {0}
     (again.folder / "batches" / "0.json").write_text("{")
     with refuses_file("batches/0.json", "not a readable record"):
-        again.read_records(1)
+        list(again.read_records(1))
     again._lock.close()
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.command_line import contents
+from helpers.paths import ROOT
 
+from latentpatch.runs import system
 from latentpatch.runs.system import is_out_of_memory, machine_memory
 
 #: Script that counts page faults of allocating and freeing 128 MiB ten times, and says whether freed memory is kept.
@@ -63,3 +66,26 @@ def test_errors_of_memory():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60)
     assert is_out_of_memory(caught.value)
+
+
+def test_compilation_is_told_of_once() -> None:
+    numba = pytest.importorskip("numba", reason="Numba is not installed")
+    told: list[str] = []
+    system._listen()
+    system.on_compilation(lambda: told.append("told"))
+    for number in (1, 2):
+        assert numba.njit(lambda x, number=number: x + number)(1) == 1 + number
+    assert told == ["told"]
+
+
+def test_few_pictures_are_made_without_loading_numba(faces: Path, tmp_path: Path) -> None:
+    """The files are those of Numba's search."""
+    pytest.importorskip("numba", reason="Numba is not installed")
+    arguments = ["generate", str(faces), "--autoencoder", "pixels:4", "--size", "64", "-n", "3", "-q", "-o"]
+    for name, before, is_loaded in (("torch", "pass", False), ("numba", "import numba", True)):
+        script = (
+            f"{before}\nimport sys\nfrom latentpatch.cli.entry import main\n"
+            f"assert main({[*arguments, str(tmp_path / name)]}) == 0\nassert ('numba' in sys.modules) == {is_loaded}"
+        )
+        subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert contents(tmp_path / "torch") == contents(tmp_path / "numba")
