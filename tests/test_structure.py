@@ -31,6 +31,7 @@ LAYERS = [
         "picture_tasks",
         "fitting",
         "hub",
+        "generators",
         "provenance",
         "registration",
         "results",

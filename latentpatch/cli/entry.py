@@ -43,6 +43,8 @@ COMMANDS = {
     "texture": "make textures of any size from exemplars",
     "harmonize": "give a pasted thing the look of the picture",
     "denoise": "take the noise from a picture",
+    "invert": "find the inputs of a generator that give pictures",
+    "interpolate": "make pictures between inverted ones",
     "reconstruct": "encode and decode pictures: what the autoencoder loses",
     "align": "register similar pictures to one another",
     "fit": "encode sources once and keep them in one file",

@@ -1,0 +1,79 @@
+"""The registry of generators, by the name users give them; alignment of pictures to what a generator makes."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from torch import Tensor
+
+from .autoencoders.registry import AUTOENCODERS, load_autoencoder
+from .errors import WeightsError
+from .methods.inversion.generator import Generator
+from .methods.inversion.names import GENERATORS, parse_generator
+from .ops.pyramid import resize
+from .registration.agreement import Disagreement, disagreement_of_picture
+from .runs.defaults import plain_torch
+
+__all__ = ["GENERATORS", "disagreement_with_generator", "load_generator", "parse_generator"]
+
+_CHECK_SAMPLES = 24  # pictures of the generator's own that stand for its alignment
+_CHECK_TRUNCATION = 0.7  # plain ones agree better with one another
+_CHECK_SIDE = 256  # pixels at which alignment is judged
+
+
+def load_generator(
+    name: str, argument: str | None = None, *, size: tuple[int, int] | None = None, pretrained: bool = True
+) -> Generator:
+    """Build a generator by name.
+
+    Args:
+        name: a key of :data:`GENERATORS`, or ``NAME:PATH``.
+        argument: a local file or folder of weights, see the modules of :mod:`latentpatch.methods.inversion`.
+        size: height and width of the pictures, for decoders of autoencoders, which make any.
+        pretrained: False for random weights, without files.
+
+    Raises:
+        SettingError: for an unknown name, or a size that does not fit.
+        MissingDependencyError: without the package that holds the weights.
+        FileError, WeightsError: for files that are missing or malformed.
+    """
+    from .methods.inversion.decoders import DecoderGenerator, SourcesGenerator
+    from .model import LatentPatch
+
+    if argument is None:
+        name, argument = parse_generator(name)
+    else:
+        parse_generator(name)
+    with plain_torch(forks_random=pretrained):
+        if name in AUTOENCODERS:
+            return DecoderGenerator(load_autoencoder(name, argument, pretrained=pretrained), size, argument)
+        if name == "latentpatch":
+            if argument is None:
+                raise WeightsError("the generator latentpatch needs a model file: latentpatch:MODEL.safetensors")
+            return SourcesGenerator(LatentPatch.load(Path(argument)), argument)
+        module = importlib.import_module(f".methods.inversion.{name.replace('-', '_')}", __package__)
+        generator: Generator = module.load(argument, pretrained=pretrained)
+    return generator
+
+
+def disagreement_with_generator(generator: Generator, targets: Tensor, names: list[str]) -> list[Disagreement]:
+    """Return how pictures are out of register with those that a generator makes; empty where none is.
+
+    Generators whose own pictures do not agree with one another make no judgement.
+
+    Args:
+        generator: frozen.
+        targets: ``(N, 3, h, w)`` in [0, 1].
+        names: of the pictures.
+    """
+    from .model import LatentPatch
+
+    if generator.spec.latent_dim == 0:
+        return []
+    model, size = LatentPatch("embedded"), (_CHECK_SIDE, _CHECK_SIDE)
+    samples = generator.sample(range(_CHECK_SAMPLES), _CHECK_TRUNCATION)
+    model.fit(resize(samples.cpu(), size, "bilinear"))
+    keys = model.bank.keys_of(model.latents_of(resize(targets, size, "bilinear")), model.pca)
+    found = [disagreement_of_picture(model.bank, keys[i : i + 1], name) for i, name in enumerate(names)]
+    return [each for each in found if each is not None]
