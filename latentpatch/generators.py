@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from pathlib import Path
 
 from torch import Tensor
 
 from .autoencoders.registry import AUTOENCODERS, load_autoencoder
-from .errors import WeightsError
+from .errors import RegistrationWarning, WeightsError
 from .methods.inversion.generator import Generator
 from .methods.inversion.names import GENERATORS, parse_generator
 from .ops.pyramid import resize
@@ -73,7 +74,9 @@ def disagreement_with_generator(generator: Generator, targets: Tensor, names: li
         return []
     model, size = LatentPatch("embedded"), (_CHECK_SIDE, _CHECK_SIDE)
     samples = generator.sample(range(_CHECK_SAMPLES), _CHECK_TRUNCATION)
-    model.fit(resize(samples.cpu(), size, "bilinear"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RegistrationWarning)  # of the generator's own pictures: they are the yardstick
+        model.fit(resize(samples.cpu(), size, "bilinear"), residuals=False)
     keys = model.bank.keys_of(model.latents_of(resize(targets, size, "bilinear")), model.pca)
     found = [disagreement_of_picture(model.bank, keys[i : i + 1], name) for i, name in enumerate(names)]
     return [each for each in found if each is not None]

@@ -90,7 +90,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
     torch.save(state | {"conv1.conv.weight": torch.full((1, 16, 16, 3, 3), float("nan"))}, tmp_path / "nan.pt")
     (tmp_path / "ffhq.pkl").write_bytes(pickle.dumps({"G_ema": print}))
-    (tmp_path / "code.pt").write_bytes(pickle.dumps(print))
+    (tmp_path / "code.pt").write_bytes(pickle.dumps(print, 2))
     (tmp_path / "text.safetensors").write_text("text")
     for file, words in {
         "lacking.pt": "to_rgb1.bias", "other.pt": "rosinality", "nan.pt": "finite", "ffhq.pkl": "runs code",

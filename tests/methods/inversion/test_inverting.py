@@ -31,9 +31,9 @@ def stylegan2() -> Generator:
 def test_a_dcgan_finds_its_own_pictures_again(dcgan: Generator) -> None:
     targets = dcgan.sample([11, 12])
     assert float(targets.std()) > 0.1
-    found = invert(dcgan, targets, InversionSettings(steps=40, learning_rate=0.3))
+    found = invert(dcgan, targets, InversionSettings(steps=50, learning_rate=0.3))
     assert float(psnr(found.images, targets).min()) >= ENOUGH
-    assert found.losses.shape == (40, 2)
+    assert found.losses.shape == (50, 2)
     assert bool((found.losses[1:] <= found.losses[:-1]).all())  # the best so far
 
 
@@ -55,7 +55,8 @@ def test_decoders_and_fitted_models_are_generators(face_images: Tensor) -> None:
     assert float(found.loss) < float(found.losses[0]) / 2
     model = LatentPatch("pixels:4", components=8).fit(face_images[:6])
     sources = SourcesGenerator(model)
-    target = sources.sample([0])
+    with torch.no_grad():
+        target = sources.synthesize(sources.encode(face_images[1:2]), []).clamp(0, 1)
     result = invert(sources, target, InversionSettings(steps=10, start="mean"))
     assert float(result.loss) < float(result.losses[0])
 
