@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from .autoencoders.registry import AUTOENCODERS, load_autoencoder
 from .errors import RegistrationWarning, WeightsError
 from .methods.inversion.generator import Generator
+from .methods.inversion.inverting import Inversion, invert
 from .methods.inversion.names import GENERATORS, parse_generator
+from .methods.inversion.settings import InversionSettings
 from .ops.pyramid import resize
 from .registration.agreement import Disagreement, disagreement_of_picture
 from .runs.defaults import plain_torch
 
-__all__ = ["GENERATORS", "disagreement_with_generator", "load_generator", "parse_generator"]
+__all__ = ["GENERATORS", "disagreement_with_generator", "generator", "inversion", "load_generator", "parse_generator"]
 
 _CHECK_SAMPLES = 24  # pictures of the generator's own that stand for its alignment
 _CHECK_TRUNCATION = 0.7  # plain ones agree better with one another
@@ -56,6 +61,47 @@ def load_generator(
         module = importlib.import_module(f".methods.inversion.{name.replace('-', '_')}", __package__)
         generator: Generator = module.load(argument, pretrained=pretrained)
     return generator
+
+
+def generator(name: str = "embedded", weights: str | None = None, pretrained: bool = True) -> Generator:
+    """Build a generator, a module whose pictures can be inverted.
+
+    Args:
+        name: ``embedded`` or another autoencoder, whose decoder it is; ``stylegan2``, ``mobile-stylegan``, ``dcgan``;
+            or ``latentpatch``, for the sources of a fitted model.
+        weights: local file or folder.
+        pretrained: False for random weights, without files.
+
+    Example:
+        >>> import torch
+        >>> network = torch.hub.load(".", "generator", "stylegan2", source="local", pretrained=False)
+        >>> network.sample([0, 1]).shape
+        torch.Size([2, 3, 32, 32])
+    """
+    return load_generator(name, weights, pretrained=pretrained)
+
+
+def inversion(
+    name: str = "embedded", weights: str | None = None, pretrained: bool = True, **settings: Any
+) -> Callable[..., Inversion]:
+    """Return a function that finds the inputs of a generator for pictures (GAN inversion).
+
+    Args:
+        name, weights, pretrained: of the generator, see ``generator``.
+        settings: of the search, such as ``steps`` and ``learning_rate``.
+
+    Returns:
+        A function of pictures ``(N, 3, H, W)`` in [0, 1] that returns an
+        :class:`~latentpatch.methods.inversion.Inversion`; its further arguments are those of
+        :func:`~latentpatch.methods.inversion.invert`.
+
+    Example:
+        >>> import torch
+        >>> invert = torch.hub.load(".", "inversion", "stylegan2", source="local", pretrained=False, steps=10)
+        >>> invert(torch.rand(1, 3, 32, 32)).styles.shape
+        torch.Size([1, 8, 32])
+    """
+    return partial(invert, load_generator(name, weights, pretrained=pretrained), settings=InversionSettings(**settings))
 
 
 def disagreement_with_generator(generator: Generator, targets: Tensor, names: list[str]) -> list[Disagreement]:
