@@ -2,11 +2,12 @@
 
 dependencies = ["torch", "numpy", "PIL", "safetensors", "tqdm"]
 
-from latentpatch.generators import generator, inversion  # noqa: E402
 from latentpatch.hub import (  # noqa: E402
     TASK_ENTRIES,
     diffusers_autoencoder,
     embedded_autoencoder,
+    generator,
+    inversion,
     latentpatch,
     pixel_autoencoder,
     taming_autoencoder,

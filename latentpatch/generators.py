@@ -87,7 +87,9 @@ def inversion(
     """Return a function that finds the inputs of a generator for pictures (GAN inversion).
 
     Args:
-        name, weights, pretrained: of the generator, see ``generator``.
+        name: of the generator, see ``generator``.
+        weights: local file or folder of the generator.
+        pretrained: False for random weights.
         settings: of the search, such as ``steps`` and ``learning_rate``.
 
     Returns:

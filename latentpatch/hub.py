@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import __all__ as _PUBLIC
 from .errors import FileError, MissingDependencyError
+from .generators import generator, inversion
 from .io.atomic import staged, write_bytes
 from .methods.single_image.presets import task_settings
 from .registry import TASKS, settings_record
@@ -33,6 +34,8 @@ __all__ = [
     "diffusers_autoencoder",
     "embedded_autoencoder",
     "find_model",
+    "generator",
+    "inversion",
     "latentpatch",
     "model_card",
     "pixel_autoencoder",
