@@ -20,7 +20,7 @@ class InversionSettings(Settings):
     )
     noise_maps: int = setting(5, "first noise maps that are searched for, too; the others stay", minimum=0, symbol="k")
     arc: float = setting(
-        0.001,
+        0.004,
         "weight of the mean squared angle between the styles of two layers, in radians",
         minimum=0,
         symbol="α",  # noqa: RUF001
