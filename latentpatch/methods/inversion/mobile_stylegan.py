@@ -46,8 +46,8 @@ class MobileStyleGAN(Generator):
     Args:
         folder: of the four files.
         size: side of the pictures. 1024 and 512 are exact: 512 leaves out the last inverse wavelet, which averages
-            over squares of 2 pixels. 256, 128 and 64 also leave out the details of the last wavelets: a search in a
-            third, a tenth or a thirtieth of the time, whose styles are those of the whole network.
+            over squares of 2 pixels. 256, 128 and 64 also leave out the details of the last wavelets: two
+            fifths, a sixth and a thirteenth of the time, for styles that are those of the whole network.
 
     Raises:
         FileError: for files that are missing, damaged or of another layout.
