@@ -109,22 +109,27 @@ def inversion(
 def disagreement_with_generator(generator: Generator, targets: Tensor, names: list[str]) -> list[Disagreement]:
     """Return how pictures are out of register with those that a generator makes; empty where none is.
 
-    Generators whose own pictures do not agree with one another make no judgement.
+    Generators whose own pictures do not agree with one another make no judgement, nor do decoders, which make any.
 
     Args:
         generator: frozen.
         targets: ``(N, 3, h, w)`` in [0, 1].
         names: of the pictures.
     """
+    from .methods.inversion.decoders import SourcesGenerator
     from .model import LatentPatch
 
-    if generator.spec.latent_dim == 0:
+    if isinstance(generator, SourcesGenerator):
+        model = generator.model
+    elif generator.spec.latent_dim:
+        model, size = LatentPatch("embedded"), (_CHECK_SIDE, _CHECK_SIDE)
+        samples = resize(generator.sample(range(_CHECK_SAMPLES), _CHECK_TRUNCATION).cpu(), size, "bilinear")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RegistrationWarning)  # of the samples: they are the yardstick
+            model.fit(samples, residuals=False)
+    else:
         return []
-    model, size = LatentPatch("embedded"), (_CHECK_SIDE, _CHECK_SIDE)
-    samples = generator.sample(range(_CHECK_SAMPLES), _CHECK_TRUNCATION)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RegistrationWarning)  # of the generator's own pictures: they are the yardstick
-        model.fit(resize(samples.cpu(), size, "bilinear"), residuals=False)
-    keys = model.bank.keys_of(model.latents_of(resize(targets, size, "bilinear")), model.pca)
+    pictures = resize(targets, model.image_size, "bilinear")
+    keys = model.bank.keys_of(model.latents_of(pictures), model.pca)
     found = [disagreement_of_picture(model.bank, keys[i : i + 1], name) for i, name in enumerate(names)]
     return [each for each in found if each is not None]

@@ -149,6 +149,7 @@ SLOW = {
     "docs/embedding.md",
     "docs/evaluation.md",
     "docs/export.md",
+    "docs/inversion.md",
     "docs/pictures.md",
     "docs/provenance.md",
     "docs/python.md",

@@ -46,6 +46,7 @@ class DecoderGenerator(Generator):
         )
         super().__init__(spec)
         self.autoencoder = autoencoder
+        self.freeze()
 
     def synthesize(self, styles: Tensor, noise: Sequence[Tensor]) -> Tensor:
         latents = styles.movedim(1, 2).unflatten(2, self.grid)

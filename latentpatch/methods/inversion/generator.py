@@ -10,6 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -97,7 +98,7 @@ class Generator(nn.Module, ABC):
             vectors = torch.randn(_MEAN_SAMPLES, self.spec.latent_dim, generator=_random(0))
             with torch.no_grad():
                 self._mean = torch.cat([self.map(part.to(self.device)) for part in vectors.split(256)]).mean(0)
-        return self._mean
+        return self._mean.to(self.device)
 
     def noise(self, seed: int) -> list[Tensor]:
         """Return noise maps ``(1, 1, h, w)`` of a seed; generators with maps of their own return these."""
@@ -122,7 +123,7 @@ class Generator(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return next(self.parameters(), torch.zeros(0)).device
+        return next(chain(self.parameters(), self.buffers())).device
 
     def freeze(self) -> Generator:
         """Set evaluation mode, and no gradients for weights. Returns itself."""

@@ -77,10 +77,6 @@ class StyleGAN2(Generator):
             x = F.leaky_relu(F.linear(x, weight, self._get(f"map.{i}.bias") * _MAPPING_RATE), _SLOPE) * _GAIN
         return x[:, None].expand(-1, self.spec.num_styles, -1)
 
-    def mean_styles(self) -> Tensor:
-        """Return the mean of the mapped styles: that of the file, where it has one."""
-        return super().mean_styles().to(self.device)
-
     def noise(self, seed: int) -> list[Tensor]:
         """Return the maps of the file for every seed; those of the seed where the file has none."""
         if not self.has_maps:
