@@ -46,6 +46,6 @@ def test_the_sources_of_a_model_are_compared_with() -> None:
     assert [each.names[0] for each in found] == list("cd")
 
 
-def test_a_generator_of_anything_makes_no_judgement() -> None:
+def test_a_generators_own_pictures_pass() -> None:
     generator = StyleGAN2(random_state(32))
     assert disagreement_with_generator(generator, generator.sample([1, 2]), ["a", "b"]) == []

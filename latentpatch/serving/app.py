@@ -28,13 +28,15 @@ from starlette.routing import Route
 
 from .. import __version__
 from ..errors import FileError, LatentPatchError, SettingError
+from ..generators import load_generator
 from ..model import LatentPatch
 from ..registry import import_plugins
 from ..validation import check_integer, check_real
 from .batcher import Batcher
 from .codecs import Call, Response, encode_failure, internal_failure
-from .failures import Failure, Refusal
+from .failures import Failure, Refusal, failure_of
 from .forms import parse_form
+from .inversions import Inversions
 from .kserve import MODEL_NAME, model_metadata
 from .limits import Limits
 from .schema import json_schema
@@ -84,9 +86,12 @@ class Options:
             raise SettingError("token", "other text", "printable ASCII and not blank")
 
 
-def application(service: Service, options: Options | None = None) -> Starlette:
-    """Return the ASGI application; its worker starts with it, and answers the requests that wait before it ends."""
-    server = _Server(service, options or Options())
+def application(service: Service, options: Options | None = None, inversions: Inversions | None = None) -> Starlette:
+    """Return the ASGI application; its worker starts with it, and answers the requests that wait before it ends.
+
+    With ``inversions`` it takes jobs, too.
+    """
+    server = _Server(service, options or Options(), inversions)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -96,6 +101,8 @@ def application(service: Service, options: Options | None = None) -> Starlette:
             yield
         finally:
             await asyncio.to_thread(server.batcher.close)
+            if inversions is not None:
+                await asyncio.to_thread(inversions.close)
 
     routes: list[tuple[str, str, _Endpoint]] = [
         (_PREDICT, "GET POST", server.predict),
@@ -105,6 +112,8 @@ def application(service: Service, options: Options | None = None) -> Starlette:
         ("/ping", "GET", server.ping),
         ("/schema", "GET", server.schema),
     ]
+    if inversions is not None:
+        routes += [("/inversions", "POST", server.invert), ("/inversions/{job}", "GET DELETE", server.inversion)]
     return Starlette(
         routes=[
             Route(path, endpoint if path in _PROBES else server.require_token(endpoint), methods=methods.split())
@@ -135,8 +144,8 @@ class _Server:
 
     batcher: Batcher
 
-    def __init__(self, service: Service, options: Options) -> None:
-        self.service, self.options = service, options
+    def __init__(self, service: Service, options: Options, inversions: Inversions | None = None) -> None:
+        self.service, self.options, self.inversions = service, options, inversions
         self._num_requests = 0
 
     def require_token(self, endpoint: _Endpoint) -> _Endpoint:
@@ -192,6 +201,29 @@ class _Server:
 
     async def schema(self, _: Request) -> HTTPResponse:
         return _json(json_schema())
+
+    async def invert(self, request: Request) -> HTTPResponse:
+        assert self.inversions is not None
+        incoming = _Incoming(request)
+        try:
+            body = await asyncio.wait_for(self._body(incoming), self.options.max_body_seconds)
+            if body is None:
+                await self._discard(incoming)
+                return _refuse(Failure(413, "body_too_large", f"more than {self.options.max_body_bytes} bytes"))
+            return _json(await asyncio.to_thread(self.inversions.submit, body), 202)
+        except Exception as error:
+            return _refuse(failure_of(error))
+
+    async def inversion(self, request: Request) -> HTTPResponse:
+        assert self.inversions is not None
+        name = request.path_params["job"]
+        try:
+            if request.method == "DELETE":
+                self.inversions.cancel(name)
+            report = self.inversions.report(name)
+        except Refusal as refusal:
+            return _refuse(refusal.failure)
+        return _refuse(Failure(404, "not_found", "no such job")) if report is None else _json(report)
 
     async def _body(self, incoming: _Incoming) -> bytes | None:
         """Return the body; None for one beyond the limit, which is not read any further."""
@@ -296,6 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress=sys.stderr.isatty(),
         )
         service = Service(model, Limits(max_task_pixels=parsed.max_task_pixels))
+        inversions = None if parsed.generator is None else Inversions(load_generator(parsed.generator))
     except (LatentPatchError, ValueError, TypeError) as error:
         print(f"latentpatch: {error}", file=sys.stderr)
         return 1
@@ -303,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"latentpatch: {len(model.bank.sources)} sources, for {users}", file=sys.stderr)
     rounds = math.ceil(options.queue_size / options.batch_size)
     uvicorn.run(
-        application(service, options),
+        application(service, options, inversions),
         host=parsed.host,
         port=parsed.port,
         http="h11",
@@ -336,6 +369,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--autoencoder", metavar="NAME[:PATH]", help="as for latentpatch generate")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:NUMBER")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the decoder")
+    parser.add_argument("--generator", metavar="NAME[:PATH]", help="also take jobs that invert pictures into it")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch; by default torch's own number")
     group = parser.add_argument_group("requests")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")
