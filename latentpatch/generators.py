@@ -1,4 +1,4 @@
-"""The registry of generators, by the name users give them; alignment of pictures to what a generator makes."""
+"""The registry of generators by name, and the alignment of pictures to what a generator makes."""
 
 from __future__ import annotations
 

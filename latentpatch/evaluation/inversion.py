@@ -1,4 +1,4 @@
-"""Figures of inverted pictures and of pictures between them: errors, identities, and a Fréchet distance.
+"""Figures of inverted pictures and of pictures between them.
 
 Guo and Zhuang compare identities by FaceNet and distributions by FID (section 4). Descriptors and features are the
 caller's here, see :mod:`.descriptors` and :mod:`.features`.
@@ -62,7 +62,7 @@ def between_identities(
 
 
 def frechet_beside_samples(features: Extractor, pictures: Tensor, samples: Tensor, held_out: Tensor) -> dict[str, Any]:
-    """Return Fréchet distances of pictures, and of the generator's own, to held-out pictures (the paper's table 1).
+    """Return Fréchet distances of two sets of pictures to held-out ones (the paper's table 1).
 
     Distances are measured along the leading directions of the held-out pictures, as many as half of the pictures. They
     compare the two sets, and are no FID.

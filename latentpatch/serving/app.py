@@ -87,9 +87,9 @@ class Options:
 
 
 def application(service: Service, options: Options | None = None, inversions: Inversions | None = None) -> Starlette:
-    """Return the ASGI application; its worker starts with it, and answers the requests that wait before it ends.
+    """Return the ASGI application, which takes jobs, too, where ``inversions`` are there.
 
-    With ``inversions`` it takes jobs, too.
+    Its worker starts with it, and answers the requests that wait before it ends.
     """
     server = _Server(service, options or Options(), inversions)
 

@@ -1,4 +1,4 @@
-"""Inversions of pictures as jobs of a server: minutes of work, one at a time, bounded in pictures and seconds."""
+"""Inversions of pictures as jobs of a server: one at a time, bounded in pictures and seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differentiable degradations of pictures: what a generator's picture goes through before it is compared.
+"""Differentiable degradations, which a generator's picture goes through before it is compared.
 
 A degradation is any function of pictures ``(N, 3, H, W)`` with gradients. Those here are named in text:
 ``downsample:FACTOR``, ``blur:SIGMA``, ``grey``, ``mask:FILE`` and ``jpeg:QUALITY``.
@@ -65,7 +65,7 @@ class Degradation:
 
 
 def downsample(factor: int) -> Degradation:
-    """Return the mean over squares of ``factor`` pixels, by a bicubic filter: the task of super-resolution."""
+    """Return a reduction by a factor, with a bicubic filter: the task of super-resolution."""
     if not 1 <= factor <= 64:
         raise SettingError("degrade", f"downsample:{factor}", "downsample:FACTOR, from 1 to 64")
     return Degradation(
@@ -157,7 +157,7 @@ def jpeg(quality: int) -> Degradation:
 
 
 def parse_degradation(text: str) -> Degradation:
-    """Return the degradation of a text such as ``downsample:8``, ``blur:2``, ``grey``, ``mask:FILE``, ``jpeg:20``.
+    """Return the degradation of a text such as ``downsample:8``, ``blur:2``, ``grey`` or ``mask:FILE``.
 
     Raises:
         SettingError: for another text.

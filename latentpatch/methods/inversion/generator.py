@@ -139,7 +139,7 @@ class Generator(nn.Module, ABC):
         return digest.hexdigest()
 
     def identity(self) -> dict[str, Any]:
-        """Return the facts and the :meth:`fingerprint` as a record; the argument is the user's own and left out."""
+        """Return the facts and the :meth:`fingerprint` as a record, without the user's path."""
         return {**asdict(replace(self.spec, argument=None)), "sha256": self.fingerprint()}
 
     def check_styles(self, styles: Tensor, noise: Sequence[Tensor]) -> None:

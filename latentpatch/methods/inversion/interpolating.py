@@ -1,4 +1,4 @@
-"""New pictures between inverted ones: weighted means of styles and noise maps (GAN inversion, section 4.3)."""
+"""Weighted means of the styles and noise maps of inverted pictures (GAN inversion, section 4.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the styles and noise maps with which a generator makes given pictures (seed of the method: GAN inversion).
+"""Find the styles and noise maps with which a generator makes given pictures.
 
 Guo and Zhuang, Few shot generation of face images based on GAN inversion: a style for every layer, the first k noise
 maps, Adam with a cosine schedule, and the angle between the styles of layers as a second loss (section 4).

@@ -46,7 +46,7 @@ def arc_loss(styles: Tensor) -> Tensor:
 
 
 def noise_correlation(noise: Sequence[Tensor]) -> Tensor:
-    """Return the squared correlations of noise maps with themselves moved by a pixel, over sizes: ``(N,)``.
+    """Return squared correlations of noise maps with themselves moved by a pixel, over sizes: ``(N,)``.
 
     Karras et al., Analyzing and Improving the Image Quality of StyleGAN (2020), appendix D.
 

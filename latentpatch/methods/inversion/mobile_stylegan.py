@@ -132,7 +132,7 @@ class MobileStyleGAN(Generator):
         return x / 2 + 0.5
 
     def _unwavelet(self, x: Tensor) -> Tensor:
-        """Return the inverse wavelet of ``(N, 4C, h, w)``: the band of means, then three bands of each channel."""
+        """Return the inverse wavelet of ``(N, 4C, h, w)``: means, then three bands of each channel."""
         count = x.shape[1] // 4
         bands = torch.cat([x[:, :count, None], x[:, count:].unflatten(1, (count, 3))], 2)
         kernel = self._get("wavelet").flatten(1)  # 4 bands x 4 pixels
