@@ -31,7 +31,9 @@ class InvertOptions(cli.CommandOptions):
     output: Path = cli.output_option()
     generator: str = cli.option(generator_name, "NAME[:PATH]", GENERATOR_HELP, required=True)
     size: tuple[int, int] | None = cli.option(
-        cli.image_size, "SIDE|HxW", "pixels to which pictures are cropped and resized (those of the generator)"
+        cli.image_size,
+        "SIDE|HxW",
+        "pixels to which pictures are cropped and resized (those of the generator, degraded)",
     )
     degrade: tuple[str, ...] = cli.option(
         str,
@@ -90,10 +92,13 @@ def run(options: InvertOptions, context: cli.RunContext) -> dict[str, Any]:
         paths = images.list_images(*options.pictures)
         names = images.identifiers(paths)
         generator = load_generator(options.generator, size=options.size).to(choose_device(context.device))
-        targets = _targets(paths, options.size or generator.spec.image_size)
+        blank = torch.zeros(1, 3, *generator.spec.image_size)
+        for each in chain:
+            blank = each(blank)
+        targets = _targets(paths, options.size or (blank.shape[2], blank.shape[3]))
         if detector is not None:
             _check_faces(detector.function, targets, paths)
-        if not options.unaligned:
+        if not options.unaligned and not chain:  # degraded pictures differ from the generator's own anyway
             _check_alignment(generator, targets, paths)
         inputs: dict[str, Any] = {
             "degrade": chain or None, "perceptual": None if perceptual is None else perceptual.function,

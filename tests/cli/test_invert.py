@@ -123,6 +123,8 @@ def test_degraded_pictures(own: Path, network: Path, tmp_path: Path) -> None:
     assert read_image(tmp_path / "larger" / "0000.png").shape == (3, 32, 32)
     run("invert", own / "a.png", *generator, "--degrade", "grey", "--degrade", "jpeg:40", "-o", tmp_path / "grey")
     assert record(tmp_path / "grey", "invert.json")["degrade"] == ["grey", "jpeg:40"]
+    run("invert", own / "a.png", *generator, "--degrade", "downsample:2", "-o", tmp_path / "small")
+    assert record(tmp_path / "small", "invert.json")["size"] == [16, 16]
 
 
 def test_pictures_that_do_not_serve_are_refused(
