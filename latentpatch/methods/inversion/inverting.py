@@ -42,7 +42,7 @@ class Inversion:
         images: ``(N, 3, H, W)`` float32 in [0, 1], the pictures that the generator makes of them, not degraded.
         loss: ``(N,)``, the objective of each picture.
         error: ``(N,)``, mean squared difference to the targets, after the degradation.
-        losses: ``(steps, N)``, objective of the best start at each step.
+        losses: ``(steps, N)``, the least objective up to each step.
         steps: steps that were done.
         seed: of the noise maps and random starts.
         is_interrupted: True if fewer steps were done than the settings say.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -77,6 +78,8 @@ class StoredInversion:
                 raise ValueError("ids, seed and generator do not fit the styles")
             if any(each.ndim != 4 or len(each) != len(ids) for each in noise) or styles.ndim != 3:
                 raise ValueError("noise maps do not fit the styles")
+            if any(each.dtype != torch.float32 for each in (styles, *noise)):
+                raise ValueError("styles and noise maps must be float32")
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(path, f"malformed file of latents: {' '.join(str(error).split())}") from error
         return cls(tuple(map(str, ids)), styles, noise, seed, facts, record)

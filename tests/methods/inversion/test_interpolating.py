@@ -97,9 +97,10 @@ def test_other_files_and_generators_are_refused(tmp_path: Path, generator: Gener
     write_tensors(path, {"styles": stored.styles})
     with refuses_file(path, "not a file of latents"):
         StoredInversion.read(path)
-    replace(stored, ids=("a",)).write(path)
-    with refuses_file(path, "malformed"):
-        StoredInversion.read(path)
+    for bad in (replace(stored, ids=("a",)), replace(stored, styles=stored.styles.double())):
+        bad.write(path)
+        with refuses_file(path, "malformed"):
+            StoredInversion.read(path)
     with refuses_file("latents", "made with stylegan2"):
         stored.check(load_generator("embedded", size=(32, 32)), "latents")
     broken = replace(stored, styles=stored.styles * float("nan"))
