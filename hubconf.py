@@ -6,6 +6,8 @@ from latentpatch.hub import (  # noqa: E402
     TASK_ENTRIES,
     diffusers_autoencoder,
     embedded_autoencoder,
+    generator,
+    inversion,
     latentpatch,
     pixel_autoencoder,
     taming_autoencoder,
@@ -16,6 +18,8 @@ from latentpatch.hub import (  # noqa: E402
 __all__ = [
     "diffusers_autoencoder",
     "embedded_autoencoder",
+    "generator",
+    "inversion",
     "latentpatch",
     "pixel_autoencoder",
     "taming_autoencoder",

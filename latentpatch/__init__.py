@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from .bank.bank import SourceBank
     from .bank.pca import PCA
     from .errors import FileError, ImageError, LatentPatchError, MissingDependencyError, SettingError, WeightsError
+    from .generators import load_generator
     from .methods.base import Context, Method, Sampler, register
+    from .methods.inversion import InversionSettings, interpolate, invert
     from .methods.latent.presets import PRESETS
     from .methods.latent.settings import (
         DiffusionSettings,
@@ -49,6 +51,7 @@ __all__ = [
     "GPNNSettings",
     "Generation",
     "ImageError",
+    "InversionSettings",
     "LatentPatch",
     "LatentPatchError",
     "Method",
@@ -73,7 +76,10 @@ __all__ = [
     "explain",
     "harmonize",
     "inpaint",
+    "interpolate",
+    "invert",
     "load_autoencoder",
+    "load_generator",
     "register",
     "register_method",
     "reshuffle",
@@ -98,7 +104,9 @@ __getattr__, __dir__ = attach(
             "SettingError",
             "WeightsError",
         ),
+        ".generators": ("load_generator",),
         ".methods.base": ("Context", "Method", "Sampler", "register"),
+        ".methods.inversion": ("InversionSettings", "interpolate", "invert"),
         ".methods.latent.presets": ("PRESETS",),
         ".methods.latent.settings": (
             "DiffusionSettings",

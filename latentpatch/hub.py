@@ -8,7 +8,6 @@ when the package is imported, where huggingface_hub is optional, and folders nee
 from __future__ import annotations
 
 import importlib
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from . import __all__ as _PUBLIC
-from .autoencoders.names import AUTOENCODERS
 from .errors import FileError, MissingDependencyError
+from .generators import generator, inversion
 from .io.atomic import staged, write_bytes
 from .methods.single_image.presets import task_settings
 from .methods.trained.base import load_trained as trained_model
-from .registry import TASKS, settings_record
+from .model_card import model_card
+from .registry import TASKS
 from .validation import check_choice
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ __all__ = [
     "diffusers_autoencoder",
     "embedded_autoencoder",
     "find_model",
+    "generator",
+    "inversion",
     "latentpatch",
-    "model_card",
     "pixel_autoencoder",
     "taming_autoencoder",
     "tiny_autoencoder",
@@ -45,52 +46,6 @@ __all__ = [
 ]
 
 MODEL_FILE = "model.safetensors"
-
-_CARD = """\
----
-library_name: latentpatch
-pipeline_tag: unconditional-image-generation
-tags:
-- latentpatch
-- patch-based-synthesis
----
-
-# {title}
-
-New images, {height}x{width} pixels, pieced together from {count} registered examples, after LatentPatch
-([ICIP 2023](https://doi.org/10.1109/ICIP49359.2023.10222005)). Nothing was trained on the examples.
-
-```python
-from latentpatch import LatentPatch
-
-model = LatentPatch.from_pretrained({name})
-result = model.generate(16, seed=0)
-result.images      # (16, 3, {height}, {width}) in [0, 1]
-result.shares()    # which sources each picture is made of
-```
-
-| | |
-|---|---|
-| sources | {count} |
-| copies of each, mirrored or moved | {copies} |
-| attributes | {attributes} |
-| grid | {rows}x{columns} cells |
-| principal components | {components} |
-| autoencoder | {autoencoder} (not in this repository), licence of its weights: {license} |
-| SHA-256 of its weights | `{weights}` |
-| SHA-256 of the sources | `{sources}` |
-| settings | `{settings}` |
-
-## Sources and consent
-
-**This file holds the sources.** Each can be decoded from it nearly as it was, and what is generated is pieced
-together from them. If they show people, publish it only with the consent of everyone in it, for this use and for
-whoever may download it; do not pass results off as photographs, or as anyone in particular. The rights to the sources
-are their owners': no licence for them is stated here.
-
-A source is removed with `model.remove(id)` and `model.save_pretrained(folder)`; copies that were downloaded before keep
-it.
-"""
 
 
 class PretrainedMixin:
@@ -169,36 +124,6 @@ class PretrainedMixin:
                 )
         except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
             raise FileError(repo_id, f"cannot be published: {' '.join(str(error).split())}") from error
-
-
-def model_card(model: LatentPatch, repo_id: str | None = None) -> str:
-    """Return a model card in Markdown, with the metadata of the Hugging Face Hub.
-
-    Args:
-        model: fitted.
-        repo_id: ``OWNER/NAME`` of the repository it is for.
-    """
-    facts, bank = model.origin(), model.bank
-    height, width = (cells * facts["downsampling"] for cells in bank.grid)
-    is_packaged = AUTOENCODERS.get(facts["name"]) in ("embedded", "pixels")  # no other weights are opened for a file
-    named = "" if is_packaged else f', autoencoder="{":".join(filter(None, (facts["name"], facts["argument"])))}"'
-    return _CARD.format(
-        title=repo_id or "A LatentPatch model",
-        name=(f'"{repo_id}"' if repo_id else '"path/to/this/folder"') + named,
-        height=height,
-        width=width,
-        count=len(bank.sources),
-        copies=bank.variants.count,
-        attributes=", ".join(sorted({name for row in bank.attributes for name in row})) or "none",
-        rows=bank.grid[0],
-        columns=bank.grid[1],
-        components=model.pca.components,
-        autoencoder=facts["name"] + (f":{facts['argument']}" if facts["name"] == "pixels" else ""),
-        license=facts["license"],
-        weights=facts["sha256"],
-        sources=bank.digest(),
-        settings=json.dumps(settings_record(model.settings, bank.grid)),
-    )
 
 
 def find_model(name: str | Path, **options: Any) -> Path:

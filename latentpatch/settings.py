@@ -285,6 +285,7 @@ def settings_table(kind: type[Settings]) -> str:
 
 def main() -> int:
     """Print the tables of all methods' settings, as docs/settings.md holds them."""
+    from .methods.inversion.settings import InversionSettings
     from .registry import PICTURE_METHODS, SAMPLERS
 
     for noun, registry in (("Sampler", SAMPLERS), ("Method", PICTURE_METHODS)):
@@ -292,6 +293,7 @@ def main() -> int:
             kind = registry.settings_class(name)
             text = settings_table(kind) if declared(kind) else "No settings."
             print(f"## {noun} `{name}`\n\n{registry.summary(name)}\n\n{text}\n")
+    print(f"## Inversion\n\nSearches the inputs of a generator for a picture.\n\n{settings_table(InversionSettings)}\n")
     return 0
 
 

@@ -30,6 +30,8 @@ ENTRIES = sorted(
     [
         "diffusers_autoencoder",
         "embedded_autoencoder",
+        "generator",
+        "inversion",
         "latentpatch",
         "pixel_autoencoder",
         "taming_autoencoder",

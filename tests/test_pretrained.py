@@ -135,7 +135,7 @@ def test_the_hub_asks_for_its_package(model, without_hub):
 def test_a_card_names_weights_that_must_be_fetched(name, named):
     """A model file alone fetches no weights: who follows the card has to name the autoencoder."""
     from latentpatch import load_autoencoder
-    from latentpatch.hub import model_card
+    from latentpatch.model_card import model_card
 
     model = LatentPatch(load_autoencoder(name, pretrained=False), components=4).fit(torch.rand(3, 3, 64, 64))
     (line,) = [line for line in model_card(model, "owner/name").splitlines() if "from_pretrained" in line]

@@ -33,6 +33,8 @@ LAYERS = [
         "trained_tasks",
         "fitting",
         "hub",
+        "generators",
+        "model_card",
         "provenance",
         "registration",
         "results",

@@ -46,6 +46,8 @@ COMMANDS = {
     "train": "train networks on one picture or a few, for generate and the tasks above",
     "enlarge": "enlarge a picture by a model that was trained on it",
     "denoise": "take the noise from a picture",
+    "invert": "find the inputs of a generator that give pictures",
+    "interpolate": "make pictures between inverted ones",
     "reconstruct": "encode and decode pictures: what the autoencoder loses",
     "align": "register similar pictures to one another",
     "fit": "encode sources once and keep them in one file",

@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,16 +27,18 @@ from starlette.responses import Response as HTTPResponse
 from starlette.routing import Route
 
 from .. import __version__
-from ..errors import FileError, LatentPatchError, SettingError
+from ..errors import FileError, LatentPatchError
+from ..generators import load_generator
 from ..model import LatentPatch
 from ..registry import import_plugins
-from ..validation import check_integer, check_real
 from .batcher import Batcher
 from .codecs import Call, Response, encode_failure, internal_failure
-from .failures import Failure, Refusal
+from .failures import Failure, Refusal, failure_of
 from .forms import parse_form
+from .inversions import Inversions
 from .kserve import MODEL_NAME, model_metadata
 from .limits import OPERATIONS, Limits
+from .options import LOOPBACK, Options
 from .schema import json_schema
 from .service import Service
 
@@ -49,50 +50,13 @@ _PROBES = ("/ping", "/v2/health/ready")  # answered without a token: they only t
 
 _Endpoint = Callable[[Request], Awaitable[HTTPResponse]]
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
+def application(service: Service, options: Options | None = None, inversions: Inversions | None = None) -> Starlette:
+    """Return the ASGI application, which takes jobs, too, where ``inversions`` are there.
 
-@dataclass(frozen=True)
-class Options:
-    """Options of the server: sizes of the queue and of batches, and the token.
-
-    Attributes:
-        batch_size: most requests answered together.
-        max_batch_delay: most seconds a request waits for others while the worker is free.
-        queue_size: most requests at once, from the first byte of a body to the answer: those at work too.
-        max_body_bytes: of one request. With queue_size it bounds the memory that requests take.
-        max_body_seconds: for a body to arrive.
-        threads: of torch, for the worker; None leaves torch's own number.
-        token: bearer token of every request but probes; None for a server that anyone may use.
-        hosts: names of the server in the header Host, without which pages of other servers are kept from one without a
-            token; empty for any.
+    Its worker starts with it, and answers the requests that wait before it ends.
     """
-
-    batch_size: int = 16
-    max_batch_delay: float = 0.01
-    queue_size: int = 64
-    max_body_bytes: int = 24 * 2**20
-    max_body_seconds: float = 30.0
-    threads: int | None = None
-    token: str | None = field(default=None, repr=False)
-    hosts: tuple[str, ...] = _LOOPBACK
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "queue_size", "max_body_bytes"):
-            check_integer(name, getattr(self, name), 1)
-        if self.threads is not None:
-            check_integer("threads", self.threads, 1)
-        for name in ("max_batch_delay", "max_body_seconds"):
-            value = check_real(name, getattr(self, name))
-            if not 0 <= value < math.inf:
-                raise SettingError(name, value, "a finite number of seconds, at least 0")
-        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
-            raise SettingError("token", "other text", "printable ASCII and not blank")
-
-
-def application(service: Service, options: Options | None = None) -> Starlette:
-    """Return the ASGI application; its worker starts with it, and answers the requests that wait before it ends."""
-    server = _Server(service, options or Options())
+    server = _Server(service, options or Options(), inversions)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -102,6 +66,8 @@ def application(service: Service, options: Options | None = None) -> Starlette:
             yield
         finally:
             await asyncio.to_thread(server.batcher.close)
+            if inversions is not None:
+                await asyncio.to_thread(inversions.close)
 
     routes: list[tuple[str, str, _Endpoint]] = [
         (_PREDICT, "GET POST", server.predict),
@@ -111,6 +77,8 @@ def application(service: Service, options: Options | None = None) -> Starlette:
         ("/ping", "GET", server.ping),
         ("/schema", "GET", server.schema),
     ]
+    if inversions is not None:
+        routes += [("/inversions", "POST", server.invert), ("/inversions/{job}", "GET DELETE", server.inversion)]
     return Starlette(
         routes=[
             Route(path, endpoint if path in _PROBES else server.require_token(endpoint), methods=methods.split())
@@ -141,8 +109,8 @@ class _Server:
 
     batcher: Batcher
 
-    def __init__(self, service: Service, options: Options) -> None:
-        self.service, self.options = service, options
+    def __init__(self, service: Service, options: Options, inversions: Inversions | None = None) -> None:
+        self.service, self.options, self.inversions = service, options, inversions
         self._num_requests = 0
 
     def require_token(self, endpoint: _Endpoint) -> _Endpoint:
@@ -211,6 +179,29 @@ class _Server:
 
     async def schema(self, _: Request) -> HTTPResponse:
         return _json(json_schema())
+
+    async def invert(self, request: Request) -> HTTPResponse:
+        assert self.inversions is not None
+        incoming = _Incoming(request)
+        try:
+            body = await asyncio.wait_for(self._body(incoming), self.options.max_body_seconds)
+            if body is None:
+                await self._discard(incoming)
+                return _refuse(Failure(413, "body_too_large", f"more than {self.options.max_body_bytes} bytes"))
+            return _json(await asyncio.to_thread(self.inversions.submit, body), 202)
+        except Exception as error:
+            return _refuse(failure_of(error))
+
+    async def inversion(self, request: Request) -> HTTPResponse:
+        assert self.inversions is not None
+        name = request.path_params["job"]
+        try:
+            if request.method == "DELETE":
+                self.inversions.cancel(name)
+            report = self.inversions.report(name)
+        except Refusal as refusal:
+            return _refuse(refusal.failure)
+        return _refuse(Failure(404, "not_found", "no such job")) if report is None else _json(report)
 
     async def _body(self, incoming: _Incoming) -> bytes | None:
         """Return the body; None for one beyond the limit, which is not read any further."""
@@ -304,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             max_body_bytes=parsed.max_body_bytes,
             threads=parsed.threads,
             token=_token(parsed.token_file),
-            hosts=(*_LOOPBACK, *parsed.allow_host) if parsed.host in _LOOPBACK else (),
+            hosts=(*LOOPBACK, *parsed.allow_host) if parsed.host in LOOPBACK else (),
         )
         if options.threads is not None:
             torch.set_num_threads(options.threads)  # here, too, because this thread measures the speed
@@ -316,6 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress=sys.stderr.isatty(),
         )
         service = Service(model, Limits(max_task_pixels=parsed.max_task_pixels, operations=parsed.operations))
+        inversions = None if parsed.generator is None else Inversions(load_generator(parsed.generator))
     except (LatentPatchError, ValueError, TypeError) as error:
         print(f"latentpatch: {error}", file=sys.stderr)
         return 1
@@ -323,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"latentpatch: {len(model.bank.sources)} sources, for {users}", file=sys.stderr)
     rounds = math.ceil(options.queue_size / options.batch_size)
     uvicorn.run(
-        application(service, options),
+        application(service, options, inversions),
         host=parsed.host,
         port=parsed.port,
         http="h11",
@@ -356,6 +348,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--autoencoder", metavar="NAME[:PATH]", help="as for latentpatch generate")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:NUMBER")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the decoder")
+    parser.add_argument("--generator", metavar="NAME[:PATH]", help="also take jobs that invert pictures into it")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch; by default torch's own number")
     group = parser.add_argument_group("requests")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")

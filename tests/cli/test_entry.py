@@ -109,6 +109,10 @@ OPTIONS = {
     "inpaint": "PICTURE --from --method --noise --texture --window --offsets -n --seed --image --mask --box "
     "--reconstructed --where --patch-size --json --sampler --levels --resume",
     "edit": "PICTURE --from --method --margin --fade --coarsest --donor --mask --box --composite --json",
+    "invert": "PICTURES --generator --size --degrade --perceptual --detector --unaligned --seed --trace --steps "
+    "--learning-rate --noise-maps --arc --loss --start --starts --noise-regularization --identity --output --device",
+    "interpolate": "LATENTS -n --by --weights --inputs --seed --generator --animation --originals --strangers "
+    "--held-out --features --identity --output",
     "reconstruct": "--skip-bad --json",
     "align": "--size --landmarks --to --rotation --zoom --focus --min-agreement --closer --crop --mean --skip-bad",
     "fit": "--attributes --components --skip-bad --residuals --offsets",

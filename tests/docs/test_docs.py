@@ -82,6 +82,7 @@ SLOW = {
     "docs/embedding.md",
     "docs/evaluation.md",
     "docs/export.md",
+    "docs/inversion.md",
     "docs/pictures.md",
     "docs/provenance.md",
     "docs/python.md",

@@ -24,14 +24,14 @@ JSON = {"Content-Type": "application/json"}
 class Live:
     """The ASGI server on a port of its own, in a thread."""
 
-    def __init__(self, service: Service, **options: Any) -> None:
+    def __init__(self, service: Service, inversions: Any = None, **options: Any) -> None:
         for name in ("starlette", "uvicorn", "python_multipart"):
             pytest.importorskip(name, reason=f"the http extra is not installed: no {name}")
         import uvicorn
 
         from latentpatch.serving.app import Options, application
 
-        self.app = application(service, Options(threads=1, **options))
+        self.app = application(service, Options(threads=1, **options), inversions)
         config = uvicorn.Config(self.app, port=0, http="h11", ws="none", lifespan="on", log_config=None)
         self.server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self.server.run)

@@ -1,0 +1,258 @@
+"""Find the styles and noise maps with which a generator makes given pictures.
+
+Guo and Zhuang, Few shot generation of face images based on GAN inversion: a style for every layer, the first k noise
+maps, Adam with a cosine schedule, and the angle between the styles of layers as a second loss (section 4).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ...errors import SettingError
+from ...runs.threads import map_in_threads
+from ..picture import Observer, PictureStep, check_picture
+from .degradations import Degrade, degraded_targets
+from .generator import Generator
+from .losses import arc_loss, noise_correlation, pyramid_loss, squared_error
+from .settings import InversionSettings
+
+__all__ = ["Inversion", "Perceptual", "estimate_seconds", "invert"]
+
+#: A differentiable function of pictures ``(N, 3, H, W)`` to features ``(N, ...)``, whose squared differences count.
+Perceptual = Callable[[Tensor], Tensor]
+
+_TIMED_STEPS = 3
+_PART = 16  # pictures that an accelerator optimizes together
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Styles and noise maps of pictures, the best of all steps.
+
+    Attributes:
+        styles: ``(N, L, D)`` float32.
+        noise: the first k noise maps ``(N, 1, h, w)``; the others are the generator's maps of ``seed``.
+        images: ``(N, 3, H, W)`` float32 in [0, 1], the pictures that the generator makes of them, not degraded.
+        loss: ``(N,)``, the objective of each picture.
+        error: ``(N,)``, mean squared difference to the targets, after the degradation.
+        losses: ``(steps, N)``, the least objective up to each step.
+        steps: steps that were done.
+        seed: of the noise maps and random starts.
+        is_interrupted: True if fewer steps were done than the settings say.
+    """
+
+    styles: Tensor = field(repr=False)
+    noise: tuple[Tensor, ...] = field(repr=False)
+    images: Tensor = field(repr=False)
+    loss: Tensor
+    error: Tensor
+    losses: Tensor = field(repr=False)
+    steps: int
+    seed: int
+    is_interrupted: bool = False
+
+
+def invert(
+    generator: Generator,
+    targets: Tensor,
+    settings: InversionSettings | None = None,
+    *,
+    degrade: Degrade | None = None,
+    perceptual: Perceptual | None = None,
+    initial: Inversion | None = None,
+    seed: int = 0,
+    observe: Observer | None = None,
+) -> Inversion:
+    """Return the styles and noise maps whose pictures, after a degradation, are nearest to the targets.
+
+    An interruption (Ctrl-C) ends the search; the best so far is returned then. On a CPU each picture is optimized by
+    itself, with one thread, so that its result is the same alone and in any batch.
+
+    Args:
+        generator: frozen.
+        targets: ``(N, 3, h, w)`` in [0, 1]: of the generator's size, or as ``degrade`` makes them. Smaller ones of the
+            same proportions are compared after downsampling.
+        settings: defaults where None.
+        degrade: differentiable function of pictures; see :mod:`.degradations`.
+        perceptual: differentiable features, whose mean squared difference is added to the loss.
+        initial: styles and noise maps to start from, such as those found with a smaller size of the generator.
+        seed: of the noise maps and of random starts.
+        observe: called after each step with the pictures of the first start.
+
+    Raises:
+        SettingError: for targets or settings that do not fit, or losses that are no numbers.
+    """
+    search = _Search(generator, targets, settings or InversionSettings(), degrade, perceptual, seed, initial)
+    history: list[Tensor] = []
+    is_interrupted = False
+    try:
+        for done in range(1, search.settings.steps + 1):
+            losses, images = search.step(done - 1)
+            history.append(losses)
+            if observe is not None:
+                observe(PictureStep(done, search.settings.steps, images, f"loss {float(losses.mean()):.5f}"))
+    except KeyboardInterrupt:
+        if not history:
+            raise
+        is_interrupted = True
+    return search.result(torch.stack(history), is_interrupted)
+
+
+def estimate_seconds(
+    generator: Generator,
+    targets: Tensor,
+    settings: InversionSettings | None = None,
+    *,
+    degrade: Degrade | None = None,
+    perceptual: Perceptual | None = None,
+) -> float:
+    """Return how long :func:`invert` takes, in seconds, from a few timed steps; arguments are those of it."""
+    search = _Search(generator, targets, settings or InversionSettings(), degrade, perceptual, 0)
+    search.step(0)  # first steps allocate
+    start = time.monotonic()
+    for step in range(1, 1 + _TIMED_STEPS):
+        search.step(step)
+    return (time.monotonic() - start) / _TIMED_STEPS * search.settings.steps
+
+
+class _Part:
+    """Pictures of one size that are optimized together, from one start."""
+
+    def __init__(self, targets: Tensor, styles: Tensor, noise: Sequence[Tensor], fixed: Sequence[Tensor]) -> None:
+        self.targets, self.fixed = targets, list(fixed)
+        self.styles = styles.detach().clone().requires_grad_()
+        self.noise = [each.detach().clone().requires_grad_() for each in noise]
+        self.optimizer = torch.optim.Adam([self.styles, *self.noise])
+        self.best = [each.detach().clone() for each in (self.styles, *self.noise)]
+        self.loss = torch.full((len(targets),), math.inf, device=targets.device)
+        self.error = self.loss.clone()
+
+    def keep(self, loss: Tensor, error: Tensor) -> None:
+        """Keep styles and noise maps of the pictures whose loss is the least so far."""
+        is_better = loss < self.loss  # NaN is not
+        self.loss, self.error = torch.where(is_better, loss, self.loss), torch.where(is_better, error, self.error)
+        for best, now in zip(self.best, (self.styles, *self.noise), strict=True):
+            best[is_better] = now.detach()[is_better]
+
+
+class _Search:
+    def __init__(
+        self,
+        generator: Generator,
+        targets: Tensor,
+        settings: InversionSettings,
+        degrade: Degrade | None,
+        perceptual: Perceptual | None,
+        seed: int,
+        initial: Inversion | None = None,
+    ) -> None:
+        if not isinstance(targets, Tensor) or targets.ndim != 4 or not len(targets):
+            raise SettingError("targets", tuple(getattr(targets, "shape", ())), "of shape (N, 3, H, W), N at least 1")
+        for each in targets:
+            check_picture("targets", each)
+        self.generator, self.settings, self.seed, self.perceptual = generator, settings, seed, perceptual
+        size = generator.spec.image_size
+        targets = targets.to(generator.device, torch.float32)
+        self.degrade, targets = degraded_targets(degrade, targets, size)
+        noise = generator.noise(seed)
+        k = min(settings.noise_maps, len(noise))
+        count = len(targets)
+        if initial is None:
+            starts, first = self._starts(targets), [each.expand(count, -1, -1, -1) for each in noise[:k]]
+        else:
+            generator.check_styles(initial.styles, initial.noise)
+            if len(initial.styles) != count:
+                raise SettingError("initial", len(initial.styles), f"of {count} pictures, as the targets")
+            k = max(k, len(initial.noise))
+            starts, first = [initial.styles.to(generator.device)], [*initial.noise, *noise[len(initial.noise) : k]]
+            first = [each.to(generator.device).expand(count, -1, -1, -1) for each in first]
+        with torch.no_grad():
+            made = self.degrade(generator.synthesize(starts[0][:1], noise))
+        if made.shape[1:] != targets.shape[1:]:
+            wanted = f"of shape (N, {', '.join(map(str, made.shape[1:]))}), as {generator.spec.name} makes them"
+            raise SettingError("targets", tuple(targets.shape), f"{wanted} after the degradation")
+        side = 1 if generator.device.type == "cpu" else _PART
+        slices = [slice(at, at + side) for at in range(0, count, side)]
+        self.parts = [
+            [_Part(targets[at], styles[at], [each[at] for each in first], noise[k:]) for at in slices]
+            for styles in starts
+        ]
+        features = perceptual or (lambda images: images[:, :0])
+        with torch.no_grad():
+            self.wanted = {id(p): features(p.targets) for row in self.parts for p in row}
+
+    def _starts(self, targets: Tensor) -> list[Tensor]:
+        """Return the first styles ``(N, L, D)`` of each start."""
+        count, starts = len(targets), self.settings.starts
+        kind = "random" if starts > 1 else self.settings.start or self.generator.default_start
+        if kind == "encoder":
+            with torch.no_grad():
+                return [self.generator.encode(targets)]
+        if kind == "mean":
+            return [self.generator.mean_styles()[None].expand(count, -1, -1)]
+        with torch.no_grad():
+            seeds = range(self.seed, self.seed + starts)
+            return [self.generator.random_styles([each]).expand(count, -1, -1) for each in seeds]
+
+    def step(self, done: int) -> tuple[Tensor, Tensor]:
+        """Do one step. Return the least loss so far ``(N,)`` and the first start's pictures."""
+        rate = self.settings.learning_rate * (1 + math.cos(math.pi * done / self.settings.steps)) / 2
+        images = map_in_threads(partial(self._step_part, rate=rate), [p for row in self.parts for p in row])
+        least = torch.stack([torch.cat([p.loss for p in row]) for row in self.parts]).amin(0)
+        if not bool(least.isfinite().all()):
+            raise SettingError("loss", float("nan"), "a number; a lower learning_rate may help")
+        return least.cpu(), torch.cat(images[: len(self.parts[0])])
+
+    @torch.enable_grad()
+    def _step_part(self, part: _Part, rate: float) -> Tensor:
+        settings = self.settings
+        images = self.generator.synthesize(part.styles, [*part.noise, *part.fixed])
+        degraded = self.degrade(images)
+        error = squared_error(degraded, part.targets)
+        loss = error if settings.loss == "mse" else pyramid_loss(degraded, part.targets)
+        if self.perceptual is not None:
+            apart = (self.perceptual(degraded) - self.wanted[id(part)]).flatten(1).square().mean(1)
+            loss = loss + settings.perceptual_weight * apart
+        if settings.arc and self.generator.has_layers:
+            loss = loss + settings.arc * arc_loss(part.styles)
+        if settings.noise_regularization and part.noise:
+            loss = loss + settings.noise_regularization * noise_correlation(part.noise)
+        part.keep(loss.detach(), error.detach())
+        part.optimizer.param_groups[0]["lr"] = rate
+        part.optimizer.zero_grad()
+        loss.sum().backward()
+        part.optimizer.step()
+        if settings.noise_regularization:
+            for each in part.noise:
+                deviation, mean = torch.std_mean(each.data, (1, 2, 3), keepdim=True)
+                each.data.sub_(mean).div_(deviation)
+        return images.detach().clamp(0, 1)
+
+    @torch.no_grad()
+    def result(self, losses: Tensor, is_interrupted: bool) -> Inversion:
+        """Return the best of all starts and steps."""
+        rows = [
+            [torch.cat(each) for each in zip(*([*p.best, p.loss, p.error] for p in row), strict=True)]
+            for row in self.parts
+        ]
+        best = torch.stack([row[-2] for row in rows]).argmin(0)
+        picked = [torch.stack([rows[int(b)][i][n] for n, b in enumerate(best)]) for i in range(len(rows[0]))]
+        styles, *noise, loss, error = picked
+        fixed = self.parts[0][0].fixed
+        images = map_in_threads(
+            lambda n: self.generator.synthesize(styles[n : n + 1], [*(m[n : n + 1] for m in noise), *fixed]).clamp(
+                0, 1
+            ),
+            range(len(styles)),
+        )
+        return Inversion(
+            styles.cpu(), tuple(m.cpu() for m in noise), torch.cat(images).cpu(), loss.cpu(), error.cpu(), losses,
+            len(losses), self.seed, is_interrupted,
+        )  # fmt: skip

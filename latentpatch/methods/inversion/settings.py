@@ -1,0 +1,48 @@
+"""Settings of the inversion of generators; importing this module imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import SettingError
+from ...settings import Settings, setting
+
+__all__ = ["InversionSettings"]
+
+
+@dataclass(frozen=True)
+class InversionSettings(Settings):
+    """Settings of the search for the styles and noise maps of a picture (GAN inversion, section 4)."""
+
+    steps: int = setting(3000, "steps of Adam", minimum=10, limit=20000)
+    learning_rate: float = setting(
+        0.1, "step length at the start, which falls to 0 along a cosine", above=0, maximum=10
+    )
+    noise_maps: int = setting(5, "first noise maps that are searched for, too; the others stay", minimum=0, symbol="k")
+    arc: float = setting(
+        0.004,
+        "weight of the mean squared angle between the styles of two layers, in radians",
+        minimum=0,
+        symbol="α",  # noqa: RUF001
+    )
+    loss: str = setting(
+        "mse", "difference of pictures: at their size, or the mean over sizes", choices=("mse", "pyramid")
+    )
+    perceptual_weight: float = setting(1.0, "weight of the perceptual loss, where there is one", minimum=0)
+    start: str | None = setting(
+        None,
+        "first styles: the generator's mean, random ones, or those of its encoder",
+        choices=("mean", "random", "encoder"),
+        default_help="mean for StyleGAN, random for DCGAN, encoder for decoders",
+    )
+    starts: int = setting(1, "random starts, of which the best result is kept", minimum=1, limit=16)
+    noise_regularization: float = setting(
+        0.0,
+        "weight of the correlation within noise maps, which are then kept at mean 0 and deviation 1 (1e5 in StyleGAN2)",
+        minimum=0,
+        is_advanced=True,
+    )
+
+    def check_together(self) -> None:
+        if self.starts > 1 and self.start not in (None, "random"):
+            raise SettingError("starts", self.starts, "1 where the start is not random")
