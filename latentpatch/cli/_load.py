@@ -129,8 +129,6 @@ def open_model(
     model.skipped += [(Path(each["file"]), each["reason"]) for each in passed_over]
     for line in _group_lines(model):
         context.say(line)
-    if attributes is not None and not any(model.bank.attributes):
-        raise ValueError(f"--attributes {options.attributes}: names none of the sources, such as {model.bank.ids[0]!r}")
     if attributes is not None:
         names = set(map(normalized, model.bank.sources))
         rows = {name for name in map(normalized, attributes) if name not in names}
