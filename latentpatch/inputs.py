@@ -65,9 +65,10 @@ def as_picture(picture: Picture, name: str) -> Tensor | FilePicture:
             return array_picture(picture, name)
         channels_last = torch.from_numpy(np.ascontiguousarray(picture if picture.ndim > 2 else picture[..., None]))
         picture = channels_last.movedim(-1, -3)
-        picture = picture.float() if picture.dtype == torch.float64 else picture
     if isinstance(picture, Tensor):
-        return picture.float() / 255 if picture.dtype == torch.uint8 else picture
+        if picture.dtype == torch.uint8:
+            return picture.float() / 255
+        return picture.float() if picture.dtype == torch.float64 else picture
     if not isinstance(picture, (str, Path, Image.Image)):
         wanted = "a picture: a file, a tensor, an array of NumPy or a picture of Pillow"
         raise SettingTypeError(name, type(picture).__name__, wanted)

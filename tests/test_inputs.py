@@ -250,3 +250,11 @@ def test_sizes_and_seeds_as_people_have_them(levels: np.ndarray, images: Tensor,
     assert latentpatch.texture(images[0], np.array([32, 48]), method="quilting").images.shape[2:] == (32, 48)
     with refuses("seed", TypeError):
         model.generate(seeds=[1.5])
+
+
+def test_pictures_of_double_precision_are_those_of_single(images: Tensor) -> None:
+    """Defect P7: what torch.rand makes under a default of float64 is a picture, too."""
+    single, double = (
+        latentpatch.reshuffle(each, settings="small-pieces").images for each in (images[0], images[0].double())
+    )
+    assert torch.equal(single, double)
