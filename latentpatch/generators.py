@@ -107,14 +107,17 @@ def inversion(
 
 
 def disagreement_with_generator(generator: Generator, targets: Tensor, names: list[str]) -> list[Disagreement]:
-    """Return how pictures are out of register with those that a generator makes; empty where none is.
+    """Return the disagreement of each picture that is not aligned as those that a generator makes.
 
-    Generators whose own pictures do not agree with one another make no judgement, nor do decoders, which make any.
+    Nothing is judged for decoders, which make any picture, and for generators whose own pictures do not agree.
 
     Args:
         generator: frozen.
         targets: ``(N, 3, h, w)`` in [0, 1].
-        names: of the pictures.
+        names: of the pictures, N.
+
+    Returns:
+        One a picture that is not aligned, in their order; empty where all are.
     """
     from .methods.inversion.decoders import SourcesGenerator
     from .model import LatentPatch

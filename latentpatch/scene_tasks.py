@@ -88,7 +88,7 @@ def texture(
     Args:
         pictures: see :func:`~latentpatch.reshuffle`.
         size: height and width of the textures.
-        weights: of the exemplars, from 0: the shares of the textures that they have.
+        weights: a number from 0 for each exemplar; textures have shares of them in these proportions.
         source_map: a grey picture that says which exemplar is where, resized to the textures: see :func:`map_shares`.
         symmetric: ``mirrored``, or ``p4m`` for squares, see :data:`~latentpatch.ops.symmetry.SYMMETRIES`. Such
             textures are tileable, too.
@@ -109,7 +109,7 @@ def texture(
 def exemplar_shares(
     count: int, size: tuple[int, int], weights: Sequence[float] | None = None, source_map: Picture | None = None
 ) -> Tensor | None:
-    """Return the share of each exemplar in each place, ``(count, *size)``; None without weights and map.
+    """Return the share of each exemplar at each pixel, ``(count, *size)`` float32; None without weights and map.
 
     Raises:
         SettingError, ImageError: for weights that are not one for each exemplar, and for a map of one exemplar.

@@ -28,7 +28,8 @@ _PHOTOMETRIC = 262  # tag whose value 0 says that white is 0
 def sound_png(stream: BinaryIO, label: str) -> tuple[BinaryIO, set[str]]:
     """Return a PNG without the ancillary chunks that are damaged or too large, and the names of these.
 
-    Texts, profiles and dates say nothing about pixels. Other streams are returned as they are, from their beginning.
+    Such chunks hold texts, profiles and dates, and pixels do not depend on them. Other streams are returned as they
+    are, from their beginning.
 
     Raises:
         ImageError: for a PNG of more chunks than its size explains.
@@ -83,7 +84,7 @@ def num_scans(data: bytes) -> int:
 
 
 def positive_tiff(stream: BinaryIO) -> tuple[BinaryIO, list[bool]]:
-    """Return a TIFF that says of all pages that white is high, and whether it was low, page by page.
+    """Return a TIFF that says of all pages that 0 is black, and for each page whether it said that 0 is white.
 
     Pillow inverts greys of up to 8 bits alone. Other streams are returned as they are, from their beginning.
     """

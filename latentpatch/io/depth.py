@@ -1,4 +1,4 @@
-"""Bring pictures to 8 bits a channel: deep ones by the value that is white, negatives as positives."""
+"""Bring pictures of more bits to 8 bits a channel, and pictures whose 0 is white to 0 as black."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def raw_mode_of(image: Image.Image) -> str:
 
 
 def to_eight_bits(image: Image.Image, raw_mode: str, notes: list[str]) -> Image.Image:
-    """Scale 12- and 16-bit grey, which Pillow would clip, to 8 bits, and transparent colours with it.
+    """Scale 12- and 16-bit grey, which Pillow would clip, to 8 bits, and transparent colors with it.
 
     Args:
-        image: decoded; its info says under :data:`NEGATIVE` whether black and white are exchanged.
+        image: decoded; its info says under :data:`NEGATIVE` whether 0 is white.
         raw_mode: see :func:`raw_mode_of`.
         notes: gets one where the picture cannot be read as it was meant.
     """

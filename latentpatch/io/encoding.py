@@ -38,7 +38,7 @@ class Encoding:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Encoding:
-        """Return the encoding that a picture's record names, which anyone may have written; else PNG."""
+        """Return the encoding that a picture's record names; PNG where the record names no valid one."""
         name, quality = record.get("format"), record.get("quality")
         if name not in ("webp", "jpeg") or type(quality) is not int or not 1 <= quality <= 100:
             return cls()

@@ -1,4 +1,4 @@
-"""Convert pictures from the colours of their ICC profiles to sRGB, through littleCMS."""
+"""Convert pictures from the colors of their ICC profiles to sRGB, through littleCMS."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Training of the embedded autoencoders."""
+"""Trainings of the embedded autoencoders, and of methods on one picture or a few."""

@@ -73,7 +73,8 @@ class DecoderGenerator(Generator):
 class SourcesGenerator(DecoderGenerator):
     """Pictures whose cells are weighted means of a fitted model's sources (:meth:`LatentPatch.soft`).
 
-    Styles are the latents that the sources are compared with: results stay among the sources.
+    A style is the latent of a cell. The nearer a source's latents are to it, the more the source weighs there. So
+    pictures are made of the sources, whatever the styles are.
 
     Args:
         model: fitted.

@@ -51,8 +51,8 @@ class Degradation:
 
     Attributes:
         name: its text.
-        function: of pictures.
-        is_projection: whether doing it twice is doing it once; targets go through it, too.
+        function: of pictures ``(N, 3, H, W)`` in about [0, 1].
+        is_projection: whether a second time changes nothing; targets go through it, too.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Degradation:
 
 
 def downsample(factor: int) -> Degradation:
-    """Return a reduction by a factor, with a bicubic filter: the task of super-resolution."""
+    """Return a reduction by a factor from 1 to 64, with a bicubic filter: the task of super-resolution."""
     if not 1 <= factor <= 64:
         raise SettingError("degrade", f"downsample:{factor}", "downsample:FACTOR, from 1 to 64")
     return Degradation(
@@ -75,7 +75,7 @@ def downsample(factor: int) -> Degradation:
 
 
 def blur(sigma: float) -> Degradation:
-    """Return a Gaussian blur of a standard deviation in pixels; edges are mirrored."""
+    """Return a Gaussian blur of a standard deviation above 0, at most 64 pixels; edges are mirrored."""
     if not 0 < sigma <= 64:
         raise SettingError("degrade", f"blur:{sigma}", "blur:SIGMA, above 0 and at most 64")
     radius = math.ceil(3 * sigma)

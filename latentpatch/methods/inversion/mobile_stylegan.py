@@ -45,9 +45,9 @@ class MobileStyleGAN(Generator):
 
     Args:
         folder: of the four files.
-        size: side of the pictures. 1024 and 512 are exact: 512 leaves out the last inverse wavelet, which averages
-            over squares of 2 pixels. 256, 128 and 64 also leave out the details of the last wavelets: two
-            fifths, a sixth and a thirteenth of the time, for styles that are those of the whole network.
+        size: side of the pictures in pixels. 1024 is the whole network. 512 leaves out the last inverse wavelet: its
+            pixels are means of 2 x 2 of those of 1024. 256, 128 and 64 also leave out the details of the wavelets
+            before, and take two fifths, a sixth and a thirteenth of the time. The styles are the same for all.
 
     Raises:
         FileError: for files that are missing, damaged or of another layout.

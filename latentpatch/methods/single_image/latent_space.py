@@ -1,4 +1,4 @@
-"""Pictures as latents that patches are compared and copied in, by an autoencoder of this package."""
+"""Latents of pictures, in which patches are compared and copied instead of in pixels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LatentSpace:
 
     Args:
         name: of the autoencoder.
-        pictures: ``(C, H, W)``, colored or grey.
+        pictures: ``(C, H, W)`` in [0, 1], colored or grey.
 
     Attributes:
         latents: of the pictures, ``(32, rows, columns)`` each.
@@ -75,7 +75,7 @@ class LatentSpace:
 
 
 def pixel_offsets(offsets: Tensor, sources: Sequence[Sequence[int]], size: Sequence[int]) -> Tensor:
-    """Return the pixels that pixels are from, for the cells that cells are from.
+    """Return the source, row and column of each pixel of a result, from those of each of its cells.
 
     Args:
         offsets: ``(rows, columns, 3)`` int64: source, row and column of cells.
@@ -83,7 +83,7 @@ def pixel_offsets(offsets: Tensor, sources: Sequence[Sequence[int]], size: Seque
         size: height and width of the result in pixels.
 
     Returns:
-        ``(*size, 3)`` int64.
+        ``(*size, 3)`` int64: source, row and column in pixels.
     """
     down, right = (torch.arange(n, device=offsets.device) for n in size)
     found = offsets[down // CELL][:, right // CELL].clone()

@@ -27,13 +27,13 @@ _MEAN_UNITS = 64  # of a level, for means of patches; likewise
 
 
 def num_pairs(scale: Scale, side: int) -> int:
-    """Return the number of pairs of patches of the result and of the sources."""
+    """Return the number of pairs of a patch of the result and one of a source, for the side of patches."""
     rows, columns = patch_grid(scale.result, side)
     return rows * columns * sum(h * w for h, w in (patch_grid(each, side) for each in scale.sources))
 
 
 class ResolvedDiffusion(PatchDiffusionSettings):
-    """Settings without None where the space decides."""
+    """Settings whose sizes are set, in pixels or in cells of latents."""
 
     coarsest: int
     patch_size: int
@@ -46,7 +46,7 @@ class Layout:
     Attributes:
         image: ``(C, h, w)`` in [0, 1], after the scale that was denoised last.
         grid: rows and columns of its patches.
-        keys: those of the patches of each source.
+        keys: rows and columns of the patches of each source.
         matches: ``(rows, columns, 1, 3)`` int32, see :class:`~latentpatch.ops.patchmatch.Field`.
     """
 

@@ -135,7 +135,7 @@ class PatchDiffusionSettings(Settings):
     )
     noise: float | None = setting(
         None,
-        "noise to start from",
+        "level of the noise to start from: at 0 there is none, at 1 there is nothing else",
         minimum=0,
         maximum=1,
         symbol="sigma",

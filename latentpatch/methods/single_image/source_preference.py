@@ -31,12 +31,13 @@ _UNIT = 0.01  # of the variance of a patch: the squared distance that costs 1 at
 
 @dataclass(frozen=True)
 class Preference:
-    """Costs of sources and places, in units of the entropy's factor.
+    """Costs of sources and places: a cost of 1 divides the weight of a patch by e, before weights are balanced.
 
     Attributes:
         parts: of the result that each source is to have; they add up to 1.
-        continuity: cost of a source that no place nearby of like color has (the semantic continuity of FewGAN).
-        shares: ``(S, h, w)``, of the sources in each place of the result; None for the same everywhere.
+        continuity: cost, from 0 to 1000, of a source that no nearby patch of like color is of (the semantic continuity
+            of FewGAN).
+        shares: ``(S, h, w)``, those that each of S sources is to have at each place; None for ``parts`` everywhere.
         position: cost for the squared distance of places, see :class:`~latentpatch.ops.patch_prior.PatchPrior`.
     """
 
@@ -88,7 +89,7 @@ class Preference:
 
 
 def _kernel(grid: Size, colors: np.ndarray) -> np.ndarray:
-    """Return how much patches belong together: ``(Q, Q)``, 1 for a patch and itself."""
+    """Return how near and alike in color patches are: ``(Q, Q)`` in [0, 1], 1 for a patch and itself."""
     rows, columns = (2 * np.arange(n, dtype=np.float32) / max(1, n - 1) for n in grid)
     down, right = ((axis[:, None] - axis) ** 2 for axis in (rows / _HEIGHT, columns / _WIDTH))
     places = (down[:, None, :, None] + right[None, :, None]).reshape(len(colors), -1)

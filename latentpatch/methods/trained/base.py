@@ -119,9 +119,9 @@ class TrainedModel(nn.Module):
 
         Args:
             task: of :attr:`tasks`.
-            seeds: of the pictures.
-            size: height and width; by default the target's, or those of the model.
-            settings: the scale to start from.
+            seeds: of the pictures, N.
+            size: height and width in pixels; by default the target's, or those of the model.
+            settings: by default those of the task; they name the first scale that makes the picture anew.
             target: ``(3, h, w)`` in [0, 1], for tasks that have one: the layout of an analogy, the naive edit.
             mask: ``(h, w)`` bool; pixels outside of it stay as they are, for tasks that have one.
             observe: called after each picture.

@@ -1,6 +1,7 @@
-"""FewGAN: pictures made of the patches of a few pictures that are not registered (Ben-Moshe et al., ICIP 2022).
+"""FewGAN: networks trained on a few pictures that are not registered make new ones (Ben-Moshe et al., ICIP 2022).
 
-Scale 0 turns a picture into codes, one a pixel, and codes into a coarse picture. Each finer scale adds detail. A
+A code is the number of an entry of the codebook. Scale 0 turns a picture into codes, one a pixel, and codes into a
+coarse picture. Each finer scale adds detail. A
 PixelCNN draws codes. The networks blend what they learned: no pixel is the copy of a source's pixel, so that results
 have no provenance.
 """
@@ -31,8 +32,8 @@ class FewGAN(TrainedModel):
     Args:
         method, sizes, size, trained: see :class:`~latentpatch.methods.trained.base.TrainedModel`.
         codes: entries of the codebook, K.
-        code_size: channels of a code besides its coordinates, n_z.
-        position: repetitions of the coordinates, lambda_pos.
+        code_size: channels of an entry besides its coordinates, n_z.
+        position: repetitions of the coordinates in an entry, lambda_pos.
         width: channels of all networks.
         layers: convolutions of the decoder and the generators.
         prior_layers: layers of the PixelCNN after its first one.

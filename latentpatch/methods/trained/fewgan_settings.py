@@ -23,10 +23,10 @@ class FewGANSettings(Settings):
         0.75, "size of a scale relative to the next finer one", minimum=0.3, maximum=0.95, symbol="1/r"
     )
     codes: int = setting(256, "entries of the codebook", minimum=2, limit=8192, symbol="K")
-    code_size: int = setting(64, "channels of a code besides its coordinates", minimum=1, limit=1024, symbol="n_z")
+    code_size: int = setting(64, "channels of an entry besides its coordinates", minimum=1, limit=1024, symbol="n_z")
     position: int = setting(
         4,
-        "repetitions of the coordinates in a code; the more, the more a code keeps to its place",
+        "repetitions of the coordinates in an entry; the more, the more an entry keeps to its place",
         minimum=0,
         limit=64,
         symbol="lambda_pos",
@@ -44,6 +44,6 @@ class FewGANSettings(Settings):
     commitment: float = setting(0.25, "weight of the commitment loss", minimum=0, symbol="beta", is_advanced=True)
     ssim: float = setting(1.0, "weight of the structural similarity to side pictures", minimum=0)
     side_adversarial: float = setting(1.0, "weight of the adversarial loss of side pictures", minimum=0)
-    side_fakes: bool = setting(False, "whether the critic also sees what is made from side pictures, as made")
+    side_fakes: bool = setting(False, "whether the critic is also shown what is made from side pictures, as fakes")
     continuity: float = setting(1.0, "weight of the continuity of the encoder's output", minimum=0)
     drawn: int = setting(64, "drawn landscapes that are the side pictures where there are no others", minimum=1)
