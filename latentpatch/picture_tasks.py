@@ -53,7 +53,7 @@ def reshuffle(
     """Return new pictures from the patches of one picture, or of several.
 
     Args:
-        pictures: a :data:`~latentpatch.inputs.Picture`, with any channels, or several; grey ones become color beside color.
+        pictures: a :data:`~latentpatch.inputs.Picture`, or several; all get the channels of those with most.
         n: number of results.
         seed: of the first result; the next one has the next seed.
         seeds: of all results, in place of ``n`` and ``seed``.

@@ -30,7 +30,8 @@ class PictureRegionOptions(PictureOptions, TargetOptions):
 
     target: Path = cli.argument("PICTURE", "the picture")
     pictures: tuple[Path, ...] = cli.option(
-        Path, "SOURCES", f"{cli.PICTURES_HELP}, to take patches from, or a trained model; by default the picture itself",
+        Path, "SOURCES",
+        f"{cli.PICTURES_HELP}, to take patches from; by default the picture itself; or a trained model",
         "--from", nargs="+", default=(),
     )  # fmt: skip
     n: int = cli.option(cli.integer(1), "N", "number of images", default=1)
