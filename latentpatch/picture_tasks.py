@@ -53,7 +53,7 @@ def reshuffle(
     """Return new pictures from the patches of one picture, or of several.
 
     Args:
-        pictures: a :data:`~latentpatch.inputs.Picture`, with any channels, or several of the same channels.
+        pictures: a :data:`~latentpatch.inputs.Picture`, or several; all get the channels of those with most.
         n: number of results.
         seed: of the first result; the next one has the next seed.
         seeds: of all results, in place of ``n`` and ``seed``.
@@ -358,7 +358,7 @@ def make_pictures(
 
 
 def picture_tensors(pictures: Picture | Sequence[Picture]) -> list[Tensor]:
-    """Return pictures as tensors ``(C, H, W)``; files are read with their own channels.
+    """Return pictures as tensors ``(C, H, W)`` of the same channels: color and alpha where one of them has these.
 
     Raises:
         SettingError, ImageError: for what is no picture.
@@ -369,7 +369,8 @@ def picture_tensors(pictures: Picture | Sequence[Picture]) -> list[Tensor]:
     tensors = [each if isinstance(each, Tensor) else read_channels(each) for each in several]
     for each in tensors:
         check_picture("pictures", each)
-    return tensors
+    count = max(len(each) - (len(each) + 1) % 2 for each in tensors) + any(len(each) % 2 == 0 for each in tensors)
+    return [with_channels(each, count) for each in tensors]
 
 
 def check_memory(

@@ -41,7 +41,7 @@ def compose(
     """Return new pictures of a scene from the patches of a few pictures that are not registered.
 
     Args:
-        pictures: two or more files or tensors ``(C, H, W)`` float32 in [0, 1] of the same channels, or a folder. Those
+        pictures: two or more files or tensors ``(C, H, W)`` float32 in [0, 1], or a folder. Those
             that are larger than the results are reduced to their shorter side; offsets are in the reduced pictures.
         n: number of results.
         size: height and width of the results; by default those of the first picture.

@@ -59,7 +59,7 @@ class MethodOptions(OptionGroup):
             each = declared(TrainedSettings)["start_scale"]
             choice.add_argument(
                 "--start-scale", type=cli.integer(0), metavar=each.metavar, default=argparse.SUPPRESS,
-                help=f"of a trained model in place of the pictures: {each.help} ({each.default_help})",
+                help=f"{each.help} ({each.default_help})",
             )  # fmt: skip
         add_settings(parser, PICTURE_METHODS.settings(), names)
 
@@ -103,7 +103,9 @@ class MethodOptions(OptionGroup):
 class PictureOptions(cli.CommandOptions):
     """Options of all commands that make pictures from pictures."""
 
-    pictures: tuple[Path, ...] = cli.argument("PICTURE", "the picture; several give patches together", "+")
+    pictures: tuple[Path, ...] = cli.argument(
+        "PICTURE", "the picture; several give patches together; or a trained model", "+"
+    )
     output: Path = cli.output_option()
     n: int = cli.option(cli.integer(1), "N", "number of images", default=4)
     seed: int = cli.option(

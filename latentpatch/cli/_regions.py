@@ -30,8 +30,9 @@ class PictureRegionOptions(PictureOptions, TargetOptions):
 
     target: Path = cli.argument("PICTURE", "the picture")
     pictures: tuple[Path, ...] = cli.option(
-        Path, "SOURCES", f"{cli.PICTURES_HELP}, to take patches from; by default the picture itself", "--from",
-        nargs="+", default=(),
+        Path, "SOURCES",
+        f"{cli.PICTURES_HELP}, to take patches from; by default the picture itself; or a trained model",
+        "--from", nargs="+", default=(),
     )  # fmt: skip
     n: int = cli.option(cli.integer(1), "N", "number of images", default=1)
     region: _OwnRegionOptions = cli.group(_OwnRegionOptions)

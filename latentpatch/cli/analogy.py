@@ -22,7 +22,7 @@ class AnalogyMethodOptions(MethodOptions):
 class AnalogyOptions(PictureOptions, TargetOptions):
     target: Path = cli.argument("STRUCTURE", "the picture that gives the layout")
     pictures: tuple[Path, ...] = cli.argument(
-        "PATCHES", "the picture that gives everything else; several give patches together", "+"
+        "PATCHES", "the picture that gives everything else; several give patches together; or a trained model", "+"
     )
     n: int = cli.option(cli.integer(1), "N", "number of images", default=1)
     method: AnalogyMethodOptions = cli.group(AnalogyMethodOptions)

@@ -57,7 +57,7 @@ def recorded_index(
                 return None, f"{what}, and its donor {facts['donor']['file']} is none of the sources"
             index = torch.where(index < 0, index, donor)
         elif facts.get("sources_sha256") != model.bank.digest():
-            return None, "its metadata names other sources"
+            return None, "its metadata names other sources, or these at another --size"
         is_map = index.shape == model.bank.grid and -1 <= int(index.min()) <= int(index.max()) < len(model.bank)
         if not is_map or not bool((index >= 0).any()):
             return None, f"{what}, and {note.name} beside it has no map of these sources"

@@ -259,7 +259,7 @@ def _exact_index(
     if facts.get("command") != "generate":
         return None, f"it was made by {facts.get('command')!r}, from another image that is not available"
     if facts.get("sources_sha256") != model.bank.digest():
-        return None, "its metadata names other sources"
+        return None, "its metadata names other sources, or these at another --size"
     if facts.get("reference") is not None and reference is None:
         return None, "it was generated with a reference image, which is missing"
     try:

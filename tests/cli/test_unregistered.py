@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command_line import contents, misused, record, refused, run
+from PIL import Image
 from safetensors.torch import load_file
 
 import latentpatch
@@ -43,6 +44,14 @@ def test_a_folder(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     result = latentpatch.compose(scenes, 3, size=(32, 36), coarsest=10, patch_size=5, coarse_patch_size=5, iterations=1)
     assert result.offsets is not None
     assert torch.equal(load_file(out / "offsets.safetensors")["offsets"].long(), result.offsets)
+
+
+@pytest.mark.parametrize(("mode", "count"), [("L", 3), ("LA", 4), ("RGBA", 4)])
+def test_pictures_of_other_channels(mode: str, count: int, scenes: Path, tmp_path: Path) -> None:
+    with Image.open(scenes / "0.png") as picture:
+        picture.convert(mode).save(scenes / "0.png")
+    run("generate", scenes, "--unregistered", "-n", 1, "--size", 32, *QUICK, "-o", tmp_path / "out")
+    assert len(read_channels(tmp_path / "out" / "0000.png")) == count
 
 
 def test_structures(scenes: Path, tmp_path: Path) -> None:
