@@ -19,6 +19,7 @@ from .ops.pyramid import resize
 from .picture_tasks import make_pictures, picture_tensors
 from .results import PictureGeneration
 from .settings import Settings
+from .trained_tasks import opened
 
 __all__ = ["compose", "exemplar_shares", "map_shares", "texture"]
 
@@ -54,7 +55,7 @@ def compose(
         SettingError, ImageError: as :func:`~latentpatch.reshuffle`; for a single picture.
     """
     return make_pictures(
-        "compose", picture_tensors(_listed(pictures)), size, image_seeds(n, seed, seeds), method=method,
+        "compose", _pictures_or_model(_listed(pictures)), size, image_seeds(n, seed, seeds), method=method,
         settings=settings, target=None if structure is None else picture_tensors(_listed(structure)), observe=observe,
         changes=changes,
     )  # fmt: skip
@@ -65,6 +66,12 @@ def _listed(pictures: Picture | Sequence[Picture]) -> Picture | Sequence[Picture
     if isinstance(pictures, (str, Path)) and Path(pictures).is_dir():
         return list_images(pictures)
     return pictures
+
+
+def _pictures_or_model(pictures: Any) -> Any:
+    """Return pictures as tensors; a trained model as it is, whose tasks are known later."""
+    model = opened(pictures)
+    return picture_tensors(pictures) if model is None else model
 
 
 def texture(
@@ -98,10 +105,11 @@ def texture(
     Raises:
         SettingError, ImageError: as :func:`~latentpatch.reshuffle`.
     """
-    tensors, size = picture_tensors(pictures), size_pair(size, 0)
+    size, given = size_pair(size, 0), _pictures_or_model(pictures)
+    count = len(given) if isinstance(given, list) else 1
     return make_pictures(
-        "texture", tensors, size, image_seeds(n, seed, seeds), method=method, settings=settings, symmetric=symmetric,
-        shares=exemplar_shares(len(tensors), size, weights, source_map), observe=observe,
+        "texture", given, size, image_seeds(n, seed, seeds), method=method, settings=settings, symmetric=symmetric,
+        shares=exemplar_shares(count, size, weights, source_map), observe=observe,
         changes={**({"tileable": True} if tileable else {}), **changes},
     )  # fmt: skip
 

@@ -81,7 +81,7 @@ def test_state_that_does_not_fit_is_named(model):
 @pytest.mark.parametrize("name", ["pixels:4", "embedded"])
 def test_meta_construction(monkeypatch, face_images, name):
     fitted = LatentPatch(name, settings=SETTINGS).fit(face_images[:6])
-    monkeypatch.setattr("latentpatch.autoencoders.embedded.load_file", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("latentpatch.autoencoders.embedded.read_tensors", lambda *_: pytest.fail("weights were read"))
     with torch.device("meta"):
         network = nn.Sequential(LatentPatch(name), nn.Identity())
     assert all(tensor.is_meta for tensor in [*network.parameters(), *network.buffers(), network[0].bank.keys])

@@ -370,10 +370,15 @@ class StoredSources(FittedModule):
 
 def _integers(record: Mapping[str, Any], name: str, dtype: torch.dtype, default: Sequence[int] = ()) -> Tensor:
     """Return the integers that a record has by a name, on the CPU."""
+    values, wanted = record.get(name, default), f"{name} must be integers within {str(dtype).removeprefix('torch.')}"
     try:
-        return torch.tensor(record.get(name, default), dtype=dtype, device="cpu")
+        integers = torch.tensor(values, dtype=dtype, device="cpu")
+        is_exact = not integers.numel() or not torch.tensor(values, device="cpu").is_floating_point()
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be integers within {str(dtype).removeprefix('torch.')}") from error
+        raise ValueError(wanted) from error
+    if not is_exact:
+        raise ValueError(f"{wanted}, got {integers.numel()} fractions")
+    return integers
 
 
 def _cells(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

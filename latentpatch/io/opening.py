@@ -110,6 +110,8 @@ def _opened(stream: BinaryIO, label: str, max_pixels: int) -> Image.Image:
         image.verify()
         stream.seek(0)
         image = Image.open(stream, formats=_formats())
+        if image.mode == "P" and image.palette is None:
+            raise ImageError(label, f"damaged: it has colors of a palette, and no palette; {_ACCEPTED}")
     image.info[NEGATIVE] = any(negative[image.tell() : image.tell() + 1])
     image.info[NOTES] = ["its colour profile is damaged or too large"] if "iCCP" in dropped else []
     return image

@@ -116,7 +116,9 @@ def test_too_large_a_body(service: Service) -> None:
                 # Without a length it shows on the way; such is sent where the body is an iterator.
                 chunks = (b"x" * 10_000 for _ in range(0, size, 10_000))
                 assert fault(live.ask("POST", PREDICT, chunks, headers), 413) == error
-        request = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {10**15}\r\nExpect: 100-continue\r\n\r\n"
+        request = (
+            f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {10**15}\r\nExpect: 100-continue\r\n\r\n"
+        )
         with live.raw(request.encode()) as connection:
             assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
         fits = b'{"operation": "info", "answer": "json"}'.ljust(100_000)
@@ -125,7 +127,7 @@ def test_too_large_a_body(service: Service) -> None:
 
 def test_a_body_that_does_not_arrive(service: Service) -> None:
     with Live(service, max_body_seconds=0.2, queue_size=1) as live:
-        request = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nabc".encode()
+        request = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nabc".encode()
         with live.raw(request) as connection:
             assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
         assert live.post({"operation": "info"}).status == 200
@@ -134,7 +136,7 @@ def test_a_body_that_does_not_arrive(service: Service) -> None:
 def test_clients_that_leave_cost_others_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(service, monkeypatch)
     body = b'{"operation": "info"}'
-    request = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    request = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
     with Live(service, queue_size=3) as live, ThreadPoolExecutor(2) as pool:
         at_work = live.raw(request)
         assert watched.entered.wait(20)
