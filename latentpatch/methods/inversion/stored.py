@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ...errors import FileError, SettingError
-from ...io.atomic import write_tensors
+from ...io.stored import read_stored, write_stored
 from .generator import Generator
 
 __all__ = ["StoredInversion"]
@@ -47,12 +44,9 @@ class StoredInversion:
         Raises:
             FileError: where it cannot be written.
         """
-        header = {
-            "format": _FORMAT, "ids": list(self.ids), "seed": self.seed, "generator": self.generator,
-            "record": self.record,
-        }  # fmt: skip
+        facts = {"ids": list(self.ids), "seed": self.seed, "generator": self.generator, "record": self.record}
         tensors = {"styles": self.styles, **{f"noise.{i}": each for i, each in enumerate(self.noise)}}
-        write_tensors(path, tensors, {"latentpatch": json.dumps(header, sort_keys=True)})
+        write_stored(path, _FORMAT, facts, tensors)
 
     @classmethod
     def read(cls, path: str | Path) -> StoredInversion:
@@ -61,14 +55,7 @@ class StoredInversion:
         Raises:
             FileError: where it is not such a file, with the reason.
         """
-        try:
-            with safe_open(path, framework="np") as stored:
-                header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
-            tensors = load_file(path)
-        except (OSError, SafetensorError, ValueError, RecursionError) as error:
-            raise FileError(path, f"not a readable file of latents: {error}") from error
-        if not isinstance(header, dict) or header.get("format") != _FORMAT:
-            raise FileError(path, f"not a file of latents as latentpatch invert writes it (of format {_FORMAT})")
+        header, tensors = read_stored(path, _FORMAT)
         try:
             ids, seed, facts, record = (header[key] for key in ("ids", "seed", "generator", "record"))
             styles = tensors.pop("styles")

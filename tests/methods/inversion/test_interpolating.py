@@ -95,7 +95,7 @@ def test_other_files_and_generators_are_refused(tmp_path: Path, generator: Gener
     with refuses_file(path, "not a readable file"):
         StoredInversion.read(path)
     write_tensors(path, {"styles": stored.styles})
-    with refuses_file(path, "not a file of latents"):
+    with refuses_file(path, "not a file of format"):
         StoredInversion.read(path)
     for bad in (replace(stored, ids=("a",)), replace(stored, styles=stored.styles.double())):
         bad.write(path)
