@@ -23,9 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..runs.launch import num_processes
-from ..runs.threads import map_in_threads
-
 __all__ = [
     "LEVELS",
     "add_residuals",
@@ -125,11 +122,9 @@ def add_residuals(
     if part != slice(None):
         for image, mixed in zip(detailed, _mixed(index, gather, weights, factors)[part], strict=True):
             add(image, mixed)
-    elif num_processes() > 1:  # which may gather together, in one order
+    else:
         for n in range(len(index)):
             add_to(n)
-    else:
-        map_in_threads(add_to, range(len(index)))
     return detailed
 
 
