@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import FileError
 from .atomic import write_tensors
+from .mmap import read_tensors
 
 __all__ = ["read_stored", "write_stored"]
 
@@ -32,9 +32,9 @@ def read_stored(path: str | Path, form: str) -> tuple[dict[str, Any], dict[str, 
         FileError: where it is not such a file, with the reason.
     """
     try:
+        tensors = read_tensors(path)
         with safe_open(path, framework="np") as stored:
             header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
-        tensors = load_file(path)
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise FileError(path, f"not a readable file of format {form}: {error}") from error
     if not isinstance(header, dict) or header.get("format") != form:

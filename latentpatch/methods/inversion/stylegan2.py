@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ...autoencoders.weights import read_checkpoint
 from ...errors import WeightsError
+from ...io.mmap import read_tensors
 from .generator import Generator, GeneratorSpec
 
 __all__ = ["StyleGAN2", "load", "random_state"]
@@ -158,7 +158,7 @@ def load(argument: str | None = None, *, pretrained: bool = True) -> StyleGAN2:
             "own code: torch.save(G_ema.state_dict(), 'stylegan2.pt')"
         )
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else read_checkpoint(path)
+        content = read_tensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: not a readable file of tensors: {error}") from error
     mean = content.get("latent_avg") if isinstance(content, dict) else None
