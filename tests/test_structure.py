@@ -22,7 +22,7 @@ LAYERS = [
     {"export", "evaluation", "runs.benchmark", "datasets"}
     | {
         f"provenance.{name}"
-        for name in ("audit", "beside", "copying", "explanation", "registered", "trace", "unlearning")
+        for name in ("audit", "beside", "copying", "explanation", "registered", "rejection", "trace", "unlearning")
     },
     {
         "model",

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from ..evaluation.features import Extractor
     from ..model import LatentPatch
 
-__all__ = ["AuditIdentityOptions", "EvaluateIdentityOptions", "IdentityOptions", "audit_identities"]
+__all__ = [
+    "AuditIdentityOptions",
+    "EvaluateIdentityOptions",
+    "IdentityOptions",
+    "audit_identities",
+    "source_descriptors",
+]
 
 _BATCH_IMAGES = 32
 _PAIRS = 12  # pairs in the report and on the sheet
@@ -94,6 +100,36 @@ class EvaluateIdentityOptions(IdentityOptions):
             raise ValueError("--identity-below needs --identity")
 
 
+def source_descriptors(
+    model: LatentPatch, descriptor: Extractor, originals: dict[str, Path], context: cli.RunContext
+) -> Tensor:
+    """Return the descriptors ``(B, D)`` of a model's sources: of their files, by id, or else of the decoded sources."""
+    count = len(model.bank.sources)
+    return _described(descriptor, "identities of sources", count, lambda i: _source(model, i, originals), context)
+
+
+def _source(model: LatentPatch, number: int, originals: dict[str, Path]) -> Tensor:
+    """Return the picture of a source ``(3, H, W)``, of its file where there is one."""
+    from ..provenance.explanation import source_pictures
+
+    return source_pictures(model, [number * model.bank.variants.count], originals)[0]
+
+
+def _described(
+    descriptor: Extractor, name: str, count: int, picture: Callable[[int], Tensor], context: cli.RunContext
+) -> Tensor:
+    """Return the descriptors of pictures, read a few at a time."""
+    import torch
+
+    parts = []
+    with context.progress(name=name, total=count) as bar:
+        for first in range(0, count, _BATCH_IMAGES):
+            batch = [picture(i) for i in range(first, min(first + _BATCH_IMAGES, count))]
+            parts.append(descriptor.features(torch.stack(batch)))
+            bar.update(len(batch))
+    return torch.cat(parts)
+
+
 def audit_identities(
     model: LatentPatch,
     descriptor: Extractor,
@@ -126,25 +162,15 @@ def audit_identities(
     from ..evaluation.identity_audit import audit_identity
     from ..io.images import contact_sheet, read_image
     from ..provenance.audit import distribution
-    from ..provenance.explanation import source_pictures
 
     def source(number: int) -> Tensor:
-        return source_pictures(model, [number * model.bank.variants.count], originals)[0]
-
-    def described(name: str, count: int, picture: Callable[[int], Tensor]) -> Tensor:
-        parts = []
-        with context.progress(name=name, total=count) as bar:
-            for first in range(0, count, _BATCH_IMAGES):
-                batch = [picture(i) for i in range(first, min(first + _BATCH_IMAGES, count))]
-                parts.append(descriptor.features(torch.stack(batch)))
-                bar.update(len(batch))
-        return torch.cat(parts)
+        return _source(model, number, originals)
 
     def described_files(name: str, paths: Sequence[Path]) -> Tensor:
-        return described(name, len(paths), lambda i: read_image(paths[i], model.image_size))
+        return _described(descriptor, name, len(paths), lambda i: read_image(paths[i], model.image_size), context)
 
     made = described_files("identities", pictures)
-    known = described("identities of sources", len(model.bank.sources), source)
+    known = source_descriptors(model, descriptor, originals, context)
     distance, number = nearest(made, known)
     if held_out is None:
         reference = nearest_others(known, model.bank.group_numbers)

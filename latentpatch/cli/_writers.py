@@ -76,6 +76,7 @@ class _Records:
     def __init__(self, stack: ExitStack, layout: PictureFolder) -> None:
         self.rows: list[dict[str, Any]] = []
         self.count, self.share, self.locals, self.local, self.most = 0, 0.0, 0, 0.0, 0.0
+        self.failed = 0
         self.file = None if layout.total <= _MOST_ROWS else IMAGES_FILE
         self._layout = layout
         self._lines, self._table = (
@@ -89,6 +90,7 @@ class _Records:
         """Add the record of the next picture."""
         self.count += 1
         self.share += max(row["shares"].values(), default=0.0)
+        self.failed += not row.get("passes", True)
         if "local_share" in row:
             self.locals += 1
             self.local += row["local_share"]
@@ -103,7 +105,9 @@ class _Records:
     def summary(self) -> str:
         """Return how much the pictures copy, in words."""
         of_detail = f", of its detail {self.local / self.locals:.0%} and at most {self.most:.0%}" if self.locals else ""
-        return f"the largest share of one source is {self.share / self.count:.0%} of a picture on average{of_detail}"
+        failed = f"; {self.failed} fail the audit after all attempts" if self.failed else ""
+        share = f"{self.share / self.count:.0%} of a picture on average"
+        return f"the largest share of one source is {share}{of_detail}{failed}"
 
 
 class RunWriter:

@@ -14,6 +14,7 @@ from ..runs.system import few_searches
 from . import _options as cli
 from ._formats import FormatOptions
 from ._pictures import MethodOptions, PictureOptions, make_and_write
+from ._rejection import RejectionOptions
 from ._samplers import SamplerOptions
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class GenerateOptions(cli.SampleOptions):
     )
     sampler: SamplerOptions = cli.group(SamplerOptions)
     sources: cli.SourceOptions = cli.group(cli.SourceOptions)
+    rejection: RejectionOptions = cli.group(RejectionOptions)
     files: FormatOptions = cli.group(FormatOptions)
     run: cli.RunOptions = cli.group(cli.RunOptions)
     shard_bank: bool = cli.flag("with torchrun, let each process search its part of a model file")
@@ -47,6 +49,8 @@ class GenerateOptions(cli.SampleOptions):
         sampler = self.sampler.checked_name(self.sources.is_fitted)
         if self.shard_bank and not self.sources.is_fitted:
             raise ValueError("--shard-bank needs a fitted model file: fit the sources first")
+        if self.rejection.audited and (self.shard_bank or self.files.labels is not None):
+            raise ValueError(f"--audited cannot be with {'--shard-bank' if self.shard_bank else '--labels'}")
         if self.align and self.sources.is_fitted:
             raise ValueError(f"--align: {self.sources.sources[0]} is fitted already; align its pictures, and fit them")
         if self.align and num_processes() > 1:
@@ -84,7 +88,11 @@ def _by_trained_model(options: GenerateOptions, context: cli.RunContext) -> dict
     path = options.sources.sources[0]
     shared: dict[str, Any] = {"output": options.output, "n": options.n, "seed": options.seed}
     run = replace(options.run, resume=False)
-    groups: dict[str, Any] = {"sampler": SamplerOptions(), "files": FormatOptions()}
+    groups: dict[str, Any] = {
+        "sampler": SamplerOptions(),
+        "rejection": RejectionOptions(),
+        "files": FormatOptions(),
+    }
     plain = GenerateOptions(**shared, **groups, sources=cli.SourceOptions(sources=(path,)), run=run)
     if options != plain:
         raise ValueError(f"{path} is a trained model: generate takes -n and --seed with it, reshuffle --size, too")
@@ -98,6 +106,7 @@ def _by_trained_model(options: GenerateOptions, context: cli.RunContext) -> dict
     "generate PICTURES --align -o out    # if faces or things are not at the same place in all pictures",
     "generate PICTURES --preset few --mirrored -o out    # for some sixteen pictures",
     "generate PICTURES --reference face.jpg -o like-this",
+    "generate PICTURES -n 100 --audited -o new    # none that is too near to one of the sources",
     "generate PICTURES -n 20000 --shards 1000 --format webp -o set    # for training: WebDataset tars",
     is_parallel=True,
 )
@@ -125,7 +134,9 @@ def generate_registered(options: GenerateOptions, context: cli.RunContext) -> di
         if not options.shard_bank:
             note_few(model, options.sampler, settings, where, context)
         labels = options.files.labels
-        chosen = {"where": where, "decoding": decoding, "labels": labels}
+        rejection = options.rejection.find_rejection(model, options.sources, context)
+        audited = None if rejection is None else rejection.record
+        chosen = {"where": where, "decoding": decoding, "labels": labels, "audited": audited}
         facts = run_facts(model, context, chosen, {"reference": options.reference})
         inputs: dict[str, Any] = {"settings": settings, "reference": reference, "where": where, "decoding": decoding}
         classes = None if labels is None else _classes(model, labels, settings, decoding)
@@ -135,7 +146,9 @@ def generate_registered(options: GenerateOptions, context: cli.RunContext) -> di
             few_searches() if is_short else nullcontext(),
         ):
             for seeds, part in writer.batches(options):
-                if classes is None:
+                if rejection is not None:
+                    writer.add(*rejection.generate(model, seeds=seeds, **inputs))
+                elif classes is None:
                     writer.add(model.generate(seeds=seeds, part=part, **inputs))
                 else:
                     writer.add(*_labelled(classes, [seed - options.seed for seed in seeds], options.seed))

@@ -45,7 +45,7 @@ class CopyLimits:
             check_number(field.name, getattr(self, field.name), 0, 1)
 
     def failures(
-        self, figures: Copying, names: Sequence[str], registered: Registered | None = None
+        self, figures: Copying, names: Sequence[Any], registered: Registered | None = None
     ) -> list[dict[str, Any]]:
         """Return the figures beyond the limits, each with its image's name, or None for the mean of all images."""
         found: list[dict[str, Any]] = []
@@ -109,7 +109,7 @@ def _distributions(figures: Copying, registered: Registered | None) -> dict[str,
     return found if registered is None else found | {"registered": distribution(registered.relative)}
 
 
-def _failure(name: str | None, figure: str, value: float, limit: float) -> dict[str, Any]:
+def _failure(name: Any, figure: str, value: float, limit: float) -> dict[str, Any]:
     return {"file": name, "figure": figure, "value": round(value, 4), "limit": limit}
 
 

@@ -104,7 +104,8 @@ OPTIONS = {
     "generate": "-n --seed --output --autoencoder --patch-size --stride --neighbors --scales --start-size --reference "
     "--attributes --where --sampler --preset --decoding --skip-bad --json --device --size --components --resume "
     "--shard-bank --residuals --levels --start-noise --end-noise --windows --strength --donors --best-of --mirrored "
-    "--unregistered --structure --continuity --position --mixed --format --quality --shards --dataset --labels",
+    "--unregistered --structure --continuity --position --mixed --format --quality --shards --dataset --labels "
+    "--audited --identity --identity-limit",
     "harmonize": "PICTURE -n --seed --output --mask --box --from --method --fidelity --palette --trace --json",
     "inpaint": "PICTURE --from --method --noise --texture --window --offsets -n --seed --image --mask --box "
     "--reconstructed --where --patch-size --json --sampler --levels --resume",
