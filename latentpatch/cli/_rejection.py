@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import _options as cli
 from ._identity import AuditIdentityOptions, source_descriptors
+from .audit import registered_sources
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..model import LatentPatch
+    from ..provenance.registered import RegisteredSources
     from ..results import Generation
 
 __all__ = ["Rejection", "RejectionOptions"]
@@ -22,30 +24,31 @@ class Rejection:
     """Generation with rejection, with the limits of a run.
 
     Args:
-        accept: see :func:`~latentpatch.provenance.rejection.generate_audited`.
-        identity: record of that test.
+        registered, accept: see :func:`~latentpatch.provenance.rejection.generate_audited`.
+        identity: record of the test ``accept``.
 
     Attributes:
         record: the limits, for the report.
     """
 
     def __init__(
-        self, accept: Callable[[Tensor], Tensor] | None = None, identity: dict[str, Any] | None = None
+        self,
+        registered: RegisteredSources,
+        accept: Callable[[Tensor], Tensor] | None = None,
+        identity: dict[str, Any] | None = None,
     ) -> None:
         from ..provenance.audit import CopyLimits
         from ..provenance.rejection import ATTEMPTS
 
-        limits = {
-            name: value for name, value in asdict(CopyLimits()).items() if name not in ("mean_share", "registered")
-        }
-        self._accept = accept
+        limits = {name: value for name, value in asdict(CopyLimits()).items() if name != "mean_share"}
+        self._tests: dict[str, Any] = {"registered": registered, "accept": accept}
         self.record = {"attempts": ATTEMPTS, "limits": limits, **({"identity": identity} if identity else {})}
 
     def generate(self, model: LatentPatch, **inputs: Any) -> tuple[Generation, list[dict[str, Any]]]:
         """Return the images, and for each the fact whether it passes."""
         from ..provenance.rejection import generate_audited
 
-        made, passes = generate_audited(model, accept=self._accept, **inputs)
+        made, passes = generate_audited(model, **self._tests, **inputs)
         return made, [{"passes": each} for each in passes.tolist()]
 
 
@@ -70,9 +73,11 @@ class RejectionOptions(AuditIdentityOptions):
         self, model: LatentPatch, sources: cli.SourceOptions, context: cli.RunContext
     ) -> Rejection | None:
         """Return how pictures are rejected; None without the option."""
-        descriptor = self.find()
+        if not self.audited:
+            return None
+        descriptor, registered = self.find(), registered_sources(model, sources, context)
         if descriptor is None:
-            return Rejection() if self.audited else None
+            return Rejection(registered)
         from ..evaluation.identity import low_percentile, nearest, nearest_others
         from ._load import source_files
 
@@ -81,4 +86,4 @@ class RejectionOptions(AuditIdentityOptions):
         if limit is None:
             limit = low_percentile(nearest_others(known, model.bank.group_numbers))
         record = {"descriptor": descriptor.name, "sha256": descriptor.digest, "limit": round(limit, 6)}
-        return Rejection(lambda pictures: nearest(descriptor.features(pictures), known)[0] >= limit, record)
+        return Rejection(registered, lambda pictures: nearest(descriptor.features(pictures), known)[0] >= limit, record)

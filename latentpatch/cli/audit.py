@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..provenance.registered import Registered, RegisteredSources
     from ._records import RecordedMaps
 
-__all__ = ["COPIES_FOUND", "run"]
+__all__ = ["COPIES_FOUND", "registered_sources", "run"]
 
 #: Exit status where copies were found: neither that of an error (1) nor of unusable arguments (2).
 COPIES_FOUND = 3
@@ -106,7 +106,7 @@ def run(options: AuditOptions, context: cli.RunContext) -> dict[str, Any]:
         model = open_model(sources, context, options.output)
         paths, skipped = without_sheets(options.pictures, listed, model.bank.grid)
         recorded = recorded_maps(options.pictures, paths, model)
-        compared = _registered_sources(model, options.sources, context)
+        compared = registered_sources(model, options.sources, context)
         figures, registered = _measure(model, compared, paths, context, "pictures")
         # A record that few cells confirm is of another picture.
         agreement = (recorded.index == figures.index).flatten(1).float().mean(1)
@@ -186,7 +186,7 @@ def _measure(
     return concatenate(parts), Registered.concatenate(registered)
 
 
-def _registered_sources(model: LatentPatch, sources: cli.SourceOptions, context: cli.RunContext) -> RegisteredSources:
+def registered_sources(model: LatentPatch, sources: cli.SourceOptions, context: cli.RunContext) -> RegisteredSources:
     """Return the sources to be registered: their files, or what the bank decodes to."""
     from ..provenance.registered import RegisteredSources
 

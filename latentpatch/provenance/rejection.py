@@ -16,6 +16,7 @@ from ..results import Generation
 from ..validation import check_integer
 from .audit import CopyLimits
 from .copying import copying
+from .registered import RegisteredSources
 
 __all__ = ["ATTEMPTS", "NEXT_SEED", "generate_audited"]
 
@@ -32,6 +33,7 @@ def generate_audited(
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     limits: CopyLimits | None = None,
+    registered: RegisteredSources | None = None,
     attempts: int = ATTEMPTS,
     accept: Callable[[Tensor], Tensor] | None = None,
     **inputs: Any,
@@ -40,12 +42,13 @@ def generate_audited(
 
     An image that fails is made anew from its seed plus :data:`NEXT_SEED`, then plus twice that, and so on. So it
     depends on its own seed alone, whatever other images are made with it. Where all attempts fail, it is the attempt
-    that is least near to a source. Two limits are not applied: that of the mean, and that after registration.
+    that is least near to a source. The limit of the mean is not applied.
 
     Args:
         model: a fitted model with at least two sources.
         n, seed, seeds: see :meth:`~latentpatch.LatentPatch.generate`.
         limits: by default those of the audit.
+        registered: the sources, to which images are registered; None leaves out the limit after registration.
         attempts: number of seeds that an image may be made from, at least 1.
         accept: a further test, such as one of identity: takes images ``(N, 3, H, W)`` in [0, 1] and returns ``(N,)``
             bool, False for those to be made anew.
@@ -62,13 +65,14 @@ def generate_audited(
         raise SettingError("reference", tuple(reference.shape), "one picture")
     first, limits = list(image_seeds(n, seed, seeds)), limits or CopyLimits()
     result = model.generate(seeds=first, **inputs)
-    passes, relative = _tried(model, result, limits, accept)
+    tests = limits, registered, accept
+    passes, relative = _tried(model, result, *tests)
     for attempt in range(1, attempts):
         failed = (~passes).nonzero().flatten()
         if not len(failed):
             break
         again = model.generate(seeds=[first[i] + attempt * NEXT_SEED for i in failed.tolist()], **inputs)
-        passed, nearness = _tried(model, again, limits, accept)
+        passed, nearness = _tried(model, again, *tests)
         better = passed | (nearness > relative[failed])
         chosen = failed[better]
         result = _with(result, chosen, again, better)
@@ -77,13 +81,18 @@ def generate_audited(
 
 
 def _tried(
-    model: LatentPatch, made: Generation, limits: CopyLimits, accept: Callable[[Tensor], Tensor] | None
+    model: LatentPatch,
+    made: Generation,
+    limits: CopyLimits,
+    registered: RegisteredSources | None,
+    accept: Callable[[Tensor], Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
     """Return whether images pass, and their nearness (:attr:`.Copying.relative`), each ``(N,)``."""
     exact = torch.ones(len(made), dtype=torch.bool)
     index = model.bank.groups_of(made.index).cpu()
     figures = copying(model, made.images).with_index(index, exact, model.bank.detail)
-    failed = {each["file"] for each in limits.failures(figures, range(len(made)))}
+    placed = None if registered is None else registered.compare(made.images)
+    failed = {each["file"] for each in limits.failures(figures, range(len(made)), placed)}
     passes = torch.tensor([i not in failed for i in range(len(made))])
     if accept is not None:
         passes &= torch.as_tensor(accept(made.images)).cpu()

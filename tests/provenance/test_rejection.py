@@ -13,8 +13,10 @@ from torch import Tensor
 
 from latentpatch import LatentPatch, ResynthesisSettings
 from latentpatch.cli.entry import main
+from latentpatch.io.images import read_image
 from latentpatch.provenance.audit import CopyLimits
 from latentpatch.provenance.copying import copying
+from latentpatch.provenance.registered import RegisteredSources
 from latentpatch.provenance.rejection import NEXT_SEED, generate_audited
 
 SIZE = 128
@@ -79,6 +81,16 @@ def test_a_further_test_is_asked(model: LatentPatch) -> None:
     assert len(seen) == 2
     assert seen[0] == len(made) == 4
     assert not passes.all()
+
+
+def test_images_are_registered_where_sources_are_given(model: LatentPatch, files: list[Path]) -> None:
+    sources = RegisteredSources([torch.stack([read_image(path, (SIZE, SIZE)) for path in files])])
+    plain = model.generate(4)
+    limits = CopyLimits(relative=0, registered=float(sources.compare(plain.images).relative.median()))
+    made, passes = generate_audited(model, 4, limits=limits, registered=sources, attempts=2)
+    near = sources.compare(made.images).relative
+    assert torch.equal(passes, near >= limits.registered)
+    assert any(seed >= NEXT_SEED for seed in made.seeds)
 
 
 def test_arguments(model: LatentPatch) -> None:
