@@ -27,8 +27,9 @@ from starlette.responses import Response as HTTPResponse
 from starlette.routing import Route
 
 from .. import __version__
-from ..errors import FileError, LatentPatchError
+from ..errors import FileError, LatentPatchError, SettingError
 from ..generators import load_generator
+from ..methods.trained.base import TrainedModel, load_trained
 from ..model import LatentPatch
 from ..registry import import_plugins
 from .batcher import Batcher
@@ -306,7 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             precision=parsed.precision,
             progress=sys.stderr.isatty(),
         )
-        service = Service(model, Limits(max_task_pixels=parsed.max_task_pixels, operations=parsed.operations))
+        limits = Limits(max_task_pixels=parsed.max_task_pixels, operations=parsed.operations)
+        service = Service(model, limits, dict(map(_trained, parsed.trained)))
         inversions = None if parsed.generator is None else Inversions(load_generator(parsed.generator))
     except (LatentPatchError, ValueError, TypeError) as error:
         print(f"latentpatch: {error}", file=sys.stderr)
@@ -337,6 +339,14 @@ def _token(path: str | None) -> str | None:
         raise FileError(path, f"no token can be read: {getattr(error, 'strerror', 'not ASCII')}") from error
 
 
+def _trained(named: str) -> tuple[str, TrainedModel]:
+    """Return the name and the model of ``NAME=FILE``."""
+    name, is_named, path = named.partition("=")
+    if not (name and is_named):
+        raise SettingError("trained", named, "NAME=FILE")
+    return name, load_trained(path)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m latentpatch.serving.app",
@@ -349,6 +359,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:NUMBER")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the decoder")
     parser.add_argument("--generator", metavar="NAME[:PATH]", help="also take jobs that invert pictures into it")
+    parser.add_argument(
+        "--trained", metavar="NAME=FILE", nargs="+", default=[], help="trained models that tasks on pictures may name"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch; by default torch's own number")
     group = parser.add_argument_group("requests")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 REQUEST_HEADER = "LatentPatch-Request"
 
 _PICTURES = ("image", "mask", "donor", "reference", "target")
-_TEXTS = ("operation", "task", "method", "where", "sampler", "preset", "decoding", "answer", "image_format")
+_TEXTS = ("operation", "task", "method", "trained", "where", "sampler", "preset", "decoding", "answer", "image_format")
 _CODECS: dict[PictureFormat, str] = {"jpeg": "JPEG", "webp": "WEBP"}
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip: equal answers are equal bytes
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+")

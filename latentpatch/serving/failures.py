@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ImageError, ImageTooLargeError, MissingDependencyError
-from ..registry import PICTURE_METHODS, SAMPLERS
+from ..registry import SAMPLERS
 from ..runs.system import is_out_of_memory
 from .schema import FIELDS
+from .setting_fields import picture_settings
 
 __all__ = ["BUSY", "Failure", "Refusal", "failure_of", "malformed", "truncate_for_message"]
 
@@ -83,4 +84,4 @@ def _field(name: object) -> str | None:
     name = {"guide": "target"}.get(str(name), str(name))
     if name.partition(".")[0] in FIELDS:  # such as pictures.1
         return name
-    return f"settings.{name}" if name in SAMPLERS.settings() or name in PICTURE_METHODS.settings() else None
+    return f"settings.{name}" if name in SAMPLERS.settings() or name in picture_settings() else None

@@ -20,6 +20,7 @@ from .failures import BUSY, Failure, Refusal
 from .limits import Limits, check_bytes, count_images, too_much_work
 from .schema import PictureRequest
 from .setting_fields import apply_settings
+from .trained_models import TrainedModels
 
 __all__ = ["estimate_task", "run_task", "task_report", "tasks_info"]
 
@@ -37,8 +38,12 @@ def tasks_info(limits: Limits) -> dict[str, Any]:
     return {task: {"methods": names, "presets": list(presets_of(task))} for task, names in tasks.items() if names}
 
 
-def estimate_task(request: PictureRequest, limits: Limits) -> float:
+def estimate_task(request: PictureRequest, limits: Limits, trained: TrainedModels) -> float:
     """Return about how many seconds a task takes, by the headers of its pictures.
+
+    Args:
+        request: the task.
+        limits, trained: of the server.
 
     Raises:
         Refusal, LatentPatchError, SettingError: for a task that is turned off, and pictures that cannot be used, are
@@ -49,23 +54,25 @@ def estimate_task(request: PictureRequest, limits: Limits) -> float:
     for name, tasks in _WITHOUT.items():
         if getattr(request, name) is not None and request.task in tasks:
             raise SettingError(name, "a picture", f"absent for {request.task}")
-    settings = _settings(request)
     check_bytes(request.mask or b"", "mask", limits)
     sizes = {name: _header_size(data, name, limits) for name, data in _files(request).items()}
     _check_pixels("pictures", sum(height * width for height, width in sizes.values()), limits)
-    size = request.size or sizes.get("target") or next(iter(sizes.values()))
-    count = count_images(request)
+    own = trained.size_of(request) if request.trained is not None else next(iter(sizes.values()))
+    size, count = request.size or sizes.get("target") or own, count_images(request)
     _check_pixels("n" if count > 1 else "size", count * size[0] * size[1], limits)
+    if request.trained is not None:
+        return trained.estimate(request, size, count)
+    settings = _settings(request)
     sources = [each for name, each in sizes.items() if name != "target"]
     return PICTURE_METHODS.of(settings).task_seconds(request.task, sources, size, count, settings)
 
 
-def run_task(request: PictureRequest, limits: Limits, deadline: float) -> PictureGeneration:
+def run_task(request: PictureRequest, limits: Limits, trained: TrainedModels, deadline: float) -> PictureGeneration:
     """Return the result of a task.
 
     Args:
         request: that :func:`estimate_task` did not refuse.
-        limits: of the server.
+        limits, trained: of the server.
         deadline: of the batch, in seconds of ``time.monotonic``; checked after each step.
 
     Raises:
@@ -86,9 +93,12 @@ def run_task(request: PictureRequest, limits: Limits, deadline: float) -> Pictur
     target = pictures.pop("target", None)
     sources = list(pictures.values())
     mask = None
-    if request.mask is not None:
-        height, width = (sources[0] if target is None else target).shape[1:]
+    around = next((each for each in (target, *sources) if each is not None), None)
+    if request.mask is not None and around is not None:
+        height, width = around.shape[1:]
         mask = read_mask(request.mask, (height, width), name="mask", max_pixels=limits.max_pixels)
+    if request.trained is not None:
+        return trained.run(request, target, mask, check_time)
     return make_pictures(
         request.task, sources, request.size, request.all_seeds, settings=_settings(request), target=target, mask=mask,
         observe=check_time,
@@ -99,15 +109,16 @@ def task_report(request: PictureRequest, result: PictureGeneration) -> dict[str,
     """Return the facts that all pictures of a task have in common."""
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in _files(request).items()}
     target = digests.pop("target", None)
-    sources = [
-        {"sha256": digest, "size": list(size)} for digest, size in zip(digests.values(), result.sizes, strict=True)
-    ]
+    given: dict[str, Any] = {"trained": request.trained}
+    if request.trained is None:
+        sources = zip(digests.values(), result.sizes, strict=True)
+        given = {"sources": [{"sha256": digest, "size": list(size)} for digest, size in sources]}
     return {
         "version": __version__,
         "task": result.task,
         **result.settings_record(),
         "size": list(result.images.shape[2:]),
-        "sources": sources,
+        **given,
         **({} if target is None else {"target": {"sha256": target}}),
     }
 

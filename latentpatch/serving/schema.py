@@ -206,7 +206,12 @@ class PictureRequest(SeededRequest):
 
     operation: Literal["picture"]
     task: TaskName
-    pictures: Pictures = Field(description="the pictures that give patches: one, or a list; channels are kept")
+    pictures: Pictures = Field(
+        default_factory=list, description="the pictures that give patches: one, or a list; channels are kept"
+    )
+    trained: str | None = Field(
+        default=None, description="in place of pictures: a trained model of this server, by its name in info"
+    )
     target: Picture | None = Field(
         default=None,
         description="for tasks that have one: the picture that gives structure, content or edges, or has the region",
@@ -222,6 +227,12 @@ class PictureRequest(SeededRequest):
     provenance: bool = Field(
         default=False, description="maps of where each pixel was copied from, in place of the pictures"
     )
+
+    @model_validator(mode="after")
+    def _check_pictures(self) -> PictureRequest:
+        if bool(self.pictures) == (self.trained is not None):
+            raise SettingError("pictures", len(self.pictures), "one or more, or trained in place of them")
+        return self
 
 
 class InfoRequest(_Fields):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..errors import SettingError
 from ..evaluation.metrics import psnr
 from ..io import images
 from ..methods.latent.presets import INPAINTING_SAMPLER, PRESETS
+from ..methods.trained.base import TrainedModel
 from ..model import LatentPatch
 from ..registry import SAMPLERS, settings_record
 from ..results import Generation
@@ -35,6 +36,7 @@ from .schema import (
     json_schema,
 )
 from .setting_fields import apply_settings, setting_ranges
+from .trained_models import TrainedModels
 
 __all__ = ["Failure", "Limits", "Refusal", "Result", "Service", "drawn_result"]
 
@@ -66,13 +68,19 @@ class Service:
     Args:
         model: fitted, on its device, with its precision set.
         limits: bounds on the cost of requests and batches.
+        trained: models that tasks on pictures may name, by name.
 
     Attributes:
         costs: seconds and images of the last :meth:`run`, by stage.
     """
 
-    def __init__(self, model: LatentPatch, limits: Limits | None = None) -> None:
-        self.model, self.limits = model, limits or Limits()
+    def __init__(
+        self,
+        model: LatentPatch,
+        limits: Limits | None = None,
+        trained: Mapping[str, TrainedModel] | None = None,
+    ) -> None:
+        self.model, self.limits, self.trained = model, limits or Limits(), TrainedModels(trained)
         self.costs = Costs()
         identity = model.identity()
         self.facts: dict[str, Any] = {
@@ -183,7 +191,7 @@ class Service:
 
     def _picture(self, request: PictureRequest) -> Operation[Result]:
         start = time.perf_counter()
-        result = run_task(request, self.limits, self._deadline)
+        result = run_task(request, self.limits, self.trained, self._deadline)
         for costs, value in ((self.costs.seconds, time.perf_counter() - start), (self.costs.images, len(result))):
             costs["task"] = costs.get("task", 0) + value  # type: ignore[assignment]
         pictures = result.provenance() if request.provenance else result.images
@@ -211,6 +219,7 @@ class Service:
                 "presets": {name: settings_record(settings, model.bank.grid) for name, settings in PRESETS.items()},
                 "ranges": setting_ranges(model.bank.grid, model.bank.num_groups),
                 "tasks": tasks_info(self.limits),
+                "trained": self.trained.info(),
                 "limits": asdict(self.limits),
                 "schema": json_schema(),
             },
@@ -255,7 +264,7 @@ class Service:
         """Return about how many seconds a request takes; refuse one for too many pictures."""
         count, work = check_count(request, self.limits), 0
         if isinstance(request, PictureRequest):
-            return estimate_task(request, self.limits)
+            return estimate_task(request, self.limits, self.trained)
         if isinstance(request, InpaintRequest):
             # All cells may be masked.
             mask = torch.ones(self.model.bank.grid, dtype=torch.bool)

@@ -11,10 +11,18 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import SettingTypeError
+from ..methods.trained.settings import TrainedSettings
 from ..registry import PICTURE_METHODS, SAMPLERS
 from ..settings import Setting, Settings, declared
 
-__all__ = ["apply_settings", "check_plain_values", "picture_settings_schema", "setting_ranges", "settings_schema"]
+__all__ = [
+    "apply_settings",
+    "check_plain_values",
+    "picture_settings",
+    "picture_settings_schema",
+    "setting_ranges",
+    "settings_schema",
+]
 
 MAX_ELEMENTS = 64  # elements of a setting that is a list
 
@@ -62,9 +70,15 @@ def settings_schema() -> dict[str, Any]:
 
 
 def picture_settings_schema() -> dict[str, Any]:
-    """Return the JSON schema of the settings of all registered methods on pictures."""
+    """Return the JSON schema of the settings of all registered methods on pictures, and of trained models."""
     text = "Settings of the method; a setting that is absent or null keeps the value of the preset, or the method's."
-    return _schema("PictureSettings", text, PICTURE_METHODS.settings())
+    return _schema("PictureSettings", text, picture_settings())
+
+
+def picture_settings() -> dict[str, dict[str, Setting]]:
+    """Return the settings of all tasks on pictures: for each its declarations by method."""
+    trained = {name: {"trained models": each} for name, each in declared(TrainedSettings).items()}
+    return {**PICTURE_METHODS.settings(), **trained}
 
 
 def _schema(title: str, description: str, settings: Mapping[str, Mapping[str, Setting]]) -> dict[str, Any]:

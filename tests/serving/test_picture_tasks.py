@@ -9,6 +9,7 @@ import json
 import random
 import time
 import zipfile
+from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -25,10 +26,13 @@ from helpers.traffic import Sent, ask, error, text
 from latentpatch import picture_tasks
 from latentpatch.io.channels import encode_channels, read_channels
 from latentpatch.methods.single_image.gpnn import GPNN
+from latentpatch.methods.trained.base import load_trained
+from latentpatch.methods.trained.settings import SinGANSettings
 from latentpatch.registry import PICTURE_METHODS, TASKS
 from latentpatch.results import PictureGeneration
 from latentpatch.serving import Call, Limits, Service, json_schema, respond
 from latentpatch.serving.kserve import model_metadata
+from latentpatch.training.methods import train_model
 
 #: A quick request; ``operation`` is "picture" where there is a task.
 QUICK: dict[str, Any] = {"task": "reshuffle", "method": "gpnn", "settings": {"coarsest": 10, "iterations": 1}}
@@ -328,3 +332,62 @@ def test_a_live_server(live: Live, service: Service) -> None:
     tensors["parameters"] = {name: value for name, value in body.items() if name != "pictures"}  # type: ignore[assignment]
     assert live.ask("POST", INFER, json.dumps(tensors), JSON).status == 200
     assert live.ask("POST", PREDICT, json.dumps({**body, "task": 3}), JSON).status == 422
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a SinGAN after two steps a scale."""
+    folder = tmp_path_factory.mktemp("trained")
+    pictures = [read_channels(STONES)]
+    model = train_model("singan", pictures, folder / "training", SinGANSettings(steps=2, width=4, coarsest=12))
+    model.save(folder / "stones.safetensors")
+    return folder / "stones.safetensors"
+
+
+def test_a_trained_model_takes_the_place_of_pictures(service: Service, taught: Path) -> None:
+    model = load_trained(taught)
+    served = Service(service.model, trained={"stones": model})
+    info = json.loads(ask(served, {"operation": "info"}).body)
+    assert info["trained"] == {"stones": {"method": "singan", "tasks": list(model.tasks), "size": [24, 32]}}
+    answer = ask(served, {"task": "reshuffle", "trained": "stones", "seeds": [5, 2], "answer": "json"})
+    assert answer.status == 200, answer.body
+    report = json.loads(answer.body)
+    assert (report["trained"], report["method"]) == ("stones", "singan")
+    for row, image in zip(report["images"], model.make("reshuffle", [5, 2]), strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(row["image"]))) as picture:
+            assert np.abs(np.asarray(picture) - 255 * image.permute(1, 2, 0).numpy()).max() <= 0.5 + 1e-4
+    mask = Image.new("L", (26, 30))
+    mask.paste(255, (5, 5, 15, 15))
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    region = {"task": "harmonize", "trained": "stones", "target": text(OTHER), "mask": text(buffer.getvalue())}
+    with Image.open(io.BytesIO(ask(served, region).body)) as picture, Image.open(io.BytesIO(OTHER)) as before:
+        pixels, old = np.asarray(picture).astype(int), np.asarray(before).astype(int)
+    assert np.abs(pixels[20:] - old[20:]).max() <= 1  # outside of the mask
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"task": "reshuffle", "trained": "other"}, "trained"),
+        ({"task": "reshuffle", "trained": "stones", "pictures": text(STONES)}, "pictures"),
+        ({"task": "reshuffle"}, "pictures"),
+        ({"task": "stylize", "trained": "stones", "target": text(STONES)}, "task"),
+        ({"task": "reshuffle", "trained": "stones", "method": "gpnn"}, "method"),
+        ({"task": "reshuffle", "trained": "stones", "settings": {"start_scale": 99}}, "settings.start_scale"),
+        ({"task": "edit", "trained": "stones", "mask": text(STONES)}, "target"),
+        ({"task": "reshuffle", "trained": "stones", "provenance": True}, "provenance"),
+    ],
+)
+def test_requests_to_trained_models_that_cannot_be_used(
+    service: Service, taught: Path, fields: dict[str, Any], field: str
+) -> None:
+    answer = ask(Service(service.model, trained={"stones": load_trained(taught)}), fields)
+    assert answer.status == 422, answer.body
+    assert error(answer)["field"] == field
+
+
+def test_a_trained_model_is_bounded(service: Service, taught: Path) -> None:
+    served = Service(service.model, Limits(max_task_pixels=4000), {"stones": load_trained(taught)})
+    assert ask(served, {"task": "reshuffle", "trained": "stones", "n": 6}).status == 413
+    assert ask(service, {"task": "reshuffle", "trained": "stones"}).status == 422
