@@ -1,8 +1,8 @@
-# make demo   pictures in out/        make test   lint, types and tests
+# make demo   pictures in out/        make test   lint, types and tests; make test-all: long tests, too
 # make docs   the site in site/       make serve  TorchServe
 # All set up .venv first. SOURCES=FOLDER, N=COUNT, AUTOENCODER=NAME[:PATH], HOW=OPTIONS and PYTHON=python3 may be given, to
-# serve also CONFIG=config.local.properties (no tokens), to test JOBS=PROCESSES, of one thread each, and SOAK=REQUESTS
-# of the test of TorchServe's memory, 5000 before a release. Only serve needs Java; the tests of it are skipped without.
+# serve also CONFIG=config.local.properties (no tokens), to tests JOBS=PROCESSES, of one thread each, to test-all
+# SOAK=REQUESTS of TorchServe, 5000 before a release. Only serve needs Java; the tests of it are skipped without.
 
 SOURCES ?= examples/portraits
 N ?= 16
@@ -20,17 +20,17 @@ ARCHIVE := model_store/latentpatch.mar
 # A word of the shell, whatever is in it: folders have spaces.
 quoted = '$(subst ','\'',$(1))'
 
-.PHONY: demo test docs serve archive java venv clean FORCE
+.PHONY: demo test test-all docs serve archive java venv clean FORCE
 
 demo: $(VENV)/.installed
 	$(BIN)/latentpatch generate $(call quoted,$(SOURCES)) -n $(N) --autoencoder $(call quoted,$(AUTOENCODER)) $(HOW) -o out
 	@echo "pictures: out/grid.png, where they come from: out/provenance.png"
 
-test: $(VENV)/.tested
+test test-all: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(filter test-all,$@),-m "")
 
 # Warnings, such as a link that leads nowhere, are errors. Material's notice of its successor is left out.
 docs: $(VENV)/.documented

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,10 +25,17 @@ from latentpatch.methods.latent.search import numba_backend as cpu
 torch.set_default_dtype(getattr(torch, os.environ.get("LATENTPATCH_TEST_DTYPE", "float32")))
 
 
+# Few searches for garbage: exports of graphs leave millions of objects, and each search would take half a second.
+gc.set_threshold(50_000, 20, 20)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: of several processes none is then left alone with them at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Files of the slowest tests first: of several processes none is then left alone with one at the end."""
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        for mark in item.iter_markers("slow"):
+            seconds[item.path] += mark.args[0]
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(autouse=True)

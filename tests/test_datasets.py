@@ -65,7 +65,7 @@ def test_samples_depend_on_seed_epoch_and_number_alone(moods):
     assert torch.equal(drawn(dataset)[0], images)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(4)
 @pytest.mark.parametrize(("workers", "start"), [(1, "spawn"), (2, "fork")])
 def test_workers_make_the_same_samples(moods, workers, start):
     dataset = RecombinedSamples(moods, "mood", length=10, batch_size=3)

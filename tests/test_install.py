@@ -100,7 +100,7 @@ def test_a_wheel_holds_the_package_and_the_handlers(wheel: Path) -> None:
     assert {name for name in names if name.startswith("latentpatch/")} == package | handlers
 
 
-@pytest.mark.slow
+@pytest.mark.slow(18)
 @pytest.mark.skipif(os.name != "posix", reason="the commands of the README are for a shell of POSIX")
 def test_the_readme_runs_from_an_installed_wheel(environment: Path, tmp_path: Path) -> None:
     """All commands and programs of the README, in another folder; and an archive, defect M2."""
@@ -118,7 +118,7 @@ def test_the_readme_runs_from_an_installed_wheel(environment: Path, tmp_path: Pa
     }
 
 
-@pytest.mark.slow
+@pytest.mark.slow(6)
 def test_an_installed_wheel_makes_archives(environment: Path, tmp_path: Path) -> None:
     """Defect M2: ``latentpatch archive`` named a handler in site-packages that was not there."""
     fill_folder(tmp_path)

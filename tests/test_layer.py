@@ -117,7 +117,7 @@ class Drawn(Dataset):
         return self.model.generate(1, seed=seed).images[0]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(6)
 def test_spawned_workers_draw_the_same(model):
     loader = DataLoader(Drawn(model), batch_size=4, num_workers=1, multiprocessing_context="spawn")
     assert torch.equal(next(iter(loader)), model.generate(4).images)
@@ -153,7 +153,7 @@ def train_distributed(rank: int, folder: Path, layer: LatentPatch, noise: Tensor
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(4)
 def test_distributed_training_is_that_of_one_process(tmp_path, layer):
     noise = noise_for(layer, 4)
     mp.spawn(train_distributed, (tmp_path, layer, noise), nprocs=2)

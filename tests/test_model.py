@@ -489,7 +489,7 @@ def test_codes_beyond_the_codebook_are_refused(tmp_path, face_images):
         LatentPatch.load(path, model.autoencoder)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(4)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory as Linux reports it")
 def test_memory_beside_a_large_bank_is_small():
     """Fitting and searching 8,000 sources takes little more than the bank takes itself."""

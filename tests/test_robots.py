@@ -52,7 +52,7 @@ def test_options_are_used_about_equally_often(program: ModuleType) -> None:
     assert all(kit["colour"] != kit["accent"] for kit in program.kits())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(4)
 @pytest.mark.parametrize("number", [0, 41])
 def test_a_robot_is_drawn_again(program: ModuleType, number: int) -> None:
     again = io.BytesIO()

@@ -109,7 +109,7 @@ def save_by_lightning(state: dict[str, Tensor], path: Path, monkeypatch: pytest.
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.slow(6)
 def test_full_size_checkpoints_equal_tamings_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All 72 million weights, through a file of each layout."""
     reference = Reference(family.VQGANConfig())
@@ -119,10 +119,10 @@ def test_full_size_checkpoints_equal_tamings_modules(tmp_path: Path, monkeypatch
     model = load_autoencoder("vqgan-imagenet-1024", str(alone))
     assert load_autoencoder("vqgan-ffhq", str(nested)).fingerprint() == model.fingerprint()
 
-    image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
     latents = model.encode(image)
     quantized = model.quantize(latents)
-    assert latents.shape == (1, 256, 16, 16)
+    assert latents.shape == (1, 256, 8, 8)
     # Not exact: the reference's convolutions are not in channels-last, and kernels differ with the threads, over
     # some forty layers. The latents' spread is about 0.2.
     torch.testing.assert_close(latents, reference.encode(2 * image - 1), rtol=0, atol=1e-4)

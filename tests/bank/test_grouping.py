@@ -108,7 +108,7 @@ def test_different_pictures_are_none(model: LatentPatch) -> None:
     assert model.bank.prepared().groups.tolist() == list(range(12))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(5)
 def test_portraits(shared: Path, tmp_path: Path) -> None:
     folder = shared / "portraits"
     paths = [folder / line for line in (folder / "source.txt").read_text(encoding="utf-8").split()]

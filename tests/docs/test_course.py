@@ -20,7 +20,7 @@ def cells_of(text: str) -> list[tuple[str, str]]:
     return [("markdown" if kind else "code", body) for kind, body in zip(parts[::2], parts[1::2], strict=True)]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(4)
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 def test_it_runs_and_its_facts_hold(chapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if chapter.name.startswith("01"):

@@ -100,7 +100,7 @@ def test_a_reference_without_spread_is_refused() -> None:
         audit_identity(torch.ones(3), torch.zeros(9))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(3)
 def test_real_faces(shared: Path) -> None:
     """Portraits of others pass; one source among them fails, as a JPEG, cut by a tenth, or mirrored."""
     embed = find_descriptor(f"{shared / 'tools' / 'identity.py'}:embed")

@@ -26,7 +26,7 @@ from latentpatch.methods.latent.settings import ResynthesisSettings
 EXAMPLE = ROOT / "examples" / "browser"
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(5),
     pytest.mark.skipif(browser() is None, reason="no Chromium: the example's page was not tested"),
     pytest.mark.skipif(shutil.which("npm") is None, reason="no npm: the example's page was not tested"),
 ]

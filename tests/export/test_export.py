@@ -38,13 +38,13 @@ from latentpatch.search_op import search
 
 SETTINGS = {
     "raster": RasterSettings(patch_size=4, neighbors=2, scales=2),
-    "resynthesis": ResynthesisSettings(neighbors=2),
+    "resynthesis": ResynthesisSettings(neighbors=2, sweeps=1),
 }
 OTHER = ResynthesisSettings(
     3,
     2,
     neighbors=4,
-    sweeps=3,
+    sweeps=2,
     max_share=0.6,
     start_candidates=3,
     allow_start_as_donor=True,
@@ -216,8 +216,8 @@ def test_onnx_of_other_settings(small, tmp_path):
     assert torch.equal(index, expected.index)
 
 
-#: Of one sweep or scale: each further one takes the exporters as long again, and ``SETTINGS`` have two. Costs without
-#: variants of the sources are among ``OTHER``.
+#: Of one sweep or scale: each further one takes the exporters as long again. ``OTHER`` has two sweeps, and costs
+#: without variants of the sources; ``SETTINGS`` have two scales.
 VARIED = {
     "mirrored with costs": (
         {"mirrored": True},
@@ -230,6 +230,7 @@ VARIED = {
 }
 
 
+@pytest.mark.slow(18)
 @pytest.mark.parametrize("name", VARIED)
 def test_costs_and_variants_are_exported(name, face_images, tmp_path):
     fit, settings = VARIED[name]
@@ -393,7 +394,7 @@ def network(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.slow(13)
 @pytest.mark.parametrize(("name", "size"), [("embedded", 128), ("taef2", 128), ("vqgan-ffhq", 32)])
 def test_onnx_with_networks(name, size, face_images, tmp_path, monkeypatch):
     onnx = pytest.importorskip("onnx")
@@ -401,8 +402,8 @@ def test_onnx_with_networks(name, size, face_images, tmp_path, monkeypatch):
     autoencoder = network(name, monkeypatch)
     pictures = torch.nn.functional.interpolate(face_images, size=(size, size), mode="bilinear", antialias=True)
     # Decoded by random weights all pictures are nearly one color, so that they would count as one.
-    # The default settings once; the others of one sweep: what differs is the networks.
-    settings = None if name == "embedded" else ResynthesisSettings(sweeps=1)
+    # The default settings once, else few steps: what differs is the networks.
+    settings = None if name == "embedded" else RasterSettings(4, scales=1)
     model = LatentPatch(autoencoder, 4, settings).fit(pictures, groups=False)
     assert len({str(keys.tolist()) for keys in model.bank.keys}) == 12  # or the search would have nothing to tell apart
     export(model, tmp_path, only=("generate", "reference" if settings is None else "encoder"))
@@ -529,10 +530,11 @@ def test_pt2_takes_noise_outside_as_the_nearest_inside(program, small):
     assert torch.equal(graph(noise)[1], graph(noise.clamp(0, 1))[1])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: AOTInductor was not tested")
 def test_aoti_runs_without_the_package(small, traces, tmp_path):
-    with traced_once(traces):
+    # The compiler takes half as long as with its optimizations.
+    with traced_once(traces), torch._inductor.config.patch("aot_inductor.compile_wrapper_opt_level", "O0"):
         export(small, tmp_path, "aoti", only=("generate",))
     counts = 1, 5
     noises = [noise_from_seeds(range(count), small.steps) for count in counts]

@@ -58,13 +58,16 @@ def runnable(page: Path) -> list[Block]:
     return [block for block in blocks_of(page.read_text()) if block.language in RUN and block.reason is None]
 
 
-def fill_folder(folder: Path) -> None:
-    """Write the files that pages name into a folder: pictures, a mask, tables, the checkout."""
+def fill_folder(folder: Path, reduced: int = 1) -> None:
+    """Write the files that pages name into a folder: pictures, a mask, tables, the checkout.
+
+    Pictures have 256 pixels a side, divided by ``reduced``.
+    """
     names = sorted(path.name for path in PORTRAITS.glob("*.jpg"))
     for target, chosen in {
         "portraits": names[:16],
         "sixteen": names[:16],
-        "pictures": names[:8],
+        "pictures": names[:6],
         "held-out": names[16:32],
         "new": names[16:18],
     }.items():
@@ -77,9 +80,12 @@ def fill_folder(folder: Path) -> None:
     mask = Image.new("L", (256, 256))
     ImageDraw.Draw(mask).rectangle((80, 128, 175, 223), fill=255)
     mask.save(folder / "hole.png")
+    for path in [*folder.rglob("*.jpg"), *folder.rglob("*.png")] if reduced > 1 else []:
+        Image.open(path).reduce(reduced).save(path, quality=95)
     people = "".join(f"{Path(name).stem},male,{1955 + 5 * (i % 3)}\n" for i, name in enumerate(names[:16]))
     people = people.replace("1960", "1972")
     (folder / "people.csv").write_text("id,gender,birth_year\n" + people)
-    points = "".join(f"{name},98,118,158,118\n" for name in names[:8])
+    eyes = ",".join(str(each // reduced) for each in (98, 118, 158, 118))
+    points = "".join(f"{name},{eyes}\n" for name in names[:6])
     (folder / "points.csv").write_text("file,left_x,left_y,right_x,right_y\n" + points)
     (folder / "latentpatch").symlink_to(ROOT)

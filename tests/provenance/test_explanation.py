@@ -220,7 +220,7 @@ def test_unreadable_pictures_are_refused(model: Path, tmp_path: Path, capsys: py
 # --- the page in a browser -----------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow(4)
 def test_a_person_can_explore_the_page(tmp_path: Path) -> None:
     if browser() is None:
         pytest.skip("no Chromium on this machine: the page was not opened")

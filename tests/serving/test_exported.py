@@ -125,7 +125,7 @@ def test_an_exported_graph_is_served(format: str, model: LatentPatch, traces: di
     assert [answer["error"]["field"] for answer in refused] == ["settings", "preset", "operation", "seed"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(3)
 def test_copies_are_no_sources_of_a_graph(face_images: Tensor, tmp_path: Path) -> None:
     """Defect L3: a graph of 6 mirrored sources said 12, and gave shares of each copy."""
     settings = RasterSettings(patch_size=2, neighbors=2, scales=1)
