@@ -96,6 +96,7 @@ SLOW = {
 SMALL = {
     "docs/alignment.md",
     "docs/evaluation.md",
+    "docs/inversion.md",
     "docs/one-picture.md",
     "docs/pictures.md",
     "docs/provenance.md",
