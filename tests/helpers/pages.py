@@ -61,13 +61,14 @@ def runnable(page: Path) -> list[Block]:
 def fill_folder(folder: Path, reduced: int = 1) -> None:
     """Write the files that pages name into a folder: pictures, a mask, tables, the checkout.
 
-    Pictures have 256 pixels a side, divided by ``reduced``.
+    Pictures have 256 pixels a side, divided by ``reduced``; then the folder ``pictures`` has six and not eight.
     """
     names = sorted(path.name for path in PORTRAITS.glob("*.jpg"))
+    some = names[: 8 if reduced == 1 else 6]
     for target, chosen in {
         "portraits": names[:16],
         "sixteen": names[:16],
-        "pictures": names[:6],
+        "pictures": some,
         "held-out": names[16:32],
         "new": names[16:18],
     }.items():
@@ -86,6 +87,6 @@ def fill_folder(folder: Path, reduced: int = 1) -> None:
     people = people.replace("1960", "1972")
     (folder / "people.csv").write_text("id,gender,birth_year\n" + people)
     eyes = ",".join(str(each // reduced) for each in (98, 118, 158, 118))
-    points = "".join(f"{name},{eyes}\n" for name in names[:6])
+    points = "".join(f"{name},{eyes}\n" for name in some)
     (folder / "points.csv").write_text("file,left_x,left_y,right_x,right_y\n" + points)
     (folder / "latentpatch").symlink_to(ROOT)
