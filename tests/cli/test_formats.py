@@ -178,7 +178,7 @@ def test_records_of_many_pictures_are_lines(
 
 @pytest.mark.parametrize(
     ("total", "growth_kib"),
-    [pytest.param(4000, 10_000, marks=pytest.mark.slow(7)), pytest.param(20_000, 40_000, marks=pytest.mark.long)],
+    [pytest.param(6000, 12_000, marks=pytest.mark.slow(7)), pytest.param(20_000, 40_000, marks=pytest.mark.long)],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="reads memory where Linux lists it")
 def test_thousands_of_pictures_in_shards_with_flat_memory(

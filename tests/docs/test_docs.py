@@ -96,7 +96,6 @@ SLOW = {
 SMALL = {
     "docs/alignment.md",
     "docs/evaluation.md",
-    "docs/inversion.md",
     "docs/one-picture.md",
     "docs/pictures.md",
     "docs/provenance.md",

@@ -402,8 +402,8 @@ def test_onnx_with_networks(name, size, face_images, tmp_path, monkeypatch):
     autoencoder = network(name, monkeypatch)
     pictures = torch.nn.functional.interpolate(face_images, size=(size, size), mode="bilinear", antialias=True)
     # Decoded by random weights all pictures are nearly one color, so that they would count as one.
-    # The default settings once, else few steps: what differs is the networks.
-    settings = None if name == "embedded" else RasterSettings(4, scales=1)
+    # The default settings once; the others of one sweep: what differs is the networks.
+    settings = None if name == "embedded" else ResynthesisSettings(sweeps=1)
     model = LatentPatch(autoencoder, 4, settings).fit(pictures, groups=False)
     assert len({str(keys.tolist()) for keys in model.bank.keys}) == 12  # or the search would have nothing to tell apart
     export(model, tmp_path, only=("generate", "reference" if settings is None else "encoder"))
@@ -533,8 +533,7 @@ def test_pt2_takes_noise_outside_as_the_nearest_inside(program, small):
 @pytest.mark.slow(15)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: AOTInductor was not tested")
 def test_aoti_runs_without_the_package(small, traces, tmp_path):
-    # The compiler takes half as long as with its optimizations.
-    with traced_once(traces), torch._inductor.config.patch("aot_inductor.compile_wrapper_opt_level", "O0"):
+    with traced_once(traces):
         export(small, tmp_path, "aoti", only=("generate",))
     counts = 1, 5
     noises = [noise_from_seeds(range(count), small.steps) for count in counts]

@@ -61,14 +61,13 @@ def runnable(page: Path) -> list[Block]:
 def fill_folder(folder: Path, reduced: int = 1) -> None:
     """Write the files that pages name into a folder: pictures, a mask, tables, the checkout.
 
-    Pictures have 256 pixels a side, divided by ``reduced``; then the folder ``pictures`` has six and not eight.
+    Pictures have 256 pixels a side, divided by ``reduced``.
     """
     names = sorted(path.name for path in PORTRAITS.glob("*.jpg"))
-    some = names[: 8 if reduced == 1 else 6]
     for target, chosen in {
         "portraits": names[:16],
         "sixteen": names[:16],
-        "pictures": some,
+        "pictures": names[:8],
         "held-out": names[16:32],
         "new": names[16:18],
     }.items():
@@ -87,6 +86,6 @@ def fill_folder(folder: Path, reduced: int = 1) -> None:
     people = people.replace("1960", "1972")
     (folder / "people.csv").write_text("id,gender,birth_year\n" + people)
     eyes = ",".join(str(each // reduced) for each in (98, 118, 158, 118))
-    points = "".join(f"{name},{eyes}\n" for name in some)
+    points = "".join(f"{name},{eyes}\n" for name in names[:8])
     (folder / "points.csv").write_text("file,left_x,left_y,right_x,right_y\n" + points)
     (folder / "latentpatch").symlink_to(ROOT)

@@ -189,7 +189,7 @@ def test_an_exported_graph_with_renewed_tokens(faces: Path, tmp_path: Path) -> N
     # With a server of its own, also because the other tests' key would be gone.
     model = LatentPatch("pixels:4", 8, RasterSettings(scales=1)).fit(faces, size=64)
     export(model, tmp_path / "graphs", "pt2", only=("generate",))
-    build_graph_archive(tmp_path / "graphs", tmp_path / "latentpatch.mar", settings={"minWorkers": 1, "maxWorkers": 1})
+    build_graph_archive(tmp_path / "graphs", tmp_path / "latentpatch.mar", settings={"minWorkers": 2, "maxWorkers": 2})
     local = GraphService(tmp_path / "graphs")
     with LiveServer(tmp_path / "latentpatch.mar", tmp_path / "own") as own:
         for fields in ({"seed": 3}, {"seed": 3, "n": 2}, {"preset": "paper"}):
@@ -201,5 +201,5 @@ def test_an_exported_graph_with_renewed_tokens(faces: Path, tmp_path: Path) -> N
         assert own.token() != before
         assert own.request("GET", "/ping", token=before).status == 400
         assert own.request("GET", "/ping").status == 200
-        assert len(own.worker_pids()) == 1
+        assert len(own.worker_pids()) == 2
     assert own.worker_pids() == []
