@@ -23,6 +23,7 @@ from helpers.paths import ROOT
 import latentpatch.hub
 from latentpatch import PICTURE_PRESETS, PRESETS, FileError, LatentPatch, ResynthesisSettings, WeightsError
 from latentpatch import reshuffle as reshuffled
+from latentpatch.autoencoders import weights
 from latentpatch.registry import TASKS
 
 TASKS_WITH_FUNCTIONS = [task for task in TASKS if hasattr(latentpatch, task)]
@@ -51,7 +52,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(weights, "download", refuse)
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from ..errors import FileError, WeightsError
-from ..io.atomic import write_bytes
+from ..io.atomic import alone_in, write_bytes
+from ..io.download import download
 
 __all__ = ["WeightFile", "cache_folder", "located", "read_checkpoint", "sha256_of", "without_downloads"]
 
@@ -131,9 +132,8 @@ def _download(file: WeightFile, target: Path) -> None:
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Writes to a temporary name beside the target, then renames.
-        torch.hub.download_url_to_file(file.url, str(target))
-    except (OSError, RuntimeError) as error:  # URLError is an OSError
+        download(file.url, target)
+    except (OSError, FileError) as error:
         raise WeightsError(
             f"could not download {file.name}: {error}. Fetch {file.url} by hand and put it at {target}, "
             f"or name its path after the autoencoder's name and a colon"
@@ -160,8 +160,11 @@ def _read_record() -> dict[str, str]:
 
 def _add_record(key: str, digest: str) -> None:
     try:
-        _record_path().parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(_record_path(), json.dumps({**_read_record(), key: digest}, indent=1, sort_keys=True).encode())
+        folder = _record_path().parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(folder):  # the digest that another process recorded meanwhile stays
+            record = {key: digest, **_read_record()}
+            write_bytes(_record_path(), json.dumps(record, indent=1, sort_keys=True).encode())
     except (OSError, FileError) as error:
         warnings.warn(f"the SHA-256 of {key} could not be recorded in {_record_path()}: {error}", stacklevel=3)
 

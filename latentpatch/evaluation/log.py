@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import FileError
 from ..io import images
-from ..io.atomic import staged
+from ..io.atomic import append_line, staged
 from ..registry import SAMPLERS
 from .sample_set import SHEET_IMAGES, SampleSet
 
@@ -45,11 +45,13 @@ class EvaluationLog:
         return None
 
     def append(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Append an entry under the log's conditions; return it as it is read back."""
+        """Append an entry under the log's conditions; return it as it is read back.
+
+        Raises:
+            FileError: where the log cannot be written; it stays as it was.
+        """
         line = json.dumps({"conditions": self.conditions, **entry}, sort_keys=True)
-        lines = [*(json.dumps(each, sort_keys=True) for each in read_log(self.folder / LOG)), line]
-        with staged(self.folder) as staging:
-            (staging / LOG).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        append_line(self.folder / LOG, line)
         return json.loads(line)  # type: ignore[no-any-return]
 
     def write_sheets(

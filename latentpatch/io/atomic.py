@@ -7,10 +7,12 @@ cuts.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,11 +24,29 @@ from torch import Tensor
 from ..errors import FileError
 from .mmap import DTYPES
 
-__all__ = ["TEMPORARY", "move_into", "replacing", "staged", "tensor_bytes", "write_bytes", "write_tensors"]
+__all__ = [
+    "TEMPORARY",
+    "alone_in",
+    "append_line",
+    "move_into",
+    "replacing",
+    "staged",
+    "tensor_bytes",
+    "write_bytes",
+    "write_tensors",
+]
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: processes that change one folder at the same time go unnoticed
+    fcntl = None  # type: ignore[assignment]
+
 
 #: Beginning of the names of temporary files and folders.
 TEMPORARY = ".latentpatch-"
 
+_LONGEST_WAIT = 30.0  # seconds for another process that changes files in the same folder
+_WAIT = 0.01  # seconds between looks
 _ELEMENTS_PER_WRITE = 1 << 22  # bounds the memory of a copy from the GPU or of a strided tensor
 
 
@@ -38,6 +58,57 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Append a line to a text file, made with its folder where it is missing, whole or not at all.
+
+    Raises:
+        FileError: where the file cannot be written, or another process writes there for too long.
+    """
+    path = Path(path)
+    with _file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with alone_in(path.parent), path.open("ab+", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            data = (b"\n" if file.read(1) not in (b"", b"\n") else b"") + line.encode() + b"\n"
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(end)
+                raise
+
+
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Run the block while no other process is in such a block for the same folder.
+
+    The lock is the folder's own and ends with the process. File systems without locks do without.
+
+    Raises:
+        FileError: where another process has the folder for too long.
+    """
+    handle, end = None, time.monotonic() + _LONGEST_WAIT
+    with suppress(OSError):  # a folder that may not be listed
+        handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    try:
+        while handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    raise FileError(folder, "another command is at work there") from error
+                time.sleep(_WAIT)
+                continue
+            except OSError:
+                pass
+            break
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -174,7 +245,11 @@ def _create(folder: Path, created: list[Path]) -> None:
 
 def _move_all(staging: Path, folder: Path, folders: list[Path], files: list[str]) -> None:
     """Move the contents of ``staging`` into ``folder``; append new folders and files to the lists."""
-    names = sorted(_names_below(staging))  # text, as there may be very many
+    with alone_in(folder):  # so that files of two commands do not mix
+        _move_names(staging, folder, sorted(_names_below(staging)), folders, files)
+
+
+def _move_names(staging: Path, folder: Path, names: list[str], folders: list[Path], files: list[str]) -> None:
     for name in names:  # before the first move, so that none need be undone
         source, target = staging / name, folder / name
         if not source.is_dir():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latentpatch import WeightsError, load_autoencoder
 from latentpatch.autoencoders import taesd as tiny
+from latentpatch.autoencoders import weights
 from latentpatch.autoencoders.taesd import TinyAutoencoder
 from latentpatch.autoencoders.weights import cache_folder, sha256_of
 from latentpatch.io.images import read_image
@@ -120,7 +121,7 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(url: str, *_: Any, **__: Any) -> None:
         raise AssertionError(f"{url} was to be downloaded")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(weights, "download", refuse)
 
 
 # --- Public files ------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: Any, **__: Any) -> None:
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr(weights, "download", fail)
     with pytest.raises(WeightsError) as caught:
         load_autoencoder("taef1")
     for part in (
@@ -263,7 +264,7 @@ def test_downloads_are_kept_and_checked(tmp_path: Path, monkeypatch: pytest.Monk
         fetched.append(url)
         shutil.copyfile(site / url.rpartition("/")[2], target)
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", copy)
+    monkeypatch.setattr(weights, "download", copy)
     first = load_autoencoder("taesdxl")
     again = load_autoencoder("taesdxl")
     base = "https://github.com/madebyollin/taesd/raw/main/taesdxl_"
@@ -282,8 +283,8 @@ def test_downloads_are_kept_and_checked(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_download_with_a_known_digest_must_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = write_files(tmp_path / "site", "taef2")
     monkeypatch.setattr(
-        torch.hub,
-        "download_url_to_file",
+        weights,
+        "download",
         lambda url, target, *_, **__: shutil.copyfile(site / url.rpartition("/")[2], target),
     )
     for _ in range(2):

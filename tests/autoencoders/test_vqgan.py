@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from latentpatch.autoencoders import vqgan as family
+from latentpatch.autoencoders import weights
 from latentpatch.autoencoders.registry import AUTOENCODERS, load_autoencoder
 from latentpatch.errors import MissingDependencyError, WeightsError
 
@@ -286,7 +287,7 @@ def test_failed_download_says_what_to_fetch(name: str, cache: Path, monkeypatch:
         raise OSError("no route to host")
 
     monkeypatch.setitem(family._CONFIGS, name, SMALL)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr(weights, "download", fail)
     with pytest.raises(WeightsError) as caught:
         load_autoencoder(name)
     message = str(caught.value)

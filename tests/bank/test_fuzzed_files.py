@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from latentpatch import LatentPatch
-from latentpatch.autoencoders import load_autoencoder
+from latentpatch.autoencoders import load_autoencoder, weights
 from latentpatch.bank import format
 from latentpatch.bank.fitted_module import pack, unpack
 from latentpatch.cli._output import describe_model
@@ -188,7 +188,7 @@ def test_nothing_is_fetched_or_opened_because_a_file_says_so(
     fetched, built = [], []
     monkeypatch.setattr(socket.socket, "connect", lambda _, address: fetched.append(address))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: fetched.append(address))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *address, **_: fetched.append(address))
+    monkeypatch.setattr(weights, "download", lambda *address, **_: fetched.append(address))
     load = format.load_autoencoder
     monkeypatch.setattr(format, "load_autoencoder", lambda *names, **_: built.append(names) or load(*names))
     with pytest.raises(LatentPatchError, match=r"you name it, too|the autoencoder, too|needs the package|by itself"):

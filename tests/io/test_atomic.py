@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ import torch
 from helpers.errors import refuses_file
 from safetensors.torch import load_file
 
-from latentpatch.io.atomic import replacing, staged, write_bytes, write_tensors
+from latentpatch.io import atomic
+from latentpatch.io.atomic import alone_in, append_line, replacing, staged, write_bytes, write_tensors
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -224,3 +228,63 @@ def test_tensor_files_are_as_readable_as_others(tmp_path: Path) -> None:
     assert torch.equal(load_file(tmp_path / "a.safetensors")["x"], torch.ones(2))
     with refuses_file("none/a.safetensors", "cannot be written"):
         write_tensors(tmp_path / "none" / "a.safetensors", {"x": torch.ones(2)})
+
+
+# --- Several processes -----------------------------------------------------------------------------
+
+
+def test_lines_of_many_writers_are_all_there(tmp_path: Path) -> None:
+    """Defect L23: a log was read, changed and written without a lock."""
+    path = tmp_path / "new" / "log.jsonl"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: append_line(path, f"{i} " + "x" * 5000), range(60)))
+    assert sorted(int(line.split()[0]) for line in path.read_text().splitlines()) == list(range(60))
+    path.write_text("without an end")
+    append_line(path, "next")
+    assert path.read_text() == "without an end\nnext\n"
+
+
+def test_a_line_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    append_line(path, "first")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as a full disk: half of the line is written
+    try:
+        with refuses_file(path, "cannot be written"):
+            append_line(path, "x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert path.read_text() == "first\n"
+    with refuses_file(tmp_path, "cannot be written"):
+        append_line(tmp_path, "a folder")
+    with refuses_file("/dev/full", "cannot be written"):
+        append_line("/dev/full", "a device")
+
+
+def test_a_folder_that_is_held_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "_LONGEST_WAIT", 0.1)
+    with alone_in(tmp_path):
+        for write in (lambda: append_line(tmp_path / "log", "x"), lambda: stage_one(tmp_path)):
+            with refuses_file(tmp_path, "another command"):
+                write()
+    assert not list(tmp_path.iterdir())
+    stage_one(tmp_path)
+
+
+def stage_one(folder: Path) -> None:
+    with staged(folder) as staging:
+        (staging / "a").write_text("a")
+
+
+def test_files_of_two_commands_do_not_mix(tmp_path: Path) -> None:
+    def command(number: int) -> None:
+        with staged(tmp_path) as staging:
+            for i in range(20):
+                (staging / f"{i:02d}").write_text(str(number))
+
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(command, range(4)))
+        assert len({path.read_text() for path in tmp_path.iterdir()}) == 1

@@ -148,7 +148,7 @@ def test_weights_the_package_lacks_are_packed(
     assert (folder / "autoencoder" / "weights.safetensors").is_file()
     if argument is not None:
         Path(argument).rename(tmp_path / "gone")
-    monkeypatch.setattr("torch.hub.download_url_to_file", None)
+    monkeypatch.setattr("latentpatch.autoencoders.weights.download", None)
     loaded = archive.load_archived(folder)
     assert loaded.identity()["sha256"] == model.identity()["sha256"]
     settings = model.with_settings("raster", patch_size=2, start_size=2, scales=2)
