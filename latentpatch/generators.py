@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .autoencoders.registry import AUTOENCODERS, load_autoencoder
 from .errors import RegistrationWarning, WeightsError
+from .inputs import size_pair
 from .methods.inversion.generator import Generator
 from .methods.inversion.inverting import Inversion, invert
 from .methods.inversion.names import GENERATORS, parse_generator
@@ -51,6 +52,7 @@ def load_generator(
         name, argument = parse_generator(name)
     else:
         parse_generator(name)
+    size = None if size is None else size_pair(size, 0)
     with plain_torch(forks_random=pretrained):
         if name in AUTOENCODERS:
             return DecoderGenerator(load_autoencoder(name, argument, pretrained=pretrained), size, argument)

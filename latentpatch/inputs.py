@@ -18,10 +18,11 @@ from torch import Tensor
 from .autoencoders.base import Autoencoder
 from .errors import SettingError, SettingTypeError
 from .io.channels import with_channels
-from .io.images import read_image, read_mask
+from .io.images import MOST_SIDE, read_image, read_mask
 from .io.opening import Array, array_picture
 from .ops.compositing import cell_mask
 from .ops.pyramid import resize
+from .runs.system import check_memory
 from .validation import check_integer, plain
 
 __all__ = [
@@ -46,6 +47,9 @@ FilePicture: TypeAlias = str | Path | Image.Image
 Picture: TypeAlias = Tensor | FilePicture | Array
 #: Selected pixels: ``(H, W)`` bool, as a tensor or an array; or a picture that is bright there.
 Mask: TypeAlias = Tensor | FilePicture | Array
+
+
+_MOST_IMAGES = 2**31 - 1  # of a call
 
 
 def as_picture(picture: Picture, name: str) -> Tensor | FilePicture:
@@ -168,7 +172,7 @@ def size_pair(size: int | tuple[int, int] | None, default: int) -> tuple[int, in
     sides: list[Any] = list(size) if isinstance(size, Iterable) else [size]
     if len(sides) not in (1, 2):
         raise SettingError("size", size, "height and width, or one side, in pixels")
-    height, width = (check_integer("size", side, 1) for side in (sides if len(sides) == 2 else sides * 2))
+    height, width = (check_integer("size", side, 1, MOST_SIDE) for side in (sides if len(sides) == 2 else sides * 2))
     return height, width
 
 
@@ -179,7 +183,7 @@ def image_seeds(n: int, seed: int, seeds: Sequence[int] | None) -> Sequence[int]
             raise SettingError("seeds", list(seeds), "there alone, without n or seed")
         return seeds if isinstance(seeds, range) else [check_integer("seed", each, 0) for each in seeds]
     first = check_integer("seed", seed, 0)
-    return range(first, first + check_integer("n", n, 1))
+    return range(first, first + check_integer("n", n, 1, _MOST_IMAGES))
 
 
 def scene_inputs(
@@ -197,14 +201,14 @@ def scene_inputs(
     """
     if len(pictures) < 2:
         raise SettingError("pictures", len(pictures), "at least two; the task reshuffle makes pictures from one")
-    for side in size:
-        check_integer("size", side, 1)
+    size_pair(size, 0)
     scaled = []
     for picture in pictures:
         factor = min(1.0, min(size) / min(picture.shape[1:]))
         height, width = (max(1, round(side * factor)) for side in picture.shape[1:])
         scaled.append(resize(picture[None], (height, width))[0])
     if structure is not None:
+        check_memory("size", size, structure.element_size() * len(structure) * size[0] * size[1])
         structure = with_channels(structure, len(pictures[0]))
         factor = min(structure.shape[1] / size[0], structure.shape[2] / size[1])
         height, width = (max(1, round(side * factor)) for side in size)

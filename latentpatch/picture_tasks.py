@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import Any
 
 from torch import Tensor
@@ -11,18 +10,17 @@ from torch import Tensor
 from .errors import SettingError, SettingTypeError
 from .inputs import Mask, Picture, as_mask, as_pictures, image_seeds, scene_inputs, size_pair
 from .io.channels import read_channels, with_channels
-from .methods.picture import REGION_TASKS, TARGET_TASKS, Observer, PictureMethod, check_picture, part_observer
+from .methods.memory import check_count, check_memory
+from .methods.picture import REGION_TASKS, TARGET_TASKS, Observer, check_picture, part_observer
 from .methods.single_image.presets import settings_named
 from .ops.symmetry import fundamental_size, unfold_symmetric
 from .registry import PICTURE_METHODS
 from .results import PictureGeneration
-from .runs.system import machine_memory
 from .settings import Settings
 from .trained_tasks import make_trained, opened
 
 __all__ = [
     "analogy",
-    "check_memory",
     "denoise",
     "edit",
     "harmonize",
@@ -33,9 +31,6 @@ __all__ = [
     "retarget",
     "stylize",
 ]
-
-_GIBIBYTE = 1 << 30
-_USABLE = 0.8  # part of the memory that a method may use
 
 
 def reshuffle(
@@ -326,6 +321,8 @@ def make_pictures(
         raise SettingTypeError("settings", type(own).__name__, f"settings of {chosen.name}")
     tensors = picture_tensors(pictures)
     if target is not None and not isinstance(target, Tensor):
+        height, width = tensors[0].shape[1:] if size is None else size_pair(size, 0)
+        check_count(len(seeds), height * width)
         parts = [
             make_pictures(
                 task, tensors, size, (each,), settings=own, target=target[each % len(target)], mask=mask,
@@ -371,26 +368,3 @@ def picture_tensors(pictures: Picture | Sequence[Picture]) -> list[Tensor]:
         check_picture("pictures", each)
     count = max(len(each) - (len(each) + 1) % 2 for each in tensors) + any(len(each) % 2 == 0 for each in tensors)
     return [with_channels(each, count) for each in tensors]
-
-
-def check_memory(
-    method: PictureMethod, pictures: Sequence[tuple[int, int]], size: tuple[int, int], count: int, settings: Settings
-) -> None:
-    """Refuse a size that needs more memory than there is.
-
-    Raises:
-        SettingError: with the memory and with what fits.
-    """
-    usable, needed = _USABLE * machine_memory(), method.memory(pictures, size, count, settings)
-    if not usable or needed <= usable:
-        return
-    low, high = 0.0, 1.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        fitting = (int(size[0] * sqrt(middle)), int(size[1] * sqrt(middle)))
-        low, high = (middle, high) if method.memory(pictures, fitting, count, settings) <= usable else (low, middle)
-    height, width = (int(side * sqrt(low)) for side in size)
-    fits = f"at most some {height} x {width} pixels" if min(height, width) > 0 else "of a smaller source"
-    raise SettingError(
-        "size", size, f"{fits} here: {needed / _GIBIBYTE:.1f} GiB of memory are needed, {usable / _GIBIBYTE:.1f} usable"
-    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 import torch
@@ -18,12 +18,15 @@ from .methods.picture import Observer
 from .ops.pyramid import resize
 from .picture_tasks import make_pictures, picture_tensors
 from .results import PictureGeneration
+from .runs.system import check_memory
 from .settings import Settings
 from .trained_tasks import opened
+from .validation import check_number
 
 __all__ = ["compose", "exemplar_shares", "map_shares", "texture"]
 
 _LEVELS = 255  # of a map
+_SHARE_BYTES = 4  # of a pixel of an exemplar
 
 
 def compose(
@@ -122,17 +125,20 @@ def exemplar_shares(
     Raises:
         SettingError, ImageError: for weights that are not one for each exemplar, and for a map of one exemplar.
     """
+    if weights is None and source_map is None:
+        return None
     if weights is not None and source_map is not None:
         raise SettingError("weights", list(weights), "absent with a map")
+    check_memory("size", size, _SHARE_BYTES * count * size[0] * size[1])
     if source_map is not None:
         grey = picture_tensors(source_map)[0]
         return map_shares(on_white(grey[None])[0].mean(0), count, size)
-    if weights is None:
-        return None
-    values = [float(each) for each in weights]
-    if len(values) != count or not all(0 <= each < inf for each in values) or not sum(values):
+    assert weights is not None
+    values = [check_number("weights", each, 0, float_info.max) for each in weights]
+    if len(values) != count or not any(values):
         raise SettingError("weights", values, f"numbers from 0, {count} of them as exemplars, and not all 0")
-    return (torch.tensor(values) / sum(values))[:, None, None].expand(count, *size).contiguous()
+    shares = torch.tensor([each / max(values) for each in values], dtype=torch.float32)  # of any sum
+    return (shares / shares.sum())[:, None, None].expand(count, *size).contiguous()
 
 
 def map_shares(grey: Tensor, count: int, size: tuple[int, int]) -> Tensor:

@@ -39,6 +39,7 @@ from .ops.noise import noise_from_seeds
 from .registry import SAMPLERS
 from .results import Blend, Generation
 from .runs.defaults import plain_torch
+from .runs.system import check_memory
 from .settings import Settings
 from .validation import check_choice
 
@@ -62,6 +63,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _ALL = slice(None)
+_PIXEL_BYTES = 12  # of a picture, three channels
 _EDIT_COVERAGE = 0.5  # share of a cell's pixels from which on an edit copies the cell
 
 
@@ -109,6 +111,7 @@ def generating(
         SettingError: for arguments out of range.
     """
     seeds = image_seeds(n, seed, seeds)
+    _check_count(self, len(seeds[part]))
     index, chosen = yield from self.sampling(
         seeds, settings=settings, sampler=sampler, reference=reference, where=where
     )
@@ -181,6 +184,7 @@ def inpainting(
     """
     seeds = image_seeds(n, seed, seeds)
     self.require_fit()
+    _check_count(self, len(seeds))
     candidates = self.bank.candidates(where)
     mask = as_mask(mask, self.image_size)
     cells = cells_of_mask(mask, self.image_size, self.autoencoder, 0)
@@ -204,6 +208,12 @@ def inpainting(
     if composite:
         result = join(result, target, pixels)
     return _generation(self, result, index, seeds, chosen)
+
+
+def _check_count(model: LatentPatch, count: int) -> None:
+    """Refuse more pictures than fit into memory."""
+    height, width = model.image_size
+    check_memory("n", count, _PIXEL_BYTES * count * height * width, model.autoencoder.device)
 
 
 def _generation(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..autoencoders.names import AUTOENCODERS, DEFAULT, parse_autoencoder
-from ..errors import SettingError, printable
+from ..errors import SettingError, printable, shorten
 from ._parsing import OptionGroup, Parser, argument, choice, flag, group, integer, number, option, switch
 
 if TYPE_CHECKING:
@@ -62,9 +62,10 @@ O = TypeVar("O", bound="CommandOptions")  # noqa: E741
 
 def image_size(text: str) -> tuple[int, int]:
     """Return height and width of ``SIDE`` or ``HEIGHTxWIDTH``."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    match = re.fullmatch(r"(\d{1,7})(?:x(\d{1,7}))?", text, re.ASCII)
     if match is None:
-        raise argparse.ArgumentTypeError(f"must be pixels as SIDE or HEIGHTxWIDTH, got {text!r}")
+        text = f"must be pixels as SIDE or HEIGHTxWIDTH, of at most seven digits, got {shorten(text)}"
+        raise argparse.ArgumentTypeError(text)
     return int(match[1]), int(match[2] or match[1])
 
 

@@ -12,9 +12,11 @@ from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from ..errors import printable
+from ..errors import printable, shorten
 
 __all__ = ["OptionGroup", "Parser", "argument", "choice", "flag", "group", "integer", "number", "option", "switch"]
+
+_MOST_DIGITS = 1000  # of an integer; Python reads some 4300
 
 G = TypeVar("G", bound="OptionGroup")
 
@@ -166,9 +168,10 @@ def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
     constraint = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum or (maximum is not None and int(text) > maximum):
-            raise argparse.ArgumentTypeError(f"must be an integer {constraint}, got {text!r}")
-        return int(text)
+        value = int(text) if text.isdecimal() and len(text) < _MOST_DIGITS else -1
+        if value < minimum or (maximum is not None and value > maximum):
+            raise argparse.ArgumentTypeError(f"must be an integer {constraint}, got {shorten(text)}")
+        return value
 
     return read
 

@@ -196,7 +196,7 @@ def _print(report: dict[str, Any]) -> int:
 def _reason(error: Exception, words: list[str]) -> str:
     """Return an error's message; a setting that is on the command line, or of a preset there, is named so."""
     if isinstance(error, SettingError):
-        option = f"--{error.name.replace('_', '-')}"
+        option = f"{'--' if len(error.name) > 1 else '-'}{error.name.replace('_', '-')}"
         if any(word.partition("=")[0] == option for word in words):
             return str(error).replace(error.name, option, 1)
         preset = next((following for word, following in pairwise(words) if word == "--preset"), None)

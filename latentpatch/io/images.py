@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import FileError, SettingError, SettingTypeError
+from ..runs.system import check_memory
 from .atomic import write_bytes
 from .encoding import LOSSY_QUALITY, Encoding
 from .listing import SUFFIXES, identifiers, list_images
@@ -28,6 +29,7 @@ from .sheets import contact_sheet
 __all__ = [
     "MAX_PIXELS",
     "MIN_SIDE",
+    "MOST_SIDE",
     "SUFFIXES",
     "as_written",
     "contact_sheet",
@@ -49,6 +51,10 @@ __all__ = [
     "write_sheet",
 ]
 
+#: Pixels of the longest side that a picture can be resized to.
+MOST_SIDE = 1_000_000
+
+_PIXEL_BYTES = 18  # of a resized picture: levels, twice, and numbers
 _MASK_THRESHOLD = 128  # luminance of 255 from which a pixel is selected
 
 
@@ -130,6 +136,7 @@ def _crop_and_resize(image: Image.Image, size: tuple[int, int] | None, resamplin
     if size is None:
         return image
     height, width = _check_size(size)
+    check_memory("size", (height, width), _PIXEL_BYTES * height * width)
     crop_width = max(1, min(image.width, round(image.height * width / height)))
     crop_height = max(1, min(image.height, round(image.width * height / width)))
     left, top = (image.width - crop_width) // 2, (image.height - crop_height) // 2
@@ -137,8 +144,8 @@ def _crop_and_resize(image: Image.Image, size: tuple[int, int] | None, resamplin
 
 
 def _check_size(size: tuple[int, int]) -> tuple[int, int]:
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise SettingError("size", size, "(height, width) in pixels")
+    if len(size) != 2 or not all(isinstance(side, int) and 0 < side <= MOST_SIDE for side in size):
+        raise SettingError("size", size, f"(height, width) in pixels, at most {MOST_SIDE}")
     return size
 
 

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "can_import",
+    "check_memory",
     "choose_device",
     "few_searches",
     "has_numba",
@@ -31,6 +33,7 @@ __all__ = [
     "machine_memory",
     "njit",
     "on_compilation",
+    "usable_memory",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +42,9 @@ _loads_numba: ContextVar[bool] = ContextVar("loads_numba", default=True)
 _tellers: list[Callable[[], None]] = []
 
 _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+_GIBIBYTE = 1 << 30
+_USABLE_SHARE = 0.8  # part of the memory that a call may use
 
 # Parameters of glibc's mallopt, from malloc.h.
 _TRIM_THRESHOLD, _MAP_THRESHOLD = -1, -3
@@ -90,6 +96,32 @@ def machine_memory() -> int:
         except (OSError, ValueError):  # absent, or "max"
             continue
     return min(limits)
+
+
+def usable_memory(device: torch.device | None = None) -> float:
+    """Return the bytes that a call may use on a device, by default the CPU; infinity if unknown."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return _USABLE_SHARE * torch.cuda.mem_get_info(device)[0]
+    return _USABLE_SHARE * machine_memory() or inf
+
+
+def check_memory(name: str, value: object, needed: float, device: torch.device | None = None) -> None:
+    """Refuse an argument that takes more memory than there is.
+
+    Args:
+        name: of the argument.
+        value: of the argument.
+        needed: estimate in bytes.
+        device: whose memory it is; None for the CPU.
+
+    Raises:
+        SettingError: with both amounts.
+    """
+    if needed > (usable := usable_memory(device)):
+        amounts = f"{needed / _GIBIBYTE:.1f} GiB of memory are needed, {usable / _GIBIBYTE:.1f} usable"
+        raise SettingError(name, value, f"smaller here: {amounts}")
 
 
 def keep_freed_memory() -> bool:

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import FileError, SettingError, TrainingError
+from ..errors import FileError, TrainingError
 from ..io.atomic import write_bytes
 from ..io.stored import read_stored, write_stored
 from ..runs.interruption import checkpoint as check_interruption
 from ..runs.progress import progress
 from ..runs.resume import difference, locked
-from ..runs.system import machine_memory
+from ..runs.system import check_memory
 from ..validation import check_choice, check_integer
 from .plot import Row, plot_losses
 
@@ -42,7 +42,6 @@ __all__ = ["PRECISIONS", "Stage", "Work", "train"]
 PRECISIONS = ("float32", "bfloat16")
 
 _FORMAT = "latentpatch-checkpoint/1"
-_USABLE_MEMORY = 0.8  # part of the device's memory
 
 
 @dataclass(frozen=True)
@@ -280,10 +279,8 @@ def _check_memory(memory: int, device: torch.device, say: Callable[[str], None])
     """Say the memory of a training; refuse one that does not fit."""
     if not memory:
         return
-    usable = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine_memory()
     say(f"training needs up to {memory / 2**30:.2f} GiB of memory")
-    if usable and memory > _USABLE_MEMORY * usable:
-        raise SettingError("size", f"{memory / 2**30:.1f} GiB of memory", f"of at most {usable / 2**30:.1f} GiB here")
+    check_memory("size", "this size", memory, device)
 
 
 def _check_finite(stage: Stage, step: int, means: dict[str, float], work: Work) -> None:

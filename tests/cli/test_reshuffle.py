@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import latentpatch
-from latentpatch import picture_tasks
 from latentpatch.io.channels import on_white, read_channels
 from latentpatch.io.images import contact_sheet, read_image, read_record
+from latentpatch.runs import system
 
 QUICK = ["--coarsest", 10, "--patch-size", 5, "--iterations", 2]
 
@@ -133,7 +133,7 @@ def test_memory_is_said_before_anything_starts(
     line = refused(capsys, tmp_path, "retarget", beach, "--size", "100000x100000")
     assert line.startswith("--size must be at most some ")
     assert "GiB" in line
-    monkeypatch.setattr(picture_tasks, "machine_memory", lambda: 1 << 20)
+    monkeypatch.setattr(system, "machine_memory", lambda: 1 << 20)
     with refuses("size"):
         latentpatch.reshuffle(beach)
 

@@ -30,6 +30,7 @@ from latentpatch.methods.trained.base import load_trained
 from latentpatch.methods.trained.settings import SinGANSettings
 from latentpatch.registry import PICTURE_METHODS, TASKS
 from latentpatch.results import PictureGeneration
+from latentpatch.runs import system
 from latentpatch.serving import Call, Limits, Service, json_schema, respond
 from latentpatch.serving.kserve import model_metadata
 from latentpatch.training.methods import train_model
@@ -254,7 +255,7 @@ def test_work_is_refused_before_it_starts(service: Service, monkeypatch: pytest.
     assert (large["status"], large["code"], large["field"]) == (413, "picture_too_large", "pictures")
     files = error(ask(limited(service, max_image_bytes=100), body))
     assert (files["status"], files["field"]) == (413, "pictures")
-    monkeypatch.setattr(picture_tasks, "machine_memory", lambda: 1 << 20)
+    monkeypatch.setattr(system, "machine_memory", lambda: 1 << 20)
     memory = error(ask(service, body))
     assert (memory["status"], memory["field"]) == (422, "size")
 

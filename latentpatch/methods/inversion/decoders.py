@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...autoencoders.base import Autoencoder
+from ...runs.system import check_memory
 from .generator import Generator, GeneratorSpec
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DecoderGenerator", "SourcesGenerator"]
 
+_PIXEL_BYTES = 900  # of a picture and its gradients in the smallest decoders, measured
 _SMOOTH_CELLS = 5  # random colors along a side of the decoder's own pictures
 
 
@@ -39,6 +41,7 @@ class DecoderGenerator(Generator):
     ) -> None:
         facts = autoencoder.spec
         height, width = size or (facts.image_size, facts.image_size)
+        check_memory("size", (height, width), _PIXEL_BYTES * height * width)
         self.grid = autoencoder.grid(height, width)
         cells = self.grid[0] * self.grid[1]
         spec = GeneratorSpec(

@@ -17,14 +17,18 @@ from ...errors import FileError, SettingError
 from ...io.stored import read_stored, write_stored
 from ...ops.compositing import fill_smoothly, join
 from ...ops.pyramid import resize
+from ...runs.system import check_memory
 from ...runs.threads import map_in_threads
 from ...validation import check_choice, check_integer
+from ..memory import check_count
 from ..picture import REGION_TASKS, Observer, PictureStep, check_picture, check_region
 from .settings import TrainedSettings
 
 __all__ = ["FORMAT", "TrainedModel", "is_trained", "load_trained"]
 
 FORMAT = "latentpatch-trained/1"
+
+_CHANNEL_BYTES = 32  # of a pixel in a channel of the finest scale, measured: inputs and outputs of a layer
 
 #: Classes by the name of the method, "MODULE:CLASS" relative to this package.
 CLASSES = {
@@ -103,6 +107,19 @@ class TrainedModel(nn.Module):
         height, width = self.sizes[-1]
         return [(max(1, round(h * size[0] / height)), max(1, round(w * size[1] / width))) for h, w in self.sizes]
 
+    def check_memory(self, size: Sequence[int], count: int = 1) -> None:
+        """Refuse pictures of a size, and more pictures, than fit into memory.
+
+        Raises:
+            SettingError: naming ``size`` or ``n``.
+        """
+        finest = getattr(self, "scales", None)
+        layers = (finest[-1] if finest else self).parameters()
+        channels = max(each.shape[0] for each in layers if each.ndim == 4)
+        pixels = size[0] * size[1]
+        check_memory("size", tuple(size), pixels * channels * _CHANNEL_BYTES, self.device)
+        check_count(count, pixels)
+
     @torch.no_grad()
     def make(
         self,
@@ -143,6 +160,7 @@ class TrainedModel(nn.Module):
             check_region(mask, (height, width), (height, width))
         final = (height, width)
         sizes = self.sizes_for(final)
+        self.check_memory(final, len(seeds))
         if min(sizes[0]) < 3:
             raise SettingError("size", final, "larger: the coarsest scale has less than 3 pixels")
         before = None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import SettingError
 from ...validation import check_number
+from ..picture import check_picture
 from .base import TrainedModel
 from .networks import PatchScale, conv_stack, upsample
 
@@ -119,6 +120,8 @@ class SinGAN(TrainedModel):
             SettingError: for a factor out of range, or a model of a single scale.
         """
         check_number("factor", factor, 1, 64)
+        check_picture("picture", picture)
+        self.check_memory([round(side * factor) for side in picture.shape[1:]])
         if len(self.sizes) < 2:
             raise SettingError("model", "one scale", "of at least two scales")
         self.eval()

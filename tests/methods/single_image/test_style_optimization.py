@@ -9,13 +9,13 @@ from helpers.errors import refuses
 from torch import Tensor
 
 import latentpatch
-from latentpatch import picture_tasks
 from latentpatch.methods.picture import PictureStep
 from latentpatch.methods.single_image.style_optimization import StyleOptimization
 from latentpatch.methods.single_image.texture_settings import StyleOptimizationSettings
 from latentpatch.ops.palettes import transfer_palette
 from latentpatch.ops.patchmatch import BACKENDS, Field, Sources, vote
 from latentpatch.registry import PICTURE_METHODS
+from latentpatch.runs import system
 
 SMALL = StyleOptimizationSettings(patch_size=5, coarsest=12, iterations=3)
 
@@ -161,7 +161,7 @@ def test_analogies_have_the_layout_of_one_and_the_patches_of_the_other() -> None
 
 
 def test_memory_is_checked_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture_tasks, "machine_memory", lambda: 1 << 20)
+    monkeypatch.setattr(system, "machine_memory", lambda: 1 << 20)
     for task in (latentpatch.stylize, latentpatch.analogy):
         with refuses("size"):
             task(stripes(48, 48), stripes(48, 48))
