@@ -53,7 +53,7 @@ def load_generator(
     else:
         parse_generator(name)
     size = None if size is None else size_pair(size, 0)
-    with plain_torch(forks_random=pretrained):
+    with plain_torch(forks_random=pretrained, for_gradients=True):
         if name in AUTOENCODERS:
             return DecoderGenerator(load_autoencoder(name, argument, pretrained=pretrained), size, argument)
         if name == "latentpatch":

@@ -23,7 +23,7 @@ from .io.opening import Array, array_picture
 from .ops.compositing import cell_mask
 from .ops.pyramid import resize
 from .runs.system import check_memory
-from .validation import check_integer, plain
+from .validation import check_dense, check_integer, plain
 
 __all__ = [
     "FilePicture",
@@ -63,6 +63,8 @@ def as_picture(picture: Picture, name: str) -> Tensor | FilePicture:
         SettingTypeError: for anything else.
     """
     if isinstance(picture, np.ndarray):
+        if picture.dtype.kind not in "biuf":
+            raise SettingTypeError(name, str(picture.dtype), "an array of numbers")
         if picture.ndim > 2 and picture.shape[-1] > 4 >= picture.shape[-3]:
             picture = np.moveaxis(picture, -3, -1)
         if picture.ndim < 4 and picture.dtype in (np.uint8, np.uint16, np.bool_):
@@ -70,6 +72,7 @@ def as_picture(picture: Picture, name: str) -> Tensor | FilePicture:
         channels_last = torch.from_numpy(np.ascontiguousarray(picture if picture.ndim > 2 else picture[..., None]))
         picture = channels_last.movedim(-1, -3)
     if isinstance(picture, Tensor):
+        check_dense(name, picture)
         if picture.dtype == torch.uint8:
             return picture.float() / 255
         return picture.float() if picture.dtype == torch.float64 else picture
@@ -179,6 +182,9 @@ def size_pair(size: int | tuple[int, int] | None, default: int) -> tuple[int, in
 def image_seeds(n: int, seed: int, seeds: Sequence[int] | None) -> Sequence[int]:
     """Return the seed of each image: ``seeds``, or n of them counted up from ``seed``."""
     if seeds is not None:
+        if not isinstance(seeds, Iterable) or isinstance(seeds, (str, bytes)):
+            raise SettingTypeError("seeds", seeds, "integers")
+        seeds = seeds if isinstance(seeds, range) else list(seeds)
         if seed != 0 or n not in (1, len(seeds)):
             raise SettingError("seeds", list(seeds), "there alone, without n or seed")
         return seeds if isinstance(seeds, range) else [check_integer("seed", each, 0) for each in seeds]

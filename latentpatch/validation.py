@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_choice",
+    "check_dense",
     "check_flag",
     "check_integer",
     "check_noise",
@@ -62,7 +63,7 @@ def check_number(name: str, value: object, least: float, most: float) -> float:
         SettingTypeError, SettingError: otherwise.
     """
     number = check_real(name, value)
-    if not (isfinite(number) and least <= number <= most):
+    if not (least <= number <= most and isfinite(number)):  # an integer may be too large for a float
         raise SettingError(name, value, f"from {least:g} to {most:g}")
     return number
 
@@ -88,6 +89,17 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in names:
         raise SettingError(name, value, f"one of {', '.join(names)}")
     return value
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor without values in memory: a sparse one, or one of the device meta.
+
+    Raises:
+        SettingTypeError: otherwise.
+    """
+    layout, device = str(tensor.layout).removeprefix("torch."), tensor.device.type
+    if layout != "strided" or device == "meta":
+        raise SettingTypeError(name, f"a {layout} tensor on {device}", "a dense tensor with values")
 
 
 def check_noise(noise: Tensor, noise_dim: int) -> None:

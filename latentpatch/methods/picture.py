@@ -18,7 +18,7 @@ from ..errors import SettingError, SettingTypeError
 from ..registry import PICTURE_METHODS, TASKS
 from ..runs.defaults import plain_torch
 from ..settings import Settings
-from ..validation import check_choice, check_integer
+from ..validation import check_choice, check_dense, check_integer
 from .base import Method
 
 __all__ = [
@@ -280,8 +280,9 @@ def check_picture(name: str, picture: Tensor) -> None:
     Raises:
         SettingError, SettingTypeError: naming the argument.
     """
-    if picture.dtype != torch.float32:
-        raise SettingTypeError(name, str(picture.dtype), "float32 in [0, 1]")
+    if not isinstance(picture, Tensor) or picture.dtype != torch.float32:
+        raise SettingTypeError(name, str(getattr(picture, "dtype", type(picture).__name__)), "float32 in [0, 1]")
+    check_dense(name, picture)
     if picture.ndim != 3 or not 1 <= picture.shape[0] <= MAX_CHANNELS or not picture.numel():
         raise SettingError(name, tuple(picture.shape), "of shape (C, H, W), C from 1 to 4")
     if not bool(((picture >= 0) & (picture <= 1)).all()):  # false for NaN, too

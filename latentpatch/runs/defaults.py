@@ -11,12 +11,15 @@ __all__ = ["plain_torch"]
 
 
 @contextmanager
-def plain_torch(*, keeps_device: bool = False, forks_random: bool = False) -> Iterator[None]:
+def plain_torch(
+    *, keeps_device: bool = False, forks_random: bool = False, for_gradients: bool = False
+) -> Iterator[None]:
     """Run the block in float32 without autocast, with new tensors on the CPU; then all is as before.
 
     Args:
         keeps_device: leave the default device as it is.
         forks_random: leave the random state of the CPU as it was.
+        for_gradients: leave inference mode, whose tensors have no gradients.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
@@ -25,6 +28,8 @@ def plain_torch(*, keeps_device: bool = False, forks_random: bool = False) -> It
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
+        if for_gradients and torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
         if forks_random:
             stack.enter_context(torch.random.fork_rng(devices=[]))
         if dtype != torch.float32:

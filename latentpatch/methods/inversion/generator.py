@@ -17,10 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import SettingError, WeightsError
+from ...inputs import image_seeds
 from ...io.atomic import tensor_bytes
+from ...runs.defaults import plain_torch
+from ...validation import check_integer, check_number
 
 __all__ = ["Generator", "GeneratorSpec", "load_state"]
 
+_TRUNCATIONS = (-10.0, 10.0)  # smallest and largest
 _MEAN_SAMPLES = 4096  # vectors whose mapped styles are averaged
 
 
@@ -106,15 +110,20 @@ class Generator(nn.Module, ABC):
         return [torch.randn(1, 1, *size, generator=random).to(self.device) for size in self.spec.noise_sizes]
 
     @torch.no_grad()
+    @plain_torch()
     def sample(self, seeds: Sequence[int], truncation: float = 1.0) -> Tensor:
         """Return pictures of the generator's own: ``(N, 3, H, W)`` in [0, 1].
 
         Args:
             seeds: of the pictures.
             truncation: 1 for styles as they are drawn, 0 for the mean.
+
+        Raises:
+            SettingError: for arguments out of range.
         """
-        pictures = []
-        for seed in seeds:
+        truncation = check_number("truncation", truncation, *_TRUNCATIONS)
+        pictures = [torch.zeros(0, 3, *self.spec.image_size, device=self.device)]
+        for seed in image_seeds(1, 0, seeds):
             styles = self.random_styles([seed])
             styles = styles if truncation == 1 else self.mean_styles().lerp(styles, truncation)
             pictures.append(self.synthesize(styles, self.noise(seed)).clamp(0, 1))
@@ -174,4 +183,4 @@ def load_state(module: nn.Module, state: dict[str, Tensor], origin: str) -> None
 
 
 def _random(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(check_integer("seed", seed, 0, 2**63 - 1))

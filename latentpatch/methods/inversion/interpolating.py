@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...errors import SettingError
 from ...ops.noise import noise_from_seeds
+from ...runs.defaults import plain_torch
 from ...runs.threads import map_in_threads
 from ...validation import check_choice, check_integer
 from .generator import Generator
@@ -26,6 +27,7 @@ WEIGHTINGS = {
 _SUM_TOLERANCE = 1e-4
 
 
+@plain_torch()
 def weights_of(kind: str, inputs: int, count: int, seed: int = 0) -> Tensor:
     """Return weights ``(count, inputs)`` float32 whose rows add up to 1.
 
@@ -59,6 +61,7 @@ def weights_of(kind: str, inputs: int, count: int, seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
+@plain_torch()
 def interpolate(
     generator: Generator, styles: Tensor, noise: Sequence[Tensor], weights: Tensor, *, seed: int = 0
 ) -> Tensor:

@@ -15,8 +15,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...errors import SettingError
+from ...errors import SettingError, SettingTypeError
+from ...runs.defaults import plain_torch
 from ...runs.threads import map_in_threads
+from ...validation import check_integer
 from ..picture import Observer, PictureStep, check_picture
 from .degradations import Degrade, degraded_targets
 from .generator import Generator
@@ -59,6 +61,7 @@ class Inversion:
     is_interrupted: bool = False
 
 
+@plain_torch(for_gradients=True)
 def invert(
     generator: Generator,
     targets: Tensor,
@@ -105,6 +108,7 @@ def invert(
     return search.result(torch.stack(history), is_interrupted)
 
 
+@plain_torch(for_gradients=True)
 def estimate_seconds(
     generator: Generator,
     targets: Tensor,
@@ -157,9 +161,16 @@ class _Search:
             raise SettingError("targets", tuple(getattr(targets, "shape", ())), "of shape (N, 3, H, W), N at least 1")
         for each in targets:
             check_picture("targets", each)
+        for name, value, kind in (("settings", settings, InversionSettings), ("initial", initial, Inversion | None)):
+            if not isinstance(value, kind):
+                raise SettingTypeError(name, value, "InversionSettings" if name == "settings" else "an Inversion")
+        for name, steps in (("degrade", degrade), ("perceptual", perceptual)):
+            if not all(map(callable, steps if isinstance(steps, (list, tuple)) else [steps or len])):
+                raise SettingTypeError(name, steps, "a function of pictures")
+        seed = check_integer("seed", seed, 0, 2**63 - 1)
         self.generator, self.settings, self.seed, self.perceptual = generator, settings, seed, perceptual
         size = generator.spec.image_size
-        targets = targets.to(generator.device, torch.float32)
+        targets = targets.to(generator.device, torch.float32).clone()  # of inference mode, perhaps
         self.degrade, targets = degraded_targets(degrade, targets, size)
         noise = generator.noise(seed)
         k = min(settings.noise_maps, len(noise))
@@ -175,6 +186,8 @@ class _Search:
             first = [each.to(generator.device).expand(count, -1, -1, -1) for each in first]
         with torch.no_grad():
             made = self.degrade(generator.synthesize(starts[0][:1], noise))
+        if not isinstance(made, Tensor):
+            raise SettingTypeError("degrade", type(made).__name__, "a function to a tensor")
         if made.shape[1:] != targets.shape[1:]:
             wanted = f"of shape (N, {', '.join(map(str, made.shape[1:]))}), as {generator.spec.name} makes them"
             raise SettingError("targets", tuple(targets.shape), f"{wanted} after the degradation")

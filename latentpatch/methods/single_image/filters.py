@@ -23,6 +23,8 @@ from .filter_settings import (
 
 __all__ = ["Bilateral", "Box", "Gaussian", "Guided", "Median", "RollingGuidance"]
 
+_LONGEST = 1 << 14  # pixels of a radius that OpenCV takes
+
 
 class _Filter(Denoiser):
     """A filter by OpenCV, of arrays ``(H, W)`` or ``(H, W, 3)`` float32 in [0, 1]."""
@@ -70,7 +72,7 @@ class Box(_Filter):
 
     def filter(self, cv2: Any, picture: Any, guide: Any, settings: BoxSettings) -> Any:
         """Return the means."""
-        return cv2.blur(picture, (2 * settings.radius + 1,) * 2)
+        return cv2.blur(picture, (2 * min(settings.radius, _LONGEST) + 1,) * 2)
 
 
 class Median(_Filter):
@@ -82,7 +84,7 @@ class Median(_Filter):
     def filter(self, cv2: Any, picture: Any, guide: Any, settings: MedianSettings) -> Any:
         """Return the medians; OpenCV has large squares for 8 bits only."""
         levels = (picture * 255).round().astype(np.uint8)
-        return cv2.medianBlur(levels, 2 * settings.radius + 1).astype(np.float32) / 255
+        return cv2.medianBlur(levels, 2 * min(settings.radius, _LONGEST) + 1).astype(np.float32) / 255
 
 
 class Bilateral(_Filter):
@@ -113,7 +115,9 @@ class Guided(_Filter):
 
     def filter(self, cv2: Any, picture: Any, guide: Any, settings: GuidedSettings) -> Any:
         """Return the fitted values."""
-        return cv2.ximgproc.guidedFilter(guide, picture, settings.radius, (settings.tolerance / 255) ** 2)
+        return cv2.ximgproc.guidedFilter(
+            guide, picture, min(settings.radius, _LONGEST), (settings.tolerance / 255) ** 2
+        )
 
 
 class RollingGuidance(_Filter):

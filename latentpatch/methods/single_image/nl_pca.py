@@ -28,6 +28,9 @@ from .denoising_settings import NLPCASettings
 __all__ = ["NLPCA", "shrink", "wiener"]
 
 
+_LEAST = 1e-6  # of a noise's deviation, of pixels in [0, 1]: far less than can be seen
+
+
 class NLPCA(PatchDenoiser):
     """Takes the noise from the principal components of groups of similar patches (Zhang et al., 2010)."""
 
@@ -49,7 +52,7 @@ class NLPCA(PatchDenoiser):
             def report(part: int, parts: int, so_far: Tensor, done: int = done) -> None:
                 progress(done * parts + part, settings.passes * parts, so_far)
 
-            result = _one_pass(colors, result, sigma, settings, report)
+            result = _one_pass(colors, result, max(sigma, _LEAST), settings, report)
         assert result is not None
         return result
 

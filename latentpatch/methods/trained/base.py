@@ -17,6 +17,7 @@ from ...errors import FileError, SettingError
 from ...io.stored import read_stored, write_stored
 from ...ops.compositing import fill_smoothly, join
 from ...ops.pyramid import resize
+from ...runs.defaults import plain_torch
 from ...runs.system import check_memory
 from ...runs.threads import map_in_threads
 from ...validation import check_choice, check_integer
@@ -121,6 +122,7 @@ class TrainedModel(nn.Module):
         check_count(count, pixels)
 
     @torch.no_grad()
+    @plain_torch()
     def make(
         self,
         task: str,
@@ -159,6 +161,8 @@ class TrainedModel(nn.Module):
         if target is not None and task in REGION_TASKS:
             check_region(mask, (height, width), (height, width))
         final = (height, width)
+        if not len(seeds):
+            raise SettingError("seeds", list(seeds), "at least one")
         sizes = self.sizes_for(final)
         self.check_memory(final, len(seeds))
         if min(sizes[0]) < 3:
@@ -226,6 +230,7 @@ def is_trained(path: object) -> bool:
         return False
 
 
+@plain_torch(for_gradients=True)
 def load_trained(path: str | Path) -> TrainedModel:
     """Load a trained model from its file, as ``latentpatch train`` writes it.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import SettingError
+from ...runs.defaults import plain_torch
 from ...validation import check_number
 from ..picture import check_picture
 from .base import TrainedModel
@@ -106,6 +107,7 @@ class SinGAN(TrainedModel):
         return made
 
     @torch.no_grad()
+    @plain_torch()
     def enlarge(self, picture: Tensor, factor: float) -> Tensor:
         """Return a picture enlarged by super-resolution: the finest generator adds detail after each step.
 
@@ -119,8 +121,10 @@ class SinGAN(TrainedModel):
         Raises:
             SettingError: for a factor out of range, or a model of a single scale.
         """
-        check_number("factor", factor, 1, 64)
+        factor = check_number("factor", factor, 1, 64)
         check_picture("picture", picture)
+        if picture.shape[0] != 3:
+            raise SettingError("picture", tuple(picture.shape), "of 3 channels")
         self.check_memory([round(side * factor) for side in picture.shape[1:]])
         if len(self.sizes) < 2:
             raise SettingError("model", "one scale", "of at least two scales")

@@ -1,0 +1,136 @@
+"""Trained models and inversion: arguments as people have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.errors import refuses
+from test_memory import MODELS
+from torch import Tensor
+
+import latentpatch
+from latentpatch.generators import load_generator
+from latentpatch.methods.inversion import Generator, InversionSettings, invert
+from latentpatch.methods.trained.singan import SinGAN
+
+STEPS = InversionSettings(steps=10)
+
+
+@pytest.fixture(scope="module")
+def picture() -> Tensor:
+    return torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    return load_generator("stylegan2", pretrained=False)
+
+
+#: Makes of a picture what is none.
+NO_PICTURES: dict[str, Callable[[Tensor], Any]] = {
+    "sparse": lambda p: p.to_sparse(),
+    "meta": lambda p: p.to("meta"),
+    "objects": lambda p: p.numpy().astype(object),
+    "complex": lambda p: p.numpy() + 1j,
+    "text": lambda p: p.numpy().astype(str),
+    "NaN": lambda p: p * float("nan"),
+    "infinite": lambda p: p / 0,
+    "five channels": lambda p: torch.cat([p, p[:2]]),
+    "no pixels": lambda p: p[:, :0],
+    "none": lambda _: None,
+    "bytes": lambda _: b"x",
+    "a number": lambda _: 3,
+}
+
+
+@pytest.mark.parametrize("kind", NO_PICTURES)
+def test_what_is_no_picture_is_refused(kind: str, picture: Tensor, generator: Generator) -> None:
+    """Sparse tensors, those of meta, and arrays of objects ended in errors of PyTorch."""
+    value = NO_PICTURES[kind](picture)
+    model: Any = SinGAN("singan", [(12, 16), (24, 32)], width=4)
+    mask = torch.zeros(24, 32, dtype=torch.bool)
+    mask[4:9] = True
+    for call in (
+        lambda: latentpatch.analogy(value, model),
+        lambda: latentpatch.edit(value, mask, sources=model),
+        lambda: latentpatch.texture([picture, value], 24, method="quilting"),
+    ):
+        with refuses("pictures"):
+            call()
+    for count in (model.enlarge, lambda each, factor: invert(generator, each, STEPS)):
+        with refuses("picture" if count == model.enlarge else "targets"):
+            count(value, 2)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 0, -1, 1e-300, True, "2", None, 65, 10**400])
+def test_factors_are_checked(factor: Any, picture: Tensor) -> None:
+    with refuses("factor"):
+        SinGAN("singan", [(12, 16), (24, 32)], width=4).enlarge(picture, factor)
+
+
+def test_factors_are_numbers_of_any_kind(picture: Tensor) -> None:
+    model = SinGAN("singan", [(12, 16), (24, 32)], width=4)
+    for factor in (np.float64(1.5), torch.tensor(1.5), np.float32(1.5)):
+        assert model.enlarge(picture, factor).shape == (3, 36, 48)
+    with refuses("picture"):
+        model.enlarge(picture[:1], 1.5)
+
+
+def test_seeds_of_any_kind(picture: Tensor, generator: Generator) -> None:
+    model: Any = MODELS["singan"]()
+    for seeds in (
+        [3],
+        (3,),
+        range(3, 4),
+        np.array([3]),
+        torch.tensor([3]),
+        iter([3]),
+        [np.int64(3)],
+        [torch.tensor(3)],
+    ):
+        seeds = list(seeds) if hasattr(seeds, "__next__") else seeds
+        assert torch.equal(generator.sample(seeds), generator.sample([3]))
+        found = latentpatch.reshuffle(model, seeds=seeds)
+        assert torch.equal(found.images, latentpatch.reshuffle(model, seed=3).images)
+    assert generator.sample([]).shape == (0, 3, 32, 32)
+    with refuses("seeds"):
+        latentpatch.reshuffle(model, seeds=[])
+    for wrong in (3, "12", b"12", None):
+        if wrong is not None:
+            with refuses("seeds", TypeError):
+                latentpatch.reshuffle(model, seeds=wrong)
+            with refuses("seeds", TypeError):
+                generator.sample(wrong)
+    targets = torch.rand(1, 3, 32, 32, dtype=torch.float32)
+    for value in (-1, 2**64, 1.5, True, None, "1"):
+        with refuses("seed"):
+            generator.sample([value])
+        with refuses("seed"):
+            invert(generator, targets, STEPS, seed=value)
+    one, two = (invert(generator, targets, STEPS, seed=seed) for seed in (3, np.int64(3)))
+    assert torch.equal(one.styles, two.styles)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", None, 1e300, True])
+def test_truncations_are_checked(value: Any, generator: Generator) -> None:
+    with refuses("truncation"):
+        generator.sample([0], value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("settings", each) for each in ({"steps": 10}, "x", 3)),
+        *(("degrade", each) for each in ("grey", 3, ["grey"], lambda _: None)),
+        ("perceptual", 3),
+        ("initial", 3),
+    ],
+)
+def test_arguments_of_inversions_are_checked(name: str, value: Any, generator: Generator) -> None:
+    targets = torch.rand(1, 3, 32, 32, dtype=torch.float32)
+    with refuses(name, TypeError):
+        invert(generator, targets, **{"settings": STEPS, name: value})
