@@ -1,21 +1,28 @@
-"""Trained models and inversion: arguments as people have them."""
+"""Trained models and inversion: arguments as people have them, and global state that changes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers.errors import refuses
+from PIL import Image
+from test_global_state import STATES
 from test_memory import MODELS
 from torch import Tensor
 
 import latentpatch
 from latentpatch.generators import load_generator
-from latentpatch.methods.inversion import Generator, InversionSettings, invert
+from latentpatch.methods.inversion import Generator, InversionSettings, interpolate, invert, weights_of
+from latentpatch.methods.inversion.degradations import parse_degradation
+from latentpatch.methods.trained.base import load_trained
+from latentpatch.methods.trained.settings import SinGANSettings
 from latentpatch.methods.trained.singan import SinGAN
+from latentpatch.training.methods import train_model
 
 STEPS = InversionSettings(steps=10)
 
@@ -134,3 +141,65 @@ def test_arguments_of_inversions_are_checked(name: str, value: Any, generator: G
     targets = torch.rand(1, 3, 32, 32, dtype=torch.float32)
     with refuses(name, TypeError):
         invert(generator, targets, **{"settings": STEPS, name: value})
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_trained_models_and_inversions_are_the_same_in_any_state(state: str, picture: Tensor, tmp_path: Path) -> None:
+    settings = SinGANSettings(steps=1, width=2, coarsest=12, ratio=0.5)
+    targets = torch.rand(1, 3, 32, 32, dtype=torch.float32)
+
+    def made(folder: Path) -> list[Tensor]:
+        model = train_model("singan", [picture], folder, settings, seed=3)
+        model.save(folder / "m.safetensors")
+        loaded: Any = load_trained(folder / "m.safetensors")
+        generator = load_generator("embedded", size=(32, 32))
+        found = invert(generator, targets, STEPS, degrade=[parse_degradation("blur:1"), parse_degradation("jpeg:50")])
+        weights = weights_of("random", 2, 3)
+        mixed = interpolate(generator, found.styles.repeat(2, 1, 1), [], weights)
+        return [
+            latentpatch.analogy(picture, loaded, 2).images, loaded.enlarge(picture, 1.5), found.styles, found.images,
+            weights, mixed, generator.sample([1]),
+        ]  # fmt: skip
+
+    expected, random = made(tmp_path / "plain"), torch.get_rng_state()
+    with STATES[state]():
+        found = made(tmp_path / "state")
+    assert torch.equal(torch.get_rng_state(), random)
+    for number, (one, two) in enumerate(zip(found, expected, strict=True)):
+        assert one.dtype == two.dtype, number
+        assert torch.equal(one, two), number
+    both = [(tmp_path / name / "m.safetensors").read_bytes() for name in ("plain", "state")]
+    assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("radius", [2**31, 2**63, 10**30])
+def test_radii_have_an_end(radius: int, picture: Tensor) -> None:
+    """OpenCV's own error came through."""
+    pytest.importorskip("cv2.ximgproc", reason="no contributed modules of OpenCV")
+    for method in ("box", "median", "guided"):
+        assert latentpatch.denoise(picture, method=method, radius=radius).images.isfinite().all()
+
+
+@pytest.mark.parametrize("sigma", [5e-324, 1e-310, 1e-30])
+def test_the_least_noise_leaves_a_picture(sigma: float, picture: Tensor) -> None:
+    """Squares that are 0 ended in an IndexError."""
+    found = latentpatch.denoise(picture, method="nl-pca", sigma=sigma, window=5, neighbors=4).images
+    assert torch.allclose(found[0], picture, atol=1e-3)
+
+
+@pytest.mark.parametrize("values", [[5e-324, 5e-324], [1e308, 1e308], [2, 2], np.array([1, 1]), torch.tensor([3, 3])])
+def test_weights_of_any_size(values: Any, picture: Tensor) -> None:
+    both = [picture, picture.flip(2)]
+    expected = latentpatch.texture(both, 24, method="patch-diffusion", weights=[1, 1], steps=1, coarsest=16).images
+    found = latentpatch.texture(both, 24, method="patch-diffusion", weights=values, steps=1, coarsest=16).images
+    assert torch.equal(found, expected)
+    for wrong in ([float("nan"), 1], [10**400, 1], [True, False], ["1", "2"], [None, 1], [1], [0, 0], [-1, 1]):
+        with refuses("weights"):
+            latentpatch.texture(both, 24, method="patch-diffusion", weights=wrong)
+
+
+def test_pictures_of_pillow_for_trained_models(picture: Tensor) -> None:
+    model: Any = MODELS["hp-vae-gan"]()
+    levels = (picture.movedim(0, -1) * 255).byte().numpy()
+    expected = latentpatch.analogy(levels, model).images
+    assert torch.equal(latentpatch.analogy(Image.fromarray(levels), model).images, expected)

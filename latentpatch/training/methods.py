@@ -103,6 +103,7 @@ def train_model(
 
     from ..io.atomic import tensor_bytes
     from ..methods.picture import check_picture
+    from ..runs.defaults import plain_torch
     from .loop import train
 
     training = TRAININGS[check_choice("method", method, TRAININGS)]
@@ -118,7 +119,10 @@ def train_model(
     module, _, name = training.build.partition(":")
     build = getattr(importlib.import_module(module, __package__), name)
     model: TrainedModel
-    with torch.random.fork_rng([]):  # weights that no stage draws anew, such as biases, follow from the seed, too
+    with (
+        plain_torch(for_gradients=True),
+        torch.random.fork_rng([]),
+    ):  # weights that no stage draws anew, such as biases, follow from the seed, too
         torch.manual_seed(check_integer("seed", seed, 0))
         model, stages = build(pictures, settings, **inputs)
     model.to(device)
@@ -132,9 +136,10 @@ def train_model(
     pixels = height * width * getattr(settings, "batch", 1)
     channels = max(each.shape[0] for each in model.parameters() if each.ndim == 4)
     memory = _BASE_MEMORY + pixels * channels * _BYTES_PER_CHANNEL
-    train(
-        stages, folder, facts, seed=seed, device=device, precision=precision, memory=memory, log_every=log_every,
-        checkpoint_seconds=checkpoint_seconds, show_progress=show_progress, say=say,
-    )  # fmt: skip
+    with plain_torch(for_gradients=True):
+        train(
+            stages, folder, facts, seed=seed, device=device, precision=precision, memory=memory, log_every=log_every,
+            checkpoint_seconds=checkpoint_seconds, show_progress=show_progress, say=say,
+        )  # fmt: skip
     model.trained = {**facts, "seed": seed, "precision": precision}
     return model
