@@ -12,7 +12,7 @@ from .inputs import Mask, Picture, as_mask, as_pictures, image_seeds, scene_inpu
 from .io.channels import read_channels, with_channels
 from .methods.memory import check_count, check_memory
 from .methods.picture import REGION_TASKS, TARGET_TASKS, Observer, check_picture, part_observer
-from .methods.single_image.presets import settings_named
+from .methods.single_image.presets import changed_settings, settings_named
 from .ops.symmetry import fundamental_size, unfold_symmetric
 from .registry import PICTURE_METHODS
 from .results import PictureGeneration
@@ -316,7 +316,7 @@ def make_pictures(
     if method is None and given is not None:
         method = PICTURE_METHODS.name_of(given)
     chosen = PICTURE_METHODS[PICTURE_METHODS.serving(task, method)]
-    own = (chosen.Settings() if given is None else given).changed(**(changes or {}))
+    own = changed_settings(task, chosen.Settings() if given is None else given, changes or {})
     if not isinstance(own, chosen.Settings):
         raise SettingTypeError("settings", type(own).__name__, f"settings of {chosen.name}")
     tensors = picture_tensors(pictures)

@@ -34,8 +34,9 @@ _log = logging.getLogger(__name__)
 #: Name of the header that has the other fields as JSON, where the body is a bare picture.
 REQUEST_HEADER = "LatentPatch-Request"
 
-_PICTURES = ("image", "mask", "donor", "reference", "target")
-_TEXTS = ("operation", "task", "method", "trained", "where", "sampler", "preset", "decoding", "answer", "image_format")
+_PICTURES = ("image", "mask", "donor", "reference", "target", "map")
+_TEXTS = ("operation", "task", "method", "trained", "where", "sampler", "preset", "symmetric", "decoding", "answer",
+          "image_format")  # fmt: skip
 _CODECS: dict[PictureFormat, str] = {"jpeg": "JPEG", "webp": "WEBP"}
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip: equal answers are equal bytes
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+")

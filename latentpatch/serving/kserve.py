@@ -17,7 +17,7 @@ __all__ = ["MODEL_NAME", "encode_kserve", "model_metadata", "parse_kserve"]
 MODEL_NAME = "latentpatch"
 
 _KEYS = {"id", "inputs", "outputs", "parameters"}
-_LIST_FIELDS = ("seeds", "box", "pictures", "size")  # all other fields are tensors of one element
+_LIST_FIELDS = ("seeds", "box", "pictures", "size", "weights")  # all other fields are tensors of one element
 MAX_DIMENSIONS = 8  # sides of a shape: multiplying millions of them takes minutes
 
 
@@ -136,8 +136,8 @@ def _input_tensors() -> list[dict[str, Any]]:
         datatype, shape = "BYTES", [1]
         if "array" in by_type:
             count = by_type["array"]
-            is_text = count.get("items", {}).get("type") == "string"
-            datatype, shape = ("BYTES", [-1]) if is_text else ("INT64", [count.get("maxItems", -1)])
+            kind = {"string": "BYTES", "number": "FP64"}.get(count.get("items", {}).get("type"))
+            datatype, shape = (kind, [-1]) if kind else ("INT64", [count.get("maxItems", -1)])
         elif "integer" in by_type:
             datatype = "INT64"
         elif "boolean" in by_type:

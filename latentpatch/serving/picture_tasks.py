@@ -15,6 +15,7 @@ from ..methods.single_image.presets import presets_of, task_settings
 from ..picture_tasks import make_pictures
 from ..registry import PICTURE_METHODS, TASKS
 from ..results import PictureGeneration
+from ..scene_tasks import exemplar_shares
 from ..settings import Settings
 from .failures import BUSY, Failure, Refusal
 from .limits import Limits, check_bytes, count_images, too_much_work
@@ -24,10 +25,12 @@ from .trained_models import TrainedModels
 
 __all__ = ["estimate_task", "run_task", "task_report", "tasks_info"]
 
+_EXEMPLARS = ("weights", "map", "symmetric")  # fields of textures from pictures
 #: Tasks by fields that have no meaning for them.
 _WITHOUT = {
     "target": ("reshuffle", "retarget", "texture"),
     "mask": ("reshuffle", "retarget", "texture", "compose", "analogy", "stylize", "denoise"),
+    **dict.fromkeys(_EXEMPLARS, tuple(task for task in TASKS if task != "texture")),
 }
 _WHOLE = 0.75  # part of a batch's time that is as good as all of it
 
@@ -53,8 +56,13 @@ def estimate_task(request: PictureRequest, limits: Limits, trained: TrainedModel
         raise SettingError("operation", request.operation, "another: this server has no tasks on pictures")
     for name, tasks in _WITHOUT.items():
         if getattr(request, name) is not None and request.task in tasks:
-            raise SettingError(name, "a picture", f"absent for {request.task}")
+            raise SettingError(name, "a value", f"absent for {request.task}")
+    for name in _EXEMPLARS:
+        if getattr(request, name) is not None and request.trained is not None:
+            raise SettingError(name, "a value", "absent for trained models")
     check_bytes(request.mask or b"", "mask", limits)
+    if request.map is not None:
+        _header_size(request.map, "map", limits)
     sizes = {name: _header_size(data, name, limits) for name, data in _files(request).items()}
     _check_pixels("pictures", sum(height * width for height, width in sizes.values()), limits)
     own = trained.size_of(request) if request.trained is not None else next(iter(sizes.values()))
@@ -99,8 +107,11 @@ def run_task(request: PictureRequest, limits: Limits, trained: TrainedModels, de
         mask = read_mask(request.mask, (height, width), name="mask", max_pixels=limits.max_pixels)
     if request.trained is not None:
         return trained.run(request, target, mask, check_time)
+    own_map = None if request.map is None else read_channels(request.map, name="map", max_pixels=limits.max_task_pixels)
+    size = request.size or (int(sources[0].shape[1]), int(sources[0].shape[2]))
     return make_pictures(
         request.task, sources, request.size, request.all_seeds, settings=_settings(request), target=target, mask=mask,
+        shares=exemplar_shares(len(sources), size, request.weights, own_map), symmetric=request.symmetric,
         observe=check_time,
     )  # fmt: skip
 
@@ -120,6 +131,8 @@ def task_report(request: PictureRequest, result: PictureGeneration) -> dict[str,
         "size": list(result.images.shape[2:]),
         **given,
         **({} if target is None else {"target": {"sha256": target}}),
+        **({} if request.map is None else {"map": {"sha256": hashlib.sha256(request.map).hexdigest()}}),
+        **{name: value for name in ("weights", "symmetric") if (value := getattr(request, name)) is not None},
     }
 
 

@@ -26,6 +26,7 @@ from ..errors import SettingError
 from ..methods.latent.presets import PRESETS
 from ..methods.single_image.presets import PICTURE_PRESETS
 from ..ops.blending import DECODINGS
+from ..ops.symmetry import SYMMETRIES
 from ..registry import PICTURE_METHODS, SAMPLERS, TASKS
 from ..validation import check_choice
 from .setting_fields import check_plain_values, picture_settings_schema, settings_schema
@@ -87,6 +88,7 @@ Pictures = Annotated[
 ]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+Weight = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, le=_LARGEST_SEED)]
 Seeds = Annotated[list[Seed], Field(min_length=1, fail_fast=True)]  # a list of all that is wrong could take a minute
 # The registry is read at every request: samplers may be registered while a server runs.
@@ -219,6 +221,15 @@ class PictureRequest(SeededRequest):
     mask: Picture | None = Field(default=None, description="picture of the target's size, white where the region is")
     size: Size | None = Field(
         default=None, description="height and width of the results; by default those of the target or first picture"
+    )
+    weights: list[Weight] | None = Field(
+        default=None, min_length=1, max_length=MAX_PICTURES, description="shares of the pictures in a texture, for each"
+    )
+    map: Picture | None = Field(
+        default=None, description="grey picture of which of the pictures is where in a texture, in place of weights"
+    )
+    symmetric: Literal[tuple(SYMMETRIES)] | None = Field(  # type: ignore[valid-type]
+        default=None, description="symmetry of a texture"
     )
     method: MethodName | None = Field(default=None, description="default: that of the task")
     preset: Literal[tuple(PICTURE_PRESETS)] | None = Field(  # type: ignore[valid-type]

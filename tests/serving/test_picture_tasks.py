@@ -31,6 +31,7 @@ from latentpatch.methods.trained.settings import SinGANSettings
 from latentpatch.registry import PICTURE_METHODS, TASKS
 from latentpatch.results import PictureGeneration
 from latentpatch.runs import system
+from latentpatch.scene_tasks import texture
 from latentpatch.serving import Call, Limits, Service, json_schema, respond
 from latentpatch.serving.kserve import model_metadata
 from latentpatch.training.methods import train_model
@@ -138,6 +139,42 @@ def test_every_task_can_be_asked_for(service: Service, task: str) -> None:
     answer = ask(service, {**fields, "answer": "json"})
     assert answer.status == 200, answer.body
     assert json.loads(answer.body)["size"] == fields.get("size", [30, 26] if "target" in fields else [24, 32])
+
+
+def test_exemplars_have_weights_a_map_and_a_symmetry(service: Service) -> None:
+    both = [read_channels(STONES), read_channels(OTHER)]
+    fields = {"task": "texture", "pictures": [text(STONES), text(OTHER)], "size": [24, 32], "answer": "json"}
+    fade = png(24, 32, "L")
+    for own, arguments in (
+        ({"weights": [3.0, 1.0]}, {"weights": (3, 1)}),
+        ({"map": text(fade)}, {"source_map": read_channels(fade)}),
+        ({"symmetric": "mirrored"}, {"symmetric": "mirrored"}),
+    ):
+        answer = ask(service, fields | own)
+        assert answer.status == 200, answer.body
+        report = json.loads(answer.body)
+        image = texture(both, (24, 32), **arguments).images[0]
+        with Image.open(io.BytesIO(base64.b64decode(report["images"][0]["image"]))) as picture:
+            assert np.abs(np.asarray(picture) - 255 * image.permute(1, 2, 0).numpy()).max() <= 0.5 + 1e-4
+        assert set(own) <= set(report)
+    form = {"task": "texture", "size": "[24, 32]", "pictures": STONES, "pictures.1": OTHER, "map": fade}
+    assert respond(service, [Call(None, {}, form)])[0].status == 200
+    tensors = [
+        {"name": "pictures", "shape": [2], "datatype": "BYTES", "data": fields["pictures"]},
+        {"name": "weights", "shape": [2], "datatype": "FP64", "data": [3.0, 1.0]},
+    ]
+    assert ask(service, {"inputs": tensors, "parameters": {"task": "texture"}}).status == 200
+    inputs = {tensor["name"]: tensor for tensor in model_metadata("1", (8, 8))["inputs"]}
+    assert (inputs["weights"]["datatype"], inputs["weights"]["shape"]) == ("FP64", [-1])
+    for name, wrong in (
+        ("weights", {"weights": [1.0]}),
+        ("weights", {"weights": [1.0, 2.0], "map": text(fade)}),
+        ("weights", {"weights": [1.0, 2.0], "task": "reshuffle"}),
+        ("symmetric", {"symmetric": "p4m"}),
+        ("map", {"map": text(fade), "pictures": text(STONES)}),
+    ):
+        refused = error(ask(service, fields | wrong))
+        assert (refused["status"], refused["field"]) == (422, "size" if wrong == {"symmetric": "p4m"} else name)
 
 
 def test_info_and_schema_have_the_tasks(service: Service) -> None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...ops.wasserstein import random_directions, repeated, sorted_rows, transport_gradient
+from ...ops.wasserstein import project, random_directions, repeated, sorted_rows, transport_gradient
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators
 from .texture_settings import GPDMSettings
 
@@ -188,25 +188,22 @@ class _Run:
         patches = (len(rows) - side + 1) * (len(across) - side + 1)
         if edges == "mirrored":
             sources = [extended(each, *(edge_places(n, side, "mirrored") for n in each.shape[2:])) for each in sources]
-        columns = torch.cat([F.unfold(each, side)[0] for each in sources], 1)
         pool = targets = None
         if settings.pool is not None:
             pool = self._directions(settings.pool, channels, generator)
-            targets = self._targets(pool, columns, count * patches, generator)
+            targets = self._targets(pool, sources, count * patches, generator)
         first, second = torch.zeros_like(results), torch.zeros_like(results)
         results = results.clone()
         for step in range(1, steps + 1):
             if pool is None or targets is None:
                 directions = self._directions(settings.projections, channels, generator)
-                target = self._targets(directions, columns, count * patches, generator)
+                target = self._targets(directions, sources, count * patches, generator)
             else:
                 chosen = torch.randperm(len(pool), generator=generator)[: settings.projections]
                 directions, target = pool[chosen], targets[chosen]
-            columns_of = (F.unfold(each[None], side)[0] for each in extended(results, rows, across))
-            projected = torch.cat([directions @ each for each in columns_of], 1)
-            loss, moved = transport_gradient(projected, target)
+            loss, moved = transport_gradient(project(extended(results, rows, across), directions), target)
             losses.append(loss)
-            back = directions.T / len(directions)
+            back = directions.flatten(1).T / len(directions)
             shape = len(rows), len(across)
             folded = torch.stack([F.fold(back @ part, shape, side) for part in moved.split(patches, dim=1)])
             gradient = torch.zeros(*folded.shape[:2], height, shape[1]).index_add_(2, rows, folded)
@@ -223,11 +220,11 @@ class _Run:
         return settings.learning_rate * (1 - settings.decay * max(0.0, 2 * (step - 0.5) / steps - 1))
 
     def _directions(self, count: int, channels: int, generator: torch.Generator) -> Tensor:
-        return random_directions(count, channels, self.settings.patch_size, generator).flatten(1)
+        return random_directions(count, channels, self.settings.patch_size, generator)
 
-    def _targets(self, directions: Tensor, columns: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    def _targets(self, directions: Tensor, sources: list[Tensor], size: int, generator: torch.Generator) -> Tensor:
         """Return the sources' projections, sorted; repeated to ``size`` where the settings say so."""
-        projected = directions @ columns
+        projected = torch.cat([project(each, directions) for each in sources], 1)
         if self.settings.unequal == "repeat" and projected.shape[1] < size:
             projected = repeated(projected, size, generator)
         return sorted_rows(projected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from ...errors import SettingError
 from ...registry import PICTURE_METHODS
@@ -12,7 +13,14 @@ from ...validation import check_choice
 from .settings import GPNNSettings, PatchDiffusionSettings
 from .texture_settings import GPDM_PUBLISHED, StyleOptimizationSettings, TextureOptimizationSettings
 
-__all__ = ["PICTURE_PRESETS", "PICTURE_PRESET_HELP", "presets_of", "settings_named", "task_settings"]
+__all__ = [
+    "PICTURE_PRESETS",
+    "PICTURE_PRESET_HELP",
+    "changed_settings",
+    "presets_of",
+    "settings_named",
+    "task_settings",
+]
 
 #: Settings by the name of the preset.
 PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
@@ -28,7 +36,7 @@ PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
             blurred_keys="first",
         ),
         "gpnn-efficient": GPNNSettings(alpha=0.005, alpha_unit="squared"),
-        "gpdm-original": GPDM_PUBLISHED.changed(learning_rate=0.01),
+        "gpdm-original": GPDM_PUBLISHED.changed(learning_rate=0.01, steps=260),
         "gpdm-paper": GPDM_PUBLISHED.changed(noise=0.75),
         "kwatra": TextureOptimizationSettings(detail=1.0),
         "gutierrez": TextureOptimizationSettings(join="median", power=1.0),
@@ -68,6 +76,21 @@ def settings_named(task: str, settings: Settings | str | None) -> Settings | Non
         if isinstance(settings, str)
         else settings
     )
+
+
+def changed_settings(task: str, settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Return settings with some changed.
+
+    Raises:
+        SettingError, SettingTypeError: for values out of range, and for a setting that only other methods of the task
+            have, with their names.
+    """
+    for name in changes:
+        others = [each for each in PICTURE_METHODS.having(task) if hasattr(PICTURE_METHODS.settings_class(each), name)]
+        if others and not hasattr(settings, name):
+            text = f"absent for {PICTURE_METHODS.name_of(settings)}: it is a setting of {' and '.join(others)}"
+            raise SettingError(name, changes[name], text)
+    return settings.changed(**changes)
 
 
 def task_settings(task: str, method: str | None = None, preset: str | None = None) -> Settings:

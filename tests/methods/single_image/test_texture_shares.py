@@ -107,6 +107,9 @@ def test_bad_input_is_refused() -> None:
         latentpatch.texture(exemplars(), SIZE, weights=(1, 1), method="gpdm")
     with refuses("map"):
         textures("quilting", exemplars()[:1], source_map=torch.ones(1, 4, 4))
+    with refuses("tileable") as caught:
+        latentpatch.texture(exemplars(), SIZE, method="patch-diffusion", tileable=True)
+    assert "quilting" in caught.value.args[2]
     with refuses("symmetric"):
         textures("quilting", symmetric="round")
     with refuses("size"):
