@@ -29,15 +29,16 @@ from latentpatch.ops.wasserstein import sliced_wasserstein
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "neighbors 1": {"neighbors": 1},
-    "softness 8": {"softness": 8.0, "neighbors": 8},
-    "small-pieces": {"patch_size": 3, "softness": 16.0, "neighbors": 16},
-    "patches of 5": {"patch_size": 5},
-    "coarsest 24": {"coarsest": 24},
-    "alpha 1000": {"alpha": 1000.0},
-    "softness 16": {"softness": 16.0, "neighbors": 16},
     "gpnn": {"method": "gpnn"},
     "gpnn-original": {"settings": task_settings("reshuffle", preset="gpnn-original")},
+    "gpnn-original, searched once at first": {
+        "settings": task_settings("reshuffle", preset="gpnn-original").changed(coarsest_iterations=1)
+    },
+    "small-pieces": {"settings": task_settings("reshuffle", preset="small-pieces")},
+    "neighbors 1": {"neighbors": 1},
+    "softness 8": {"softness": 8.0, "neighbors": 8},
+    "softness 16": {"softness": 16.0, "neighbors": 16},
+    "patches of 5": {"patch_size": 5},
 }
 SIDE, SAMPLES = 7, 800
 NEAR = 2  # pixels between places that count as the same

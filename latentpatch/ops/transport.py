@@ -41,10 +41,11 @@ def transport_weights(
     potentials = np.zeros_like(keys) if start is None else start.cpu().numpy().copy()
     keys = keys - np.log(np.exp(keys).sum()) + np.log(np.exp(queries).sum())
     first = [0] if groups is None else np.cumsum([0, *groups[:-1]])
+    buffer = np.empty_like(logits)
     for _ in range(rounds):
-        sums = _log_sums(logits + potentials, 1)
+        sums = _log_sums(np.add(logits, potentials, out=buffer), 1)
         if groups is None:
-            potentials = keys - _log_sums(logits - sums + queries[:, None], 0)[0]
+            potentials = keys - _log_sums(np.subtract(logits, sums - queries[:, None], out=buffer), 0)[0]
             continue
         used = np.exp(logits + potentials - sums + queries[:, None]).sum(0)
         change = np.log(np.add.reduceat(np.exp(keys), first) / np.maximum(np.add.reduceat(used, first), 1e-30))

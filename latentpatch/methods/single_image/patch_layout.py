@@ -19,7 +19,7 @@ from .source_preference import Preference
 
 __all__ = ["Layout", "ResolvedDiffusion", "num_pairs"]
 
-_ROUND_PAIRS = 5_000_000  # pairs that are weighed in a step, if that takes from 4 to 60 rounds of transport
+_ROUND_PAIRS = 10_000_000  # pairs that are weighed in a step, if that takes from 4 to 60 rounds of transport
 _LAST_NOISE = 0.1  # least level of noise, in standard deviations of the picture
 _FAR = 50.0  # cost of a patch that may not be used, in units of the entropy's factor
 _WEIGHT_UNITS = 1 << 16  # of a weight of 1; with levels of 8 bits, sums are exact in float32

@@ -29,6 +29,7 @@ PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
         "gpnn-original": GPNNSettings(
             alpha=0.005,
             alpha_unit="distance",
+            noise=1.5,  # 0.75 in the code, whose pixels are in [0, 1]
             grey_noise=True,
             start="picture",
             square_coarsest=True,
@@ -36,7 +37,7 @@ PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
             blurred_keys="first",
         ),
         "gpnn-efficient": GPNNSettings(alpha=0.005, alpha_unit="squared"),
-        "gpdm-original": GPDM_PUBLISHED.changed(learning_rate=0.01, steps=260),
+        "gpdm-original": GPDM_PUBLISHED.changed(learning_rate=0.01),
         "gpdm-paper": GPDM_PUBLISHED.changed(noise=0.75),
         "kwatra": TextureOptimizationSettings(detail=1.0),
         "gutierrez": TextureOptimizationSettings(join="median", power=1.0),
@@ -48,7 +49,7 @@ PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
 PICTURE_PRESET_HELP: Mapping[str, str] = MappingProxyType(
     {
         "small-pieces": "patch-diffusion that copies smaller pieces, and blurs a little",
-        "gpnn-original": "gpnn as its authors' code: a square coarsest scale, noise on the picture; copies most",
+        "gpnn-original": "gpnn as a public code of its paper: a square coarsest scale, strong noise on the picture",
         "gpnn-efficient": "gpnn as the public Efficient-GPNN: an absolute alpha, blurred keys",
         "gpdm-original": "gpdm as its authors' code: 300 steps a scale, new directions each step; slow",
         "gpdm-paper": "gpdm as in its paper's table: faster steps from less noise; slow",

@@ -174,10 +174,10 @@ class PatchDiffusionSettings(Settings):
         True, "use all patches of the pictures alike at coarse scales, by optimal transport", is_advanced=True
     )
     neighbors: int = setting(
-        4, "nearest patches that are averaged in the end; 1 for plain copies", minimum=1, limit=32, symbol="k"
+        6, "nearest patches that are averaged in the end; 1 for plain copies", minimum=1, limit=32, symbol="k"
     )
     softness: float = setting(
-        3.0,
+        5.0,
         "levels of 255 that a patch may differ from the nearest one to be averaged in the end with much weight; higher "
         "values copy smaller pieces",
         minimum=0,

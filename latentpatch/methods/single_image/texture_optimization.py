@@ -17,16 +17,16 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import SettingError
 from ...ops.assignment import assign
-from ...ops.pyramid import resize
 from ...ops.transport import transport_weights
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators
 from .texture_settings import TextureOptimizationSettings
 
-__all__ = ["PatchGrid", "TextureOptimization", "assigned_rows", "frequencies", "nearest_rows"]
+__all__ = ["PatchGrid", "TextureOptimization", "assigned_rows", "frequencies", "nearest_rows", "resized"]
 
 _BLOCK_BYTES = 4 << 20  # bytes of the distances that are computed at a time: they stay in the cache
 _LEAST_SQUARE = 1e-8  # least squared distance that is raised to a negative power
@@ -181,6 +181,14 @@ class PatchGrid:
         return found[0], found[1]
 
 
+def resized(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return a picture in another size, bicubic and not filtered, as in the public code.
+
+    Smaller exemplars stay as sharp as the finest one: after filtering, the energy of a texture was a sixth higher.
+    """
+    return F.interpolate(picture[None], size, mode="bicubic", align_corners=False)[0].clamp(0, 1)
+
+
 def frequencies(patches: Tensor, count: int) -> Tensor:
     """Return the lowest frequencies of patches, by an orthonormal cosine transform: ``(n, C * count^2)``.
 
@@ -255,11 +263,11 @@ class _Run:
         result, losses = None, []
         for done, (factor, side) in enumerate(stages):
             size = self._scaled(self.size, factor)
-            exemplars = [resize(p[None], self._scaled(tuple(p.shape[1:]), factor))[0] for p in self.pictures]
-            anchor = None if self.anchor is None else resize(self.anchor[None], size)[0]
+            exemplars = [resized(p, self._scaled(tuple(p.shape[1:]), factor)) for p in self.pictures]
+            anchor = None if self.anchor is None else resized(self.anchor, size)
             if result is None:
                 result = self._start(exemplars, size) if anchor is None or not settings.fidelity else anchor
-            result = resize(result[None], size)[0]
+            result = resized(result, size)
             steps = self._steps(side, size, [(p.shape[1], p.shape[2]) for p in exemplars])
             grids = [PatchGrid.of((p.shape[1], p.shape[2]), side, steps=steps) for p in exemplars]
             patches = torch.cat([grid.extract(p) for grid, p in zip(grids, exemplars, strict=True)])
