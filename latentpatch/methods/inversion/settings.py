@@ -18,6 +18,14 @@ class InversionSettings(Settings):
     learning_rate: float = setting(
         0.1, "step length at the start, which falls to 0 along a cosine", above=0, maximum=10
     )
+    sides: tuple[int, ...] | None = setting(
+        None,
+        "sides in pixels of the pictures that are compared, coarse to fine, each for an equal part of the steps; a "
+        "side that is repeated has more",
+        minimum=8,
+        default_help="that of the generator",
+        metavar="SIDE,...",
+    )
     noise_maps: int = setting(5, "first noise maps that are searched for, too; the others stay", minimum=0, symbol="k")
     arc: float = setting(
         0.004,
@@ -36,6 +44,12 @@ class InversionSettings(Settings):
         default_help="mean for StyleGAN, random for DCGAN, encoder for decoders",
     )
     starts: int = setting(1, "random starts, of which the best result is kept", minimum=1, limit=16)
+    precision: str = setting(
+        "float32",
+        "numbers of the search; bfloat16 is faster where the processor has instructions for it",
+        choices=("float32", "bfloat16"),
+        is_advanced=True,
+    )
     noise_regularization: float = setting(
         0.0,
         "weight of the correlation within noise maps, which are then kept at mean 0 and deviation 1 (1e5 in StyleGAN2)",
@@ -44,5 +58,7 @@ class InversionSettings(Settings):
     )
 
     def check_together(self) -> None:
+        if self.sides is not None and (list(self.sides) != sorted(self.sides) or len(self.sides) > self.steps):
+            raise SettingError("sides", self.sides, "in ascending order, not more than there are steps")
         if self.starts > 1 and self.start not in (None, "random"):
             raise SettingError("starts", self.starts, "1 where the start is not random")
