@@ -32,6 +32,8 @@ __all__ = ["Inversion", "Perceptual", "estimate_seconds", "invert"]
 Perceptual = Callable[[Tensor], Tensor]
 
 _TIMED_STEPS = 3
+_TRIALS = 20  # step lengths that L-BFGS tries at most
+_MEMORY = 20  # steps whose gradients L-BFGS keeps
 _PART = 16  # pictures that an accelerator optimizes together
 
 
@@ -152,19 +154,23 @@ class _Part:
     wanted: Tensor  # features of the targets
     loss: Tensor
     error: Tensor
+    images: Tensor
+    total: Tensor  # the last loss
 
     def __init__(self, place: slice, styles: Tensor, noise: Sequence[Tensor]) -> None:
         self.place = place
         self.styles = styles[place].detach().clone().requires_grad_()
         self.noise = [each[place].detach().clone().requires_grad_() for each in noise]
-        self.optimizer = torch.optim.Adam([self.styles, *self.noise])
-        self.best = [each.detach().clone() for each in (self.styles, *self.noise)]
+        self.searched = [self.styles, *self.noise]
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.searched)
+        self.point: list[Tensor] | None = None  # where the loss was last computed
+        self.best = [each.detach().clone() for each in self.searched]
 
     def keep(self, loss: Tensor, error: Tensor) -> None:
         """Keep styles and noise maps of the pictures whose loss is the least so far."""
         is_better = loss < self.loss  # NaN is not
         self.loss, self.error = torch.where(is_better, loss, self.loss), torch.where(is_better, error, self.error)
-        for best, now in zip(self.best, (self.styles, *self.noise), strict=True):
+        for best, now in zip(self.best, self.searched, strict=True):
             best[is_better] = now.detach()[is_better]
 
 
@@ -212,7 +218,7 @@ class _Search:
         self.precision = torch.float32 if settings.precision == "float32" else torch.bfloat16
         if self.precision != torch.float32:
             self.stages = [each._replace(generator=deepcopy(each.generator).to(self.precision)) for each in self.stages]
-        side = 1 if generator.device.type == "cpu" else _PART
+        side = 1 if generator.device.type == "cpu" or settings.optimizer == "lbfgs" else _PART
         self.parts = [[_Part(slice(at, at + side), styles, first) for at in range(0, count, side)] for styles in starts]
         self.enter(0)
 
@@ -224,6 +230,11 @@ class _Search:
             part.targets = self.now.targets[part.place]
             part.loss = torch.full((len(part.targets),), math.inf, device=part.targets.device)
             part.error = part.loss.clone()
+            part.point = None
+            if self.settings.optimizer == "lbfgs":  # what it knows is of another loss
+                part.optimizer = torch.optim.LBFGS(
+                    part.searched, 1, 1, _TRIALS, 0, history_size=_MEMORY, line_search_fn="strong_wolfe"
+                )
             with torch.no_grad():
                 part.wanted = features(part.targets)
 
@@ -257,8 +268,27 @@ class _Search:
 
     @torch.enable_grad()
     def _step_part(self, part: _Part, rate: float) -> Tensor:
+        def evaluate() -> Tensor:
+            if part.point is None or not all(map(torch.equal, part.point, part.searched)):
+                part.point = [each.detach().clone() for each in part.searched]
+                part.optimizer.zero_grad()
+                part.total = self._loss(part)
+            return part.total
+
         settings = self.settings
-        styles, *noise = (each.to(self.precision) for each in (part.styles, *part.noise, *self.fixed))
+        if settings.optimizer == "adam":
+            part.optimizer.param_groups[0]["lr"] = rate
+        part.optimizer.step(evaluate)  # type: ignore[arg-type]
+        if settings.noise_regularization:
+            for each in part.noise:
+                deviation, mean = torch.std_mean(each.data, (1, 2, 3), keepdim=True)
+                each.data.sub_(mean).div_(deviation)
+        return part.images
+
+    def _loss(self, part: _Part) -> Tensor:
+        """Return the sum of the losses of a part, with gradients, and keep the best."""
+        settings = self.settings
+        styles, *noise = (each.to(self.precision) for each in (*part.searched, *self.fixed))
         images = self.now.generator.synthesize(styles, noise).float()
         degraded = self.now.degrade(images)
         error = squared_error(degraded, part.targets)
@@ -271,15 +301,10 @@ class _Search:
         if settings.noise_regularization and part.noise:
             loss = loss + settings.noise_regularization * noise_correlation(part.noise)
         part.keep(loss.detach(), error.detach())
-        part.optimizer.param_groups[0]["lr"] = rate
-        part.optimizer.zero_grad()
-        loss.sum().backward()
-        part.optimizer.step()
-        if settings.noise_regularization:
-            for each in part.noise:
-                deviation, mean = torch.std_mean(each.data, (1, 2, 3), keepdim=True)
-                each.data.sub_(mean).div_(deviation)
-        return images.detach().clamp(0, 1)
+        part.images = images.detach().clamp(0, 1)
+        total = loss.sum()
+        total.backward()
+        return total.detach()
 
     @torch.no_grad()
     def result(self, losses: Tensor, is_interrupted: bool) -> Inversion:

@@ -14,9 +14,14 @@ __all__ = ["InversionSettings"]
 class InversionSettings(Settings):
     """Settings of the search for the styles and noise maps of a picture (GAN inversion, section 4)."""
 
-    steps: int = setting(3000, "steps of Adam", minimum=10, limit=20000)
+    steps: int = setting(3000, "steps of the optimizer", minimum=10, limit=20000)
+    optimizer: str = setting(
+        "adam",
+        "adam as in the paper; lbfgs finds its own step lengths, and comes nearer in as many steps",
+        choices=("adam", "lbfgs"),
+    )
     learning_rate: float = setting(
-        0.1, "step length at the start, which falls to 0 along a cosine", above=0, maximum=10
+        0.1, "step length of adam at the start, which falls to 0 along a cosine", above=0, maximum=10
     )
     sides: tuple[int, ...] | None = setting(
         None,
@@ -62,3 +67,5 @@ class InversionSettings(Settings):
             raise SettingError("sides", self.sides, "in ascending order, not more than there are steps")
         if self.starts > 1 and self.start not in (None, "random"):
             raise SettingError("starts", self.starts, "1 where the start is not random")
+        if self.optimizer == "lbfgs" and self.noise_regularization:
+            raise SettingError("noise_regularization", self.noise_regularization, "0 with lbfgs")

@@ -50,6 +50,18 @@ def test_a_stylegan2_finds_its_own_pictures_again(stylegan2: Generator) -> None:
     assert [each.shape[1:] for each in found.noise] == [(1, *size) for size in stylegan2.spec.noise_sizes[:5]]
 
 
+def test_lbfgs_comes_nearer_in_as_many_steps(dcgan: Generator, stylegan2: Generator) -> None:
+    targets = dcgan.sample([11, 12])
+    adam, lbfgs = (invert(dcgan, targets, InversionSettings(steps=12, optimizer=name)) for name in ("adam", "lbfgs"))
+    assert bool((lbfgs.error < adam.error).all())
+    assert bool((lbfgs.losses[1:] <= lbfgs.losses[:-1]).all())
+    alone = invert(dcgan, targets[1:], InversionSettings(steps=12, optimizer="lbfgs"))
+    assert torch.equal(alone.styles[0], lbfgs.styles[1])
+    target, settings = stylegan2.sample([3], truncation=0.7), InversionSettings(steps=30, arc=0.0)
+    first, second = (invert(stylegan2, target, settings.changed(optimizer=name)) for name in ("adam", "lbfgs"))
+    assert float(second.error) < float(first.error)
+
+
 def test_decoders_and_fitted_models_are_generators(face_images: Tensor) -> None:
     from latentpatch import LatentPatch
     from latentpatch.methods.inversion.decoders import SourcesGenerator
@@ -158,6 +170,8 @@ def test_smaller_pictures_are_compared_first() -> None:
     assert found.losses.shape == (30, 1)
     assert float(psnr(found.images, target)) > 20
     assert estimate_seconds(generator, target, settings) > 0
+    exact = invert(generator, target, settings.changed(optimizer="lbfgs"))
+    assert float(exact.error) < float(found.error)
     rough = invert(generator, target, settings.changed(precision="bfloat16"))
     assert 0 < float((rough.images - found.images).abs().max()) < 0.1
 
@@ -186,6 +200,8 @@ def test_bad_input_is_refused(dcgan: Generator, stylegan2: Generator) -> None:
         InversionSettings(steps=1)
     with refuses("starts"):
         InversionSettings(start="mean", starts=2)
+    with refuses("noise_regularization"):
+        InversionSettings(optimizer="lbfgs", noise_regularization=1.0)
     with refuses("start"):
         invert(dcgan, good, InversionSettings(steps=10, start="mean"))
     with refuses("start"):
