@@ -120,15 +120,15 @@ def estimate_seconds(
 ) -> float:
     """Return how long :func:`invert` takes, in seconds, from a few timed steps; arguments are those of it."""
     search = _Search(generator, targets, settings or InversionSettings(), degrade, perceptual, 0)
-    seconds, last, size = 0.0, 0.0, None
+    seconds, last, size, rate = 0.0, 0.0, None, search.settings.learning_rate
     for number, stage in enumerate(search.stages):
         if stage.generator.spec.image_size != size:
             size = stage.generator.spec.image_size
             search.enter(number)
-            search.advance(0.0)  # first steps allocate
+            search.advance(rate)  # first steps allocate
             start = time.monotonic()
             for _ in range(_TIMED_STEPS):
-                search.advance(search.settings.learning_rate)
+                search.advance(rate)
             last = time.monotonic() - start
         seconds += last
     return seconds / _TIMED_STEPS * search.settings.steps / len(search.stages)

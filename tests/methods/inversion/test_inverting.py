@@ -169,7 +169,9 @@ def test_smaller_pictures_are_compared_first() -> None:
     assert found.images.shape == target.shape
     assert found.losses.shape == (30, 1)
     assert float(psnr(found.images, target)) > 20
+    generator.made.clear()
     assert estimate_seconds(generator, target, settings) > 0
+    assert [generator.made.count(side) for side in (8, 32)] == [4, 4]  # no step without a picture
     exact = invert(generator, target, settings.changed(optimizer="lbfgs"))
     assert float(exact.error) < float(found.error)
     rough = invert(generator, target, settings.changed(precision="bfloat16"))
