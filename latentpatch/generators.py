@@ -69,8 +69,8 @@ def generator(name: str = "embedded", weights: str | None = None, pretrained: bo
     """Build a generator, a module whose pictures can be inverted.
 
     Args:
-        name: ``embedded`` or another autoencoder, whose decoder it is; ``stylegan2``, ``mobile-stylegan``, ``dcgan``;
-            or ``latentpatch``, for the sources of a fitted model.
+        name: ``embedded`` or another autoencoder, whose decoder it is; ``stylegan1``, ``stylegan2``,
+            ``mobile-stylegan``, ``dcgan``; or ``latentpatch``, for the sources of a fitted model.
         weights: local file or folder.
         pretrained: False for random weights, without files.
 

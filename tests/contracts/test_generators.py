@@ -11,7 +11,7 @@ from helpers.errors import refuses
 from latentpatch.generators import load_generator
 from latentpatch.methods.inversion import Generator, InversionSettings, invert
 
-NAMES = ["dcgan", "stylegan2", "embedded", "embedded-vq", "taef2", "pixels"]
+NAMES = ["dcgan", "stylegan1", "stylegan2", "embedded", "embedded-vq", "taef2", "pixels"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -51,8 +51,11 @@ def test_weights_are_frozen_and_styles_have_gradients(generator: Generator) -> N
 def test_it_can_be_inverted(generator: Generator) -> None:
     start = "random" if generator.default_start == "random" else "mean"
     targets = generator.sample([7])
-    found = invert(generator, targets, InversionSettings(steps=10, learning_rate=0.05, start=start))
-    assert float(found.loss) < float(found.losses[0])
+    for precision in ("float32", "bfloat16"):
+        settings = InversionSettings(steps=10, learning_rate=0.05, start=start, precision=precision)
+        found = invert(generator, targets, settings)
+        assert float(found.loss) < float(found.losses[0])
+        assert found.images.dtype == torch.float32
 
 
 def test_its_identity_is_plain_and_its_own(generator: Generator) -> None:

@@ -91,6 +91,17 @@ class Generator(nn.Module, ABC):
         """Return styles ``(N, L, D)`` of pictures ``(N, 3, H, W)``, where there is an encoder."""
         raise SettingError("start", "encoder", f"mean or random: {self.spec.name} has no encoder")
 
+    def resized(self, side: int) -> Generator:
+        """Return the generator of smaller pictures of the same styles and noise maps, with the same weights.
+
+        Args:
+            side: of its pictures in pixels.
+
+        Raises:
+            SettingError: for a side that it does not have.
+        """
+        raise SettingError("sides", side, f"absent: {self.spec.name} makes pictures of one size")
+
     def random_styles(self, seeds: Sequence[int]) -> Tensor:
         """Return the styles ``(N, L, D)`` of the generator's own pictures of some seeds."""
         vectors = [torch.randn(self.spec.latent_dim, generator=_random(seed)) for seed in seeds]

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...errors import SettingError, SettingTypeError
+from ...ops.pyramid import resize
 from ...runs.defaults import plain_torch
 from ...runs.threads import map_in_threads
 from ...validation import check_integer
@@ -31,6 +34,8 @@ __all__ = ["Inversion", "Perceptual", "estimate_seconds", "invert"]
 Perceptual = Callable[[Tensor], Tensor]
 
 _TIMED_STEPS = 3
+_TRIALS = 20  # step lengths that L-BFGS tries at most
+_MEMORY = 20  # steps whose gradients L-BFGS keeps
 _PART = 16  # pictures that an accelerator optimizes together
 
 
@@ -43,8 +48,8 @@ class Inversion:
         noise: the first k noise maps ``(N, 1, h, w)``; the others are the generator's maps of ``seed``.
         images: ``(N, 3, H, W)`` float32 in [0, 1], the pictures that the generator makes of them, not degraded.
         loss: ``(N,)``, the objective of each picture.
-        error: ``(N,)``, mean squared difference to the targets, after the degradation.
-        losses: ``(steps, N)``, the least objective up to each step.
+        error: ``(N,)``, mean squared difference to the targets, after the degradation, at the last of ``sides``.
+        losses: ``(steps, N)``, the least objective up to each step, of each of ``sides`` by itself.
         steps: steps that were done.
         seed: of the noise maps and random starts.
         is_interrupted: True if fewer steps were done than the settings say.
@@ -119,30 +124,57 @@ def estimate_seconds(
 ) -> float:
     """Return how long :func:`invert` takes, in seconds, from a few timed steps; arguments are those of it."""
     search = _Search(generator, targets, settings or InversionSettings(), degrade, perceptual, 0)
-    search.step(0)  # first steps allocate
-    start = time.monotonic()
-    for step in range(1, 1 + _TIMED_STEPS):
-        search.step(step)
-    return (time.monotonic() - start) / _TIMED_STEPS * search.settings.steps
+    seconds, last, size, rate = 0.0, 0.0, None, search.settings.learning_rate
+    for number, stage in enumerate(search.stages):
+        if stage.generator.spec.image_size != size:
+            size = stage.generator.spec.image_size
+            search.enter(number)
+            search.advance(rate)  # first steps allocate
+            start = time.monotonic()
+            for _ in range(_TIMED_STEPS):
+                search.advance(rate)
+            last = time.monotonic() - start
+        seconds += last
+    return seconds / _TIMED_STEPS * search.settings.steps / len(search.stages)
+
+
+class _Stage(NamedTuple):
+    """A generator, what its pictures go through, and the targets that they are compared with then."""
+
+    generator: Generator
+    degrade: Degrade
+    targets: Tensor
+
+
+def _stage_of(generator: Generator, targets: Tensor) -> _Stage:
+    size = generator.spec.image_size
+    return _Stage(generator, *degraded_targets(None, resize(targets, size), size))
 
 
 class _Part:
-    """Pictures of one size that are optimized together, from one start."""
+    """Pictures that are optimized together, from one start."""
 
-    def __init__(self, targets: Tensor, styles: Tensor, noise: Sequence[Tensor], fixed: Sequence[Tensor]) -> None:
-        self.targets, self.fixed = targets, list(fixed)
-        self.styles = styles.detach().clone().requires_grad_()
-        self.noise = [each.detach().clone().requires_grad_() for each in noise]
-        self.optimizer = torch.optim.Adam([self.styles, *self.noise])
-        self.best = [each.detach().clone() for each in (self.styles, *self.noise)]
-        self.loss = torch.full((len(targets),), math.inf, device=targets.device)
-        self.error = self.loss.clone()
+    targets: Tensor
+    wanted: Tensor  # features of the targets
+    loss: Tensor
+    error: Tensor
+    images: Tensor
+    total: Tensor  # the last loss
+
+    def __init__(self, place: slice, styles: Tensor, noise: Sequence[Tensor]) -> None:
+        self.place = place
+        self.styles = styles[place].detach().clone().requires_grad_()
+        self.noise = [each[place].detach().clone().requires_grad_() for each in noise]
+        self.searched = [self.styles, *self.noise]
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.searched)
+        self.point: list[Tensor] | None = None  # where the loss was last computed
+        self.best = [each.detach().clone() for each in self.searched]
 
     def keep(self, loss: Tensor, error: Tensor) -> None:
         """Keep styles and noise maps of the pictures whose loss is the least so far."""
         is_better = loss < self.loss  # NaN is not
         self.loss, self.error = torch.where(is_better, loss, self.loss), torch.where(is_better, error, self.error)
-        for best, now in zip(self.best, (self.styles, *self.noise), strict=True):
+        for best, now in zip(self.best, self.searched, strict=True):
             best[is_better] = now.detach()[is_better]
 
 
@@ -169,9 +201,10 @@ class _Search:
                 raise SettingTypeError(name, steps, "a function of pictures")
         seed = check_integer("seed", seed, 0, 2**63 - 1)
         self.generator, self.settings, self.seed, self.perceptual = generator, settings, seed, perceptual
-        size = generator.spec.image_size
         targets = targets.to(generator.device, torch.float32).clone()  # of inference mode, perhaps
-        self.degrade, targets = degraded_targets(degrade, targets, size)
+        is_degraded = degrade is not None
+        self.stages = [_Stage(generator, *degraded_targets(degrade, targets, generator.spec.image_size))]
+        degrade, targets = self.stages[0].degrade, self.stages[0].targets
         noise = generator.noise(seed)
         k = min(settings.noise_maps, len(noise))
         count = len(targets)
@@ -185,21 +218,39 @@ class _Search:
             starts, first = [initial.styles.to(generator.device)], [*initial.noise, *noise[len(initial.noise) : k]]
             first = [each.to(generator.device).expand(count, -1, -1, -1) for each in first]
         with torch.no_grad():
-            made = self.degrade(generator.synthesize(starts[0][:1], noise))
+            made = degrade(generator.synthesize(starts[0][:1], noise))
         if not isinstance(made, Tensor):
             raise SettingTypeError("degrade", type(made).__name__, "a function to a tensor")
         if made.shape[1:] != targets.shape[1:]:
             wanted = f"of shape (N, {', '.join(map(str, made.shape[1:]))}), as {generator.spec.name} makes them"
             raise SettingError("targets", tuple(targets.shape), f"{wanted} after the degradation")
-        side = 1 if generator.device.type == "cpu" else _PART
-        slices = [slice(at, at + side) for at in range(0, count, side)]
-        self.parts = [
-            [_Part(targets[at], styles[at], [each[at] for each in first], noise[k:]) for at in slices]
-            for styles in starts
-        ]
-        features = perceptual or (lambda images: images[:, :0])
-        with torch.no_grad():
-            self.wanted = {id(p): features(p.targets) for row in self.parts for p in row}
+        if settings.sides is not None:
+            if is_degraded or settings.sides[-1] > min(targets.shape[2:]):
+                raise SettingError("sides", settings.sides, "at most those of the targets, without a degradation")
+            self.stages = [_stage_of(generator.resized(side), targets) for side in settings.sides]
+        self.fixed = noise[k:]
+        self.precision = torch.float32 if settings.precision == "float32" else torch.bfloat16
+        if self.precision != torch.float32:
+            self.stages = [each._replace(generator=deepcopy(each.generator).to(self.precision)) for each in self.stages]
+        side = 1 if generator.device.type == "cpu" or settings.optimizer == "lbfgs" else _PART
+        self.parts = [[_Part(slice(at, at + side), styles, first) for at in range(0, count, side)] for styles in starts]
+        self.enter(0)
+
+    def enter(self, stage: int) -> None:
+        """Begin to compare pictures of another size; losses of those before do not count."""
+        self.stage, self.now = stage, self.stages[stage]
+        features = self.perceptual or (lambda images: images[:, :0])
+        for part in (p for row in self.parts for p in row):
+            part.targets = self.now.targets[part.place]
+            part.loss = torch.full((len(part.targets),), math.inf, device=part.targets.device)
+            part.error = part.loss.clone()
+            part.point = None
+            if self.settings.optimizer == "lbfgs":  # what it knows is of another loss
+                part.optimizer = torch.optim.LBFGS(
+                    part.searched, 1, 1, _TRIALS, 0, history_size=_MEMORY, line_search_fn="strong_wolfe"
+                )
+            with torch.no_grad():
+                part.wanted = features(part.targets)
 
     def _starts(self, targets: Tensor) -> list[Tensor]:
         """Return the first styles ``(N, L, D)`` of each start."""
@@ -216,7 +267,13 @@ class _Search:
 
     def step(self, done: int) -> tuple[Tensor, Tensor]:
         """Do one step. Return the least loss so far ``(N,)`` and the first start's pictures."""
-        rate = self.settings.learning_rate * (1 + math.cos(math.pi * done / self.settings.steps)) / 2
+        stage = done * len(self.stages) // self.settings.steps
+        if stage != self.stage:
+            self.enter(stage)
+        return self.advance(self.settings.learning_rate * (1 + math.cos(math.pi * done / self.settings.steps)) / 2)
+
+    def advance(self, rate: float) -> tuple[Tensor, Tensor]:
+        """Do one step of a length. Return as :meth:`step`."""
         images = map_in_threads(partial(self._step_part, rate=rate), [p for row in self.parts for p in row])
         least = torch.stack([torch.cat([p.loss for p in row]) for row in self.parts]).amin(0)
         if not bool(least.isfinite().all()):
@@ -225,28 +282,43 @@ class _Search:
 
     @torch.enable_grad()
     def _step_part(self, part: _Part, rate: float) -> Tensor:
+        def evaluate() -> Tensor:
+            if part.point is None or not all(map(torch.equal, part.point, part.searched)):
+                part.point = [each.detach().clone() for each in part.searched]
+                part.optimizer.zero_grad()
+                part.total = self._loss(part)
+            return part.total
+
         settings = self.settings
-        images = self.generator.synthesize(part.styles, [*part.noise, *part.fixed])
-        degraded = self.degrade(images)
+        if settings.optimizer == "adam":
+            part.optimizer.param_groups[0]["lr"] = rate
+        part.optimizer.step(evaluate)  # type: ignore[arg-type]
+        if settings.noise_regularization:
+            for each in part.noise:
+                deviation, mean = torch.std_mean(each.data, (1, 2, 3), keepdim=True)
+                each.data.sub_(mean).div_(deviation)
+        return part.images
+
+    def _loss(self, part: _Part) -> Tensor:
+        """Return the sum of the losses of a part, with gradients, and keep the best."""
+        settings = self.settings
+        styles, *noise = (each.to(self.precision) for each in (*part.searched, *self.fixed))
+        images = self.now.generator.synthesize(styles, noise).float()
+        degraded = self.now.degrade(images)
         error = squared_error(degraded, part.targets)
         loss = error if settings.loss == "mse" else pyramid_loss(degraded, part.targets)
         if self.perceptual is not None:
-            apart = (self.perceptual(degraded) - self.wanted[id(part)]).flatten(1).square().mean(1)
+            apart = (self.perceptual(degraded) - part.wanted).flatten(1).square().mean(1)
             loss = loss + settings.perceptual_weight * apart
         if settings.arc and self.generator.has_layers:
             loss = loss + settings.arc * arc_loss(part.styles)
         if settings.noise_regularization and part.noise:
             loss = loss + settings.noise_regularization * noise_correlation(part.noise)
         part.keep(loss.detach(), error.detach())
-        part.optimizer.param_groups[0]["lr"] = rate
-        part.optimizer.zero_grad()
-        loss.sum().backward()
-        part.optimizer.step()
-        if settings.noise_regularization:
-            for each in part.noise:
-                deviation, mean = torch.std_mean(each.data, (1, 2, 3), keepdim=True)
-                each.data.sub_(mean).div_(deviation)
-        return images.detach().clamp(0, 1)
+        part.images = images.detach().clamp(0, 1)
+        total = loss.sum()
+        total.backward()
+        return total.detach()
 
     @torch.no_grad()
     def result(self, losses: Tensor, is_interrupted: bool) -> Inversion:
@@ -258,9 +330,8 @@ class _Search:
         best = torch.stack([row[-2] for row in rows]).argmin(0)
         picked = [torch.stack([rows[int(b)][i][n] for n, b in enumerate(best)]) for i in range(len(rows[0]))]
         styles, *noise, loss, error = picked
-        fixed = self.parts[0][0].fixed
         images = map_in_threads(
-            lambda n: self.generator.synthesize(styles[n : n + 1], [*(m[n : n + 1] for m in noise), *fixed]).clamp(
+            lambda n: self.generator.synthesize(styles[n : n + 1], [*(m[n : n + 1] for m in noise), *self.fixed]).clamp(
                 0, 1
             ),
             range(len(styles)),

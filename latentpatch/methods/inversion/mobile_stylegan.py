@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +30,7 @@ _FILES = ("MappingNetwork", "SynthesisNetwork")
 _TYPES = {"f32": np.float32, "i64": np.int64, "i32": np.int32}
 _SLOPE = 0.2  # of the rectifiers below 0
 _LAYERS = 7  # blocks from 8 to 512 pixels
-_SIZES = (64, 128, 256, 512, 1024)
+_SIZES = (32, 64, 128, 256, 512, 1024)
 _HALVED = ((0.5, 0.0, 0.0), (0.5, 1.0, 0.5), (0.0, 0.0, 0.5))  # kernel of 3 pixels on means of squares, by the kernel
 _EPSILON = 1e-8  # of the normalization of vectors
 
@@ -46,8 +48,9 @@ class MobileStyleGAN(Generator):
     Args:
         folder: of the four files.
         size: side of the pictures in pixels. 1024 is the whole network. 512 leaves out the last inverse wavelet: its
-            pixels are means of 2 x 2 of those of 1024. 256, 128 and 64 also leave out the details of the wavelets
-            before, and take two fifths, a sixth and a thirteenth of the time. The styles are the same for all.
+            pixels are means of 2 x 2 of those of 1024. 256, 128, 64 and 32 also leave out the details of the
+            wavelets before, and take two fifths, a sixth, a thirteenth and a 26th of the time. The styles are the
+            same for all.
 
     Raises:
         FileError: for files that are missing, damaged or of another layout.
@@ -91,6 +94,14 @@ class MobileStyleGAN(Generator):
     def noise(self, seed: int) -> list[Tensor]:
         """Return the maps of the file, for every seed."""
         return [self._get(f"noise.{i}") for i in range(len(self.strengths))]
+
+    def resized(self, side: int) -> MobileStyleGAN:
+        sides = [each for each in _SIZES if each <= self.spec.image_size[0]]
+        if side not in sides:
+            raise SettingError("sides", side, f"one of {', '.join(map(str, sides))}")
+        smaller = copy(self)  # shares the tensors
+        smaller.spec = replace(self.spec, image_size=(side, side))
+        return smaller
 
     def synthesize(self, styles: Tensor, noise: Sequence[Tensor]) -> Tensor:
         layer = iter(range(self.spec.num_styles))

@@ -11,6 +11,7 @@ __all__ = ["GENERATORS", "parse_generator"]
 GENERATORS = {
     "dcgan": "DCGAN of 64 pixels; weights of the package gan-face-generate, or a file",
     "stylegan2": "StyleGAN2; a state dict of rosinality's or of NVIDIA's ada and 3",
+    "stylegan1": "StyleGAN; a state dict of rosinality's or of lernapparat's",
     "mobile-stylegan": "MobileStyleGAN of 1024 pixels; the folder of the package random-face",
     "latentpatch": "weighted means of a fitted model's sources; a model file",
     **dict.fromkeys(AUTOENCODERS, "decoder of an autoencoder"),

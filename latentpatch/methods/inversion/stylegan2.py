@@ -10,17 +10,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 
-from ...autoencoders.weights import read_checkpoint
-from ...errors import WeightsError
-from ...io.mmap import read_tensors
 from .generator import Generator, GeneratorSpec
+from .state_files import built_from_file
 
 __all__ = ["StyleGAN2", "load", "random_state"]
 
@@ -147,35 +143,12 @@ def load(argument: str | None = None, *, pretrained: bool = True) -> StyleGAN2:
     """
     if not pretrained:
         return StyleGAN2(random_state(32))
-    if argument is None:
-        raise WeightsError("the generator stylegan2 needs a file: stylegan2:FILE.safetensors or stylegan2:FILE.pt")
-    path = Path(argument).expanduser()
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
-    if path.suffix == ".pkl":
-        raise WeightsError(
-            f"{path}: refused, a pickle runs code when it is read. Where you trust it, save its tensors by NVIDIA's "
-            "own code: torch.save(G_ema.state_dict(), 'stylegan2.pt')"
-        )
-    try:
-        content = read_tensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable file of tensors: {error}") from error
-    mean = content.get("latent_avg") if isinstance(content, dict) else None
-    for key in ("g_ema", "G_ema", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    try:
-        state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-        if not state:
-            raise KeyError("conv1.conv.weight")
-        return StyleGAN2(state, mean, argument)
-    except (AttributeError, KeyError, IndexError, ValueError, RuntimeError) as error:
-        reason = f"no tensor {error}" if isinstance(error, KeyError) else str(error)
-        raise WeightsError(
-            f"{path}: not a StyleGAN2 state dict in rosinality's layout (conv1.conv.weight) or NVIDIA's "
-            f"(synthesis.b4.const): {reason}"
-        ) from error
+    return built_from_file(
+        "stylegan2",
+        argument,
+        "a StyleGAN2 state dict in rosinality's layout (conv1.conv.weight) or NVIDIA's (synthesis.b4.const)",
+        lambda state, content: StyleGAN2(state, content.get("latent_avg"), argument),
+    )
 
 
 def _from_rosinality(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.errors import refuses
@@ -9,10 +13,11 @@ from torch import Tensor
 
 from latentpatch.evaluation.metrics import psnr
 from latentpatch.generators import load_generator
-from latentpatch.methods.inversion import Generator, InversionSettings, estimate_seconds, invert
+from latentpatch.methods.inversion import Generator, GeneratorSpec, InversionSettings, estimate_seconds, invert
 from latentpatch.methods.inversion.losses import arc_loss, noise_correlation, pyramid_loss, squared_error
 from latentpatch.methods.inversion.stylegan2 import StyleGAN2, random_state
 from latentpatch.methods.picture import PictureStep
+from latentpatch.ops.pyramid import resize
 
 ENOUGH = 35  # dB, of pictures that the generator made itself
 
@@ -43,6 +48,18 @@ def test_a_stylegan2_finds_its_own_pictures_again(stylegan2: Generator) -> None:
     found = invert(stylegan2, targets.clamp(0, 1), settings)
     assert float(psnr(found.images, targets).min()) >= ENOUGH
     assert [each.shape[1:] for each in found.noise] == [(1, *size) for size in stylegan2.spec.noise_sizes[:5]]
+
+
+def test_lbfgs_comes_nearer_in_as_many_steps(dcgan: Generator, stylegan2: Generator) -> None:
+    targets = dcgan.sample([11, 12])
+    adam, lbfgs = (invert(dcgan, targets, InversionSettings(steps=12, optimizer=name)) for name in ("adam", "lbfgs"))
+    assert bool((lbfgs.error < adam.error).all())
+    assert bool((lbfgs.losses[1:] <= lbfgs.losses[:-1]).all())
+    alone = invert(dcgan, targets[1:], InversionSettings(steps=12, optimizer="lbfgs"))
+    assert torch.equal(alone.styles[0], lbfgs.styles[1])
+    target, settings = stylegan2.sample([3], truncation=0.7), InversionSettings(steps=30, arc=0.0)
+    first, second = (invert(stylegan2, target, settings.changed(optimizer=name)) for name in ("adam", "lbfgs"))
+    assert float(second.error) < float(first.error)
 
 
 def test_decoders_and_fitted_models_are_generators(face_images: Tensor) -> None:
@@ -122,6 +139,45 @@ def test_seconds_are_estimated(dcgan: Generator) -> None:
     assert 0 < few < many
 
 
+class Enlarged(Generator):
+    """A generator that enlarges 4 x 4 pixels, its style."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__(GeneratorSpec("enlarged", 1, 48, 48, (side, side)))
+        self.register_buffer("nothing", torch.zeros(1))
+        self.made: list[int] = []  # sides of its pictures, and of those of its smaller versions
+
+    def synthesize(self, styles: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        self.made.append(self.spec.image_size[0])
+        return resize(styles.view(-1, 3, 4, 4).float(), self.spec.image_size, "bilinear")
+
+    def resized(self, side: int) -> Generator:
+        smaller = copy(self)
+        smaller.spec = replace(self.spec, image_size=(side, side))
+        return smaller
+
+
+def test_smaller_pictures_are_compared_first() -> None:
+    generator = Enlarged(64)
+    target = generator.synthesize(torch.rand(1, 1, 48, generator=torch.Generator().manual_seed(1)), [])
+    generator.made.clear()
+    settings = InversionSettings(steps=30, sides=(8, 8, 32), learning_rate=0.3)
+    steps: list[PictureStep] = []
+    found = invert(generator, target, settings, observe=steps.append)
+    assert [each.images.shape[2] for each in steps] == [8] * 20 + [32] * 10
+    assert generator.made.count(8) == 20
+    assert found.images.shape == target.shape
+    assert found.losses.shape == (30, 1)
+    assert float(psnr(found.images, target)) > 20
+    generator.made.clear()
+    assert estimate_seconds(generator, target, settings) > 0
+    assert [generator.made.count(side) for side in (8, 32)] == [4, 4]  # no step without a picture
+    exact = invert(generator, target, settings.changed(optimizer="lbfgs"))
+    assert float(exact.error) < float(found.error)
+    rough = invert(generator, target, settings.changed(precision="bfloat16"))
+    assert 0 < float((rough.images - found.images).abs().max()) < 0.1
+
+
 def test_losses() -> None:
     styles = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     assert float(arc_loss(styles)) == pytest.approx((torch.pi / 2) ** 2, rel=1e-4)
@@ -146,6 +202,8 @@ def test_bad_input_is_refused(dcgan: Generator, stylegan2: Generator) -> None:
         InversionSettings(steps=1)
     with refuses("starts"):
         InversionSettings(start="mean", starts=2)
+    with refuses("noise_regularization"):
+        InversionSettings(optimizer="lbfgs", noise_regularization=1.0)
     with refuses("start"):
         invert(dcgan, good, InversionSettings(steps=10, start="mean"))
     with refuses("start"):
@@ -153,5 +211,15 @@ def test_bad_input_is_refused(dcgan: Generator, stylegan2: Generator) -> None:
     with refuses("initial"):
         first = invert(stylegan2, stylegan2.sample([1]), InversionSettings(steps=10))
         invert(stylegan2, stylegan2.sample([1, 2]), InversionSettings(steps=10), initial=first)
+    for sides in ((64, 32), (), (4,), (8,) * 11):
+        with refuses("sides"):
+            InversionSettings(steps=10, sides=sides)
+    small = InversionSettings(steps=10, sides=(32,))
+    with refuses("sides"):
+        invert(dcgan, good, small)
+    with refuses("sides"):
+        invert(Enlarged(64), good, small, degrade=lambda x: x)
+    with refuses("sides"):
+        invert(Enlarged(64), good[:, :, ::4, ::4], small)
     with refuses("targets"):
         invert(dcgan, good, InversionSettings(steps=10), degrade=lambda x: x[:, :, ::2])
