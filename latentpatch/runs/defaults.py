@@ -19,7 +19,7 @@ def plain_torch(
     Args:
         keeps_device: leave the default device as it is.
         forks_random: leave the random state of the CPU as it was.
-        for_gradients: leave inference mode, whose tensors have no gradients.
+        for_gradients: record gradients, and leave inference mode, whose tensors have none.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
@@ -28,8 +28,10 @@ def plain_torch(
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if for_gradients and torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
+        if for_gradients:
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
         if forks_random:
             stack.enter_context(torch.random.fork_rng(devices=[]))
         if dtype != torch.float32:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ...errors import SettingError
 from ...io.images import read_mask
 from ...ops.pyramid import resize
+from ...runs.defaults import plain_torch
 
 __all__ = [
     "Degradation",
@@ -79,13 +80,12 @@ def blur(sigma: float) -> Degradation:
     if not 0 < sigma <= 64:
         raise SettingError("degrade", f"blur:{sigma}", "blur:SIGMA, above 0 and at most 64")
     radius = math.ceil(3 * sigma)
-    weights = torch.exp(-torch.arange(-radius, radius + 1).square() / (2 * sigma**2))
-    weights = weights / weights.sum()
+    weights = [math.exp(-(i**2) / (2 * sigma**2)) for i in range(-radius, radius + 1)]
 
     def function(images: Tensor) -> Tensor:
         if radius >= min(images.shape[2:]):
             raise SettingError("degrade", f"blur:{sigma:g}", f"narrower for pictures of {min(images.shape[2:])} pixels")
-        kernel = weights.to(images)
+        kernel = images.new_tensor(weights) / sum(weights)
         flat = F.pad(images.flatten(0, 1)[:, None], (radius,) * 4, mode="reflect")
         return F.conv2d(F.conv2d(flat, kernel[None, None, None]), kernel[None, None, :, None]).view_as(images)
 
@@ -118,6 +118,7 @@ def masked(mask: Tensor, name: str = "mask") -> Degradation:
     return Degradation(name, function, is_projection=True)
 
 
+@plain_torch(for_gradients=True)
 def jpeg(quality: int) -> Degradation:
     """Return the loss of a JPEG file (4:2:0): rounding passes gradients unchanged, all else is exact.
 

@@ -24,6 +24,7 @@ from .filter_settings import (
 __all__ = ["Bilateral", "Box", "Gaussian", "Guided", "Median", "RollingGuidance"]
 
 _LONGEST = 1 << 14  # pixels of a radius that OpenCV takes
+_LONGEST_MEDIAN = 127  # the same, of its medians
 
 
 class _Filter(Denoiser):
@@ -84,7 +85,7 @@ class Median(_Filter):
     def filter(self, cv2: Any, picture: Any, guide: Any, settings: MedianSettings) -> Any:
         """Return the medians; OpenCV has large squares for 8 bits only."""
         levels = (picture * 255).round().astype(np.uint8)
-        return cv2.medianBlur(levels, 2 * min(settings.radius, _LONGEST) + 1).astype(np.float32) / 255
+        return cv2.medianBlur(levels, 2 * min(settings.radius, _LONGEST_MEDIAN) + 1).astype(np.float32) / 255
 
 
 class Bilateral(_Filter):
