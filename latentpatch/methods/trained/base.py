@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ from .settings import TrainedSettings
 __all__ = ["FORMAT", "TrainedModel", "is_trained", "load_trained"]
 
 FORMAT = "latentpatch-trained/1"
+
+_MOST_PIXELS = 1 << 24  # of the pictures of a model
+_MOST_UNITS = 1 << 14  # channels, layers or codes of a model's file
 
 _CHANNEL_BYTES = 32  # of a pixel in a channel of the finest scale, measured: inputs and outputs of a layer
 
@@ -64,8 +68,10 @@ class TrainedModel(nn.Module):
     ) -> None:
         super().__init__()
         self.method = check_choice("method", method, CLASSES)
-        self.sizes = [(int(h), int(w)) for h, w in sizes]
-        self.size = self.sizes[-1] if size is None else (int(size[0]), int(size[1]))
+        self.sizes = [_checked("sizes", each) for each in sizes]
+        if any(h > self.sizes[-1][0] or w > self.sizes[-1][1] for h, w in self.sizes):
+            raise SettingError("sizes", self.sizes, "coarse to fine")
+        self.size = self.sizes[-1] if size is None else _checked("size", size)
         self.trained = trained or {}
 
     @abstractmethod
@@ -218,6 +224,13 @@ class TrainedModel(nn.Module):
         return {**facts, "arguments": self.arguments()}
 
 
+def _checked(name: str, size: Sequence[int]) -> tuple[int, int]:
+    """Return height and width of a scale or of pictures, of at least 3 pixels a side and at most 16 million."""
+    height, width = (check_integer(name, side, 3, _MOST_PIXELS) for side in size)
+    check_integer(name, height * width, 9, _MOST_PIXELS)
+    return height, width
+
+
 def is_trained(path: object) -> bool:
     """Return whether a path is that of a trained model's file; its header is read."""
     if not isinstance(path, (str, Path)) or Path(path).suffix != ".safetensors":
@@ -245,8 +258,10 @@ def load_trained(path: str | Path) -> TrainedModel:
         module, _, name = CLASSES[header["method"]].partition(":")
         kind: type[TrainedModel] = getattr(importlib.import_module(module, __package__), name)
         facts = {key: header[key] for key in ("method", "sizes", "size", "trained")}
-        with torch.device("meta"):  # nothing is allocated before the tensors are known to fit
-            model = kind(**facts, **header["arguments"])
+        arguments = {key: check_integer(key, value, 0, _MOST_UNITS) for key, value in header["arguments"].items()}
+        with torch.device("meta"), warnings.catch_warnings():  # no memory before the tensors are known to fit
+            warnings.simplefilter("ignore")  # layers of no channels
+            model = kind(**facts, **arguments)
         expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
         found = {key: tuple(value.shape) for key, value in tensors.items()}
         if expected != found:
@@ -254,6 +269,6 @@ def load_trained(path: str | Path) -> TrainedModel:
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
             raise ValueError("tensors must be finite")
         model.load_state_dict(tensors, assign=True)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise FileError(path, f"malformed model file: {' '.join(str(error).split())}") from error
     return model.eval().requires_grad_(False)
