@@ -258,7 +258,9 @@ def load_trained(path: str | Path) -> TrainedModel:
         module, _, name = CLASSES[header["method"]].partition(":")
         kind: type[TrainedModel] = getattr(importlib.import_module(module, __package__), name)
         facts = {key: header[key] for key in ("method", "sizes", "size", "trained")}
-        arguments = {key: check_integer(key, value, 0, _MOST_UNITS) for key, value in header["arguments"].items()}
+        arguments: dict[str, Any] = {
+            key: check_integer(key, value, 0, _MOST_UNITS) for key, value in header["arguments"].items()
+        }
         with torch.device("meta"), warnings.catch_warnings():  # no memory before the tensors are known to fit
             warnings.simplefilter("ignore")  # layers of no channels
             model = kind(**facts, **arguments)
