@@ -66,7 +66,10 @@ class SettingError(ValueError):
         name: the argument's name.
         value: the argument's value.
         constraint: what it must be, such as "at least 1".
+        group: the argument that the name is an entry of, such as "settings"; None for an argument itself.
     """
+
+    group: str | None = None
 
     def __init__(self, name: str, value: Any, constraint: str) -> None:
         super().__init__(name, value, constraint)

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ImageError, ImageTooLargeError, MissingDependencyError
+from ..errors import ImageError, ImageTooLargeError, MissingDependencyError, SettingError
 from ..registry import SAMPLERS
 from ..runs.system import is_out_of_memory
 from .schema import FIELDS
@@ -71,6 +71,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure(422, "unusable_picture", str(error), _field(error.path))
     if isinstance(error, MissingDependencyError):  # of a method that this server lacks the package for
         return Failure(422, "invalid_value", str(error), "method")
+    if isinstance(error, SettingError) and error.group is not None:
+        return Failure(422, "invalid_value", str(error), f"{error.group}.{error.name}")
     if isinstance(error, (ValueError, TypeError)):
         return Failure(422, "invalid_value", str(error), _field(getattr(error, "name", None)))
     if is_out_of_memory(error):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..errors import SettingTypeError
+from ..errors import SettingError, SettingTypeError
 from ..methods.trained.settings import TrainedSettings
 from ..registry import PICTURE_METHODS, SAMPLERS
 from ..settings import Setting, Settings, declared
@@ -54,12 +54,16 @@ def apply_settings(settings: Settings, values: Mapping[str, Any]) -> Settings:
     Raises:
         SettingError: for an unknown name, a wrong type, or a value beyond the range or limit of its declaration.
     """
-    changes = settings.renamed({name: value for name, value in values.items() if value is not None})
     declarations = declared(type(settings))
-    for name, value in changes.items():
-        if name in declarations:
-            _limited(declarations[name]).check(tuple(value) if isinstance(value, list) else value)
-    return settings.changed(**changes)
+    try:
+        changes = settings.renamed({name: value for name, value in values.items() if value is not None})
+        for name, value in changes.items():
+            if name in declarations:
+                _limited(declarations[name]).check(tuple(value) if isinstance(value, list) else value)
+        return settings.changed(**changes)
+    except SettingError as error:
+        error.group = "settings" if error.name in declarations else None
+        raise
 
 
 def settings_schema() -> dict[str, Any]:

@@ -186,7 +186,7 @@ def test_refusals() -> None:
     for method, changes, name in (
         ("nl-means", {"patch_size": 4}, "patch_size"),
         ("nl-means", {"window": 20}, "window"),
-        ("nl-means", {"neighbors": 4}, "settings"),
+        ("nl-means", {"neighbors": 4}, "neighbors"),
         ("nl-pca", {"neighbors": 200}, "neighbors"),
         ("nl-pca", {"stride": 6}, "stride"),
         ("nl-pca", {"sigma": -1}, "sigma"),

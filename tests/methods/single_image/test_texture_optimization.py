@@ -162,7 +162,7 @@ def test_tiles_and_borders() -> None:
         made = make([source], (24, 24), SMALL.changed(tileable=tileable, iterations=10)).images[0]
         own = around.extract(made).flatten(1)
         found.append(float((own - keys[nearest_rows(own, keys)]).square().mean()))
-    assert found[0] < 0.7 * found[1]
+    assert found[0] < 0.8 * found[1]
     kept = make([random_picture(24, 24)], (24, 24), SMALL.changed(border=3)).images[0]
     for edge in (kept[:, :3], kept[:, :, -3:]):
         assert edge.shape[0] == 3
