@@ -49,7 +49,7 @@ Picture: TypeAlias = Tensor | FilePicture | Array
 Mask: TypeAlias = Tensor | FilePicture | Array
 
 
-_MOST_IMAGES = 2**31 - 1  # of a call
+_MOST_IMAGES = 2**31 - 1  # images of a call
 
 
 def as_picture(picture: Picture, name: str) -> Tensor | FilePicture:

@@ -16,7 +16,7 @@ from ..errors import printable, shorten
 
 __all__ = ["OptionGroup", "Parser", "argument", "choice", "flag", "group", "integer", "number", "option", "switch"]
 
-_MOST_DIGITS = 1000  # of an integer; Python reads some 4300
+_MOST_DIGITS = 1000  # digits of an integer; Python reads some 4300
 
 G = TypeVar("G", bound="OptionGroup")
 

@@ -54,7 +54,7 @@ __all__ = [
 #: Pixels of the longest side that a picture can be resized to.
 MOST_SIDE = 1_000_000
 
-_PIXEL_BYTES = 18  # of a resized picture: levels, twice, and numbers
+_PIXEL_BYTES = 18  # memory of a pixel of a resized picture: levels, twice, and numbers
 _MASK_THRESHOLD = 128  # luminance of 255 from which a pixel is selected
 
 

@@ -13,7 +13,7 @@ from .picture import PictureMethod
 __all__ = ["check_count", "check_memory"]
 
 _GIBIBYTE = 1 << 30
-_RESULT_BYTES = 24  # of a pixel of a result: three channels, twice while results are joined
+_RESULT_BYTES = 24  # memory of a pixel of a result: three channels, twice while results are joined
 
 
 def check_count(count: int, pixels: int) -> None:

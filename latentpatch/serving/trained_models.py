@@ -43,12 +43,12 @@ class TrainedModels:
         models = {name: served.model for name, served in self._served.items()}
         return {name: {"method": m.method, "tasks": list(m.tasks), "size": list(m.size)} for name, m in models.items()}
 
-    def estimate(self, request: PictureRequest, size: tuple[int, int] | None, count: int) -> float:
+    def estimate(self, request: PictureRequest, size: tuple[int, int], count: int) -> float:
         """Return about how many seconds a request's pictures take.
 
         Args:
             request: with the name of a model.
-            size: height and width of the results; by default those of the model.
+            size: height and width of the results.
             count: number of pictures.
 
         Raises:
@@ -60,8 +60,7 @@ class TrainedModels:
                 raise SettingError(name, getattr(request, name), "absent where trained is there")
         check_choice("task", request.task, served.model.tasks)
         served.model.start_of(request.task, _settings(request))
-        height, width = size or served.model.size
-        ratio = height * width / (served.model.size[0] * served.model.size[1])
+        ratio = size[0] * size[1] / (served.model.size[0] * served.model.size[1])
         return count * served.seconds * max(ratio, ratio * ratio)  # a PixelCNN draws code by code
 
     def size_of(self, request: PictureRequest) -> tuple[int, int]:

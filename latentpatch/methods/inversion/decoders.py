@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DecoderGenerator", "SourcesGenerator"]
 
-_PIXEL_BYTES = 900  # of a picture and its gradients in the smallest decoders, measured
+_PIXEL_BYTES = 900  # memory of a pixel of a picture and its gradients in the smallest decoders, measured
 _SMOOTH_CELLS = 5  # random colors along a side of the decoder's own pictures
 
 

@@ -201,7 +201,7 @@ class _Search:
                 raise SettingTypeError(name, steps, "a function of pictures")
         seed = check_integer("seed", seed, 0, 2**63 - 1)
         self.generator, self.settings, self.seed, self.perceptual = generator, settings, seed, perceptual
-        targets = targets.to(generator.device, torch.float32).clone()  # of inference mode, perhaps
+        targets = targets.to(generator.device, torch.float32).clone()  # a tensor of inference mode has no gradients
         is_degraded = degrade is not None
         self.stages = [_Stage(generator, *degraded_targets(degrade, targets, generator.spec.image_size))]
         degrade, targets = self.stages[0].degrade, self.stages[0].targets

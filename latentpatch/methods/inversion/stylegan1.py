@@ -20,10 +20,10 @@ from .state_files import built_from_file
 
 __all__ = ["StyleGAN1", "load", "random_state"]
 
-_SLOPE = 0.2  # of rectifiers
-_EPSILON, _NORM_EPSILON = 1e-8, 1e-5  # of the normalization of vectors, and of channels
+_SLOPE = 0.2  # slope of the rectifiers
+_EPSILON, _NORM_EPSILON = 1e-8, 1e-5  # least variances in the normalization of vectors, and of channels
 _MAPPING_RATE = 0.01  # factor of the mapping network's learning rate in NVIDIA's training
-_FILTER = (1.0, 2.0, 1.0)  # of the upsampling
+_FILTER = (1.0, 2.0, 1.0)  # weights of the upsampling
 _FUSED_FROM = 128  # pixels from which upsampling is part of the convolution
 
 

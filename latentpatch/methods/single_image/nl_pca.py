@@ -28,7 +28,7 @@ from .denoising_settings import NLPCASettings
 __all__ = ["NLPCA", "shrink", "wiener"]
 
 
-_LEAST = 1e-6  # of a noise's deviation, of pixels in [0, 1]: far less than can be seen
+_LEAST = 1e-6  # least deviation of a noise, of pixels in [0, 1]: far less than can be seen
 
 
 class NLPCA(PatchDenoiser):

@@ -30,10 +30,10 @@ __all__ = ["FORMAT", "TrainedModel", "is_trained", "load_trained"]
 
 FORMAT = "latentpatch-trained/1"
 
-_MOST_PIXELS = 1 << 24  # of the pictures of a model
+_MOST_PIXELS = 1 << 24  # pixels of a model's pictures
 _MOST_UNITS = 1 << 14  # channels, layers or codes of a model's file
 
-_CHANNEL_BYTES = 32  # of a pixel in a channel of the finest scale, measured: inputs and outputs of a layer
+_CHANNEL_BYTES = 32  # memory of a pixel in a channel of the finest scale, measured: inputs and outputs of a layer
 
 #: Classes by the name of the method, "MODULE:CLASS" relative to this package.
 CLASSES = {
