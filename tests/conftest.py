@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache of weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """No test leaves another number of threads behind: several on a busy core take many times as long as one."""
+    before = torch.get_num_threads()
+    yield
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == before
+
+
+@pytest.fixture
+def pretend_threads() -> Iterator[Callable[[int], None]]:
+    """A function that makes torch say that it has so many threads, while its own operations keep theirs."""
+    count = [torch.get_num_threads()]
+
+    def set_count(number: int) -> None:
+        count[0] = number
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: count[0])
+        patch.setattr(torch, "set_num_threads", set_count)
+        yield set_count
 
 
 @pytest.fixture(params=["torch", "numba"])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,10 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_files_are_the_same_for_any_number_of_threads(
-    layout: str, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: str, faces: Path, tmp_path: Path, pretend_threads: Callable[[int], None]
 ) -> None:
     for threads in (1, 2, 4):
-        monkeypatch.setattr("latentpatch.cli._writers.torch.get_num_threads", lambda threads=threads: threads)
+        pretend_threads(threads)
         run("generate", faces, *PIXELS, "-n", 37, "-q", *LAYOUTS[layout], "-o", tmp_path / str(threads))
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "4")
     run("generate", faces, *PIXELS, "-n", 37, "-q", *LAYOUTS[layout], "--resume", "-o", tmp_path / "resumable")

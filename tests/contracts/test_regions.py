@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from helpers.errors import refuses
@@ -29,12 +31,12 @@ def mask_of(picture: Tensor) -> Tensor:
 @pytest.mark.parametrize(("task", "method"), CASES)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_regions_are_the_same_alone_in_a_batch_and_with_any_threads(
-    task: str, method: str, channels: int, blobs: Tensor, monkeypatch: pytest.MonkeyPatch
+    task: str, method: str, channels: int, blobs: Tensor, pretend_threads: Callable[[int], None]
 ) -> None:
     picture = torch.cat([blobs, blobs[:1]])[:channels].contiguous()
     before, mask = picture.clone(), mask_of(picture)
     together = PICTURE_METHODS[method]([picture], (32, 40), [3, 4], task=task, mask=mask)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    pretend_threads(3)
     alone = PICTURE_METHODS[method]([picture], (32, 40), [4], task=task, mask=mask)
     assert torch.equal(together.images[1], alone.images[0])
     assert together.images.shape == (2, channels, 32, 40)

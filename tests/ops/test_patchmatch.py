@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from helpers.errors import refuses
@@ -97,11 +99,11 @@ def test_masks_leave_out_sources_and_queries(backend: str) -> None:
         Sources([source], SIDE).masked([torch.zeros_like(allowed)])
 
 
-def test_threads_change_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_change_nothing(backend: str, pretend_threads: Callable[[int], None]) -> None:
     query, sources = picture(60, 24, 0), Sources([picture(32, 28, 1)], SIDE)
     found = []
     for threads in (1, 2, 5):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        pretend_threads(threads)
         found.append(patchmatch(query, sources, k=2, seed=7, sweeps=2, backend=backend))
     assert all(torch.equal(found[0].matches, other.matches) for other in found[1:])
     assert not torch.equal(found[0].matches, patchmatch(query, sources, k=2, seed=8, sweeps=2, backend=backend).matches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -76,11 +77,11 @@ def test_offsets_say_where_pixels_come_from() -> None:
 
 @pytest.mark.parametrize("search", ["patchmatch", None])
 def test_a_seed_gives_the_same_alone_in_a_batch_and_with_any_threads(
-    search: str | None, monkeypatch: pytest.MonkeyPatch
+    search: str | None, pretend_threads: Callable[[int], None]
 ) -> None:
     source, settings = discs(), replace(SMALL, search=search, iterations=2)
     together = GPNN()([source], (40, 52), [3, 4, 5], settings)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # of PatchMatch; exact search has exact sums
+    pretend_threads(3)  # of PatchMatch; exact search has exact sums
     alone = GPNN()([source], (40, 52), [4], settings)
     assert torch.equal(together.images[1], alone.images[0])
     assert together.offsets is not None
