@@ -18,7 +18,7 @@ class PackedConvolution(nn.Module):
 
     Args:
         plain: the convolution, on a CPU. Later changes of its weights have no effect.
-        shape: ``(N, C, h, w)`` of the usual input; others work, too.
+        shape: ``(N, …, h, w)``, the usual number and size of inputs; others work, too.
         relu: whether negative results become zero.
     """
 
@@ -29,7 +29,7 @@ class PackedConvolution(nn.Module):
         self.bias = plain.bias
         # Not a buffer: such weights can be neither moved nor saved.
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-            plain.weight.detach(), self.padding, [1, 1], [1, 1], 1, list(shape)
+            plain.weight.detach(), self.padding, [1, 1], [1, 1], 1, [shape[0], plain.in_channels, *shape[2:]]
         )
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
