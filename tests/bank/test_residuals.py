@@ -16,7 +16,8 @@ from latentpatch.bank import format as modelfile
 from latentpatch.bank.residuals import add_residuals, can_have_residuals, encode_residuals
 from latentpatch.bank.sharded import ShardedBank
 from latentpatch.cli.entry import main
-from latentpatch.export.formats import export
+from latentpatch.export.graphs import graphs
+from latentpatch.ops.noise import noise_from_seeds
 from latentpatch.provenance.unlearning import verify_unlearning
 from latentpatch.runs.processes import ALONE
 
@@ -258,13 +259,16 @@ def test_processes_that_share_a_bank_gather_the_same(detailed: LatentPatch) -> N
     assert torch.equal(whole[1:3], some)
 
 
-def test_graphs_have_them(detailed: LatentPatch, tmp_path: Path) -> None:
-    export(detailed, tmp_path, "pt2", only=("generate",))
-    graph = torch.export.load(tmp_path / "generate.pt2").module()
-    noise = torch.rand(3, detailed.steps, generator=torch.Generator().manual_seed(0))
-    images, index = graph(noise)
-    assert torch.equal(index, detailed.search(noise))
-    torch.testing.assert_close(images, detailed(noise), atol=1 / 255, rtol=0)
+def test_graphs_have_them(detailed: LatentPatch) -> None:
+    """The module that is traced; tests of exports have such a graph as a file."""
+    method, settings = detailed.sampler_and_settings(None, None)
+    settings = method.resolve(settings, detailed.context())
+    graph = graphs(detailed, "resynthesis", settings, settings)[0].module
+    images, index = graph(noise_from_seeds(range(3), detailed.steps))
+    expected = detailed.generate(3)
+    assert torch.equal(index, expected.index)
+    torch.testing.assert_close(images, expected.images, atol=1 / 255, rtol=0)
+    assert (images - detailed.decode(index, "blend")).abs().max() > 4 / 255
 
 
 def test_on_the_command_line(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

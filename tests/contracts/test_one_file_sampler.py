@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.paths import ROOT
+
+from latentpatch import LatentPatch
 
 SAMPLER = '''
 from dataclasses import dataclass
@@ -42,11 +45,52 @@ class Stripes(Sampler):
 '''
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    (tmp_path / "my_samplers.py").write_text(SAMPLER)
-    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+#: What Python, the tables of settings and a server make of it, as JSON: all in one process.
+USES = """
+import contextlib, io, json, my_samplers, sys
+from latentpatch import LatentPatch
+from latentpatch.registry import import_plugins
+from latentpatch.settings import main
+import_plugins()
+found = {}
+with contextlib.redirect_stdout(io.StringIO()) as table:
+    main()
+found["table"] = table.getvalue()
+model = LatentPatch.load(sys.argv[1])
+settings = my_samplers.StripesSettings(stripe_width=5)
+found["maps"] = model.generate(2, settings=settings).index.tolist()
+try:
+    import pydantic
+except ImportError:
+    pass
+else:
+    from latentpatch.serving import Service, json_schema, parse
+    requests = {"sampler": "stripes", "settings": {"stripe_width": 4}}, {"operation": "info"}
+    made, info = Service(model).run([parse(request) for request in requests])
+    found["served"] = {
+        "settings": made.report["settings"],
+        "range": info.report["ranges"]["stripe_width"],
+        "in schema": "stripe_width" in json.dumps(json_schema()),
+        "in info": "stripes" in info.report["samplers"],
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "my_samplers.py").write_text(SAMPLER)
+    path = os.pathsep.join([str(folder), str(ROOT)])
     return {**os.environ, "PYTHONPATH": path, "LATENTPATCH_PLUGINS": "my_samplers"}
+
+
+@pytest.fixture(scope="module")
+def fitted(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file."""
+    path = tmp_path_factory.mktemp("fitted") / "model.safetensors"
+    LatentPatch("pixels:4", components=8).fit(faces, size=64).save(path)
+    return path
 
 
 def run(environment: dict[str, str], *arguments: object) -> str:
@@ -54,53 +98,33 @@ def run(environment: dict[str, str], *arguments: object) -> str:
     return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
 
-def test_help_and_tables_list_it(environment: dict[str, str]) -> None:
+@pytest.fixture(scope="module")
+def used(environment: dict[str, str], fitted: Path) -> dict[str, Any]:
+    """The output of :data:`USES`."""
+    return dict(json.loads(run(environment, "-c", USES, fitted)))
+
+
+def test_help_and_tables_list_it(environment: dict[str, str], used: dict[str, Any]) -> None:
     text = " ".join(run(environment, "-m", "latentpatch", "generate", "--help").split())
     assert "stripes" in text
     assert "--stripe-width CELLS width of a stripe, in latent cells" in text
-    script = "import my_samplers; from latentpatch.settings import main; main()"
-    table = run(environment, "-c", script)
-    assert "## Sampler `stripes`\n\nTake vertical stripes from one source after another." in table
-    assert "| `--stripe-width` |  | 3 | at least 1 | width of a stripe, in latent cells |" in table
+    assert "## Sampler `stripes`\n\nTake vertical stripes from one source after another." in used["table"]
+    assert "| `--stripe-width` |  | 3 | at least 1 | width of a stripe, in latent cells |" in used["table"]
 
 
-def test_commands_and_python_make_the_same_images(environment: dict[str, str], faces: Path, tmp_path: Path) -> None:
-    model = tmp_path / "model.safetensors"
-    run(environment, "-m", "latentpatch", "fit", faces, "--autoencoder", "pixels:4", "--components", 8, "--size", 64,
-        "-q", "-o", model)  # fmt: skip
-    run(environment, "-m", "latentpatch", "generate", model, "--sampler", "stripes", "--stripe-width", 5, "-n", 2, "-q",
-        "-o", tmp_path / "out")  # fmt: skip
-    report = json.loads((tmp_path / "out" / "generation.json").read_text())
+def test_commands_and_python_make_the_same_images(
+    environment: dict[str, str], used: dict[str, Any], fitted: Path, tmp_path: Path
+) -> None:
+    run(environment, "-m", "latentpatch", "generate", fitted, "--sampler", "stripes", "--stripe-width", 5, "-n", 2,
+        "-q", "-o", tmp_path)  # fmt: skip
+    report = json.loads((tmp_path / "generation.json").read_text())
     assert (report["sampler"], report["settings"]) == ("stripes", {"stripe_width": 5})
-    script = (
-        "import my_samplers, sys; from latentpatch import LatentPatch\n"
-        "model = LatentPatch.load(sys.argv[1])\n"
-        "settings = my_samplers.StripesSettings(stripe_width=5)\n"
-        "print(model.generate(2, settings=settings).index.tolist())"
-    )
-    maps = json.loads(run(environment, "-c", script, model))
-    assert [image["index"] for image in report["images"]] == maps
+    assert [image["index"] for image in report["images"]] == used["maps"]
 
 
-def test_a_server_takes_it(environment: dict[str, str], faces: Path) -> None:
+def test_a_server_takes_it(used: dict[str, Any]) -> None:
     pytest.importorskip("pydantic", reason="the serve extra is not installed")
-    script = (
-        "import json, sys\n"
-        "from latentpatch.registry import import_plugins\n"
-        "import_plugins()\n"
-        "from latentpatch import LatentPatch\n"
-        "from latentpatch.serving import Service, json_schema, parse\n"
-        "service = Service(LatentPatch('pixels:4', components=8).fit(sys.argv[1], size=64))\n"
-        "made, info = service.run([parse({'sampler': 'stripes', 'settings': {'stripe_width': 4}}), "
-        "parse({'operation': 'info'})])\n"
-        "print(json.dumps([made.report['settings'], info.report['ranges']['stripe_width'], 'stripe_width' in "
-        "json.dumps(json_schema()), 'stripes' in info.report['samplers']]))"
-    )
-    settings, values, in_schema, in_info = json.loads(run(environment, "-c", script, faces))
-    assert settings == {"stripe_width": 4}
-    assert values == [1, 9]
-    assert in_schema
-    assert in_info
+    assert used["served"] == {"settings": {"stripe_width": 4}, "range": [1, 9], "in schema": True, "in info": True}
 
 
 def test_a_plugin_that_is_missing_is_named(environment: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,16 +39,13 @@ PIXELS = ["--autoencoder", "pixels:4", "--size", "64"]
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch built without distributed")
 
 
-def torchrun(*arguments: object) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "latentpatch"]
-    return [sys.executable, *launcher, *(str(argument) for argument in arguments)]
-
-
-def start(*arguments: object, threads: int = 1) -> subprocess.Popen[str]:
+def start(*arguments: object, threads: int = 1, of: Sequence[str] = ("-m", "latentpatch")) -> subprocess.Popen[str]:
+    """Start two processes, of the package or of a script, which is then the first argument."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *of]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     environment["OMP_NUM_THREADS"] = str(threads)
     return subprocess.Popen(
-        torchrun(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*launcher, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
 
@@ -74,52 +71,75 @@ def fitted(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # --- torchrun ------------------------------------------------------------------------------------------
 
+#: Commands in turn in the same two processes, which saves starting them for each. The number of restarts is part of
+#: the names by which the processes meet, so that no command meets the one before.
+IN_TURN = """
+import json, os, sys
+from latentpatch.cli.entry import main
+for number, words in enumerate(json.loads(sys.argv[1])):
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)
+    assert main(words) == 0, words
+"""
 
-def test_two_processes_make_the_pictures_of_one(faces: Path, tmp_path: Path) -> None:
-    """Encoding and seeds are split; every file is the same."""
-    arguments = ["generate", faces, *PIXELS, "-n", 37, "--seed", 5]
-    process = start(*arguments, "--json", "-o", tmp_path / "two")
-    run(*arguments, "-q", "-o", tmp_path / "one")
-    status, out, err = finished(process)
+
+@pytest.fixture(scope="module")
+def commands(faces: Path, fitted: Path) -> dict[str, list[object]]:
+    """Arguments of ``generate``, without an output."""
+    data_set = [fitted, "-n", 37, "-q", "--sampler", "random-patches"]
+    bank = [fitted, "-n", 50, "-q", "--where", "mood=glad", "--sampler", "raster", "--scales", 2]
+    return {
+        "pictures": [faces, *PIXELS, "-n", 37, "--seed", 5],
+        "networks": [faces, "--size", 64, "-n", 5, "-q"],
+        "shards": [*data_set, "--shards", 10, "--labels", "mood"],
+        "dataset": [*data_set, "--dataset", "--format", "webp"],
+        "sharded bank": [*bank, "--reference", sorted(faces.iterdir())[4]],
+    }
+
+
+@pytest.fixture(scope="module")
+def two(commands: dict[str, list[object]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """The folder with what two processes made by each command, and what they printed."""
+    folder = tmp_path_factory.mktemp("two")
+    more = {"pictures": ["--json"], "sharded bank": ["--shard-bank"]}
+    lines = [
+        ["generate", *map(str, [*words, *more.get(name, []), "-o", folder / name])] for name, words in commands.items()
+    ]
+    (folder / "in_turn.py").write_text(IN_TURN)
+    status, out, err = finished(start(folder / "in_turn.py", json.dumps(lines), threads=3, of=[]), 120)
     assert status == 0, err
+    return folder, out, err
+
+
+def test_two_processes_make_the_pictures_of_one(
+    two: tuple[Path, str, str], commands: dict[str, list[object]], tmp_path: Path
+) -> None:
+    """Encoding and seeds are split; every file is the same."""
+    folder, out, err = two
+    run("generate", *commands["pictures"], "-q", "-o", tmp_path / "one")
     assert json.loads(out) == record(tmp_path / "one")
     assert err.count("37 pictures in") == 1
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert contents(folder / "pictures") == contents(tmp_path / "one")
 
 
-def test_processes_of_other_threads_make_the_pictures_of_one(faces: Path, tmp_path: Path) -> None:
+def test_processes_of_other_threads_make_the_pictures_of_one(
+    two: tuple[Path, str, str], commands: dict[str, list[object]], tmp_path: Path
+) -> None:
     """Defect H3: pictures of networks depended on the number of threads, of which torchrun has another."""
-    arguments, before = ["generate", faces, "--size", "64", "-n", 5, "-q"], torch.get_num_threads()
-    process = start(*arguments, "-o", tmp_path / "two", threads=3)
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        run(*arguments, "-o", tmp_path / "one")
+        run("generate", *commands["networks"], "-o", tmp_path / "one")
     finally:
         torch.set_num_threads(before)
-    status, _, err = finished(process)
-    assert status == 0, err
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert contents(two[0] / "networks") == contents(tmp_path / "one")
 
 
-@pytest.mark.parametrize("layout", [["--shards", 10, "--labels", "mood"], ["--dataset", "--format", "webp"]], ids=str)
-def test_two_processes_make_the_data_set_of_one(layout: list[object], fitted: Path, tmp_path: Path) -> None:
-    arguments = ["generate", fitted, "-n", 37, "-q", "--sampler", "random-patches", *layout]
-    process = start(*arguments, "-o", tmp_path / "two")
-    run(*arguments, "-o", tmp_path / "one")
-    status, _, err = finished(process)
-    assert status == 0, err
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
-
-
-def test_a_sharded_bank_makes_the_pictures_of_one(fitted: Path, faces: Path, tmp_path: Path) -> None:
-    reference = sorted(faces.iterdir())[4]
-    arguments = ["generate", fitted, "-n", 50, "-q", "--where", "mood=glad", "--sampler", "raster", "--scales", 2]
-    arguments += ["--reference", reference]
-    process = start(*arguments, "--shard-bank", "-o", tmp_path / "two")
-    run(*arguments, "-o", tmp_path / "one")
-    status, _, err = finished(process)
-    assert status == 0, err
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+@pytest.mark.parametrize("name", ["shards", "dataset", "sharded bank"])
+def test_two_processes_make_the_files_of_one(
+    name: str, two: tuple[Path, str, str], commands: dict[str, list[object]], tmp_path: Path
+) -> None:
+    run("generate", *commands[name], "-o", tmp_path / "one")
+    assert contents(two[0] / name) == contents(tmp_path / "one")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes where Linux lists them")

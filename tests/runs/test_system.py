@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.command_line import contents
+from helpers.command_line import contents, run
 from helpers.paths import ROOT
 
 from latentpatch.runs import system
@@ -18,9 +18,9 @@ from latentpatch.runs.system import is_out_of_memory, machine_memory
 
 #: Script that counts page faults of allocating and freeing 128 MiB ten times, and says whether freed memory is kept.
 CHURN = """
-import resource, sys, torch
+import resource, torch
 from latentpatch.runs.system import keep_freed_memory
-done = sys.argv[1] == "keep" and keep_freed_memory()
+done = keep_freed_memory()
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for turn in range(11):
     if turn == 1:
@@ -31,10 +31,10 @@ print(done, faults() - first)
 """
 
 
-def churn(how: str, **environment: str) -> tuple[str, int]:
+def churn(**environment: str) -> tuple[str, int]:
     """Return whether freed memory is kept, and the number of page faults."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, "-c", CHURN, how]
+    command = [sys.executable, "-c", CHURN]
     answer = subprocess.run(command, env=variables | environment, check=True, capture_output=True, text=True).stdout
     done, faults = answer.split()
     return done, int(faults)
@@ -48,15 +48,19 @@ def test_memory_of_the_machine():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_memory_is_kept():
-    done, kept = churn("keep")
+def test_freed_memory_is_kept_unless_the_environment_says_otherwise():
+    done, kept = churn()
     assert done == "True"
     # The threshold glibc starts with; where it adapts, a small block at the top of the heap keeps memory by chance.
-    assert kept < churn("let go", MALLOC_MMAP_THRESHOLD_="131072")[1] / 5
+    done, faults = churn(MALLOC_MMAP_THRESHOLD_="131072")
+    assert done == "False"
+    assert kept < faults / 5
 
 
-def test_what_the_environment_says_of_memory_stands():
-    assert churn("keep", MALLOC_TRIM_THRESHOLD_="1000000")[0] == "False"
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_what_the_environment_says_of_memory_stands(name, monkeypatch):
+    monkeypatch.setenv(name, "glibc.malloc.trim_threshold=1000000" if name == "GLIBC_TUNABLES" else "1000000")
+    assert not system.keep_freed_memory()
 
 
 def test_errors_of_memory():
@@ -79,13 +83,13 @@ def test_compilation_is_told_of_once() -> None:
 
 
 def test_few_pictures_are_made_without_loading_numba(faces: Path, tmp_path: Path) -> None:
-    """The files are those of Numba's search."""
+    """The files are those of Numba's search, for which it is loaded here."""
     pytest.importorskip("numba", reason="Numba is not installed")
     arguments = ["generate", str(faces), "--autoencoder", "pixels:4", "--size", "64", "-n", "3", "-q", "-o"]
-    for name, before, is_loaded in (("torch", "pass", False), ("numba", "import numba", True)):
-        script = (
-            f"{before}\nimport sys\nfrom latentpatch.cli.entry import main\n"
-            f"assert main({[*arguments, str(tmp_path / name)]}) == 0\nassert ('numba' in sys.modules) == {is_loaded}"
-        )
-        subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    script = (
+        "import sys\nfrom latentpatch.cli.entry import main\n"
+        f"assert main({[*arguments, str(tmp_path / 'torch')]}) == 0\nassert 'numba' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    run(*arguments, tmp_path / "numba")
     assert contents(tmp_path / "torch") == contents(tmp_path / "numba")
