@@ -73,6 +73,8 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site,) = folder.glob("lib/*/site-packages")
     # Files .pth there, such as one of an editable install, do not count.
     (site / "packages.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    # As installed without extras: Numba would compile every search anew for this place.
+    (site / "without_numba.pth").write_text("import sys; sys.modules['numba'] = None\n")
     python = folder / "bin" / "python"
     pip = ("--python", python, "install", "--no-deps", "--no-index", "--quiet")
     _run(sys.executable, "-m", "pip", *pip, wheel, folder=folder.parent)

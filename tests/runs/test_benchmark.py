@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -97,25 +96,23 @@ def test_neighbours_are_at_most_the_sources() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads memory as Linux reports it")
-def test_scaling_measures_points_and_fits_slopes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scaling_measures_points_and_fits_slopes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = ROOT / "benchmarks" / "scaling.py"
-    command = [sys.executable, path, "--axes", "sources", "--values", "16", "64", "--fit-from", "1", "-o"]
+    monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))  # of each point
+    spec = importlib.util.spec_from_file_location("scaling", path)
+    scaling = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(scaling)
     figure = importlib.util.find_spec("matplotlib") is not None
-    result = subprocess.run(
-        [*command, tmp_path / "a.png", *([] if figure else ["--no-figure"])],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stderr.startswith("sources 16: ")
+    options = ["--axes", "sources", "--values", "16", "64", "--fit-from", "1", "-o", str(tmp_path / "a.png")]
+    monkeypatch.setattr(sys, "argv", [str(path), *options, *([] if figure else ["--no-figure"])])
+    scaling.main()
+    assert capsys.readouterr().err.startswith("sources 16: ")
     report = json.loads((tmp_path / "a.json").read_text())
     (points,) = report["points"].values()
     assert [point["sources"] for point in points] == [16, 64]
     assert (tmp_path / "a.png").exists() == figure
-    monkeypatch.syspath_prepend(path.parent)
-    spec = importlib.util.spec_from_file_location("scaling", path)
-    scaling = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(scaling)
     points = [{"sources": b, "seconds": 3.0 * b**0.5} for b in (1, 4, 100, 1000)]
     assert scaling.slope(points, "sources", "seconds", 4) == pytest.approx(0.5)

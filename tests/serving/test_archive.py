@@ -109,7 +109,8 @@ def test_as_torch_model_archiver_makes_it(mar: Path, tmp_path: Path) -> None:
 def test_works_by_itself(model: LatentPatch, mar: Path, tmp_path: Path) -> None:
     folder = unpacked(mar, tmp_path / "unpacked")
     code = (
-        "import pathlib, sys, torch, latentpatch\n"
+        "import sys; sys.modules['numba'] = None  # or all searches would be compiled anew for this copy\n"
+        "import pathlib, torch, latentpatch\n"
         "from latentpatch.serving.archive import load_archived\n"
         "assert pathlib.Path(latentpatch.__file__).is_relative_to(sys.argv[1]), latentpatch.__file__\n"
         "torch.save(load_archived(sys.argv[1]).generate(2, seed=3).images, sys.argv[2])\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,7 @@ from torch import Tensor
 from latentpatch import LatentPatch
 from latentpatch.cli.entry import main
 from latentpatch.export.formats import export
-from latentpatch.methods.latent.presets import PRESETS
 from latentpatch.methods.latent.settings import RasterSettings
-from latentpatch.serving.exported import GraphService
-from latentpatch.serving.limits import Limits
-from latentpatch.serving.schema import GenerateRequest
 
 archive = pytest.importorskip("latentpatch.serving.archive", reason="serving needs pip install '.[serve]'")
 
@@ -73,8 +68,8 @@ def as_answered(answer: dict[str, Any], i: int) -> tuple[Any, np.ndarray]:
 
 @pytest.fixture
 def model(face_images: Tensor) -> LatentPatch:
-    """The default settings of twelve sources but for one sweep, which is exported in half the time of two."""
-    return LatentPatch("pixels:4", 8, replace(PRESETS["few"], sweeps=1)).fit(face_images)
+    """Six sources and their mirrored copies."""
+    return LatentPatch("pixels:8", 8, RasterSettings(4, neighbors=2, scales=1)).fit(face_images[:6], mirrored=True)
 
 
 @pytest.fixture(scope="module")
@@ -117,26 +112,14 @@ def test_an_exported_graph_is_served(format: str, model: LatentPatch, traces: di
         index, levels = as_answered(drawn, i)
         assert index == [[model.bank.ids[b] for b in row] for row in expected.index[i].tolist()]
         assert np.abs(levels - 255 * expected.images[i].movedim(0, -1).numpy()).max() <= 1.01
-    assert drawn["settings"]["donors"] == 6
+    assert drawn["settings"] == {"patch_size": 4, "stride": 1, "neighbors": 2, "scales": 1, "start_size": None}
+    # Defect L3: a graph of 6 mirrored sources said 12, and gave shares of each copy.
+    assert [set(image["shares"]) for image in drawn["images"]] == [set(each) for each in expected.shares()]
     index, levels = as_answered(maps, 0)
     assert np.abs(levels - 255 * expected.provenance()[0].movedim(0, -1).numpy()).max() <= 1.01
-    assert (info["graph"], info["sources"], info["sources_sha256"]) == (format, 12, model.bank.digest())
+    assert (info["graph"], info["sources"], info["sources_sha256"]) == (format, 6, model.bank.digest())
     assert many["error"]["code"] == "too_many_images"
     assert [answer["error"]["field"] for answer in refused] == ["settings", "preset", "operation", "seed"]
-
-
-@pytest.mark.slow(3)
-def test_copies_are_no_sources_of_a_graph(face_images: Tensor, tmp_path: Path) -> None:
-    """Defect L3: a graph of 6 mirrored sources said 12, and gave shares of each copy."""
-    settings = RasterSettings(patch_size=2, neighbors=2, scales=1)
-    model = LatentPatch("pixels:16", settings=settings).fit(face_images[:6], mirrored=True)
-    export(model, tmp_path, "pt2", only=("generate",))
-    service = GraphService(tmp_path, Limits())
-    assert service.facts["sources"] == 6
-    (drawn,) = service.run([GenerateRequest(seed=4, n=2)])
-    assert [set(image["shares"]) for image in drawn.records] == [
-        set(each) for each in model.generate(2, seed=4).shares()
-    ]
 
 
 def test_graph_archives_that_cannot_be_made(model: LatentPatch, tmp_path: Path) -> None:
