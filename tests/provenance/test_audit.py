@@ -42,7 +42,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def generated(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("generated")
-    assert run("generate", model, "-n", 6, "--preset", "diverse", "--max-share", 0.15, "--start-candidates", 2, "-q",
+    assert run("generate", model, "-n", 6, "--preset", "diverse", "--max-share", 0.2, "--start-candidates", 2, "-q",
                "-o", out) == 0  # fmt: skip
     return out
 
