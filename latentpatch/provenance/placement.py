@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.blurring import blur
+
 __all__ = [
     "MAX_STRETCH",
     "MIN_OVERLAP",
@@ -84,13 +86,9 @@ def _local_contrast(grey: Tensor, weight: Tensor) -> Tensor:
 
 def _blur(values: Tensor, weight: Tensor, width: float) -> Tensor:
     """Blur ``(N, 1, h, w)`` by a Gaussian, over what has weight."""
-    radius = math.ceil(3 * width)
-    kernel = torch.exp(-torch.arange(-radius, radius + 1).square() / (2 * width**2))
-    kernel = kernel / kernel.sum()
 
     def smooth(each: Tensor) -> Tensor:
-        each = F.conv2d(each, kernel[None, None, None], padding=(0, radius))
-        return F.conv2d(each, kernel[None, None, :, None], padding=(radius, 0))
+        return blur(each, width, math.ceil(3 * width), "constant")
 
     return smooth(values * weight) / smooth(weight).clamp(min=1e-6)
 

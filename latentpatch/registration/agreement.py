@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bank.bank import SourceBank
+from ..ops.blurring import blur
 from ..runs.defaults import plain_torch
 
 __all__ = ["Disagreement", "disagreement_of_pair", "disagreement_of_picture", "disagreement_of_sources"]
@@ -30,6 +31,7 @@ _JUDGED = 128  # sources that are judged one by one, evenly spaced
 _MOST_NAMED = 3  # pictures in a message
 _ROUNDS = 3  # of moving every source to the mean of the others
 _BLUR = 0.8  # cells; standard deviation, so that moves by half a cell smooth no more than others
+_BLUR_RADIUS = 3  # cells
 _REACH = 2  # cells; largest move, an eighth of the shorter side
 _MARGIN = 3  # cells at each edge that are not compared
 _MOVES = tuple(product([k / 2 for k in range(-2 * _REACH, 2 * _REACH + 1)], repeat=2))  # cells down and right
@@ -163,16 +165,7 @@ def _features(keys: Tensor, num_sources: int | None = None, components: int = _C
     size = round(height * scale), round(width * scale)
     if size != (height, width):
         values = F.interpolate(values, size, mode="bilinear", antialias=True)
-    return _blurred(values - values.mean((2, 3), keepdim=True))
-
-
-def _blurred(values: Tensor) -> Tensor:
-    radius = 3
-    kernel = torch.exp(-torch.arange(-radius, radius + 1, device=values.device).square() / (2 * _BLUR**2))
-    kernel = kernel / kernel.sum()
-    flat = F.pad(values.flatten(0, 1)[:, None], (radius,) * 4, mode="replicate")
-    flat = F.conv2d(F.conv2d(flat, kernel[None, None, None]), kernel[None, None, :, None])
-    return flat.view_as(values)
+    return blur(values - values.mean((2, 3), keepdim=True), _BLUR, _BLUR_RADIUS, "replicate")
 
 
 def _moved(features: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.blurring import blur
+
 __all__ = [
     "STRIDE",
     "GreyPictures",
@@ -121,7 +123,7 @@ def _sample(
     return grey, inside[:, None].float()
 
 
-def _structure(grey: Tensor, inside: Tensor, blur: float) -> Tensor:
+def _structure(grey: Tensor, inside: Tensor, width: float) -> Tensor:
     """Compute ``(N, 3, h, h)``: strength of edges, and that times cosine and sine of twice the angle."""
     grey = _blur(grey, _GREY_BLUR)
     x = F.pad(grey[..., 2:] - grey[..., :-2], (1, 1, 0, 0)) * inside
@@ -130,20 +132,11 @@ def _structure(grey: Tensor, inside: Tensor, blur: float) -> Tensor:
     strength = squared.sqrt() / (_blur(squared, _ENERGY_BLUR).sqrt() + _FLAT_GRADIENT)
     squared = squared + 1e-12
     tensor = torch.cat([torch.ones_like(x), (x.square() - y.square()) / squared, 2 * x * y / squared], 1)
-    return _blur(strength * tensor, blur, STRIDE)
+    return _blur(strength * tensor, width, STRIDE)
 
 
 def _blur(values: Tensor, width: float, stride: int = 1) -> Tensor:
-    """Blur ``(N, C, H, W)`` by a Gaussian and keep every ``stride``-th value."""
-    radius = math.ceil(2.5 * width)
-    kernel = torch.exp(-torch.arange(-radius, radius + 1).square() / (2 * width**2))
-    kernel = kernel / kernel.sum()
-    flat = values.flatten(0, 1)[:, None]
-    flat = F.conv2d(F.pad(flat, (radius, radius, 0, 0), mode="replicate"), kernel[None, None, None], stride=(1, stride))
-    flat = F.conv2d(
-        F.pad(flat, (0, 0, radius, radius), mode="replicate"), kernel[None, None, :, None], stride=(stride, 1)
-    )
-    return flat.reshape(*values.shape[:2], *flat.shape[2:])
+    return blur(values, width, math.ceil(2.5 * width), "replicate", stride)
 
 
 def unit_features(features: Tensor, window: Tensor) -> Tensor:

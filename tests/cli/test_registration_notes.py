@@ -21,18 +21,18 @@ BOX = ["--box", "48,72,80,112"]
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of ten portraits in register."""
+    """A folder of eight portraits in register."""
     folder = tmp_path_factory.mktemp("registered")
-    for i, picture in enumerate(portraits(10)):
+    for i, picture in enumerate(portraits(8)):
         write_image(folder / f"{i}.png", picture)
     return folder
 
 
 @pytest.fixture(scope="module")
 def scattered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ten turned, zoomed and shifted."""
+    """The eight turned, zoomed and shifted."""
     folder = tmp_path_factory.mktemp("scattered")
-    for i, picture in enumerate(misalign(portraits(10)).pictures):
+    for i, picture in enumerate(misalign(portraits(8)).pictures):
         write_image(folder / f"{i}.png", picture)
     return folder
 
@@ -44,12 +44,12 @@ def test_generate_says_so(
     assert "note:" not in capsys.readouterr().err
     run("generate", scattered, *SMALL, "-o", tmp_path / "bad")
     said = capsys.readouterr().err
-    assert "note: the 10 sources are not in register" in said
+    assert "note: the 8 sources are not in register" in said
     assert "latentpatch align" in said
     run("fit", scattered, *SMALL[:2], "--no-residuals", "-o", tmp_path / "bad.safetensors", "-q")
     assert not capsys.readouterr().err
     run("generate", tmp_path / "bad.safetensors", "-n", "1", "-o", tmp_path / "again")
-    assert "note: the 10 sources are not in register" in capsys.readouterr().err
+    assert "note: the 8 sources are not in register" in capsys.readouterr().err
 
 
 def test_generate_aligns(scattered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,14 +58,14 @@ def test_generate_aligns(scattered: Path, tmp_path: Path, capsys: pytest.Capture
     write_image(folder / "plain.png", torch.full((3, 128, 128), 0.4))
     run("generate", folder, "--align", "--skip-bad", *SMALL, "-o", tmp_path / "out")
     said, aligned = capsys.readouterr().err, tmp_path / "out-aligned"
-    assert f"10 aligned pictures in {aligned}" in said
+    assert f"8 aligned pictures in {aligned}" in said
     assert "skipped: " in said
     assert "note:" not in said
     report = record(aligned, "alignment.json")
     assert (report["command"], report["size"], report["settings"]) == ("align", [128, 128], {"crop": False})
     run("generate", aligned, *SMALL, "-o", tmp_path / "by-hand")
     assert contents(tmp_path / "out") == contents(tmp_path / "by-hand")
-    assert record(tmp_path / "out")["ids"] == [str(i) for i in range(10)]
+    assert record(tmp_path / "out")["ids"] == [str(i) for i in range(8)]
 
 
 def test_what_cannot_be_aligned(scattered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

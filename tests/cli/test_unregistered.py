@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 import latentpatch
 from latentpatch.io.channels import read_channels, write_channels
 
-QUICK = ["--coarsest", 10, "--patch-size", 5, "--coarse-patch-size", 5, "--iterations", 1]
+QUICK = ["--coarsest", 10, "--patch-size", 5, "--coarse-patch-size", 5, "--iterations", 1, "--steps", 2]
+SETTINGS: dict[str, Any] = {"coarsest": 10, "patch_size": 5, "coarse_patch_size": 5, "iterations": 1, "steps": 2}
 
 
 @pytest.fixture
@@ -30,9 +32,9 @@ def scenes(tmp_path: Path) -> Path:
 
 def test_a_folder(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    run("generate", scenes, "--unregistered", "-n", 3, "--size", "32x36", *QUICK, "--offsets", "-o", out)
+    run("generate", scenes, "--unregistered", "-n", 2, "--size", "32x36", *QUICK, "--offsets", "-o", out)
     assert "sources a picture" in capsys.readouterr().err
-    names = ["0000.png", "0001.png", "0002.png", "generate.json", "grid.png", "offsets.safetensors", "provenance.png"]
+    names = ["0000.png", "0001.png", "generate.json", "grid.png", "offsets.safetensors", "provenance.png"]
     assert sorted(contents(out)) == names
     report = record(out, "generate.json")
     assert (report["command"], report["unregistered"], report["method"]) == ("generate", True, "patch-diffusion")
@@ -41,7 +43,7 @@ def test_a_folder(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert len(row["shares"]) == 3
         assert sum(row["shares"]) == pytest.approx(1, abs=1e-4)
         assert row["num_sources"] >= 2
-    result = latentpatch.compose(scenes, 3, size=(32, 36), coarsest=10, patch_size=5, coarse_patch_size=5, iterations=1)
+    result = latentpatch.compose(scenes, 2, size=(32, 36), **SETTINGS)
     assert result.offsets is not None
     assert torch.equal(load_file(out / "offsets.safetensors")["offsets"].long(), result.offsets)
 

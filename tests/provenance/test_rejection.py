@@ -105,7 +105,7 @@ def test_the_command_makes_pictures_that_audit_passes(
 ) -> None:
     path = tmp_path / "model.safetensors"
     model.save(path)
-    assert main(["generate", str(path), "-n", "8", "--audited", "-o", str(tmp_path / "out")]) == 0
+    assert main(["generate", str(path), "-n", "4", "--audited", "-o", str(tmp_path / "out")]) == 0
     report = json.loads((tmp_path / "out" / "generation.json").read_text())
     assert all(row["passes"] for row in report["images"])
     assert any(row["seed"] >= NEXT_SEED for row in report["images"])

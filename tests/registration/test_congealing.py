@@ -64,7 +64,7 @@ def test_the_frame_is_the_average_crop_of_the_registered(congealed: Alignment) -
 
 
 def test_limits_bound_the_result(misaligned: Misaligned) -> None:
-    found = estimate(misaligned.pictures, SIZE, rotation=5.0, zoom=1.1, shift=0.05, min_agreement=-1.0, closer=1.0)
+    found = estimate(misaligned.pictures[:6], SIZE, rotation=5.0, zoom=1.1, shift=0.05, min_agreement=-1.0, closer=1.0)
     linear = torch.view_as_complex(found.matrices[:, :, 0].contiguous())
     assert float(linear.angle().rad2deg().abs().max()) < 5.001
     assert float(linear.abs().log().abs().max().exp()) < 1.1001
@@ -73,13 +73,13 @@ def test_limits_bound_the_result(misaligned: Misaligned) -> None:
 
 
 def test_shifts_only(misaligned: Misaligned) -> None:
-    found = estimate(misaligned.pictures, SIZE, **QUICK, min_agreement=-1.0, closer=1.0)
-    torch.testing.assert_close(found.matrices[:, :, :2], torch.eye(2).double().expand(12, 2, 2))
+    found = estimate(misaligned.pictures[:6], SIZE, **QUICK, min_agreement=-1.0, closer=1.0)
+    torch.testing.assert_close(found.matrices[:, :, :2], torch.eye(2).double().expand(6, 2, 2))
     assert float(found.matrices[:, :, 2].abs().max()) > 5
 
 
 def test_pictures_beyond_the_usual_range_are_searched_for_more_widely() -> None:
-    pictures = portraits(10)
+    pictures = portraits(7)
     pictures[4] = warp(pictures[4], similarity(27, 0.55, (0, 0)), SIZE)
     assert not bool(estimate(pictures, SIZE, rotation=15.0, zoom=1.3).registered[4])
     found = estimate(pictures, SIZE)
@@ -103,7 +103,7 @@ def test_pictures_that_do_not_agree_gain_nothing() -> None:
 
 
 def test_things_that_are_not_faces() -> None:
-    boats = misalign([draw_boat(seed) for seed in range(8)], seed=1)
+    boats = misalign([draw_boat(seed) for seed in range(6)], seed=1)
     found = estimate(boats.pictures, SIZE)
     assert bool(found.registered.all())
     assert float(boats.error(found.matrices).median()) < 0.04
@@ -176,9 +176,9 @@ def test_too_few_pictures() -> None:
 
 def test_real_portraits_are_registered(shared: Path) -> None:
     landmarks = read_landmarks(shared / "portraits" / "raw_landmarks.csv")
-    paths = list_images(shared / "portraits" / "raw")[::2]
+    paths = list_images(shared / "portraits" / "raw")[::4]
     found = estimate((read_image(path) for path in paths), SIZE)
     errors = scatter(transform_points(torch.stack([landmarks[path.name] for path in paths]), found.matrices))
-    assert int(found.registered.sum()) >= 19
+    assert int(found.registered.sum()) >= len(paths) - 1
     assert float(errors.median()) < 0.06  # 0.275 before; 0.03 by the landmarks themselves
     assert int((errors.mean(1) > 0.25).sum()) <= 1

@@ -14,7 +14,7 @@ import latentpatch
 from latentpatch.io.channels import write_channels
 from latentpatch.methods.picture import PictureStep
 
-QUICK: dict[str, Any] = {"patch_size": 5, "coarse_patch_size": 5, "coarsest": 10, "steps": 6, "iterations": 2}
+QUICK: dict[str, Any] = {"patch_size": 5, "coarse_patch_size": 5, "coarsest": 10, "steps": 2, "iterations": 1}
 #: Colors of sky and ground.
 COLORS = (
     ((0.3, 0.5, 0.9), (0.2, 0.5, 0.1)),
@@ -24,7 +24,7 @@ COLORS = (
 )
 
 
-def landscape(number: int, height: int = 40, width: int = 48) -> Tensor:
+def landscape(number: int, height: int = 30, width: int = 36) -> Tensor:
     """Return a noisy sky above noisy ground, at levels of 8 bits."""
     generator = torch.Generator().manual_seed(number)
     sky, ground = (torch.tensor(each)[:, None, None] for each in COLORS[number])
@@ -36,33 +36,33 @@ def landscape(number: int, height: int = 40, width: int = 48) -> Tensor:
 
 
 def scenes(*sizes: tuple[int, int]) -> list[Tensor]:
-    return [landscape(i, *size) for i, size in enumerate(sizes or [(40, 48)] * 4)]
+    return [landscape(i, *size) for i, size in enumerate(sizes or [(30, 36)] * 4)]
 
 
 def test_results_are_landscapes_of_several_sources_and_offsets_explain_them() -> None:
-    sources = scenes((40, 48), (50, 40), (36, 44), (40, 60))
-    result = latentpatch.compose(sources, 4, seed=3, size=(40, 52), **QUICK)
+    sources = scenes((30, 36), (38, 30), (27, 33), (30, 45))
+    result = latentpatch.compose(sources, 4, seed=3, size=(30, 39), **QUICK)
     shares = result.shares()
-    assert result.images.shape == (4, 3, 40, 52)
+    assert result.images.shape == (4, 3, 30, 39)
     assert result.offsets is not None
     assert shares is not None
-    assert result.sizes == ((40, 48), (50, 40), (36, 44), (40, 60))
+    assert result.sizes == ((30, 36), (38, 30), (27, 33), (30, 45))
     assert float(((shares > 0.01).sum(1) >= 2).float().mean()) >= 0.75
     assert [row["num_sources"] for row in result.records()] == (shares >= 0.01).sum(1).tolist()
     assert int((shares > 0).sum(1).max()) <= 3
     for image, offsets in zip(result.images, result.offsets, strict=True):
         number, row, _ = offsets.unbind(-1)
-        copied = torch.stack([sources[n][:, y, x] for n, y, x in offsets.flatten(0, 1).tolist()], 1).view(3, 40, 52)
+        copied = torch.stack([sources[n][:, y, x] for n, y, x in offsets.flatten(0, 1).tolist()], 1).view(3, 30, 39)
         assert (copied - image).abs().mean() < 0.05
         heights = torch.tensor([each.shape[1] for each in sources])[number]
-        assert (row / heights - (torch.arange(40) / 40)[:, None]).abs().mean() < 0.25
+        assert (row / heights - (torch.arange(30) / 30)[:, None]).abs().mean() < 0.25
 
 
 def test_larger_sources_are_reduced_to_the_results() -> None:
-    result = latentpatch.compose(scenes((80, 96), (60, 80)), size=(40, 48), **QUICK)
-    assert result.sizes == ((40, 48), (40, 53))
+    result = latentpatch.compose(scenes((60, 72), (45, 60)), size=(30, 36), **QUICK)
+    assert result.sizes == ((30, 36), (30, 40))
     assert result.offsets is not None
-    assert int(result.offsets[..., 1].max()) < 40
+    assert int(result.offsets[..., 1].max()) < 30
 
 
 def test_endless_continuity_gives_one_source() -> None:
@@ -85,8 +85,8 @@ def test_continuity_joins_what_is_at_one_height() -> None:
 def test_endless_position_gives_copies_in_place(continuity: float) -> None:
     result = latentpatch.compose(scenes(), 2, position=1000, continuity=continuity, **QUICK)
     assert result.offsets is not None
-    assert torch.equal(result.offsets[..., 1], torch.arange(40)[:, None].expand(2, 40, 48))
-    assert torch.equal(result.offsets[..., 2], torch.arange(48).expand(2, 40, 48))
+    assert torch.equal(result.offsets[..., 1], torch.arange(30)[:, None].expand(2, 30, 36))
+    assert torch.equal(result.offsets[..., 2], torch.arange(36).expand(2, 30, 36))
     assert all(row["in_place"] == 1 for row in result.records())
 
 
@@ -95,20 +95,20 @@ def test_position_keeps_patches_near_their_height() -> None:
     for position in (0, 10):
         offsets = latentpatch.compose(scenes(), 3, position=position, **QUICK).offsets
         assert offsets is not None
-        moved.append(float((offsets[..., 1] - torch.arange(40)[:, None]).abs().float().mean()))
+        moved.append(float((offsets[..., 1] - torch.arange(30)[:, None]).abs().float().mean()))
     assert moved[1] < 0.7 * moved[0]
 
 
 def test_structures_take_turns_and_are_followed() -> None:
-    level = torch.zeros(3, 40, 48)
-    level[:, :20] = 1
-    upright = torch.zeros(3, 40, 48)
-    upright[:, :, :24] = 1
+    level = torch.zeros(3, 30, 36)
+    level[:, :15] = 1
+    upright = torch.zeros(3, 30, 36)
+    upright[:, :, :18] = 1
     sources = scenes()
     result = latentpatch.compose(sources, 2, structure=[level, upright], position=0, noise=0.2, mixed=2, **QUICK)
     grey = result.images.mean(1)
-    down = (grey[:, :16].mean((1, 2)) - grey[:, 24:].mean((1, 2))).tolist()
-    across = (grey[..., :20].mean((1, 2)) - grey[..., 28:].mean((1, 2))).tolist()
+    down = (grey[:, :12].mean((1, 2)) - grey[:, 18:].mean((1, 2))).tolist()
+    across = (grey[..., :15].mean((1, 2)) - grey[..., 21:].mean((1, 2))).tolist()
     assert down[0] > abs(across[0])
     assert across[1] > abs(down[1])
     alone = latentpatch.compose(sources, structure=upright, seed=1, position=0, noise=0.2, mixed=2, **QUICK)
@@ -116,17 +116,17 @@ def test_structures_take_turns_and_are_followed() -> None:
 
 
 def test_equal_seeds_give_equal_pictures_alone_in_a_batch_and_with_any_threads() -> None:
-    batch = latentpatch.compose(scenes(), 3, **QUICK)
+    batch = latentpatch.compose(scenes(), 2, **QUICK)
     threads = torch.get_num_threads()
     torch.set_num_threads(2 if threads == 1 else 1)
     try:
-        alone = latentpatch.compose(scenes(), seed=2, **QUICK)
+        alone = latentpatch.compose(scenes(), seed=1, **QUICK)
     finally:
         torch.set_num_threads(threads)
     assert batch.offsets is not None
     assert alone.offsets is not None
-    assert torch.equal(alone.images[0], batch.images[2])
-    assert torch.equal(alone.offsets[0], batch.offsets[2])
+    assert torch.equal(alone.images[0], batch.images[1])
+    assert torch.equal(alone.offsets[0], batch.offsets[1])
     assert not torch.equal(batch.images[0], batch.images[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,10 +13,10 @@ from torch import Tensor
 import latentpatch
 from latentpatch.scene_tasks import map_shares
 
-SIZE = (40, 48)
+SIZE = (30, 36)
 METHODS: dict[str, dict[str, Any]] = {
     "quilting": {"block": 10},
-    "patch-diffusion": {"patch_size": 5, "coarse_patch_size": 5, "coarsest": 10, "steps": 5, "iterations": 2},
+    "patch-diffusion": {"patch_size": 5, "coarse_patch_size": 5, "coarsest": 10, "steps": 2, "iterations": 1},
 }
 
 
@@ -32,24 +33,30 @@ def textures(method: str, pictures: list[Tensor] | None = None, n: int = 1, **ar
     )
 
 
+@cache
+def alone(method: str, number: int) -> Any:
+    """Return a texture of one exemplar."""
+    return textures(method, [exemplars()[number]])
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_weight_of_nought_is_as_if_the_exemplar_were_not_there(method: str, number: int) -> None:
     weights = [0.0, 0.0]
     weights[number] = 3
-    both, alone = textures(method, weights=weights), textures(method, [exemplars()[number]])
-    assert torch.equal(both.images, alone.images)
+    both = textures(method, weights=weights)
+    assert torch.equal(both.images, alone(method, number).images)
     assert (both.offsets[..., 0] == number).all()
-    assert torch.equal(both.offsets[..., 1:], alone.offsets[..., 1:])
+    assert torch.equal(both.offsets[..., 1:], alone(method, number).offsets[..., 1:])
     assert len(both.sizes) == 2
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_constant_map_is_one_exemplar(method: str) -> None:
     white = textures(method, source_map=torch.ones(1, 5, 6))
-    assert torch.equal(white.images, textures(method, [exemplars()[1]]).images)
+    assert torch.equal(white.images, alone(method, 1).images)
     black = textures(method, source_map=torch.zeros(1, 5, 6))
-    assert torch.equal(black.images, textures(method, [exemplars()[0]]).images)
+    assert torch.equal(black.images, alone(method, 0).images)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -64,16 +71,16 @@ def test_a_map_says_which_exemplar_is_where(method: str) -> None:
     sides = torch.zeros(1, 10, 12)
     sides[..., 6:] = 1
     number = textures(method, source_map=sides).offsets[0, ..., 0].float()
-    assert number[:, :16].mean() < 0.1
-    assert number[:, -16:].mean() > 0.9
+    assert number[:, :12].mean() < 0.1
+    assert number[:, -12:].mean() > 0.9
     fade = textures(method, n=4, source_map=torch.linspace(0, 1, 12).expand(1, 10, 12)).offsets[..., 0].float()
-    assert fade[..., :12].mean() < fade[..., -12:].mean()
+    assert fade[..., :9].mean() < fade[..., -9:].mean()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_equal_seeds_give_equal_textures_alone_and_in_a_batch(method: str) -> None:
-    batch = textures(method, n=3, weights=(1, 1))
-    assert torch.equal(textures(method, seed=2, weights=(1, 1)).images[0], batch.images[2])
+    batch = textures(method, n=2, weights=(1, 1))
+    assert torch.equal(textures(method, seed=1, weights=(1, 1)).images[0], batch.images[1])
 
 
 @pytest.mark.parametrize("method", [*METHODS, "texture-optimization", "gpdm", "efros-leung"])
