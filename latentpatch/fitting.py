@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from .autoencoders.base import Autoencoder
+from .autoencoders.base import PRECISIONS, Autoencoder
 from .bank.attributes import read_attributes
 from .bank.augmentation import DEFAULT_OFFSET_COST, Variants
 from .bank.bank import SourceBank, Where
@@ -55,6 +55,8 @@ def fit(
     details: bool | None = None,
 ) -> LatentPatch:
     """Encode the sources, fit the PCA on their latents and fill the bank. Returns the model.
+
+    Sources are encoded, and decoded for residuals, in the model's precision, which the bank keeps.
 
     Memory holds the bank and one batch of images, whatever the number of sources; with ``scratch`` not
     even the bank.
@@ -115,6 +117,7 @@ def fit(
         size=size,
         variants=variants,
         residuals=residuals,
+        dtype=PRECISIONS[self.precision],
         skip_bad=skip_bad,
         progress=progress,
         scratch=scratch,
@@ -138,6 +141,7 @@ def fit(
         grouping,
         encoded.common,
     )
+    bank.precision = self.precision
     bank.find_groups(cell_colors(self.autoencoder, bank))
     bank.group_numbers = processes.broadcast(bank.group_numbers)
     self._origin = self.identity()
@@ -161,7 +165,9 @@ def add(
     ids: Sequence[str] | None = None,
     attributes: Attributes | None = None,
 ) -> None:
-    """Append sources, augmented like the others and with residuals if these have them; the PCA stays as it is.
+    """Append sources, augmented like the others, in their precision and with residuals if these have them.
+
+    The PCA stays as it is.
 
     Groups are found anew among all sources, unless the model's were not; by the same attribute, where there is one.
 
@@ -179,6 +185,7 @@ def add(
         size=self.image_size,
         variants=bank.variants,
         residuals=bank.has_residuals,
+        dtype=bank.dtype,
     )
     _check_partners(rows, bank.variants.ids(encoded.ids))
     bank.add(encoded.latents, encoded.ids, self.pca, rows, self.autoencoder.codebook, encoded.residuals, encoded.common)

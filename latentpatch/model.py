@@ -131,6 +131,7 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
             model.to(target)
         else:
             model = cls(autoencoder or DEFAULT, 16 if components is None else components, settings).to(target)
+            model.precision = precision
             model.fit(sources, processes=processes, **chosen)
         model.precision = precision
         return model
@@ -146,7 +147,10 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
 
     @property
     def precision(self) -> str:
-        """Arithmetic of the decoder, ``float32`` or ``bfloat16``, which is faster where the processor has it."""
+        """Arithmetic of networks, ``float32`` or ``bfloat16``, which is faster where the processor has it.
+
+        It is that of :meth:`fit`, and of decoding. Other pictures are encoded as the sources were.
+        """
         return self._precision
 
     @precision.setter
@@ -202,7 +206,7 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
     @torch.no_grad()
     def _perform(self, step: Step) -> Tensor:
         if isinstance(step, Encode):
-            return self.autoencoder.encode(step.pictures)
+            return self.autoencoder.encode(step.pictures, self.bank.dtype)
         if isinstance(step, Decode):
             return self.decode_latents(step.latents, step.dtype)
         return self.bank.sample(step.method, step.noise, step.settings, step.candidates, step.reference, step.mask)
@@ -317,7 +321,7 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
         self.require_fit()
         batch = image_batch(pictures, "pictures", len(pictures), self.image_size, self.autoencoder.device)
         with torch.no_grad():
-            return self.autoencoder.quantize(self.autoencoder.encode(batch))
+            return self.autoencoder.quantize(self.autoencoder.encode(batch, self.bank.dtype))
 
     # --- state -------------------------------------------------------------------------------------
 

@@ -125,42 +125,48 @@ def _encoder(channels: int, fine: int = 48, middle: int = 128, coarse: int = 192
 
 
 class _Small(Autoencoder):
-    """Base of both autoencoders: f16 encoder and decoder, and a decoder in lower precision."""
+    """Base of both autoencoders: f16 encoder and decoder, which are quick in lower precision."""
 
     encoder: nn.Sequential
     decoder: nn.Sequential
 
     def __init__(self, spec: AutoencoderSpec) -> None:
         super().__init__(spec)
-        self._lowered: list[Any] = []  # versions of the weights that were cast, and the cast decoder; not in the state
+        # Of each network, versions of the weights that were cast, and the cast network; not in the state.
+        self._lowered: dict[str, tuple[list[Any], nn.Sequential]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lowered": []}  # the cast decoder is neither copied nor saved
+        return {**self.__dict__, "_lowered": {}}  # cast networks are neither copied nor saved
 
-    def _run_decoder(self, latents: Tensor) -> Tensor:
-        """Return the decoder's output ``(N, 3, 16 h, 16 w)`` float32 for latents ``(N, C, h, w)``.
+    def _network(self, name: str, x: Tensor) -> tuple[nn.Sequential, Tensor]:
+        """Return the encoder or decoder, and its input ``x``, in the type to compute in.
 
-        In autocast a decoder with weights of that type does it, on a CPU with weights laid out for it: casting and
+        In autocast that is a network with weights of that type, on a CPU with weights laid out for it: casting and
         laying out at each call would take a tenth to a third of the network's time.
         """
-        images: Tensor
+        network: nn.Sequential = getattr(self, name)
         kind = self.device.type
         if not torch.is_autocast_enabled(kind) or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            images = self.decoder(latents)
-            return images.float()
+            return network, x
         dtype = torch.get_autocast_dtype(kind)
-        latents = latents.to(dtype)
-        versions = [dtype, *((weight.data_ptr(), _version(weight)) for weight in self.decoder.parameters())]
-        if not self._lowered or self._lowered[0] != versions:
-            quick = copy.deepcopy(self.decoder).to(dtype)
+        x = x.to(dtype)
+        versions = [dtype, *((weight.data_ptr(), _version(weight)) for weight in network.parameters())]
+        kept = self._lowered.get(name)
+        if kept is None or kept[0] != versions:
+            quick = copy.deepcopy(network).to(dtype)
             with torch.autocast(kind, enabled=False):
-                self._lowered = [versions, _packed(quick, latents) if kind == "cpu" else quick]
-        *layers, shuffle = self._lowered[1]
+                kept = versions, _packed(quick, x) if kind == "cpu" else quick
+            self._lowered[name] = kept
+        return kept[1], x
+
+    def _run_decoder(self, latents: Tensor) -> Tensor:
+        """Return the decoder's output ``(N, 3, 16 h, 16 w)`` float32 for latents ``(N, C, h, w)``."""
+        (*layers, shuffle), latents = self._network("decoder", latents)
         for layer in layers:
             latents = layer(latents)
         # To float32 before the 0.5 is added: bfloat16 has too few digits for shades near white. And before pixels are
         # shuffled, which is quicker than after.
-        images = shuffle(latents.float())
+        images: Tensor = shuffle(latents.float())
         return images
 
     @property
@@ -174,7 +180,8 @@ class _Small(Autoencoder):
         return 2 if self.device.type == "cpu" else 16
 
     def encode_raw(self, images: Tensor) -> Tensor:
-        latents: Tensor = self.encoder(images - 0.5)
+        encoder, images = self._network("encoder", images - 0.5)
+        latents: Tensor = encoder(images)
         return latents
 
 

@@ -192,7 +192,7 @@ class SourceBank(StoredSources):
                 part = stored[rows] if bank.mapped else stored[rows].clone()
             setattr(self, name, part if self.mapped else part.to(bank.keys.device))
         numbers = self.variants.sources_of(torch.arange(len(bank))[rows.cpu() if isinstance(rows, Tensor) else rows])
-        self.grouping = bank.grouping
+        self.grouping, self.precision = bank.grouping, bank.precision
         self.grey = bank.grey[numbers[:: self.variants.count]]
         self.grounds = bank.grounds[numbers[:: self.variants.count]] if len(bank.grounds) else bank.grounds
         self.group_numbers = renumbered(bank.group_numbers[numbers[:: self.variants.count]])
@@ -260,7 +260,8 @@ class SourceBank(StoredSources):
 
     def fit_record(self) -> dict[str, Any]:
         """Return the options of fitting that a bank of the same files needs to be the same, for records."""
-        return {**self.variants.record(), "residuals": self.has_residuals, **self.grouping.record()}
+        record = {**self.variants.record(), "residuals": self.has_residuals, **self.grouping.record()}
+        return record | self._precision_record()
 
     # --- search ------------------------------------------------------------------------------------
 

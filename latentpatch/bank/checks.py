@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from .latents import chunks
 if TYPE_CHECKING:
     from .stored import StoredSources
 
-__all__ = ["check_groups", "check_ids", "check_keys", "check_latents", "check_layout", "check_shape"]
+__all__ = ["check_groups", "check_ids", "check_keys", "check_latents", "check_layout", "check_shape", "read_integers"]
 
 
 def check_ids(ids: Sequence[str], count: int) -> None:
@@ -98,3 +98,16 @@ def check_latents(latents: Tensor, num_codes: int | None = None) -> None:
         raise ValueError("latents must be finite, and codes not negative")
     if num_codes is not None and int(latents.max()) >= num_codes:
         raise ValueError(f"codes must be below the {num_codes} of the autoencoder")
+
+
+def read_integers(record: Mapping[str, Any], name: str, dtype: torch.dtype, default: Sequence[int] = ()) -> Tensor:
+    """Return the integers that a record has by a name, on the CPU."""
+    values, wanted = record.get(name, default), f"{name} must be integers within {str(dtype).removeprefix('torch.')}"
+    try:
+        integers = torch.tensor(values, dtype=dtype, device="cpu")
+        is_exact = not integers.numel() or not torch.tensor(values, device="cpu").is_floating_point()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(wanted) from error
+    if not is_exact:
+        raise ValueError(f"{wanted}, got {integers.numel()} fractions")
+    return integers

@@ -61,12 +61,16 @@ def encode_sources(
     size: int | tuple[int, int] | None = None,
     variants: Variants | None = None,
     residuals: bool = False,
+    dtype: torch.dtype = torch.float32,
     skip_bad: bool = False,
     progress: bool = False,
     scratch: str | Path | None = None,
     processes: Processes = ALONE,
 ) -> EncodedSources:
-    """Encode sources batch by batch. Arguments and errors are those of :meth:`~latentpatch.LatentPatch.fit`."""
+    """Encode sources batch by batch, in a type ``dtype``.
+
+    Other arguments and errors are those of :meth:`~latentpatch.LatentPatch.fit`.
+    """
     variants = variants or Variants()
     names, shape, pictures = _open(autoencoder, sources, ids, size)
     variants.check_ids(names)
@@ -75,7 +79,7 @@ def encode_sources(
         raise SettingError("offsets", variants.offsets, f"less than {min(grid)} (cells of the shorter side)")
     side, has_codes = autoencoder.spec.downsampling, autoencoder.codebook is not None
     depth = autoencoder.fold**2 if has_codes else autoencoder.spec.latent_channels
-    dtype, device = torch.int16 if has_codes else torch.float16, autoencoder.device
+    kind, device = torch.int16 if has_codes else torch.float16, autoencoder.device
     residuals = residuals and can_have_residuals(side) and not autoencoder.lossless
     part = processes.share(len(names))
     count = part.stop - part.start
@@ -85,7 +89,7 @@ def encode_sources(
     has_ground = True
     skipped: list[tuple[Path, str]] = []
     with (
-        Rows(count * variants.count, (*grid, depth), dtype, device, scratch) as rows,
+        Rows(count * variants.count, (*grid, depth), kind, device, scratch) as rows,
         Rows(
             count * variants.count, (*grid, 3 * side**2) if residuals else (0, 0, 0), torch.int8, device, scratch
         ) as residual_rows,
@@ -100,7 +104,7 @@ def encode_sources(
 
         def encode(some: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Common]:
             stacked = torch.stack([_in_range(each) for each in some])
-            return *_encode(autoencoder, stacked, variants, residuals), _common(
+            return *_encode(autoencoder, stacked, variants, residuals, dtype), _common(
                 stacked.to(device), side, variants, has_ground
             )
 
@@ -223,18 +227,17 @@ def _in_range(image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _encode(
-    autoencoder: Autoencoder, batch: Tensor, variants: Variants, residuals: bool
+    autoencoder: Autoencoder, batch: Tensor, variants: Variants, residuals: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
     """Return latents and residuals of all augmented copies of images, those of one image side by side."""
     flips = [batch, batch.flip(3)] if variants.mirrored else [batch]
-    stored = [_encode_for_storage(autoencoder, each) for each in flips]
+    stored = [_encode_for_storage(autoencoder, each, dtype) for each in flips]
     latents = torch.stack([variants.moved(each) for each in stored], 1).flatten(0, 2)
     if not residuals:
         return latents, None
     missing = []
     for flipped, each in zip(flips, stored, strict=True):
-        # In float32: a bank does not depend on the precision of later decoding.
-        decoded = autoencoder.decode(autoencoder.dequantize(each.movedim(-1, 1)))
+        decoded = autoencoder.decode(autoencoder.dequantize(each.movedim(-1, 1)), dtype)
         missing.append(encode_residuals(flipped.to(decoded.device), decoded, autoencoder.spec.downsampling))
     return latents, torch.stack([variants.moved(each) for each in missing], 1).flatten(0, 2)
 
@@ -248,9 +251,9 @@ def _common(batch: Tensor, side: int, variants: Variants, has_masks: bool) -> Co
     return found._replace(masks=torch.stack([variants.moved(each) for each in masks], 1).flatten(0, 2))
 
 
-def _encode_for_storage(autoencoder: Autoencoder, batch: Tensor) -> Tensor:
+def _encode_for_storage(autoencoder: Autoencoder, batch: Tensor, dtype: torch.dtype) -> Tensor:
     """Return float16 latents ``(N, h, w, L)`` or int16 codes ``(N, h, w, q)`` of images."""
-    latents = autoencoder.encode(batch)
+    latents = autoencoder.encode(batch, dtype)
     if autoencoder.codebook is not None:
         return autoencoder.codes(latents).movedim(1, -1).short()
     stored = latents.movedim(1, -1).half()

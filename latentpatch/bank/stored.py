@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..autoencoders.base import PRECISIONS
 from ..errors import FileError
 from ..io.atomic import tensor_bytes
+from ..validation import check_choice
 from .augmentation import Variants
-from .checks import check_keys, check_latents, check_layout
+from .checks import check_keys, check_latents, check_layout, read_integers
 from .common import Common
 from .fitted_module import FittedModule, pack, unpack
 from .grouping import Grouping, grouped
@@ -48,6 +50,7 @@ class StoredSources(FittedModule):
         variants: the augmentation: the :attr:`Variants.count` copies of an image are sources side by side, the image
             itself first, with the same attributes.
         grouping: the rule by which sources count as one (:mod:`latentpatch.bank.grouping`).
+        precision: arithmetic of the encoder, and of the decoder for residuals: ``float32`` or ``bfloat16``.
         group_numbers: ``(S,)`` int64 on the CPU, the group of each image, numbered from 0 by first appearance.
         has_grey: whether any of the images has no color, see :attr:`grey`.
         grounds: ``(S, 2, 3)`` uint8 on the CPU, the colors of the images' grounds at the top and the bottom; of no
@@ -62,6 +65,7 @@ class StoredSources(FittedModule):
     latents: Tensor
     residuals: Tensor
     masks: Tensor
+    precision = "float32"
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,6 +178,11 @@ class StoredSources(FittedModule):
         return Common(self.grey, self.grounds, self.masks)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Type that pictures are encoded in to compare them with the sources: that of :attr:`precision`."""
+        return PRECISIONS[self.precision]
+
+    @property
     def details(self) -> Tensor:
         """The former name of :attr:`residuals`."""
         return self.residuals
@@ -252,7 +261,12 @@ class StoredSources(FittedModule):
         if self.shared_numbers is not None:
             grouped["groups"] = self.group_numbers.tolist()
         common = self._common_record()
-        return pack({"ids": self.ids, "attributes": self.attributes, **augmented, **grouped, **common})
+        precision = self._precision_record()
+        return pack({"ids": self.ids, "attributes": self.attributes, **augmented, **grouped, **common, **precision})
+
+    def _precision_record(self) -> dict[str, str]:
+        """Return the precision, where it is not that of older files, which have none."""
+        return {} if self.precision == "float32" else {"precision": self.precision}
 
     def _common_record(self) -> dict[str, Any]:
         """Return numbers of grey images, and grounds, where there are any."""
@@ -266,9 +280,10 @@ class StoredSources(FittedModule):
         self.attributes = [{str(k): str(v) for k, v in row.items()} for row in record["attributes"]]
         self.variants = Variants(**record.get("variants", {}))
         self.grouping = Grouping(**record.get("grouping", {}))  # older files have none
+        self.precision = check_choice("precision", record.get("precision", "float32"), PRECISIONS)
         count = len(self.sources)
-        self.group_numbers = _integers(record, "groups", torch.int64, range(count))  # older files have none
-        numbers, grounds = _integers(record, "grey", torch.int64), _integers(record, "grounds", torch.uint8)
+        self.group_numbers = read_integers(record, "groups", torch.int64, range(count))  # older files have none
+        numbers, grounds = read_integers(record, "grey", torch.int64), read_integers(record, "grounds", torch.uint8)
         if numbers.ndim != 1 or not bool(((numbers >= 0) & (numbers < count)).all()):
             raise ValueError(f"grey must be numbers of {count} sources, got {numbers.tolist()}")
         self.grey = torch.zeros(count, dtype=torch.bool, device="cpu").index_fill(0, numbers, True)
@@ -366,19 +381,6 @@ class StoredSources(FittedModule):
     def gather_reduced(self, index: Tensor) -> Tensor:
         """Return the reduced latents ``(N, r, h, w)`` float64 at an index map ``(N, h, w)``."""
         return self.keys_at(index).movedim(-1, 1).double() * self.key_step.double()
-
-
-def _integers(record: Mapping[str, Any], name: str, dtype: torch.dtype, default: Sequence[int] = ()) -> Tensor:
-    """Return the integers that a record has by a name, on the CPU."""
-    values, wanted = record.get(name, default), f"{name} must be integers within {str(dtype).removeprefix('torch.')}"
-    try:
-        integers = torch.tensor(values, dtype=dtype, device="cpu")
-        is_exact = not integers.numel() or not torch.tensor(values, device="cpu").is_floating_point()
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(wanted) from error
-    if not is_exact:
-        raise ValueError(f"{wanted}, got {integers.numel()} fractions")
-    return integers
 
 
 def _cells(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

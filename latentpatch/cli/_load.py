@@ -110,7 +110,7 @@ def open_model(
             autoencoder=autoencoder,
             components=options.components,
             device=context.device,
-            precision=context.options.precision,
+            precision=options.precision or context.options.precision,
             processes=context.processes,
             attributes=attributes,
             size=size,
@@ -124,6 +124,7 @@ def open_model(
             progress=context.shows_progress,
             scratch=scratch,
         )
+    model.precision = context.options.precision
     for _, reason in model.skipped:
         context.say(f"skipped: {reason}")
     model.skipped += [(Path(each["file"]), each["reason"]) for each in passed_over]

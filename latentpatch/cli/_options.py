@@ -46,6 +46,8 @@ __all__ = [
 #: Options of a run that commands without an autoencoder omit.
 BARE = ("autoencoder", "device", "precision", "resume")
 
+_PRECISIONS = ("float32", "bfloat16")
+
 #: Options of fitting that a record decides, at most: more sources, or components, cost more.
 _MAX_RECORDED_OFFSETS, _MAX_RECORDED_COMPONENTS = 4, 64
 
@@ -108,7 +110,9 @@ class RunOptions(OptionGroup):
         _autoencoder, "NAME[:PATH]", f"one of {', '.join(AUTOENCODERS)}; after a colon, its local weights ({DEFAULT})"
     )
     device: str = option(_device, None, "cpu, cuda or cuda:NUMBER; auto takes a GPU if there is one", default="auto")
-    precision: str = choice(("float32", "bfloat16"), "of the decoder; bfloat16 is faster on some processors", "float32")
+    precision: str = choice(
+        _PRECISIONS, "of decoding, and of encoding sources; bfloat16 is faster on some processors", "float32"
+    )
     resume: bool = flag("keep finished images, and continue an interrupted run; torchrun implies it")
     json: bool = flag("print a report as JSON on standard output")
     quiet: bool = flag("print no progress and no closing line", "-q")
@@ -140,6 +144,8 @@ class SourceOptions(OptionGroup):
         str, "COLUMN", "attribute whose equal values count as one source, such as the person on several pictures"
     )
 
+    precision: str | None = None  # of fitting: that of the run where it is on the command line
+
     @property
     def is_fitted(self) -> bool:
         """True if the source is a fitted model file."""
@@ -163,6 +169,9 @@ class SourceOptions(OptionGroup):
         for name in ("residuals", "groups"):
             if getattr(self, name) is None and isinstance(fit.get(name), bool):
                 changes[name] = fit[name]
+        precision = fit.get("precision", _PRECISIONS[0])  # of the sources, which decoding may differ from
+        if precision in _PRECISIONS and precision != (self.precision or _PRECISIONS[0]):
+            changes["precision"] = precision
         count = record.get("components")
         if self.components is None and type(count) is int and 1 <= count <= _MAX_RECORDED_COMPONENTS:
             changes["components"] = count

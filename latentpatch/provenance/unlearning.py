@@ -256,6 +256,7 @@ def _check_refit(before: LatentPatch, after: LatentPatch, ids: Sequence[str]) ->
 def _check_encoding(before: LatentPatch, after: LatentPatch, pictures: Sequence[Path]) -> Check:
     """Compare with a model fitted on the remaining sources' files."""
     model = LatentPatch(before.autoencoder, before.components, before.settings)
+    model.precision = after.bank.precision
     bank, variants = after.bank, after.bank.variants
     attributes = dict(zip(bank.ids, bank.attributes, strict=True))
     model.fit(

@@ -73,7 +73,7 @@ def bench(
         components: number of principal components, r.
         settings: settings of the raster sampler; ``neighbors`` is reduced to the number of sources.
         side: side of the images in pixels; by default the one the autoencoder was trained on.
-        precision: precision of the decoder, ``float32`` or ``bfloat16``.
+        precision: precision of encoder and decoder, ``float32`` or ``bfloat16``.
 
     Returns:
         A record for :func:`table` or JSON, with times of :func:`best_seconds`.
@@ -90,12 +90,12 @@ def bench(
     raster_schedule(grid, settings)  # refuses settings that do not fit the grid before anything is timed
     pictures = torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        latents = autoencoder.encode(pictures)
+        latents = autoencoder.encode(pictures, dtype)
         decoded = autoencoder.decode(latents, dtype).cpu()
         vectors = latents.movedim(1, -1).half()
         num_components = min(components, vectors.shape[-1])
         stages = {
-            "encode": best_seconds(lambda: autoencoder.encode(pictures), device),
+            "encode": best_seconds(lambda: autoencoder.encode(pictures, dtype), device),
             "fit PCA": best_seconds(lambda: PCA().to(device).fit([vectors], num_components), device),
             "decode": best_seconds(lambda: autoencoder.decode(latents, dtype), device),
             "write PNG": best_seconds(lambda: [encode_png(picture) for picture in decoded], device),

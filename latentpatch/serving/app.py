@@ -357,7 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("sources", nargs="+", help="a folder, pictures, a list of them, or a fitted model file")
     parser.add_argument("--autoencoder", metavar="NAME[:PATH]", help="as for latentpatch generate")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:NUMBER")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the decoder")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the networks")
     parser.add_argument("--generator", metavar="NAME[:PATH]", help="also take jobs that invert pictures into it")
     parser.add_argument(
         "--trained", metavar="NAME=FILE", nargs="+", default=[], help="trained models that tasks on pictures may name"
