@@ -18,6 +18,7 @@ from .bank.bank import SourceBank, Where
 from .bank.encode import Sources, encode_sources
 from .bank.grouping import Colors, Grouping
 from .bank.latents import fit_pca
+from .bank.residuals import ALL_COLORS
 from .errors import AttributesWarning, RegistrationWarning, SettingError, SettingTypeError
 from .io.listing import normalized
 from .registration.agreement import disagreement_of_sources
@@ -46,7 +47,7 @@ def fit(
     mirrored: bool = False,
     offsets: int = 0,
     offset_cost: float = DEFAULT_OFFSET_COST,
-    residuals: bool | None = None,
+    residuals: bool | str | None = None,
     progress: bool = False,
     scratch: str | Path | None = None,
     processes: Processes = ALONE,
@@ -75,7 +76,8 @@ def fit(
             bank then holds ``(2 offsets + 1)^2`` times the sources, twice as many where they are mirrored.
         offset_cost: cost of moved copies in the search: see :class:`~latentpatch.bank.augmentation.Variants`.
         residuals: keep the fine detail that the autoencoder loses of the sources, to add it back when images are
-            decoded (:mod:`~latentpatch.bank.residuals`): a byte for each colour of a pixel. By default that of
+            decoded (:mod:`~latentpatch.bank.residuals`): 1.5 bytes a pixel; or ``full``, with color at full resolution:
+            3 bytes. By default that of
             :attr:`~latentpatch.autoencoders.Autoencoder.stores_residuals_by_default`.
         progress: show a progress bar.
         scratch: folder on a disk with room for the bank, where it is then kept in unnamed files for as
@@ -85,7 +87,7 @@ def fit(
         groups: count equal and nearly equal sources, such as re-saved files of one picture, as one
             (:mod:`~latentpatch.bank.grouping`): together they give no more than one source may.
         group_by: attribute whose equal values count as one, too, such as the person on several pictures.
-        details: the former name of ``residuals``.
+        details: the former name of ``residuals``, which were ``full``.
 
     Warns:
         AttributesWarning: where attributes name no source.
@@ -98,11 +100,12 @@ def fit(
     if details is not None:
         if residuals is not None:
             raise SettingError("residuals", residuals, "there once: details is its former name")
-        residuals = details
+        residuals = ALL_COLORS if check_flag("details", details) else False
     variants, grouping = Variants(mirrored, offsets, offset_cost), Grouping(groups, group_by)
     if residuals is None:
         residuals = self.autoencoder.stores_residuals_by_default
-    check_flag("residuals", residuals)
+    if residuals != ALL_COLORS:
+        check_flag("residuals", residuals)
     rows = _attributes_by_id(attributes)  # read before encoding, which may take minutes
     names = sorted({name for row in (rows or {}).values() for name in row})
     if group_by is not None and group_by not in names:
@@ -184,7 +187,7 @@ def add(
         ids=ids,
         size=self.image_size,
         variants=bank.variants,
-        residuals=bank.has_residuals,
+        residuals=bank.residual_choice,
         dtype=bank.dtype,
     )
     _check_partners(rows, bank.variants.ids(encoded.ids))

@@ -54,7 +54,7 @@ class _PackedResidual(nn.Module):
     def __init__(self, plain: _Residual, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.first = PackedConvolution(plain.first, shape, relu=True)
-        self.second = PackedConvolution(plain.second, shape)
+        self.second = PackedConvolution(plain.second, (shape[0], plain.second.in_channels, *shape[2:]))
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.second(self.first(x), plus=x)

@@ -261,7 +261,8 @@ class SourceBank(StoredSources):
     def fit_record(self) -> dict[str, Any]:
         """Return the options of fitting that a bank of the same files needs to be the same, for records."""
         record = {**self.variants.record(), "residuals": self.has_residuals, **self.grouping.record()}
-        return record | self._precision_record()
+        chroma = {"chroma": "half"} if self.residual_choice is True else {}  # older records have none
+        return record | chroma | self._precision_record()
 
     # --- search ------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from ..errors import SettingError, SettingTypeError
 from ..methods.latent.search.keys import KEY_NORM
 from .grouping import renumbered
 from .latents import chunks
+from .residuals import cell_side
 
 if TYPE_CHECKING:
     from .stored import StoredSources
@@ -63,8 +64,8 @@ def check_layout(bank: StoredSources) -> None:
             raise ValueError(f"{name} must be {types} with four axes, got {tensor.dtype} of {tuple(tensor.shape)}")
         if tensor.numel() and tensor.shape[:3] != keys.shape[:3]:
             raise ValueError(f"{name} of shape {tuple(tensor.shape)} do not go with keys of {tuple(keys.shape)}")
-    if bank.has_residuals and residuals.shape[3] % 12:  # four quarters of three colours
-        raise ValueError(f"details must have a multiple of 12 values a cell, got {residuals.shape[3]}")
+    if bank.has_residuals and not cell_side(residuals.shape[3]):
+        raise ValueError(f"details must have the values of whole cells, got {residuals.shape[3]} a cell")
     if len(bank.attributes) != len(bank.ids):
         raise ValueError(f"attributes must be one row for each of {len(bank.ids)} sources, got {len(bank.attributes)}")
     if bank.ids != bank.variants.ids(bank.sources):

@@ -24,7 +24,7 @@ from ..runs.threads import map_in_threads
 from .augmentation import Variants
 from .checks import check_ids
 from .common import Common, encode_common, have_one_ground, mask_depth
-from .residuals import can_have_residuals, encode_residuals
+from .residuals import ALL_COLORS, can_have_residuals, depth_of, encode_residuals
 
 __all__ = ["EncodedSources", "Sources", "encode_sources"]
 
@@ -60,7 +60,7 @@ def encode_sources(
     ids: Sequence[str] | None = None,
     size: int | tuple[int, int] | None = None,
     variants: Variants | None = None,
-    residuals: bool = False,
+    residuals: bool | str = False,
     dtype: torch.dtype = torch.float32,
     skip_bad: bool = False,
     progress: bool = False,
@@ -80,7 +80,8 @@ def encode_sources(
     side, has_codes = autoencoder.spec.downsampling, autoencoder.codebook is not None
     depth = autoencoder.fold**2 if has_codes else autoencoder.spec.latent_channels
     kind, device = torch.int16 if has_codes else torch.float16, autoencoder.device
-    residuals = residuals and can_have_residuals(side) and not autoencoder.lossless
+    has_residuals = bool(residuals) and can_have_residuals(side) and not autoencoder.lossless
+    has_all_colors = residuals == ALL_COLORS if has_residuals else None
     part = processes.share(len(names))
     count = part.stop - part.start
     kept: list[str] = []
@@ -91,7 +92,11 @@ def encode_sources(
     with (
         Rows(count * variants.count, (*grid, depth), kind, device, scratch) as rows,
         Rows(
-            count * variants.count, (*grid, 3 * side**2) if residuals else (0, 0, 0), torch.int8, device, scratch
+            count * variants.count,
+            (0, 0, 0) if has_all_colors is None else (*grid, depth_of(side, has_all_colors)),
+            torch.int8,
+            device,
+            scratch,
         ) as residual_rows,
         progress_bar("encoding", total=count, shown=progress) as bar,
         ExitStack() as stack,
@@ -104,7 +109,7 @@ def encode_sources(
 
         def encode(some: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Common]:
             stacked = torch.stack([_in_range(each) for each in some])
-            return *_encode(autoencoder, stacked, variants, residuals, dtype), _common(
+            return *_encode(autoencoder, stacked, variants, has_all_colors, dtype), _common(
                 stacked.to(device), side, variants, has_ground
             )
 
@@ -114,7 +119,7 @@ def encode_sources(
             encoded = map_in_threads(encode, chunks) if device.type == "cpu" else list(map(encode, chunks))
             latents, all_missing, all_found = zip(*encoded, strict=True)
             rows.append(torch.cat(latents))
-            missing = torch.cat(all_missing) if residuals else None
+            missing = torch.cat(all_missing) if has_residuals else None
             found = Common(*(torch.cat(each) for each in zip(*all_found, strict=True)))
             facts.append(found._replace(masks=found.masks[:0]))
             has_ground = has_ground and have_one_ground(torch.cat([each.grounds for each in facts]))
@@ -130,7 +135,7 @@ def encode_sources(
             kept += [name for name, _ in batch]
             bar.update(len(batch))
         stored = processes.concatenate(rows.tensor(), scratch)
-        stored_residuals = processes.concatenate(residual_rows.tensor(), scratch) if residuals else None
+        stored_residuals = processes.concatenate(residual_rows.tensor(), scratch) if has_residuals else None
         stored_masks = torch.zeros(0, *grid, mask_depth(side), dtype=torch.uint8, device=device)
         if mask_depth(side) and all(processes.gather_objects(has_ground)):
             stored_masks = processes.concatenate(stored_masks if masks is None else masks.tensor(), scratch)
@@ -227,18 +232,23 @@ def _in_range(image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _encode(
-    autoencoder: Autoencoder, batch: Tensor, variants: Variants, residuals: bool, dtype: torch.dtype
+    autoencoder: Autoencoder, batch: Tensor, variants: Variants, has_all_colors: bool | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    """Return latents and residuals of all augmented copies of images, those of one image side by side."""
+    """Return latents and residuals of all augmented copies of images, those of one image side by side.
+
+    There are no residuals where ``has_all_colors`` is None.
+    """
     flips = [batch, batch.flip(3)] if variants.mirrored else [batch]
     stored = [_encode_for_storage(autoencoder, each, dtype) for each in flips]
     latents = torch.stack([variants.moved(each) for each in stored], 1).flatten(0, 2)
-    if not residuals:
+    if has_all_colors is None:
         return latents, None
     missing = []
     for flipped, each in zip(flips, stored, strict=True):
         decoded = autoencoder.decode(autoencoder.dequantize(each.movedim(-1, 1)), dtype)
-        missing.append(encode_residuals(flipped.to(decoded.device), decoded, autoencoder.spec.downsampling))
+        missing.append(
+            encode_residuals(flipped.to(decoded.device), decoded, autoencoder.spec.downsampling, has_all_colors)
+        )
     return latents, torch.stack([variants.moved(each) for each in missing], 1).flatten(0, 2)
 
 

@@ -23,6 +23,7 @@ from ..validation import check_integer
 from .bank import SourceBank
 from .common import mask_depth
 from .pca import PCA
+from .residuals import cell_side
 
 __all__ = ["MAPPED_FROM", "ModelFile", "model_file"]
 
@@ -164,7 +165,7 @@ class ModelFile:
             or len(self.pca.mean) != spec.latent_channels
         ):
             raise FileError(path, f"malformed model file: the latents are not of {spec.name}")
-        if bank.has_residuals and bank.residuals.shape[3] != 3 * spec.downsampling**2:
+        if bank.has_residuals and cell_side(bank.residuals.shape[3]) != spec.downsampling:
             raise FileError(path, f"malformed model file: the details are not of cells of {spec.name}")
         if bank.masks.numel() and bank.masks.shape[3] != mask_depth(spec.downsampling):
             raise FileError(path, f"malformed model file: the masks are not of cells of {spec.name}")

@@ -10,6 +10,10 @@ sources. Where cells of different sources meet, their residuals fade into each o
 A residual is the source's only where the decoded latent is. Blending changes latents, and a residual that fades into
 the next cell meets those of another source: beards glittered on cheeks. So each residual is weighted by a gain, which
 falls with the distance of the source's own latent in a cell from the one that is decoded there.
+
+Eyes see detail of color less than that of brightness. So residuals keep luma at full and chroma at half resolution, as
+JPEG does (4:2:0): 1.5 bytes a pixel. Those of older files have three colors at full resolution: 3 bytes. The number of
+values a cell tells which.
 """
 
 from __future__ import annotations
@@ -17,19 +21,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
-from math import pi
+from math import isqrt, pi
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..runs.threads import map_in_threads
+
 __all__ = [
+    "ALL_COLORS",
     "LEVELS",
     "add_residuals",
     "can_have_residuals",
+    "cell_side",
+    "depth_of",
     "encode_residuals",
     "fading",
     "gains",
+    "has_all_colors",
     "quarters",
     "surrounding",
     "to_pixels",
@@ -41,6 +51,12 @@ LEVELS = 255.0
 #: Distance of reduced latents at which a gain is 1/e, relative to the standard deviation of reduced latents.
 REACH = 0.6
 
+#: The choice of residuals with three colors at full resolution.
+ALL_COLORS = "full"
+
+#: Weights of red, green and blue in luma (ITU-R BT.601).
+_RED, _GREEN, _BLUE = 0.299, 0.587, 0.114
+
 _LEAST = 1e-12  # least squared distance, so that latents without variance have gains
 
 
@@ -49,24 +65,72 @@ def can_have_residuals(side: int) -> bool:
     return side >= 4 and side % 2 == 0
 
 
-def encode_residuals(pictures: Tensor, decoded: Tensor, side: int) -> Tensor:
-    """Return the residuals of decoded images: ``(N, h, w, 3 side^2)`` int8, in 1/255.
+def depth_of(side: int, has_all_colors: bool = False) -> int:
+    """Return the values d of a cell of ``side`` pixels, with three colors at full resolution or as many as are kept."""
+    return 3 * side**2 // (1 if has_all_colors or not _can_halve(side) else 2)
 
-    A cell has four quarters in reading order, each of 3 colours of ``side / 2`` rows. Values are differences from local
-    means, taken over quarters and interpolated between them; they are clamped to +-127.
+
+def _can_halve(side: int) -> bool:
+    """Return whether chroma at half resolution has more than a mean in each quarter of a cell."""
+    return side >= 8 and side % 4 == 0
+
+
+def cell_side(depth: int) -> int:
+    """Return the side in pixels of cells of ``depth`` values; 0 where no cells have as many."""
+    side = isqrt(depth // 3 if has_all_colors(depth) else 2 * depth // 3)
+    return side if can_have_residuals(side) and depth in (depth_of(side), depth_of(side, True)) else 0
+
+
+def has_all_colors(depth: int) -> bool:
+    """Return whether ``depth`` values, of cells or quarters, are three colors of every pixel."""
+    return bool(3 * isqrt(depth // 3) ** 2 == depth)  # half a square is none
+
+
+def encode_residuals(pictures: Tensor, decoded: Tensor, side: int, has_all_colors: bool = False) -> Tensor:
+    """Return the residuals of decoded images: ``(N, h, w, d)`` int8, in 1/255, with d of :func:`depth_of`.
+
+    A cell has four quarters in reading order. Each has luma of ``side / 2`` rows, then red less luma and blue less luma
+    of ``side / 4`` rows; or three colours of ``side / 2`` rows, where all are wanted, or cells are small.
+    Values are differences from local means, taken over quarters and interpolated between them; they are clamped to
+    +-127.
 
     Args:
         pictures: ``(N, 3, h side, w side)`` in [0, 1].
         decoded: the same pictures, encoded and decoded.
         side: of a cell in pixels, see :func:`can_have_residuals`.
+        has_all_colors: keep three colors at full resolution.
     """
     half = side // 2
     error = pictures.float() - decoded.float()
-    coarse = F.interpolate(F.avg_pool2d(error, half), scale_factor=half, mode="bilinear", align_corners=False)
-    fine = ((error - coarse) * LEVELS).round().clamp(-127, 127).to(torch.int8)
-    images, height, width = len(fine), fine.shape[2] // side, fine.shape[3] // side
-    cells = fine.view(images, 3, height, 2, half, width, 2, half).permute(0, 2, 5, 3, 6, 1, 4, 7)
-    return cells.reshape(images, height, width, 3 * side**2)
+    if has_all_colors or not _can_halve(side):
+        coarse = F.interpolate(F.avg_pool2d(error, half), scale_factor=half, mode="bilinear", align_corners=False)
+        return _in_quarters(error - coarse, half).flatten(3)
+    red, green, blue = error.unbind(1)
+    luma = red * _RED + green * _GREEN + blue * _BLUE
+    chroma = F.avg_pool2d(torch.stack([red - luma, blue - luma], 1), 2)
+    parts = (luma[:, None], half), (chroma, half // 2)
+    return torch.cat([_in_quarters(each - _local_means(each, rows), rows) for each, rows in parts], 4).flatten(3)
+
+
+def _in_quarters(fine: Tensor, rows: int) -> Tensor:
+    """Return values ``(N, c, H, W)`` as int8 by quarters of cells, of some rows each: ``(N, h, w, 4, c rows^2)``."""
+    levels = (fine * LEVELS).round_().clamp_(-127, 127).to(torch.int8)
+    images, channels, height, width = levels.shape
+    cells = levels.view(images, channels, height // rows // 2, 2, rows, width // rows // 2, 2, rows)
+    return cells.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(5).flatten(3, 4)
+
+
+def _local_means(values: Tensor, side: int) -> Tensor:
+    """Return the means over squares, interpolated linearly between their centres: ``(N, c, H, W)``."""
+    means = F.avg_pool2d(values, side)
+    steps = (torch.arange(side, dtype=means.dtype, device=means.device) + (0.0 if side % 2 else 0.5)) / side
+    for axis in (2, 3):  # F.interpolate takes several times as long
+        count = means.shape[axis]
+        before = torch.cat([means.narrow(axis, 0, 1), means], axis).unsqueeze(axis + 1)
+        after = torch.cat([means, means.narrow(axis, count - 1, 1)], axis).unsqueeze(axis + 1)
+        between = torch.lerp(before, after, steps.view(-1, *[1] * (3 - axis)))
+        means = between.flatten(axis, axis + 1).narrow(axis, (side + 1) // 2, count * side)
+    return means
 
 
 def gains(latents: Tensor, surroundings: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -95,43 +159,56 @@ def add_residuals(
     Args:
         images: ``(N, 3, H, W)`` in [0, 1].
         index: ``(N, h, w)`` int64, the source of each cell; cells of -1 have no residual.
-        gather: ``(N, h, w, 4)`` int64 sources of the quarters of cells -> ``(N, h, w, 4, d)`` int8 residuals.
+        gather: ``(N, h, w, 4)`` int64 sources of the quarters of cells -> ``(N, h, w, 4, d / 4)`` int8 residuals. What
+            -1 gives is without meaning.
         part: the index maps of the images. The others are gathered, too: processes that share sources gather together.
         gains: of the index maps, see :func:`gains`; None for 1 everywhere.
     """
-    height, width = index.shape[1:]
-    half = images.shape[2] // height // 2
-    weights = fading(half, images.device) / LEVELS
-    factors: Sequence[Tensor | None] = [None] * 4 if gains is None else gains
+    half = images.shape[2] // index.shape[1] // 2
+    sources = quarters(index)
+    factors = [(each >= 0).float() for each in sources]
+    if gains is not None:
+        factors = [mask * gain for mask, gain in zip(factors, gains, strict=True)]
     if images.device.type != "cpu" or images.requires_grad or torch.compiler.is_compiling():
-        return (images + to_pixels(_mixed(index, gather, weights, factors)[part], half)).clamp(0, 1)
-    # One image at a time stays in a core's cache, and moving pixels by quarters is twice as fast as all at once.
+        return (images + to_pixels(_mixed(sources, factors, gather)[part], half)).clamp(0, 1)
+    together = None if part == slice(None) else _mixed(sources, factors, gather)[part]
     detailed = images.clone(memory_format=torch.contiguous_format)
 
-    def of_image(n: int) -> Tensor:
+    def add(n: int) -> None:
         one = slice(n, n + 1)
-        return _mixed(index[one], gather, weights, [None if each is None else each[one] for each in factors])[0]
+        if together is None:
+            mixed = _mixed([each[one] for each in sources], [each[one] for each in factors], gather)
+        else:
+            mixed = together[one]
+        _add_to(detailed[n], mixed, half)
 
-    whole = part != slice(None)
-    of_images = _mixed(index, gather, weights, factors)[part] if whole else map(of_image, range(len(index)))
-    for image, mixed in zip(detailed, of_images, strict=True):
+    # One image at a time stays in a core's cache.
+    map_in_threads(add, range(len(images)))
+    return detailed
+
+
+def _add_to(image: Tensor, mixed: Tensor, half: int) -> None:
+    """Add residuals ``(1, h, w, 4, d / 4)`` to an image ``(3, H, W)``, faster than by :func:`to_pixels`."""
+    height, width = mixed.shape[1:3]
+    if has_all_colors(mixed.shape[-1]):
         quartered = image.view(3, height, 2, half, width, 2, half)
         fine = mixed.view(height, width, 2, 2, 3, half, half)
         for down, right in product(range(2), repeat=2):
             quartered[:, :, down, :, :, right] += fine[:, :, down, right].permute(2, 0, 3, 1, 4)
-        image.clamp_(0, 1)
-    return detailed
+    else:
+        luma, colors = _luma_and_colors(mixed, half, 2)
+        image.view(3, height * half, 2, -1).add_(colors.view(3, height * half, 1, -1))
+        image.add_(luma[0])
+    image.clamp_(0, 1)
 
 
-def _mixed(
-    index: Tensor, gather: Callable[[Tensor], Tensor], weights: Tensor, factors: Sequence[Tensor | None]
-) -> Tensor:
-    """Return residuals faded into those of neighbouring cells: ``(N, h, w, 4, d)`` float32."""
+def _mixed(sources: Sequence[Tensor], factors: Sequence[Tensor], gather: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return residuals faded into those of neighbouring cells: ``(N, h, w, 4, d / 4)`` float32."""
     total: Tensor | None = None
-    for sources, weight, factor in zip(quarters(index), weights, factors, strict=True):
-        residuals = gather(sources).float()
-        if factor is not None:
-            residuals.mul_(factor[..., None])
+    for k, (each, factor) in enumerate(zip(sources, factors, strict=True)):
+        residuals = gather(each).float()
+        weight = fading(residuals.shape[-1], residuals.device)[k] / LEVELS
+        residuals.mul_(factor[..., None])
         total = residuals.mul_(weight) if total is None else total.addcmul_(residuals, weight)
     assert total is not None
     return total
@@ -171,24 +248,65 @@ def _beside(index: Tensor, axis: int, after: bool) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _fading(half: int) -> Tensor:
+def _fading(depth: int) -> Tensor:
+    if has_all_colors(depth):
+        return _windows(isqrt(depth // 3), 3)
+    half = isqrt(2 * depth // 3)
+    return torch.cat([_windows(half, 1), _windows(half // 2, 2)], 2)
+
+
+def _windows(half: int, channels: int) -> Tensor:
     ramp = 0.5 - 0.5 * torch.cos(pi * (torch.arange(half, dtype=torch.float64) + half + 0.5) / (2 * half))
     near = torch.stack([ramp, ramp.flip(0)])  # for pixels in the first and in the second half of a cell
     parts = []
     for rows, columns in ((near, near), (1 - near, near), (near, 1 - near), (1 - near, 1 - near)):
         window = rows[:, None, :, None] * columns[None, :, None, :]
-        parts.append(window[:, :, None].expand(2, 2, 3, half, half).reshape(4, 3 * half**2))
+        parts.append(window[:, :, None].expand(2, 2, channels, half, half).reshape(4, channels * half**2))
     return torch.stack(parts).float()
 
 
-def fading(half: int, device: torch.device) -> Tensor:
-    """Return the weights of :func:`quarters` in a cell's pixels, ``(4, 4, d)`` float32: raised cosines of sum 1."""
+def fading(depth: int, device: torch.device) -> Tensor:
+    """Return the weights of :func:`quarters` in the values of a cell: raised cosines of sum 1.
+
+    Args:
+        depth: values of a quarter of a cell, d / 4.
+        device: of the weights.
+
+    Returns:
+        ``(4, 4, d / 4)`` float32.
+    """
     make = _fading.__wrapped__ if torch.compiler.is_compiling() else _fading  # a compiler keeps no caches
-    return make(half).to(device)
+    return make(depth).to(device)
 
 
 def to_pixels(mixed: Tensor, half: int) -> Tensor:
-    """Return residuals ``(N, h, w, 4, d)`` as pixels ``(N, 3, H, W)``."""
-    images, height, width = mixed.shape[:3]
-    blocks = mixed.reshape(images, height, width, 2, 2, 3, half, half).permute(0, 5, 1, 3, 6, 2, 4, 7)
-    return blocks.reshape(images, 3, height * 2 * half, width * 2 * half)
+    """Return residuals ``(N, h, w, 4, d / 4)`` as pixels ``(N, 3, H, W)``."""
+    if has_all_colors(mixed.shape[-1]):
+        return _plane(mixed, half, half)
+    luma, colors = _luma_and_colors(mixed, half, 1)
+    return luma + F.interpolate(colors, scale_factor=2)
+
+
+def _luma_and_colors(mixed: Tensor, half: int, times: int) -> tuple[Tensor, Tensor]:
+    """Return luma ``(N, 1, H, W)``, and what colors differ from it by.
+
+    Args:
+        mixed: ``(N, h, w, 4, d / 4)``.
+        half: rows of a quarter of a cell.
+        times: how often a value of color is beside itself, 1 or 2.
+
+    Returns:
+        luma, and colors ``(N, 3, H / 2, times W / 2)``.
+    """
+    luma, chroma = mixed[..., : half**2], mixed[..., half**2 :]
+    if times > 1:
+        chroma = chroma.repeat_interleave(times, 4)
+    red, blue = _plane(chroma, half // 2, times * half // 2).unbind(1)
+    return _plane(luma, half, half), torch.stack([red, red * (-_RED / _GREEN) - blue * (_BLUE / _GREEN), blue], 1)
+
+
+def _plane(values: Tensor, rows: int, columns: int) -> Tensor:
+    """Return values of quarters ``(N, h, w, 4, c rows columns)`` in their places: ``(N, c, H, W)``."""
+    images, height, width = values.shape[:3]
+    blocks = values.reshape(images, height, width, 2, 2, -1, rows, columns).permute(0, 5, 1, 3, 6, 2, 4, 7)
+    return blocks.reshape(images, -1, height * 2 * rows, width * 2 * columns)

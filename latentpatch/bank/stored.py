@@ -23,6 +23,7 @@ from .fitted_module import FittedModule, pack, unpack
 from .grouping import Grouping, grouped
 from .latents import chunks, dequantize
 from .prepared_cache import PreparedCache
+from .residuals import ALL_COLORS, has_all_colors
 
 __all__ = ["StoredSources"]
 
@@ -161,6 +162,11 @@ class StoredSources(FittedModule):
     def has_residuals(self) -> bool:
         """True if the bank keeps :attr:`residuals`."""
         return self.residuals.numel() > 0
+
+    @property
+    def residual_choice(self) -> bool | str:
+        """The ``residuals`` of :func:`~latentpatch.fitting.fit` that gives sources such ones as the bank keeps."""
+        return ALL_COLORS if self.has_residuals and has_all_colors(self.residuals.shape[3]) else self.has_residuals
 
     @property
     def grey(self) -> Tensor:
@@ -336,14 +342,13 @@ class StoredSources(FittedModule):
         """Return the residuals ``(N, h, w, 4, d / 4)`` int8 of sources in the quarters of cells.
 
         Args:
-            index: ``(N, h, w, 4)`` int64 positions; -1 for no source, whose residuals are zero.
+            index: ``(N, h, w, 4)`` int64 positions; what -1 gives is without meaning.
         """
         device, (rows, columns) = self.residuals.device, self.grid
         places = torch.arange(4 * rows * columns, device=device).view(rows, columns, 4)
         flat = (index.to(device).clamp(min=0) * places.numel() + places).flatten()
         found = self.residuals.view(-1, self.residuals.shape[3] // 4).index_select(0, flat)
-        found = found.view(*index.shape, found.shape[1])
-        return found.to(index.device) * (index >= 0)[..., None]
+        return found.view(*index.shape, found.shape[1]).to(index.device)
 
     def gather_masks(self, index: Tensor) -> Tensor:
         """Return the masks ``(N, h, w, 4, m / 4)`` uint8 of sources in the quarters of cells.

@@ -132,10 +132,10 @@ class SourceOptions(OptionGroup):
     mirrored: bool = flag("use every source mirrored, too; for few sources, if left and right do not matter")
     offsets: int | None = option(integer(0), "D", "use sources moved by up to D cells, too, if not registered (0)")
     offset_cost: float | None = option(number(0, 10), "COST", "penalty for a source moved by one cell (0.05)")
-    residuals: bool | None = switch(
-        "store the fine detail that the autoencoder loses, and add it to images, for four times the memory (yes with "
+    residuals: bool | str | None = switch(
+        "store the fine detail that the autoencoder loses, and add it to images, for 2.5 times the memory (yes with "
         "the embedded autoencoders)",
-        aliases=("--details", "--no-details"),
+        former={"--details": "full", "--no-details": False},
     )
     groups: bool | None = switch(
         "count equal and nearly equal sources, such as re-saved files of one picture, as one (yes)"
@@ -169,6 +169,8 @@ class SourceOptions(OptionGroup):
         for name in ("residuals", "groups"):
             if getattr(self, name) is None and isinstance(fit.get(name), bool):
                 changes[name] = fit[name]
+        if changes.get("residuals") and fit.get("chroma") != "half":  # as all records were before
+            changes["residuals"] = "full"
         precision = fit.get("precision", _PRECISIONS[0])  # of the sources, which decoding may differ from
         if precision in _PRECISIONS and precision != (self.precision or _PRECISIONS[0]):
             changes["precision"] = precision

@@ -7,9 +7,10 @@ imports no torch.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from ..errors import printable, shorten
@@ -33,8 +34,8 @@ def option(
         flags: ``--FIELD-NAME`` is added to short flags; another long flag replaces it.
         default: value where the option is absent; the help shows numbers and text.
         declaration: ``section``, the title of a part of the help; ``exclusive``, the name of a group of options of
-            which one is allowed, and needed where they are ``required``; ``aliases``, former flags, which the help
-            does not list; and arguments of :meth:`argparse.ArgumentParser.add_argument`.
+            which one is allowed, and needed where they are ``required``; ``former``, the values of former flags,
+            which the help does not list; and arguments of :meth:`argparse.ArgumentParser.add_argument`.
     """
     if default is not None and not isinstance(default, tuple):
         help += f" ({default})"
@@ -132,7 +133,7 @@ class Parser(argparse.ArgumentParser):
         flags: tuple[str, ...],
         section: str | None,
         exclusive: str | None = None,
-        aliases: tuple[str, ...] = (),
+        former: Mapping[str, Any] = MappingProxyType({}),
         **arguments: Any,
     ) -> None:
         """Add an option to a section of the help, and to a group of mutually exclusive options."""
@@ -148,8 +149,9 @@ class Parser(argparse.ArgumentParser):
             flags = (*flags, f"--{name.replace('_', '-')}")
         arguments |= {"dest": name, "default": argparse.SUPPRESS}
         target.add_argument(*flags or (f"-{name}",), **arguments)
-        if aliases:
-            target.add_argument(*aliases, **arguments | {"help": argparse.SUPPRESS})
+        hidden: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        for each, value in former.items():
+            target.add_argument(each, action="store_const", const=value, **hidden)
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with status 2."""

@@ -264,7 +264,7 @@ def _check_encoding(before: LatentPatch, after: LatentPatch, pictures: Sequence[
         ids=bank.sources,
         attributes=attributes,
         size=after.image_size,
-        residuals=bank.has_residuals,
+        residuals=bank.residual_choice,
         **variants.record(),
         **bank.grouping.record(),
     )

@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.errors import refuses
 from torch import Tensor
 
 from latentpatch import FileError, LatentPatch, RasterSettings
 from latentpatch.bank import format as modelfile
-from latentpatch.bank.residuals import add_residuals, can_have_residuals, encode_residuals
+from latentpatch.bank.residuals import (
+    add_residuals,
+    can_have_residuals,
+    cell_side,
+    depth_of,
+    encode_residuals,
+    has_all_colors,
+)
 from latentpatch.bank.sharded import ShardedBank
 from latentpatch.cli.entry import main
 from latentpatch.export.graphs import graphs
@@ -40,30 +48,43 @@ def gatherer(table: Tensor):
     return gather
 
 
-def pixel_by_pixel(images: Tensor, index: Tensor, planes: Tensor, side: int) -> Tensor:
-    """The same in plain loops, from what the module's text says; planes are ``(B, 3, H, W)`` in 1/255."""
-    result = images.clone()
+def pixel_by_pixel(index: Tensor, planes: Tensor, side: int) -> Tensor:
+    """The same in plain loops, from what the module's text says; planes are ``(B, c, H, W)`` in 1/255."""
+    result = torch.zeros(len(index), *planes.shape[1:])
     height, width = index.shape[1:]
-    for n in range(len(images)):
-        for y in range(images.shape[2]):
-            for x in range(images.shape[3]):
+    for n in range(len(index)):
+        for y in range(planes.shape[2]):
+            for x in range(planes.shape[3]):
                 down, right = (y + 0.5) / side - 0.5, (x + 0.5) / side - 0.5  # in cells, from the first one's centre
-                total = torch.zeros(3)
+                total = torch.zeros(planes.shape[1])
                 for row in (floor(down), floor(down) + 1):
                     for column in (floor(right), floor(right) + 1):
                         weight = (0.5 + 0.5 * cos(pi * (down - row))) * (0.5 + 0.5 * cos(pi * (right - column)))
                         b = int(index[n, min(max(row, 0), height - 1), min(max(column, 0), width - 1)])
                         if b >= 0:
                             total += weight * planes[b, :, y, x]
-                result[n, :, y, x] += total / 255
-    return result.clamp(0, 1)
+                result[n, :, y, x] = total / 255
+    return result
+
+
+def planes_of(table: Tensor, start: int, channels: int, rows: int) -> Tensor:
+    """Values of cells ``(B, h, w, d)``, from a place in each quarter on, where they belong: ``(B, c, H, W)``."""
+    count, height, width, depth = table.shape
+    planes = torch.zeros(count, channels, height * 2 * rows, width * 2 * rows)
+    for channel in range(channels):
+        for y in range(planes.shape[2]):
+            for x in range(planes.shape[3]):
+                quarter = 2 * (y // rows % 2) + x // rows % 2
+                place = quarter * depth // 4 + start + (channel * rows + y % rows) * rows + x % rows
+                planes[:, channel, y, x] = table[:, y // rows // 2, x // rows // 2, place].float()
+    return planes
 
 
 @pytest.mark.parametrize("side", [4, 6])
 def test_details_are_those_of_the_sources_around_each_pixel(side: int) -> None:
     chance = torch.Generator().manual_seed(side)
     pictures = torch.rand(5, 3, 3 * side, 4 * side, generator=chance)
-    table = encode_residuals(pictures, torch.full_like(pictures, 0.5), side)
+    table = encode_residuals(pictures, torch.full_like(pictures, 0.5), side, True)
     assert table.shape == (5, 3, 4, 3 * side**2)
     assert table.dtype == torch.int8
     # One source alone: its plane of details.
@@ -71,12 +92,67 @@ def test_details_are_those_of_the_sources_around_each_pixel(side: int) -> None:
     grey = torch.full_like(pictures, 0.5)
     planes = ((add_residuals(grey, index, gatherer(table)) - 0.5) * 255).round()
     assert planes.abs().max() > 60
-    toned = encode_residuals(pictures, pictures + torch.tensor([0.1, -0.2, 0.3])[:, None, None], side)
+    toned = encode_residuals(pictures, pictures + torch.tensor([0.1, -0.2, 0.3])[:, None, None], side, True)
     assert not toned.any(), "tone is the decoder's"
     mixed = torch.randint(-1, 5, (2, 3, 4), generator=chance)
     images = torch.rand(2, 3, 3 * side, 4 * side, generator=chance)
-    expected = pixel_by_pixel(images, mixed, planes, side)
+    expected = (images + pixel_by_pixel(mixed, planes, side)).clamp(0, 1)
     torch.testing.assert_close(add_residuals(images, mixed, gatherer(table)), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", [8, 12])
+def test_luma_is_at_full_and_chroma_at_half_resolution(side: int) -> None:
+    chance = torch.Generator().manual_seed(side)
+    pictures = 0.2 + 0.6 * torch.rand(5, 3, 3 * side, 4 * side, generator=chance)
+    grey, half = torch.full_like(pictures, 0.5), side // 2
+    table = encode_residuals(pictures, grey, side)
+    assert table.shape == (5, 3, 4, 3 * side**2 // 2)
+    luma, chroma = planes_of(table, 0, 1, half), planes_of(table, half**2, 2, half // 2)
+    red, green, blue = (pictures - grey).unbind(1)
+    bright = 0.299 * red + 0.587 * green + 0.114 * blue
+    halved = F.avg_pool2d(torch.stack([red - bright, blue - bright], 1), 2)
+    for planes, values, rows in ((luma, bright[:, None], half), (chroma, halved, half // 2)):
+        means = F.interpolate(F.avg_pool2d(values, rows), scale_factor=rows, mode="bilinear")
+        assert planes.abs().max() > 30
+        assert (planes / 255 - (values - means)).abs().max() < 0.51 / 255
+    mixed = torch.randint(-1, 5, (2, 3, 4), generator=chance)
+    images = torch.rand(2, 3, 3 * side, 4 * side, generator=chance)
+    red, blue = F.interpolate(pixel_by_pixel(mixed, chroma, half), scale_factor=2).unbind(1)
+    colors = torch.stack([red, -(0.299 * red + 0.114 * blue) / 0.587, blue], 1)
+    expected = (images + pixel_by_pixel(mixed, luma, side) + colors).clamp(0, 1)
+    torch.testing.assert_close(add_residuals(images, mixed, gatherer(table)), expected, atol=1e-5, rtol=0)
+    learning = images.clone().requires_grad_(True)  # takes another way
+    torch.testing.assert_close(add_residuals(learning, mixed, gatherer(table)), expected, atol=1e-5, rtol=0)
+
+
+def test_the_number_of_values_tells_their_kind() -> None:
+    sides = [side for side in range(1, 40) if can_have_residuals(side)]
+    for choice in (False, True):
+        assert [cell_side(depth_of(side, choice)) for side in sides] == sides
+    assert [side for side in sides if not has_all_colors(depth_of(side))] == [8, 12, 16, 20, 24, 28, 32, 36]
+    assert {depth for depth in range(1, 2000) if cell_side(depth)} == {
+        depth_of(side, choice) for side in range(4, 40, 2) for choice in (False, True) if depth_of(side, choice) < 2000
+    }
+
+
+def test_banks_keep_the_kind_that_they_have(detailed: LatentPatch, face_images: Tensor, tmp_path: Path) -> None:
+    """Files of before, and pictures made of them, stay what they are: color at full resolution."""
+    full = LatentPatch("embedded", components=8).fit(face_images, residuals="full")
+    assert torch.equal(full.bank.residuals, LatentPatch("embedded").fit(face_images, details=True).bank.residuals)
+    assert full.bank.residuals.shape[3] == 2 * detailed.bank.residuals.shape[3]
+    for model, choice, record in ((full, "full", {}), (detailed, True, {"chroma": "half"})):
+        assert model.bank.residual_choice == choice
+        assert record.items() == {(k, v) for k, v in model.bank.fit_record().items() if k == "chroma"}
+        model.save(tmp_path / "m.safetensors")
+        other = LatentPatch.load(tmp_path / "m.safetensors")
+        other.remove("11")
+        other.save(tmp_path / "other.safetensors")
+        checks = verify_unlearning(model, other, tmp_path / "other.safetensors", ["11"], [0])
+        assert all(check.passed for check in checks)
+        other.add(face_images[11:], ids=["11"])
+        assert torch.equal(other.bank.residuals, model.bank.residuals)
+    with refuses("residuals", TypeError):
+        full.fit(face_images, residuals="half")
 
 
 def test_residuals_are_added_where_latents_are_their_sources(detailed: LatentPatch) -> None:
@@ -107,7 +183,7 @@ def test_cells_that_cannot_be_halved_have_none() -> None:
 
 
 def test_sources_come_back_nearer_to_what_they_were(detailed: LatentPatch, face_images: Tensor) -> None:
-    assert detailed.bank.residuals.shape == (12, 4, 4, 768)
+    assert detailed.bank.residuals.shape == (12, 4, 4, 384)
     assert detailed.default_decoding(detailed.settings) == "detail"
     assert detailed.default_decoding(RasterSettings()) == "gather", "the paper has none"
     known = torch.stack([detailed.source_picture(b) for b in range(12)])
@@ -173,7 +249,7 @@ def test_files_hold_them_read_or_mapped(
     assert torch.equal(on_disk.generate(3).images, expected)
 
 
-@pytest.mark.parametrize("shape", [(12, 4, 4, 12), (11, 4, 4, 768), (12, 4, 4, 770)])
+@pytest.mark.parametrize("shape", [(12, 4, 4, 24), (11, 4, 4, 384), (12, 4, 4, 386)])
 def test_malformed_files_are_refused(detailed: LatentPatch, tmp_path: Path, shape: tuple[int, ...]) -> None:
     held = detailed.bank.residuals
     detailed.bank.residuals = torch.zeros(shape, dtype=torch.int8)
@@ -279,7 +355,7 @@ def test_on_the_command_line(faces: Path, tmp_path: Path, capsys: pytest.Capture
     assert run("fit", faces, *common, "-o", tmp_path / "with.safetensors") == 0
     assert run("fit", faces, *common, "--no-residuals", "-o", tmp_path / "without.safetensors") == 0
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("with", "without")]
-    assert sizes[0] - sizes[1] >= 12 * 3 * 64 * 64
+    assert 12 * 64 * 64 * 1.5 <= sizes[0] - sizes[1] < 12 * 64 * 64 * 1.6
     assert run("inspect", tmp_path / "with.safetensors", "--json") == 0
     assert '"details": true' in capsys.readouterr().out
     assert run("generate", tmp_path / "with.safetensors", "--no-details", "-n", 1, "-o", tmp_path / "out") == 1

@@ -68,7 +68,7 @@ PIXELS = ("--autoencoder", "pixels", "--size", "64")
 
 @pytest.mark.parametrize(
     "options", [["--mirrored"], ["--mirrored", "--offsets", "1", "--offset-cost", "0.1"], ["--components", "5"],
-                ["--no-groups"]]
+                ["--no-groups"], ["--details"], ["--no-residuals"]]
 )  # fmt: skip
 def test_explain_fits_the_sources_as_the_record_says(folder: Path, options: list[str]) -> None:
     """Defect: pictures made with --mirrored or --offsets were explained by an estimate unless these were repeated."""
@@ -84,5 +84,7 @@ def test_a_hostile_record_decides_nothing_out_of_range(folder: Path) -> None:
     bare = SourceOptions(sources=(folder / "in",))
     for fit in ({"offsets": 10**9}, {"mirrored": 1, "offsets": [], "offset_cost": 1e300, "residuals": "yes"}, 7, None):
         assert bare.as_recorded({"fit": fit, "components": 10**9}) == bare
+    for record, choice in (({}, "full"), ({"chroma": "half"}, True), ({"chroma": 7}, "full")):
+        assert bare.as_recorded({"fit": {"residuals": True, **record}}).residuals == choice
     named = SourceOptions(sources=(folder / "in",), offsets=0, residuals=False, components=3)
     assert named.as_recorded({"fit": {"offsets": 2, "mirrored": True, "residuals": True}, "components": 5}) == named
