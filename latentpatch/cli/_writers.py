@@ -28,6 +28,7 @@ from ..registry import settings_record
 from ..results import Generation
 from ..runs.ahead import Ahead
 from ..runs.resume import ResumableRun
+from ..runs.threads import num_threads
 from ..settings import Settings
 from ._formats import FormatOptions
 from ._load import skipped_files
@@ -142,7 +143,7 @@ class RunWriter:
         self.ids: tuple[str, ...] = ()
         self.made = 0
         self._stack = ExitStack()
-        self._encoded: Ahead[bytes] = self._stack.enter_context(Ahead(torch.get_num_threads()))
+        self._encoded: Ahead[bytes] = self._stack.enter_context(Ahead(num_threads()))
         self._batches: deque[_Batch] = deque()
         self._records: _Records | None = None
 

@@ -28,6 +28,8 @@ __all__ = ["run"]
 _SHORT_SEARCH = 1 << 14
 #: Sources whose search takes torch as long as all of a search that does not depend on their number.
 _SOURCES_OF_OVERHEAD = 160
+#: Sources up to which a search by torch is no shorter with several threads than with one.
+_LIGHT_SEARCH = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +116,7 @@ def generate_registered(options: GenerateOptions, context: cli.RunContext) -> di
     """Generate images and write them."""
     from ..io.images import read_image
     from ..methods.trained.base import is_trained
+    from ..runs.threads import one_thread_an_operation
     from ._load import note_few, open_model
     from ._output import run_facts
     from ._registration import align_sources, note_picture
@@ -141,7 +144,9 @@ def generate_registered(options: GenerateOptions, context: cli.RunContext) -> di
         inputs: dict[str, Any] = {"settings": settings, "reference": reference, "where": where, "decoding": decoding}
         classes = None if labels is None else _classes(model, labels, settings, decoding)
         is_short = options.n * (_SOURCES_OF_OVERHEAD + len(model.bank)) <= _SHORT_SEARCH
+        is_light = rejection is None and len(model.bank) <= _LIGHT_SEARCH
         with (
+            one_thread_an_operation() if is_light else nullcontext(),
             sample_writer(staging, options, model, context, facts, settings, formats=options.files) as writer,
             few_searches() if is_short else nullcontext(),
         ):

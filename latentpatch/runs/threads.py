@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import TypeVar
 
@@ -13,10 +14,32 @@ import torch
 
 from .interruption import current_check
 
-__all__ = ["map_in_threads", "one_thread", "run_in_threads"]
+__all__ = ["map_in_threads", "num_threads", "one_thread", "one_thread_an_operation", "run_in_threads"]
 
 P = TypeVar("P")
 R = TypeVar("R")
+
+#: Threads for parts of work where operations have one; 0 where both have as many.
+_threads_for_parts: ContextVar[int] = ContextVar("threads_for_parts", default=0)
+
+
+def num_threads() -> int:
+    """Return how many parts of work are computed at a time: as many as torch has threads."""
+    return _threads_for_parts.get() or torch.get_num_threads()
+
+
+@contextmanager
+def one_thread_an_operation() -> Iterator[None]:
+    """Give single operations one thread within the block, and parts of work as many as before.
+
+    Where other threads keep the cores busy, the threads of an operation wait for each other at its end.
+    """
+    token = _threads_for_parts.set(num_threads())
+    try:
+        with one_thread():
+            yield
+    finally:
+        _threads_for_parts.reset(token)
 
 
 @contextmanager
@@ -39,14 +62,18 @@ def map_in_threads(function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
     Grad mode and inference mode are those of the caller. Autocast is that of the function alone.
     """
     results: dict[int, R] = {}
-    threads, check = max(1, min(torch.get_num_threads(), len(parts))), current_check()
+    threads, check = max(1, min(num_threads(), len(parts))), current_check()
     has_grad, is_inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     def run(first: int) -> None:
-        with one_thread(), torch.inference_mode(is_inference), torch.set_grad_enabled(has_grad):
-            for i in range(first, len(parts), threads):
-                check()
-                results[i] = function(parts[i])
+        token = _threads_for_parts.set(1)  # parts of a part share its thread
+        try:
+            with one_thread(), torch.inference_mode(is_inference), torch.set_grad_enabled(has_grad):
+                for i in range(first, len(parts), threads):
+                    check()
+                    results[i] = function(parts[i])
+        finally:
+            _threads_for_parts.reset(token)
 
     with one_thread():
         run_in_threads([lambda first=first: run(first) for first in range(threads)])  # type: ignore[misc]

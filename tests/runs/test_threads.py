@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentpatch import LatentPatch, RasterSettings
-from latentpatch.runs.threads import map_in_threads, one_thread
+from latentpatch.runs.threads import map_in_threads, num_threads, one_thread, one_thread_an_operation
 
 THREADS = (1, 2, 3)
 
@@ -77,3 +78,21 @@ def test_an_error_ends_all_parts_and_restores_the_number_of_threads() -> None:
     with pytest.raises(KeyError), one_thread():
         raise KeyError
     assert torch.get_num_threads() == 2
+
+
+def test_operations_may_have_one_thread_and_parts_several() -> None:
+    torch.set_num_threads(2)
+    together = threading.Barrier(2, timeout=30)
+
+    def part(_: int) -> tuple[int, int, int]:
+        together.wait()  # fails where parts have one thread
+        return torch.get_num_threads(), num_threads(), len(map_in_threads(str, range(2)))
+
+    with one_thread_an_operation():
+        assert (torch.get_num_threads(), num_threads()) == (1, 2)
+        assert map_in_threads(part, range(2)) == [(1, 1, 2)] * 2
+        assert (torch.get_num_threads(), num_threads()) == (1, 2)
+    assert (torch.get_num_threads(), num_threads()) == (2, 2)
+    with pytest.raises(KeyError), one_thread_an_operation():
+        raise KeyError
+    assert (torch.get_num_threads(), num_threads()) == (2, 2)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ....errors import SettingError
 from ....runs.interruption import checkpoint
 from ....runs.system import has_numba as installed
-from ....runs.threads import run_in_threads
+from ....runs.threads import num_threads, run_in_threads
 from .prepared import PreparedSources, paste, score_bound
 from .schedule import Scale, places_in_units
 
@@ -321,6 +321,6 @@ class Scan:
 
 def _in_threads(work: Callable[[slice], None], images: int) -> None:
     """Call ``work`` for all images in parts, one part per torch thread, the first in the calling thread."""
-    threads = max(1, min(torch.get_num_threads(), images))
+    threads = max(1, min(num_threads(), images))
     parts = [slice(images * part // threads, images * (part + 1) // threads) for part in range(threads)]
     run_in_threads([partial(work, part) for part in parts])
