@@ -54,11 +54,31 @@ class _PackedResidual(nn.Module):
     def __init__(self, plain: _Residual, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.first = PackedConvolution(plain.first, shape, relu=True)
-        self.second = PackedConvolution(plain.second, (shape[0], plain.second.in_channels, *shape[2:]))
+        self.second = PackedConvolution(plain.second, shape)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.second(self.first(x), plus=x)
         return result
+
+
+class _Fold(nn.Module):
+    """``nn.PixelUnshuffle`` that leaves the channels of a pixel side by side, as they are in channels-last memory."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        images, channels, height = x.shape[:3]
+        rows = x.permute(0, 2, 3, 1).reshape(images, height // self.side, self.side, -1, self.side * channels)
+        return rows.transpose(2, 3).flatten(3).permute(0, 3, 1, 2)
+
+    def before(self, plain: nn.Conv2d) -> nn.Conv2d:
+        """Return a convolution that does after this what ``plain`` does after ``nn.PixelUnshuffle``."""
+        moved = copy.deepcopy(plain)
+        blocks = plain.weight.detach().unflatten(1, (-1, self.side, self.side))
+        moved.weight = nn.Parameter(blocks.permute(0, 2, 3, 1, 4, 5).flatten(1, 3), requires_grad=False)
+        return moved
 
 
 def _packed(network: nn.Sequential, example: Tensor) -> nn.Sequential:
@@ -73,7 +93,11 @@ def _packed(network: nn.Sequential, example: Tensor) -> nn.Sequential:
     try:
         for layer in network:
             if isinstance(layer, nn.Conv2d):
-                layers.append(PackedConvolution(layer, tuple(x.shape)))
+                fold = layers[-1] if layers else None
+                plain = fold.before(layer) if isinstance(fold, _Fold) else layer
+                layers.append(PackedConvolution(plain, tuple(x.shape)))
+            elif isinstance(layer, nn.PixelUnshuffle):  # always before a convolution
+                layers.append(_Fold(layer.downscale_factor))
             elif isinstance(layer, _Residual):
                 layers.append(_PackedResidual(layer, tuple(x.shape)))
             else:

@@ -77,13 +77,11 @@ def encode_common(pictures: Tensor, side: int, has_masks: bool = True) -> Common
         side: of a cell in pixels.
         has_masks: whether masks are wanted; without them, and where cells have no quarters, they have no elements.
     """
-    levels = (pictures.float() * _LEVELS).round().long().clamp(0, 255)
-    grey = is_grey(pictures)
-    grounds = _grounds(levels)
-    count, height, width = len(levels), levels.shape[2] // side, levels.shape[3] // side
+    grey, grounds = is_grey(pictures), _grounds(pictures)
+    count, height, width = len(pictures), pictures.shape[2] // side, pictures.shape[3] // side
     if not has_masks or not can_have_residuals(side):
-        return Common(grey.cpu(), grounds, levels.new_zeros((count, height, width, 0), dtype=torch.uint8))
-    half = side // 2
+        return Common(grey.cpu(), grounds, pictures.new_zeros((count, height, width, 0), dtype=torch.uint8))
+    half, levels = side // 2, _in_levels(pictures)
     ground = _in_rows(grounds.to(levels.device).double(), levels.shape[2])
     error = levels - ground
     is_ground = (error.abs() <= _CHANNEL_TOLERANCE).all(1, keepdim=True)
@@ -94,13 +92,18 @@ def encode_common(pictures: Tensor, side: int, has_masks: bool = True) -> Common
     return Common(grey.cpu(), grounds, packed.flatten(3))
 
 
-def _grounds(levels: Tensor) -> Tensor:
-    """Return the grounds ``(N, 2, 3)`` uint8 on the CPU of pictures ``(N, 3, H, W)`` int64 in levels.
+def _in_levels(pictures: Tensor) -> Tensor:
+    return (pictures.float() * _LEVELS).round().long().clamp(0, 255)
+
+
+def _grounds(pictures: Tensor) -> Tensor:
+    """Return the grounds ``(N, 2, 3)`` uint8 on the CPU of pictures ``(N, 3, H, W)`` in [0, 1].
 
     Fitted to the border: from the commonest color on, by least squares, to fewer and fewer of the pixels.
     """
-    height, width = levels.shape[2:]
-    border = torch.cat([levels[:, :, 0], levels[:, :, -1], levels[:, :, :, 0], levels[:, :, :, -1]], 2).cpu()
+    height, width = pictures.shape[2:]
+    sides = pictures[:, :, 0], pictures[:, :, -1], pictures[:, :, :, 0], pictures[:, :, :, -1]
+    border = _in_levels(torch.cat(sides, 2)).cpu()
     common = (border[:, 0] * 65536 + border[:, 1] * 256 + border[:, 2]).mode(1).values
     color = torch.stack([common // 65536, common // 256 % 256, common % 256], 1)
     down = torch.linspace(0, 1, height, dtype=torch.float64)
