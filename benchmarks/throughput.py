@@ -60,6 +60,8 @@ def turn(checkout: Path, folder: Path, sources: Path, n: int, formats: list[str]
     """Run every command once in a checkout."""
     model, command = folder / "model.safetensors", ("-m", "latentpatch")
     found = {"import torch": seconds_of(checkout, "-c", "import torch")[0]}
+    quick = ("--precision", "bfloat16")
+    found["fit, bfloat16"] = seconds_of(checkout, *command, "fit", sources, *quick, "-q", "-o", model)[0]
     found["fit"] = seconds_of(checkout, *command, "fit", sources, "-q", "-o", model)[0]
     wall, cpu = seconds_of(checkout, "-c", OWN, model, n)[1].split()
     found["model"] = (float(wall), float(cpu))
@@ -80,6 +82,9 @@ def figures(turns: list[dict[str, Seconds]], n: int, num_sources: int, kind: int
         f"{START} pictures, times import torch": best["start"] / best["import torch"],
         f"fit of {num_sources} files, s": best["fit"],
         "fit, files a second, without the import": num_sources / (best["fit"] - best["import torch"]),
+        f"fit of {num_sources} files in bfloat16, s": best["fit, bfloat16"],
+        "fit in bfloat16, files a second, without the import": num_sources
+        / (best["fit, bfloat16"] - best["import torch"]),
         "model, pictures a second": 1 / best["model"],
     }
     for name in set(best) & set(FORMATS):
