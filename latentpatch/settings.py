@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache
-from math import isfinite
+from math import inf
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +21,8 @@ from .validation import plain
 __all__ = ["Setting", "Settings", "aliases_of", "check_limits", "declared", "setting", "settings_table"]
 
 S = TypeVar("S", bound="Settings")
+
+_LEAST, _MOST = 2.0**-126, 2.0**128 - 2.0**104  # magnitudes of float32, in which methods compute
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,13 @@ class Setting:
         if self.choices and value not in self.choices:
             raise SettingError(name, value, self.range_text)
         if isinstance(value, (int, float)) and not self.has(value):
-            raise SettingError(name, value, self.range_text)
+            is_number = not 0 < abs(value) < _LEAST and (abs(value) <= _MOST or not abs(value) < inf)
+            raise SettingError(name, value, self.range_text if is_number else "a number that float32 can hold")
 
     def has(self, value: float) -> bool:
-        """Return whether a number is finite and within the bounds."""
+        """Return whether a number is within the bounds, and 0 or of a magnitude that float32 has (NaN has none)."""
         return (
-            (isinstance(value, int) or isfinite(value))
+            (value == 0 or _LEAST <= abs(value) <= _MOST)
             and (self.minimum is None or value >= self.minimum)
             and (self.maximum is None or value <= self.maximum)
             and (self.above is None or value > self.above)

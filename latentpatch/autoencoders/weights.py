@@ -128,7 +128,7 @@ def _download(file: WeightFile, target: Path) -> None:
     if not _may_download.get():
         raise WeightsError(
             f"{file.name} is not on this machine, and a model file alone does not have it downloaded: "
-            "name the autoencoder, too (--autoencoder, autoencoder=)"
+            "name the autoencoder, too (--autoencoder or --generator, autoencoder=)"
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 from ..errors import FileError
@@ -86,8 +87,8 @@ def _checked_header(values: list[str], path: Path) -> list[str]:
     header = [value.strip() for value in values]
     while len(header) > 1 and not header[-1]:
         header.pop()
-    for name in header:
-        if header.count(name) > 1:
+    for name, count in Counter(header).items():
+        if count > 1:
             raise FileError(path, f"column {name!r} comes twice in the header")
     return header
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,9 +81,11 @@ def run(options: InterpolateOptions, context: cli.RunContext) -> dict[str, Any]:
     import torch
 
     from .. import __version__
+    from ..autoencoders.weights import without_downloads
     from ..generators import load_generator
     from ..io import atomic, images
     from ..methods.inversion import interpolate, weights_of
+    from ..methods.memory import check_count
     from ..runs.system import choose_device
     from ._output import SHEET_IMAGES, file_facts, write_json
 
@@ -90,16 +93,17 @@ def run(options: InterpolateOptions, context: cli.RunContext) -> dict[str, Any]:
     stored = _read(options)
     if len(stored.ids) < 2:
         raise ValueError(f"{options.latents[0]}: one picture only; two or more are needed to interpolate")
+    name, size = options.generator or stored.generator["name"], stored.image_size
+    check_count(len(options.weights) or options.n, size[0] * size[1])
     if options.weights:
         if any(len(row) != len(stored.ids) for row in options.weights):
             raise ValueError(f"--weights: {len(stored.ids)} numbers are needed, for {', '.join(stored.ids)}")
         weights = torch.tensor(options.weights)
     else:
         weights = weights_of(options.by, len(stored.ids), options.n, options.seed)
-    name = options.generator or stored.generator["name"]
-    height, width = stored.generator["image_size"]
     with atomic.staged(options.output) as staging:
-        generator = load_generator(name, size=(height, width)).to(choose_device(context.device))
+        with nullcontext() if options.generator else without_downloads():  # a file alone has nothing fetched
+            generator = load_generator(name, size=size).to(choose_device(context.device))
         stored.check(generator, options.latents[0])
         pictures = interpolate(generator, stored.styles, stored.noise, weights, seed=stored.seed)
         record = {

@@ -18,6 +18,7 @@ _STEP = 0.03  # change of luminance in [0, 1] from a pixel to the next that coun
 _CELLS = 24  # along the shorter side of a picture: edges are counted in each
 _FULL = 0.15  # part of a cell's pixels that are edges where a density is 1
 _ROUNDS = 3  # of smoothing, each half as wide as the one before
+_LEAST_STEP = 1e-9  # of smoothing: any difference of float32 pixels is an edge then
 
 
 def edge_density(picture: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ def smooth_within_edges(picture: Tensor, width: float, step: float) -> Tensor:
         width: standard deviation of the smoothing, in pixels.
         step: difference of neighbors, summed over channels, that counts as much as the width; above 0.
     """
-    values = picture.cpu().numpy().copy()
+    values, step = picture.cpu().numpy().copy(), max(step, _LEAST_STEP)
     for turn in range(_ROUNDS):
         sigma = width * 3**0.5 * 2 ** (_ROUNDS - 1 - turn) / (4**_ROUNDS - 1) ** 0.5
         for axis in (2, 1):

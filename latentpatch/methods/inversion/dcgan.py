@@ -69,7 +69,9 @@ def load(argument: str | None = None, *, pretrained: bool = True) -> DCGAN:
             raise WeightsError(f"{path}: no such file")
         state = read_checkpoint(path)
         state = state.get("netG_state_dict", state) if isinstance(state, dict) else state
-        if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
+        if not isinstance(state, dict) or not all(
+            isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+        ):
             raise WeightsError(f"{path} must hold a state dict of a DCGAN of 64 pixels (main.0.weight and so on)")
         load_state(model, {key.removeprefix("module."): value for key, value in state.items()}, str(path))
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from ...validation import check_integer, check_number
 __all__ = ["Generator", "GeneratorSpec", "load_state"]
 
 _TRUNCATIONS = (-10.0, 10.0)  # smallest and largest
+_MOST_SIDE = 4096  # pixels of pictures by networks with layers for each size
 _MEAN_SAMPLES = 4096  # vectors whose mapped styles are averaged
 
 
@@ -68,6 +70,8 @@ class Generator(nn.Module, ABC):
 
     def __init__(self, spec: GeneratorSpec) -> None:
         super().__init__()
+        if spec.latent_dim and max(spec.image_size) > _MOST_SIDE:
+            raise SettingError("image_size", spec.image_size, f"at most {_MOST_SIDE} pixels a side")
         self.spec = spec
         self._mean: Tensor | None = None
 
@@ -161,6 +165,29 @@ class Generator(nn.Module, ABC):
     def identity(self) -> dict[str, Any]:
         """Return the facts and the :meth:`fingerprint` as a record, without the user's path."""
         return {**asdict(replace(self.spec, argument=None)), "sha256": self.fingerprint()}
+
+    @torch.no_grad()
+    def check_tensors(self) -> None:
+        """Refuse tensors of a file that do not fit one another: a picture of half the size is made.
+
+        For networks whose tensors are all buffers of their own, and grow a constant ``input`` of 4 x 4.
+
+        Raises:
+            RuntimeError, ValueError: naming what does not fit.
+        """
+        probe, spec, maps = copy(self), self.spec, self.noise(0)
+        first, wanted = self._buffers["input"], [(1, 1, *each) for each in spec.noise_sizes]
+        if first.shape[2:] != (4, 4) or [tuple(each.shape) for each in maps] != wanted:
+            raise ValueError("input must be of 4 x 4, and noise maps of the sizes of layers")
+        probe._buffers = {**self._buffers, "input": first[..., :2, :2]}
+        styles, mean = probe.map(torch.zeros(1, spec.latent_dim)), self._mean
+        if any(
+            each.shape[-2:] != (spec.num_styles, spec.style_dim) for each in (styles, styles if mean is None else mean)
+        ):
+            raise ValueError(f"styles must have {spec.style_dim} numbers")
+        made = probe.synthesize(styles, [each[..., : each.shape[2] // 2, : each.shape[3] // 2] for each in maps])
+        if made.shape != (1, 3, *(side // 2 for side in spec.image_size)) or not bool(made.isfinite().all()):
+            raise ValueError(f"pictures must have 3 channels, {spec.image_size} pixels and finite values")
 
     def check_styles(self, styles: Tensor, noise: Sequence[Tensor]) -> None:
         """Refuse styles and noise maps of other shapes, or that are not finite.

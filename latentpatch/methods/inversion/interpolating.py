@@ -11,8 +11,10 @@ from torch import Tensor
 from ...errors import SettingError
 from ...ops.noise import noise_from_seeds
 from ...runs.defaults import plain_torch
+from ...runs.system import check_memory
 from ...runs.threads import map_in_threads
 from ...validation import check_choice, check_integer
+from ..memory import check_count
 from .generator import Generator
 
 __all__ = ["WEIGHTINGS", "interpolate", "weights_of"]
@@ -25,6 +27,7 @@ WEIGHTINGS = {
 }
 
 _SUM_TOLERANCE = 1e-4
+_WEIGHT_BYTES = 64  # memory of a weight while it is computed
 
 
 @plain_torch()
@@ -42,7 +45,7 @@ def weights_of(kind: str, inputs: int, count: int, seed: int = 0) -> Tensor:
     """
     check_choice("by", kind, WEIGHTINGS)
     check_integer("inputs", inputs, 2)
-    check_integer("n", count, 1)
+    check_memory("n", count, _WEIGHT_BYTES * inputs * check_integer("n", count, 1))
     eye = torch.eye(inputs)
     if kind == "random":
         shares = -torch.log1p(-noise_from_seeds(range(seed, seed + count), inputs).double())
@@ -87,6 +90,7 @@ def interpolate(
         raise SettingError("weights", tuple(weights.shape), f"of shape (M, {len(styles)})")
     if not bool(((weights.sum(1) - 1).abs() < _SUM_TOLERANCE).all()):  # false for NaN, too
         raise SettingError("weights", [round(float(each), 4) for each in weights.sum(1)], "rows that add up to 1")
+    check_count(len(weights), math.prod(generator.spec.image_size))
     weights, device = weights.float(), generator.device
     fixed = generator.noise(seed)[len(noise) :]
 

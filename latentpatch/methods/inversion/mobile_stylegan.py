@@ -27,6 +27,7 @@ from .wheels import wheel_file
 __all__ = ["MobileStyleGAN", "load"]
 
 _FILES = ("MappingNetwork", "SynthesisNetwork")
+_NOT_A_GRAPH = "not the graph of MobileStyleGAN in random-face"
 _TYPES = {"f32": np.float32, "i64": np.int64, "i32": np.int32}
 _SLOPE = 0.2  # of the rectifiers below 0
 _LAYERS = 7  # blocks from 8 to 512 pixels
@@ -68,8 +69,8 @@ class MobileStyleGAN(Generator):
                 tensors |= read(_nodes(path))
             except OSError as error:
                 raise FileError(path, f"cannot be read: {error.strerror or error}") from error
-            except (ET.ParseError, ValueError, KeyError, IndexError, TypeError) as error:
-                raise FileError(path, f"not the graph of MobileStyleGAN in random-face: {error}") from error
+            except (ET.ParseError, ValueError, KeyError, IndexError, RuntimeError, TypeError) as error:
+                raise FileError(path, f"{_NOT_A_GRAPH}: {error}") from error
         maps = [tensors[f"noise.{i}"] for i in range(2 * _LAYERS + 1)]
         spec = GeneratorSpec(
             "mobile-stylegan", 3 * _LAYERS + 2, 512, 512, (size, size), tuple((m.shape[2], m.shape[3]) for m in maps),
@@ -83,6 +84,10 @@ class MobileStyleGAN(Generator):
         for name, value in tensors.items():
             self.register_buffer(name.replace(".", "_"), value)
         self.freeze()
+        try:
+            self.check_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise FileError(folder, f"{_NOT_A_GRAPH}: {' '.join(str(error).split())[:300]}") from error
 
     def map(self, vectors: Tensor) -> Tensor:
         x = vectors * (vectors.square().mean(1, keepdim=True) + _EPSILON).rsqrt()

@@ -12,10 +12,11 @@ from torch import Tensor
 from ...autoencoders.weights import read_checkpoint
 from ...errors import WeightsError
 from ...io.mmap import read_tensors
+from .generator import Generator
 
 __all__ = ["built_from_file"]
 
-G = TypeVar("G")
+G = TypeVar("G", bound=Generator)
 
 _KEYS = ("g_ema", "G_ema", "g_running", "state_dict")  # where checkpoints have the state dict
 _LAYOUTS = {  # a tensor of each layout, and the generator that reads it
@@ -60,12 +61,14 @@ def built_from_file(name: str, file: str | None, layouts: str, build: Callable[[
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     try:
-        tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+        tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
         if not tensors:
             raise ValueError("no tensors")
-        return build(tensors, content)
-    except (AttributeError, KeyError, IndexError, ValueError, RuntimeError) as error:
-        reason = f"no tensor {error}" if isinstance(error, KeyError) else str(error)
+        generator = build(tensors, content)
+        generator.check_tensors()
+        return generator
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"no tensor {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
         other = next((each for key, each in _LAYOUTS.items() if isinstance(state, dict) and key in state), name)
         if other != name:
             reason = f"it has the layout of {other}: --generator {other}:{path}"

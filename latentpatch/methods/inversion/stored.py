@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ...errors import FileError, SettingError
 from ...io.stored import read_stored, write_stored
+from ...validation import check_choice, check_integer
 from .generator import Generator
+from .names import GENERATORS
 
 __all__ = ["StoredInversion"]
 
@@ -38,6 +40,12 @@ class StoredInversion:
     generator: dict[str, Any]
     record: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the generator's pictures."""
+        height, width = self.generator["image_size"]
+        return height, width
+
     def write(self, path: str | Path) -> None:
         """Write the file, whole or not at all.
 
@@ -60,6 +68,10 @@ class StoredInversion:
             ids, seed, facts, record = (header[key] for key in ("ids", "seed", "generator", "record"))
             styles = tensors.pop("styles")
             noise = tuple(tensors.pop(f"noise.{i}") for i in range(len(tensors)))
+            # A name alone: no file is opened because this one says so.
+            check_choice("generator", facts["name"], GENERATORS)
+            height, width = facts["image_size"]
+            check_integer("image_size", height, 1), check_integer("image_size", width, 1)
             kinds = ((ids, list), (seed, int), (facts, dict), (record, dict), (facts["sha256"], str))
             if not all(isinstance(value, kind) for value, kind in kinds) or len(ids) != len(styles) or not ids:
                 raise ValueError("ids, seed and generator do not fit the styles")
