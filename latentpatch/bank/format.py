@@ -17,6 +17,7 @@ from ..autoencoders.weights import without_downloads
 from ..errors import FileError, SettingError, SettingTypeError, WeightsError
 from ..io.atomic import write_tensors
 from ..io.mmap import map_tensors, read_tensors
+from ..io.notes import open_regular
 from ..registry import settings_from_record, settings_record
 from ..settings import Settings, check_limits
 from ..validation import check_integer
@@ -97,7 +98,10 @@ class ModelFile:
             FileError: where it is not such a file, with the reason.
         """
         try:
-            with Path(path).open("rb"), safe_open(path, framework="np") as stored:  # safetensors calls all errors one
+            with (
+                open_regular(path, "rb"),
+                safe_open(path, framework="np") as stored,
+            ):  # safetensors calls all errors one
                 header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
             mapped = Path(path).stat().st_size > MAPPED_FROM
             tensors = (

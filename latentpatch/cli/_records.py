@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import FileError, LatentPatchError
 from ..io.images import contact_sheet, read_image
+from ..io.notes import open_regular, read_json
 from ..model import LatentPatch
 from ..provenance.maps import provenance_images
 from ._output import IMAGES_FILE, SHEET_IMAGES
@@ -78,7 +79,7 @@ def without_sheets(folder: Path, paths: Sequence[Path], grid: tuple[int, int]) -
     for name, inputs in _RECORDS.items() if folder.is_dir() else ():
         note = folder / name
         try:
-            record = json.loads(note.read_text(encoding="utf-8", errors="replace")) if note.exists() else {}
+            record = read_json(note) if note.exists() else {}
             for path in (folder / sheet for sheet in _SHEETS if sheet in record.get("sheets", ())):
                 is_grid = path.name == "grid.png"
                 if path in paths and _shows(path, _tiles(record, folder, paths, None if is_grid else grid),
@@ -110,7 +111,7 @@ def _rows(record: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
     if "images" in record:
         yield from record["images"]
         return
-    with (folder / IMAGES_FILE).open(encoding="utf-8") as lines:
+    with open_regular(folder / IMAGES_FILE, encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
 
@@ -126,7 +127,7 @@ def _shows(path: Path, tiles: Tensor, inputs: int) -> bool:
 def read_note(folder: Path) -> dict[str, Any]:
     """Return the record ``generation.json`` of a folder; empty where there is none that can be read."""
     try:
-        record = json.loads((folder / "generation.json").read_text(encoding="utf-8", errors="replace"))
+        record = read_json(folder / "generation.json")
     except _MALFORMED:
         return {}
     return record if isinstance(record, dict) else {}
@@ -146,7 +147,7 @@ def recorded_maps(folder: Path, paths: Sequence[Path], model: LatentPatch) -> Re
     if not folder.is_dir() or not note.exists():
         return RecordedMaps(index, is_recorded, notes)
     try:
-        record = json.loads(note.read_text(encoding="utf-8", errors="replace"))
+        record = read_json(note)
         if record["sources_sha256"] == model.bank.digest():
             maps = {str(row["file"]): torch.tensor(row["index"]) for row in _rows(record, folder)}
             for i, path in enumerate(paths):

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import FileError, SettingError
+from .notes import open_regular
 
 __all__ = ["DTYPES", "Rows", "map_tensors", "read_tensors"]
 
@@ -48,7 +49,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     Raises:
         OSError, SafetensorError: where the file cannot be read, or is malformed.
     """
-    with Path(path).open("rb"):  # safetensors says of every file that it cannot open that it does not exist
+    with open_regular(path, "rb"):  # safetensors says of every file that it cannot open that it does not exist
         return load_file(path)
 
 
@@ -65,7 +66,10 @@ def map_tensors(path: str | Path, scattered: Collection[str] = ()) -> dict[str, 
     Raises:
         OSError, SafetensorError, ValueError: where the file cannot be read, or is malformed.
     """
-    with safe_open(path, framework="np"):  # checks the header against the file's size, and reads no tensor
+    with (
+        open_regular(path, "rb"),
+        safe_open(path, framework="np"),
+    ):  # checks the header against the file's size, and reads no tensor
         pass
     with Path(path).open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ..autoencoders.weights import sha256_of
 from ..io.listing import normalized
+from ..io.notes import read_json
 from ..model import LatentPatch
 from .trace import nearest_source_map
 
@@ -46,7 +46,7 @@ def recorded_index(
     note = path.with_name(f"{facts['command']}.json")
     what = f"it was made by {facts['command']!r}, from another image that is not available"
     try:
-        record = json.loads(note.read_text(encoding="utf-8"))
+        record = read_json(note)
         row = next(row for row in record["images"] if row["file"] == path.name and row["seed"] == facts.get("seed"))
         if any(record.get(name) != facts.get(name) for name in _DECISIVE):
             return None, f"{what}, and {note.name} beside it is of another run"

@@ -8,6 +8,7 @@ by any number of processes, continues there. At the end all files move into plac
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import IO, Any
 
 from ..errors import FileError
 from ..io import atomic
+from ..io.notes import open_regular, read_json
 from .processes import Processes
 
 __all__ = ["ResumableRun", "difference", "locked"]
@@ -51,7 +53,8 @@ class ResumableRun:
         if processes.rank == 0:
             self._open(facts)
         processes.gather_objects(None)
-        numbers = [int(path.stem) for path in self.folder.glob("batches/[0-9]*.json")] if processes.rank == 0 else []
+        stems = [path.stem for path in self.folder.glob("batches/*.json")] if processes.rank == 0 else []
+        numbers = [int(stem) for stem in stems if re.fullmatch(r"[0-9]{1,18}", stem)]
         self.finished_batches: set[int] = set(processes.gather_objects(numbers)[0])
 
     def __enter__(self) -> ResumableRun:
@@ -75,14 +78,14 @@ class ResumableRun:
                 if folder.name != "lock":
                     folder.mkdir(parents=True, exist_ok=True)
             self._lock = locked(self.folder / "lock")
-            earlier = note.read_text(encoding="utf-8") if note.exists() else None
+            earlier = read_json(note) if note.exists() else None
             for path in self.staging.rglob(f"{atomic.TEMPORARY}*"):  # of a process that was killed as it wrote
                 path.unlink()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise FileError(self.folder, f"cannot be used: {error}") from error
         if earlier is None:
             atomic.write_bytes(note, text.encode())
-        elif earlier != text:
+        elif earlier != json.loads(text):
             self._lock.close()
             raise FileError(
                 self.folder,
@@ -103,7 +106,7 @@ class ResumableRun:
         for batch in range(num_batches):
             path = self.folder / "batches" / f"{batch}.json"
             try:
-                record = json.loads(path.read_bytes())
+                record = read_json(path)
             except (OSError, ValueError) as error:
                 raise FileError(
                     path, f"not a readable record: {error}; delete the file to make its pictures again"
@@ -138,7 +141,7 @@ def locked(path: Path) -> IO[str]:
         FileError: of the file's folder, where another process has it.
         OSError: where the file cannot be opened.
     """
-    lock = path.open("a")
+    lock = open_regular(path, "a")
     try:
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,11 +151,10 @@ def locked(path: Path) -> IO[str]:
     return lock
 
 
-def difference(earlier: str, facts: dict[str, Any]) -> str:
-    """Describe the first fact that differs."""
+def difference(theirs: Any, facts: dict[str, Any]) -> str:
+    """Describe the first fact that differs from those of an earlier note."""
     try:
-        theirs = json.loads(earlier)
         name = next(name for name in sorted({*theirs, *facts}) if theirs.get(name) != facts.get(name))
-    except (ValueError, TypeError, StopIteration):
+    except (AttributeError, TypeError, StopIteration):
         return "its note is damaged"
     return f"{name} was {json.dumps(theirs.get(name))}, not {json.dumps(facts.get(name))}"

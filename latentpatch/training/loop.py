@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 
 from ..errors import FileError, TrainingError
 from ..io.atomic import write_bytes
+from ..io.notes import open_regular, read_json
 from ..io.stored import read_stored, write_stored
 from ..runs.interruption import checkpoint as check_interruption
 from ..runs.progress import progress
@@ -230,12 +231,12 @@ class _Log:
         path = folder / "losses.csv"
         if path.exists():
             try:
-                with path.open(newline="", encoding="utf-8") as file:
+                with open_regular(path, newline="", encoding="utf-8") as file:
                     for row in csv.DictReader(file):
                         number, name, step = int(row.pop("number")), row.pop("stage"), int(row.pop("step"))
                         losses = {key: float(value) for key, value in row.items() if value}
                         self.rows.append((number, name, step, losses))
-            except (KeyError, OSError, TypeError, ValueError) as error:
+            except (csv.Error, KeyError, OSError, TypeError, ValueError) as error:
                 raise FileError(path, f"damaged ({error}); delete the file") from error
 
     def drop_after(self, number: int, step: int) -> None:
@@ -258,17 +259,17 @@ def _check_configuration(path: Path, facts: dict[str, Any]) -> None:
     """Write the configuration of a new training, or compare that of an earlier one."""
     text = json.dumps(facts, sort_keys=True, indent=1)
     try:
-        earlier = path.read_text(encoding="utf-8") if path.exists() else None
-    except (OSError, UnicodeDecodeError) as error:
+        theirs = read_json(path) if path.exists() else None
+    except (OSError, ValueError) as error:
         raise FileError(path, f"cannot be read: {error}") from error
-    if earlier is None:
+    if theirs is None:
         write_bytes(path, text.encode())
-    elif earlier != text:
-        theirs = json.loads(earlier) if earlier.startswith("{") else {}
+    elif theirs != json.loads(text):
+        theirs = theirs if isinstance(theirs, dict) else {}
         old, new = theirs.pop("config", {}), facts["config"]
         if old == new:  # the names of settings say more than the stages that follow from them
             old, new = theirs, {key: value for key, value in facts.items() if key != "config"}
-        reason = difference(json.dumps(old), new)
+        reason = difference(old, new)
         raise FileError(
             path.parent,
             f"holds the training of another configuration ({reason}); train with that one again, or delete the folder",

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ...errors import FileError, SettingError
+from ...io.notes import open_regular
 from ...io.stored import read_stored, write_stored
 from ...ops.compositing import fill_smoothly, join
 from ...ops.pyramid import resize
@@ -236,7 +237,7 @@ def is_trained(path: object) -> bool:
     if not isinstance(path, (str, Path)) or Path(path).suffix != ".safetensors":
         return False
     try:
-        with safe_open(path, framework="np") as stored:
+        with open_regular(path, "rb"), safe_open(path, framework="np") as stored:
             header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
         return isinstance(header, dict) and header.get("format") == FORMAT
     except (OSError, SafetensorError, ValueError, RecursionError):
@@ -264,9 +265,10 @@ def load_trained(path: str | Path) -> TrainedModel:
         with torch.device("meta"), warnings.catch_warnings():  # no memory before the tensors are known to fit
             warnings.simplefilter("ignore")  # layers of no channels
             model = kind(**facts, **arguments)
-        expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-        found = {key: tuple(value.shape) for key, value in tensors.items()}
-        if expected != found:
+        floats = {value.dtype for value in tensors.values() if value.is_floating_point()}  # one type, perhaps half
+        expected = {key: (value.shape, value.is_floating_point()) for key, value in model.state_dict().items()}
+        found = {key: (value.shape, value.is_floating_point()) for key, value in tensors.items()}
+        if expected != found or len(floats) != 1:
             raise ValueError(f"tensors are not those of {header['method']}")
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
             raise ValueError("tensors must be finite")
