@@ -18,11 +18,12 @@ from . import __all__ as _PUBLIC
 from .errors import FileError, MissingDependencyError
 from .generators import generator, inversion
 from .io.atomic import staged, write_bytes
+from .io.download import within_seconds
 from .methods.single_image.presets import task_settings
 from .methods.trained.base import load_trained as trained_model
 from .model_card import model_card
 from .registry import TASKS
-from .validation import check_choice
+from .validation import check_choice, check_number
 
 if TYPE_CHECKING:
     from .autoencoders.base import Autoencoder
@@ -99,6 +100,7 @@ class PretrainedMixin:
         commit_message: str = "Push model using latentpatch",
         private: bool | None = None,
         token: str | bool | None = None,
+        timeout: float = 600.0,
         **options: Any,
     ) -> str:
         """Publish the model, **and with it its sources**, on the Hugging Face Hub. Returns the commit's address.
@@ -106,15 +108,19 @@ class PretrainedMixin:
         Args:
             repo_id: ``OWNER/NAME``; made where it is missing.
             commit_message, private, token: of ``huggingface_hub.HfApi``.
+            timeout: most seconds for all of it.
             options: of its ``upload_folder``, such as ``revision`` and ``create_pr``.
 
         Raises:
-            FileError: where it cannot be published.
+            FileError: where it cannot be published, or not within ``timeout``.
             MissingDependencyError: without huggingface_hub.
+            SettingError: for a ``timeout`` that is no number of seconds.
         """
+        check_number("timeout", timeout, 1e-3, 1e6)
         cast("LatentPatch", self).require_fit()
         hub = _huggingface_hub("push_to_hub")
-        try:
+
+        def publish() -> str:
             api = hub.HfApi(token=token, library_name="latentpatch")
             name = str(api.create_repo(repo_id, private=private, exist_ok=True).repo_id)
             with tempfile.TemporaryDirectory() as folder:
@@ -122,6 +128,9 @@ class PretrainedMixin:
                 return str(
                     api.upload_folder(repo_id=name, folder_path=folder, commit_message=commit_message, **options)
                 )
+
+        try:
+            return within_seconds(timeout, publish)
         except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
             raise FileError(repo_id, f"cannot be published: {' '.join(str(error).split())}") from error
 

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache
-from math import inf
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -22,7 +21,8 @@ __all__ = ["Setting", "Settings", "aliases_of", "check_limits", "declared", "set
 
 S = TypeVar("S", bound="Settings")
 
-_LEAST, _MOST = 2.0**-126, 2.0**128 - 2.0**104  # magnitudes of float32, in which methods compute
+# Magnitudes of float32, in which methods compute, and the largest of integers.
+_LEAST, _MOST, _MOST_INTEGER = 2.0**-126, 2.0**128 - 2.0**104, 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,13 @@ class Setting:
         if self.choices and value not in self.choices:
             raise SettingError(name, value, self.range_text)
         if isinstance(value, (int, float)) and not self.has(value):
-            is_number = not 0 < abs(value) < _LEAST and (abs(value) <= _MOST or not abs(value) < inf)
-            raise SettingError(name, value, self.range_text if is_number else "a number that float32 can hold")
+            is_odd = not 0 <= value <= 0 and not _LEAST <= abs(value) <= _MOST_INTEGER
+            raise SettingError(name, value, f"{self.range_text}, as float32 can hold it" if is_odd else self.range_text)
 
     def has(self, value: float) -> bool:
-        """Return whether a number is within the bounds, and 0 or of a magnitude that float32 has (NaN has none)."""
+        """Return whether a number is within the bounds, and one that float32 or int64 can hold (NaN is none)."""
         return (
-            (value == 0 or _LEAST <= abs(value) <= _MOST)
+            (value == 0 or _LEAST <= abs(value) <= (_MOST_INTEGER if isinstance(value, int) else _MOST))
             and (self.minimum is None or value >= self.minimum)
             and (self.maximum is None or value <= self.maximum)
             and (self.above is None or value > self.above)

@@ -17,7 +17,7 @@ from ..bank.sharded import ShardedBank
 from ..errors import SettingError
 from ..fitting import warn_of_disagreement
 from ..io import images
-from ..io.listing import left_out, normalized
+from ..io.listing import left_out, normalized, resolved
 from ..methods.base import Context
 from ..methods.latent.presets import FEW_SOURCES, PRESETS
 from ..model import LatentPatch
@@ -217,9 +217,9 @@ def check_output_apart(output: Path, sources: Sequence[Path]) -> None:
     Raises:
         ValueError: where ``output`` lies within one of the sources that are folders.
     """
-    place = output.resolve()
+    place = resolved(output)
     for source in sources:
-        if source.is_dir() and place.is_relative_to(source.resolve()) and place != source.resolve():
+        if source.is_dir() and place.is_relative_to(resolved(source)) and place != resolved(source):
             raise ValueError(f"--output {output} lies within the sources {source}: its pictures would become sources")
 
 

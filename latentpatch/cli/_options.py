@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..autoencoders.names import AUTOENCODERS, DEFAULT, parse_autoencoder
 from ..errors import SettingError, printable, shorten
-from ._parsing import OptionGroup, Parser, argument, choice, flag, group, integer, number, option, switch
+from ._parsing import OptionGroup, Parser, argument, choice, flag, group, integer, number, option, output_path, switch
 
 if TYPE_CHECKING:
     from ..runs.processes import Processes
@@ -87,7 +87,7 @@ def _autoencoder(text: str) -> str:
 
 def output_option(metavar: str = "FOLDER", help: str = "where to write; replaces files of the same names") -> Any:
     """Declare ``--output``."""
-    return option(Path, metavar, help, "-o", required=True)
+    return option(output_path, metavar, help, "-o", required=True)
 
 
 def size_option(default: tuple[int, int] | None = None) -> Any:

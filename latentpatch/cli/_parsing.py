@@ -15,7 +15,19 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from ..errors import printable, shorten
 
-__all__ = ["OptionGroup", "Parser", "argument", "choice", "flag", "group", "integer", "number", "option", "switch"]
+__all__ = [
+    "OptionGroup",
+    "Parser",
+    "argument",
+    "choice",
+    "flag",
+    "group",
+    "integer",
+    "number",
+    "option",
+    "output_path",
+    "switch",
+]
 
 _MOST_DIGITS = 1000  # digits of an integer; Python reads some 4300
 
@@ -163,6 +175,13 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("must be a path, got ''")
     return Path(text)
+
+
+def output_path(text: str) -> Path:
+    """Read a path to write to; what is left of ``$FOLDER/`` where the variable is not set is the root folder."""
+    if text and not text.strip("/"):
+        raise argparse.ArgumentTypeError(f"must be another place than the root folder, got {text}")
+    return path(text)
 
 
 def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:

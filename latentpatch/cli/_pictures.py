@@ -185,7 +185,9 @@ def make_and_write(
             trace.write(staging / "trace.gif", result.images)
             record["trace"] = "trace.gif"
         report = _write(staging, record, result, shown, options.offsets)
-    older = [path for path in options.output.glob("[0-9]*.png") if path.stem.isdigit() and int(path.stem) >= options.n]
+    older = [
+        path for path in options.output.glob("[0-9]*.png") if path.stem.isdecimal() and int(path.stem) >= options.n
+    ]
     if older:
         context.say(f"pictures of an earlier run that stay in {options.output}: {len(older)}")
     if len(result) > SHEET_IMAGES:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import FileError, ImageError
+from ..io.listing import resolved
 from . import _options as cli
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class AlignOptions(cli.CommandOptions):
             raise ValueError(f"--{'crop' if self.crop else 'closer'}: the pictures in --to have the frame")
         if self.mean is not None and self.mean.suffix.lower() not in _MEAN_SUFFIXES:
             raise ValueError(f"--mean must be a name ending in {', '.join(_MEAN_SUFFIXES)}, got {self.mean}")
-        if self.mean is not None and self.mean.resolve().is_relative_to(self.output.resolve()):
+        if self.mean is not None and resolved(self.mean).is_relative_to(resolved(self.output)):
             raise ValueError(f"--mean {self.mean} lies within --output: it would become a source")
 
 
@@ -171,11 +172,11 @@ def _target_names(paths: Sequence[Path], output: Path) -> dict[Path, str]:
     if len({name.lower() for name in short}) < len(short):
         short = [name + end for name, end in zip(names, ends, strict=True)]
     targets = dict(zip(paths, short, strict=True))
-    originals = {path.resolve() for path in paths}
+    originals = {resolved(path) for path in paths}
     for file in targets.values():
-        if not (output / file).resolve().is_relative_to(output.resolve()):
+        if not resolved(output / file).is_relative_to(resolved(output)):
             raise ValueError(f"--output {output}: {file} would lie outside of it")
-        if (output / file).resolve() in originals:
+        if resolved(output / file) in originals:
             raise ValueError(f"--output {output}: {file} would replace an original: name another folder")
     return targets
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingDependencyError
+from ..io.listing import resolved
 from . import _options as cli
 from ._identity import EvaluateIdentityOptions
 
@@ -63,7 +64,7 @@ class EvaluateOptions(cli.CommandOptions):
         super().check()
         if self.originals and not self.sources.is_fitted:
             raise ValueError("--originals: only a fitted model needs them; SOURCES are pictures")
-        if self.held_out.is_dir() and self.output.resolve().is_relative_to(self.held_out.resolve()):
+        if self.held_out.is_dir() and resolved(self.output).is_relative_to(resolved(self.held_out)):
             raise ValueError(
                 f"--output {self.output} lies within {self.held_out}: its sheets would be held-out pictures"
             )

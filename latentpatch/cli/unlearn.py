@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..io.listing import resolved
 from ..registry import settings_record
 from . import _options as cli
 from ._samplers import SamplerOptions
@@ -47,7 +48,7 @@ class UnlearnOptions(cli.CommandOptions):
         if text.exists() and not self.report.exists():
             raise ValueError(f"--report {self.report} would replace {text}, which is no earlier report's text")
         old, new = self.model, self.output
-        if new.resolve() == old.resolve() or (new.exists() and old.exists() and new.samefile(old)):
+        if resolved(new) == resolved(old) or (new.exists() and old.exists() and new.samefile(old)):
             raise ValueError(f"--output {new} is the model itself: name another file, so that both can be compared")
         self.sampler.checked_name(is_fitted=True)
 

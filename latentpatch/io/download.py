@@ -1,11 +1,15 @@
-"""Fetch a file from the network, within a time limit."""
+"""Work on the network within a time limit; fetch files."""
 
 from __future__ import annotations
 
 import http.client
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextvars import copy_context
 from pathlib import Path
+from typing import TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -13,7 +17,9 @@ from ..errors import FileError
 from ..runs.progress import progress
 from .atomic import replacing
 
-__all__ = ["download"]
+__all__ = ["download", "within_seconds"]
+
+T = TypeVar("T")
 
 _SILENT_SECONDS = 30.0  # without a byte, until a connection counts as broken
 _SLOWEST = 1024  # bytes a second, after the first silent seconds
@@ -55,3 +61,24 @@ def download(url: str, path: str | Path) -> None:
         for block in blocks():
             file.write(block)
             bar.update(len(block))
+
+
+def within_seconds(seconds: float, work: Callable[[], T]) -> T:
+    """Return the result of a function; one that is late goes on in a thread of its own, and its result is dropped.
+
+    Raises:
+        TimeoutError: where it takes longer than ``seconds``. Errors of the function pass unchanged.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=copy_context().run, args=(run,), daemon=True).start()
+    done, _ = wait([outcome], seconds)
+    if not done:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return outcome.result()

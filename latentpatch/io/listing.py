@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar
 
 from ..errors import FileError, SettingError
 
-__all__ = ["SUFFIXES", "find_named", "identifiers", "left_out", "list_images", "normalized"]
+__all__ = ["SUFFIXES", "find_named", "identifiers", "left_out", "list_images", "normalized", "resolved"]
 
 T = TypeVar("T")
 
@@ -151,6 +151,11 @@ def identifiers(paths: Sequence[Path]) -> list[str]:
         if len(set(normal)) == len(normal):
             return normal
     return below
+
+
+def resolved(path: str | Path) -> Path:
+    """Return an absolute path without links, as far as they lead anywhere; those of loops stay."""
+    return Path(os.path.realpath(path))
 
 
 def normalized(name: str) -> str:

@@ -10,11 +10,9 @@ import asyncio
 import hmac
 import json
 import math
-import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,7 +25,7 @@ from starlette.responses import Response as HTTPResponse
 from starlette.routing import Route
 
 from .. import __version__
-from ..errors import FileError, LatentPatchError, SettingError
+from ..errors import LatentPatchError, SettingError
 from ..generators import load_generator
 from ..methods.trained.base import TrainedModel, load_trained
 from ..model import LatentPatch
@@ -39,7 +37,7 @@ from .forms import parse_form
 from .inversions import Inversions
 from .kserve import MODEL_NAME, model_metadata
 from .limits import OPERATIONS, Limits
-from .options import LOOPBACK, Options
+from .options import LOOPBACK, Options, read_token
 from .schema import json_schema
 from .service import Service
 
@@ -135,15 +133,24 @@ class _Server:
 
         async def guard(request: Request) -> HTTPResponse:
             host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
-            is_known = not self.options.hosts or urlsplit(f"//{host}").hostname in self.options.hosts
-            if is_known and (origin is None or urlsplit(origin).netloc == host):
-                return await endpoint(request)
+            with suppress(ValueError):  # of brackets that hold no address
+                is_known = not self.options.hosts or urlsplit(f"//{host}").hostname in self.options.hosts
+                if is_known and (origin is None or urlsplit(origin).netloc == host):
+                    return await endpoint(request)
             await self._discard(_Incoming(request))
             return _refuse(Failure(403, "forbidden", "without a token, pages of other sites and names are refused"))
 
         return guard
 
     async def predict(self, request: Request) -> HTTPResponse:
+        async def answer(body: bytes) -> HTTPResponse:
+            call = await asyncio.to_thread(_call, dict(request.headers), body)  # parsing a form takes a while
+            return _http_response(await self._answer(call, request))
+
+        return await self._answer_body(request, answer)
+
+    async def _answer_body(self, request: Request, answer: Callable[[bytes], Awaitable[HTTPResponse]]) -> HTTPResponse:
+        """Return the answer to a request with a body, within the limits of bodies and of requests at once."""
         incoming = _Incoming(request)
         if self._num_requests >= self.options.queue_size:
             await self._discard(incoming)
@@ -155,8 +162,7 @@ class _Server:
                 await self._discard(incoming)
                 most = self.options.max_body_bytes
                 return _refuse(Failure(413, "body_too_large", f"the body has more than {most} bytes"))
-            call = await asyncio.to_thread(_call, dict(request.headers), body)  # parsing a form takes a while
-            return _http_response(await self._answer(call, request))
+            return await answer(body)
         except Refusal as refusal:
             return _refuse(refusal.failure)
         except asyncio.TimeoutError:
@@ -183,15 +189,15 @@ class _Server:
 
     async def invert(self, request: Request) -> HTTPResponse:
         assert self.inversions is not None
-        incoming = _Incoming(request)
-        try:
-            body = await asyncio.wait_for(self._body(incoming), self.options.max_body_seconds)
-            if body is None:
-                await self._discard(incoming)
-                return _refuse(Failure(413, "body_too_large", f"more than {self.options.max_body_bytes} bytes"))
-            return _json(await asyncio.to_thread(self.inversions.submit, body), 202)
-        except Exception as error:
-            return _refuse(failure_of(error))
+        submit = self.inversions.submit
+
+        async def answer(body: bytes) -> HTTPResponse:
+            try:
+                return _json(await asyncio.to_thread(submit, body), 202)
+            except (LatentPatchError, SettingError) as error:
+                return _refuse(failure_of(error))
+
+        return await self._answer_body(request, answer)
 
     async def inversion(self, request: Request) -> HTTPResponse:
         assert self.inversions is not None
@@ -295,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             queue_size=parsed.queue_size,
             max_body_bytes=parsed.max_body_bytes,
             threads=parsed.threads,
-            token=_token(parsed.token_file),
+            token=read_token(parsed.token_file),
             hosts=(*LOOPBACK, *parsed.allow_host) if parsed.host in LOOPBACK else (),
         )
         if options.threads is not None:
@@ -328,15 +334,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timeout_graceful_shutdown=math.ceil(options.max_body_seconds + rounds * service.limits.max_seconds),
     )
     return 0
-
-
-def _token(path: str | None) -> str | None:
-    if path is None:
-        return os.environ.get("LATENTPATCH_TOKEN")
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(path, f"no token can be read: {getattr(error, 'strerror', 'not ASCII')}") from error
 
 
 def _trained(named: str) -> tuple[str, TrainedModel]:

@@ -27,7 +27,7 @@ from .kserve import encode_kserve, parse_kserve
 from .schema import Answer, InfoRequest, PictureFormat, Request, parse
 from .service import Result
 
-__all__ = ["REQUEST_HEADER", "Call", "Response", "encode_failure", "internal_failure", "respond"]
+__all__ = ["REQUEST_HEADER", "Call", "Response", "encode_failure", "internal_failure", "parse_json", "respond"]
 
 _log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def _fields(call: Call) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if isinstance(body, bytes) and (kind.startswith("image/") or not (json_or_text or _looks_json(body))):
         return _picture_fields(body, call.header(REQUEST_HEADER)), None
     if isinstance(body, (bytes, str)):
-        body = _parse_json(body, "the body")
+        body = parse_json(body, "the body")
     if not isinstance(body, dict):
         raise malformed(f"the body must be a JSON object, got {truncate_for_message(body)}")
     return parse_kserve(body) if "inputs" in body else (body, None)
@@ -183,7 +183,7 @@ def _looks_json(body: bytes) -> bool:
 
 def _picture_fields(picture: bytes, header: str) -> dict[str, Any]:
     """Return the fields of a bare picture and a header with the others."""
-    fields = _parse_json(header, REQUEST_HEADER) if header else {"operation": "reconstruct"}
+    fields = parse_json(header, REQUEST_HEADER) if header else {"operation": "reconstruct"}
     if not isinstance(fields, dict):
         raise malformed(f"{REQUEST_HEADER} must be a JSON object, got {truncate_for_message(fields)}")
     operation = fields.get("operation", "picture" if "task" in fields else "generate")
@@ -208,7 +208,7 @@ def _form_fields(form: Mapping[str, bytes | str]) -> dict[str, Any]:
             fields[name] = _decode(data, name) if name == "donor" and data.startswith(b"source:") else data
             continue
         text = value if isinstance(value, str) else _decode(bytes(value), name)
-        fields[name] = text if name in _TEXTS else _parse_json(text, name)
+        fields[name] = text if name in _TEXTS else parse_json(text, name)
     return fields
 
 
@@ -220,7 +220,12 @@ def _decode(data: bytes, name: str) -> str:
         raise malformed(f"{truncate_for_message(name)} must be UTF-8 text{pictures}") from error
 
 
-def _parse_json(text: bytes | str, name: str) -> Any:
+def parse_json(text: bytes | str, name: str) -> Any:
+    """Return JSON of a bounded number of values.
+
+    Raises:
+        Refusal: 400 for other text.
+    """
     # Counted before they become objects, each of which takes many times its bytes. Base64 has none of them.
     data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     count = sum(data.count(sign) for sign in (b"[", b"{", b",", b":"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 import tempfile
 import threading
@@ -18,7 +17,9 @@ from ..errors import SettingError
 from ..generators import disagreement_with_generator
 from ..io.images import encode_png, read_image
 from ..methods.inversion import Generator, InversionSettings, StoredInversion, invert
+from .codecs import parse_json
 from .failures import BUSY, Failure, Refusal, failure_of, malformed
+from .limits import Limits, check_bytes
 
 __all__ = ["Inversions"]
 
@@ -46,10 +47,11 @@ class Inversions:
     Args:
         generator: that pictures are inverted into.
         max_seconds: of a job, which then ends with the best so far.
+        limits: on the files and pixels of each picture.
     """
 
-    def __init__(self, generator: Generator, max_seconds: float = _MAX_SECONDS) -> None:
-        self.generator, self.max_seconds = generator, max_seconds
+    def __init__(self, generator: Generator, max_seconds: float = _MAX_SECONDS, limits: Limits | None = None) -> None:
+        self.generator, self.max_seconds, self.limits = generator, max_seconds, limits or Limits()
         self._jobs: dict[str, _Job] = {}
         self._lock = threading.Lock()
 
@@ -63,13 +65,13 @@ class Inversions:
             Refusal, LatentPatchError, SettingError: for a body that is no such request, or while a job runs.
         """
         try:
-            fields = json.loads(body)
+            fields = parse_json(body, "the body")
             files = [base64.b64decode(text, validate=True) for text in fields.pop("pictures")]
             settings = InversionSettings(**fields.pop("settings", {}))
             seed, unaligned = fields.pop("seed", 0), fields.pop("unaligned", False)
-        except SettingError:
+        except (Refusal, SettingError):
             raise
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise malformed(f"the body must be JSON with pictures, settings, seed and unaligned: {error}") from error
         if fields or type(seed) is not int or type(unaligned) is not bool or not 0 <= seed < 2**63:
             raise malformed("the body must be JSON with pictures, settings, seed and unaligned")
@@ -77,18 +79,26 @@ class Inversions:
             raise SettingError("pictures", len(files), f"from 1 to {_MAX_PICTURES}")
         if settings.steps > _MAX_STEPS or settings.starts > 1:
             raise SettingError("settings", settings.record(), f"at most {_MAX_STEPS} steps from one start")
-        size = self.generator.spec.image_size
-        targets = torch.stack([read_image(each, size, name=f"pictures.{i}") for i, each in enumerate(files)])
+        self._check_idle()
+        size, most, targets = self.generator.spec.image_size, self.limits.max_pixels, []
+        for i, each in enumerate(files):
+            check_bytes(each, f"pictures.{i}", self.limits)
+            targets.append(read_image(each, size, name=f"pictures.{i}", max_pixels=most))
         with self._lock:
-            if any(each.thread.is_alive() for each in self._jobs.values()):
-                raise Refusal(BUSY)
+            self._check_idle()
             name, job = secrets.token_hex(16), _Job(settings.steps)
             for old in list(self._jobs)[: max(0, len(self._jobs) - _KEPT + 1)]:
                 del self._jobs[old]
             self._jobs[name] = job
-            job.thread = threading.Thread(target=self._run, args=(job, targets, settings, seed, unaligned), daemon=True)
+            job.thread = threading.Thread(
+                target=self._run, args=(job, torch.stack(targets), settings, seed, unaligned), daemon=True
+            )
             job.thread.start()
         return {"id": name, "total": job.total}
+
+    def _check_idle(self) -> None:
+        if any(each.thread.is_alive() for each in list(self._jobs.values())):
+            raise Refusal(BUSY)
 
     def report(self, name: str) -> dict[str, Any] | None:
         """Return how far a job is, and its result once it is done; None for an unknown job.
@@ -113,7 +123,7 @@ class Inversions:
 
     def close(self) -> None:
         """End all jobs and wait for them."""
-        for name, job in self._jobs.items():
+        for name, job in list(self._jobs.items()):
             self.cancel(name)
             if job.thread.is_alive():
                 job.thread.join()

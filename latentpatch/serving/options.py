@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from ..errors import SettingError
+from ..errors import FileError, SettingError
 from ..validation import check_integer, check_real
 
-__all__ = ["LOOPBACK", "Options"]
+__all__ = ["LOOPBACK", "Options", "read_token"]
 
 #: Names of this machine for itself.
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -50,3 +52,17 @@ class Options:
                 raise SettingError(name, value, "a finite number of seconds, at least 0")
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
             raise SettingError("token", "other text", "printable ASCII and not blank")
+
+
+def read_token(path: str | None) -> str | None:
+    """Return the token of a file; without one, that of the environment, if there is one.
+
+    Raises:
+        FileError: where the file cannot be read.
+    """
+    if path is None:
+        return os.environ.get("LATENTPATCH_TOKEN")
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(path, f"no token can be read: {getattr(error, 'strerror', 'not ASCII')}") from error

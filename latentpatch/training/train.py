@@ -28,15 +28,19 @@ import torch
 from torch import nn
 
 from ..autoencoders.registry import load_autoencoder
+from ..autoencoders.weights import read_checkpoint
 from ..errors import FileError, LatentPatchError
 from ..io.atomic import replacing, write_tensors
 from ..io.images import list_images
 from ..runs.progress import progress
+from ..runs.resume import locked
+from ..validation import check_integer, check_number
 from .pool import make_pool
 from .students import STUDENTS, load_wide_student
 
 __all__ = ["main", "train"]
 
+_LEAST = {"mosaics": 0, "real": 1, "steps": 1, "batch": 1, "seed": 0, "log_every": 1}  # smallest numbers of options
 _WARM_UP_STEPS = 500  # the learning rate grows to its largest value
 _FINAL_RATE = 0.01  # share of the largest learning rate
 _MAX_DECAY = 0.999  # a step, in the moving average of weights
@@ -52,11 +56,14 @@ def train(folder: Path, options: argparse.Namespace) -> None:
     step = 0
     checkpoint = folder / f"{options.student}.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=options.device)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = int(state["step"])
+        state = read_checkpoint(checkpoint)
+        try:
+            model.load_state_dict(state["model"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            step = check_integer("step", state["step"], 0)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise FileError(checkpoint, f"malformed: {' '.join(str(error).split())}; delete the file") from error
     logged: list[dict[str, float]] = []
     saved = time.monotonic()
     bar = progress("training", total=options.steps, initial=step, unit="step", mininterval=1, leave=True)
@@ -129,21 +136,39 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint-seconds", type=float, default=180)
     options = parser.parse_args(arguments)
     try:
-        narrow = options.student == "embedded"
-        if narrow and options.wide is None:
-            raise ValueError("--student embedded needs --wide FOLDER, the folder of the trained embedded-wide")
-        if not (options.output / "latents.npy").exists():
-            teacher = load_autoencoder(options.teacher)
-            paths = list_images(*options.images)
-            student = load_wide_student(options.wide) if narrow else None
-            make_pool(options.output, paths, teacher, options.mosaics, options.real, options.seed, student)
-        if narrow and not (options.output / "own.npy").exists():
-            raise FileError(options.output, "holds the pool of another student; give another folder")
-        train(options.output, options)
-    except (LatentPatchError, ValueError) as error:
+        for name, least in _LEAST.items():
+            check_integer(name, getattr(options, name), least)
+        check_number("rate", options.rate, 1e-12, 1)
+        check_number("checkpoint_seconds", options.checkpoint_seconds, 0, 86400)
+        try:
+            options.output.mkdir(parents=True, exist_ok=True)
+            lock = locked(options.output / "lock")
+        except OSError as error:
+            raise FileError(options.output, f"cannot be written: {error.strerror or error}") from error
+        with lock:
+            _run(options)
+    except (LatentPatchError, OSError, ValueError) as error:
         print(f"latentpatch.training: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("latentpatch.training: interrupted, run it again to go on", file=sys.stderr)
+        return 130
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Make the pool unless it exists, then train."""
+    narrow = options.student == "embedded"
+    if narrow and options.wide is None:
+        raise ValueError("--student embedded needs --wide FOLDER, the folder of the trained embedded-wide")
+    if not (options.output / "latents.npy").exists():
+        teacher = load_autoencoder(options.teacher)
+        paths = list_images(*options.images)
+        student = load_wide_student(options.wide) if narrow else None
+        make_pool(options.output, paths, teacher, options.mosaics, options.real, options.seed, student)
+    if narrow and not (options.output / "own.npy").exists():
+        raise FileError(options.output, "holds the pool of another student; give another folder")
+    train(options.output, options)
 
 
 def _cosine(done: float) -> float:

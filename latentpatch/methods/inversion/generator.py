@@ -176,7 +176,7 @@ class Generator(nn.Module, ABC):
             RuntimeError, ValueError: naming what does not fit.
         """
         probe, spec, maps = copy(self), self.spec, self.noise(0)
-        first, wanted = self._buffers["input"], [(1, 1, *each) for each in spec.noise_sizes]
+        first, wanted = self.get_buffer("input"), [(1, 1, *each) for each in spec.noise_sizes]
         if first.shape[2:] != (4, 4) or [tuple(each.shape) for each in maps] != wanted:
             raise ValueError("input must be of 4 x 4, and noise maps of the sizes of layers")
         probe._buffers = {**self._buffers, "input": first[..., :2, :2]}
