@@ -23,10 +23,10 @@ from ...io.atomic import tensor_bytes
 from ...runs.defaults import plain_torch
 from ...validation import check_integer, check_number
 
-__all__ = ["Generator", "GeneratorSpec", "load_state"]
+__all__ = ["MOST_SIDE", "Generator", "GeneratorSpec", "load_state"]
 
 _TRUNCATIONS = (-10.0, 10.0)  # smallest and largest
-_MOST_SIDE = 4096  # pixels of pictures by networks with layers for each size
+MOST_SIDE = 4096  # pixels of pictures by networks with layers for each size
 _MEAN_SAMPLES = 4096  # vectors whose mapped styles are averaged
 
 
@@ -70,8 +70,8 @@ class Generator(nn.Module, ABC):
 
     def __init__(self, spec: GeneratorSpec) -> None:
         super().__init__()
-        if spec.latent_dim and max(spec.image_size) > _MOST_SIDE:
-            raise SettingError("image_size", spec.image_size, f"at most {_MOST_SIDE} pixels a side")
+        if spec.latent_dim and max(spec.image_size) > MOST_SIDE:
+            raise SettingError("image_size", spec.image_size, f"at most {MOST_SIDE} pixels a side")
         self.spec = spec
         self._mean: Tensor | None = None
 

@@ -88,9 +88,9 @@ def interpolate(
     generator.check_styles(styles, noise)
     if weights.ndim != 2 or weights.shape[1] != len(styles):
         raise SettingError("weights", tuple(weights.shape), f"of shape (M, {len(styles)})")
+    check_count(len(weights), math.prod(generator.spec.image_size))
     if not bool(((weights.sum(1) - 1).abs() < _SUM_TOLERANCE).all()):  # false for NaN, too
         raise SettingError("weights", [round(float(each), 4) for each in weights.sum(1)], "rows that add up to 1")
-    check_count(len(weights), math.prod(generator.spec.image_size))
     weights, device = weights.float(), generator.device
     fixed = generator.noise(seed)[len(noise) :]
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .generator import Generator, GeneratorSpec
+from .generator import MOST_SIDE, Generator, GeneratorSpec
 from .state_files import built_from_file
 
 __all__ = ["StyleGAN2", "load", "random_state"]
@@ -154,6 +154,9 @@ def load(argument: str | None = None, *, pretrained: bool = True) -> StyleGAN2:
 def _from_rosinality(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Return tensors by plain names, and noise maps."""
     count = len([name for name in state if re.fullmatch(r"convs\.\d+\.conv\.weight", name)])
+    sides = [2 ** ((i + 5) // 2) for i in range(count + 1)]
+    if sides[-1] > MOST_SIDE:  # before memory is taken for noise maps that the file lacks
+        raise ValueError(f"pictures must have at most {MOST_SIDE} pixels a side, got {sides[-1]}")
     tensors = {"input": state["input.input"]}
     for i in range(len([name for name in state if re.fullmatch(r"style\.\d+\.weight", name)])):
         tensors |= {f"map.{i}.{part}": state[f"style.{i + 1}.{part}"] for part in ("weight", "bias")}
@@ -164,7 +167,6 @@ def _from_rosinality(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
         }
     for i, name in enumerate(["to_rgb1", *(f"to_rgbs.{i}" for i in range(count // 2))]):
         tensors |= _modulated(state, f"rgb.{i}", f"{name}.conv") | {f"rgb.{i}.bias": state[f"{name}.bias"].flatten()}
-    sides = [2 ** ((i + 5) // 2) for i in range(count + 1)]
     maps = [state.get(f"noises.noise_{i}", torch.zeros(1, 1, side, side)) for i, side in enumerate(sides)]
     return tensors, maps
 
