@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.errors import refuses, refuses_file
 
 from latentpatch import PRESETS, FileError, LatentPatch, MissingDependencyError
 
@@ -108,6 +110,16 @@ def test_models_are_published_with_their_card(tmp_path, model, monkeypatch):
     assert "# someone/faces" in (tmp_path / "published" / "README.md").read_text()
     published = LatentPatch.from_pretrained(tmp_path / "published")
     assert torch.equal(published.generate(1).images, model.generate(1).images)
+
+
+def test_publishing_has_a_time_limit(model, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(hub, "HfApi", lambda **_: release.wait(20))
+    with refuses_file("someone/faces", "no answer within 0.1 s"):
+        model.push_to_hub("someone/faces", timeout=0.1)
+    release.set()
+    with refuses("timeout"):
+        model.push_to_hub("someone/faces", timeout=float("nan"))
 
 
 def test_what_cannot_be_had_is_named(tmp_path, model, monkeypatch):

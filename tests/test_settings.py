@@ -8,6 +8,9 @@ import pytest
 from helpers.errors import refuses
 
 from latentpatch import DiffusionSettings, ResynthesisSettings, SettingError, Settings, setting
+from latentpatch.methods.inversion.settings import InversionSettings
+from latentpatch.methods.single_image.settings import GPNNSettings
+from latentpatch.methods.single_image.texture_settings import StyleOptimizationSettings, TextureOptimizationSettings
 from latentpatch.settings import aliases_of, check_limits, declared, settings_table
 
 
@@ -127,3 +130,13 @@ def test_names_are_checked_apart_from_values() -> None:
     assert Example.checked_names({"number": 0}) == {"count": 0}
     with refuses("settings"):
         Example.checked_names({"color": "red"})
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-40, 1e39, 1e308, -1e308, 10**400, 2**64, float("nan"), float("inf")])
+def test_numbers_that_methods_cannot_compute_with_are_refused(value: float) -> None:
+    """Numbers beyond float32, and integers beyond int64, would become 0, infinity or an overflow on the way."""
+    for kind in (StyleOptimizationSettings, InversionSettings, GPNNSettings, TextureOptimizationSettings):
+        for name, each in declared(kind).items():
+            if float in each.types:
+                with refuses(name):
+                    kind(**{name: value})

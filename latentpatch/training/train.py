@@ -140,13 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
             check_integer(name, getattr(options, name), least)
         check_number("rate", options.rate, 1e-12, 1)
         check_number("checkpoint_seconds", options.checkpoint_seconds, 0, 86400)
-        try:
-            options.output.mkdir(parents=True, exist_ok=True)
-            lock = locked(options.output / "lock")
-        except OSError as error:
-            raise FileError(options.output, f"cannot be written: {error.strerror or error}") from error
-        with lock:
-            _run(options)
+        _run(options)
     except (LatentPatchError, OSError, ValueError) as error:
         print(f"latentpatch.training: error: {error}", file=sys.stderr)
         return 1
@@ -161,14 +155,21 @@ def _run(options: argparse.Namespace) -> None:
     narrow = options.student == "embedded"
     if narrow and options.wide is None:
         raise ValueError("--student embedded needs --wide FOLDER, the folder of the trained embedded-wide")
+    teacher = None
     if not (options.output / "latents.npy").exists():
-        teacher = load_autoencoder(options.teacher)
-        paths = list_images(*options.images)
+        teacher, paths = load_autoencoder(options.teacher), list_images(*options.images)
         student = load_wide_student(options.wide) if narrow else None
-        make_pool(options.output, paths, teacher, options.mosaics, options.real, options.seed, student)
-    if narrow and not (options.output / "own.npy").exists():
-        raise FileError(options.output, "holds the pool of another student; give another folder")
-    train(options.output, options)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        lock = locked(options.output / "lock")
+    except OSError as error:
+        raise FileError(options.output, f"cannot be written: {error.strerror or error}") from error
+    with lock:
+        if teacher is not None:
+            make_pool(options.output, paths, teacher, options.mosaics, options.real, options.seed, student)
+        if narrow and not (options.output / "own.npy").exists():
+            raise FileError(options.output, "holds the pool of another student; give another folder")
+        train(options.output, options)
 
 
 def _cosine(done: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,13 @@ def test_bad_tables_are_refused(tmp_path: Path, text: str | bytes, message: str)
     with pytest.raises(FileError, match=message) as caught:
         read_attributes(path)
     assert caught.value.path == path
+
+
+def test_tables_of_many_columns_take_no_longer_than_their_bytes(tmp_path: Path) -> None:
+    (tmp_path / "wide.csv").write_text(f"id,{','.join(map(str, range(100_000)))}\na{',' * 100_000}\n")
+    start = time.monotonic()
+    assert len(read_attributes(tmp_path / "wide.csv")["a"]) == 100_001
+    assert time.monotonic() - start < 10  # compared with one another, the columns took minutes
 
 
 def test_unreadable_tables_are_refused(tmp_path: Path) -> None:

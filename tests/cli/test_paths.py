@@ -118,3 +118,23 @@ def test_a_report_replaces_no_list_beside_it(folder: Path, capsys: pytest.Captur
     assert (folder / "people.txt").read_text() == "in/a0.png\n"
     (folder / "people.txt").unlink()
     assert [main(command), main(command)] == [0, 0]  # a report of its own may be replaced
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["generate", "IN", *PIXELS], ["generate", "IN", "--resume", *PIXELS], ["align", "IN"], ["fit", "IN", *PIXELS]],
+    ids=" ".join,
+)
+def test_loops_of_links_and_the_root_folder_are_refused(
+    folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``-o "$UNSET/"`` is the root folder."""
+    (folder / "loop").symlink_to("loop")
+    words = [word.replace("IN", str(folder / "in")) for word in words]
+    for place in ("loop", "loop/x.safetensors"):
+        assert main([*words, "-q", "-o", str(folder / place)]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+    for place in ("/", "//"):
+        with pytest.raises(SystemExit):
+            main([*words, "-o", place])
+    assert sorted(path.name for path in folder.iterdir()) == ["in", "loop"]

@@ -13,7 +13,7 @@ import pytest
 from helpers.errors import refuses_file
 
 from latentpatch.io import download as module
-from latentpatch.io.download import download
+from latentpatch.io.download import download, within_seconds
 
 HEAD = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n"
 
@@ -86,3 +86,13 @@ def test_a_download_is_written_whole(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with site(lambda connection: connection.sendall(HEAD % 1 + b"x")) as url, refuses_file("no/w.bin", "written"):
         download(url, tmp_path / "no" / "w.bin")
+
+
+def test_other_work_has_a_time_limit() -> None:
+    release = threading.Event()
+    with pytest.raises(TimeoutError):
+        within_seconds(0.05, lambda: release.wait(20))
+    release.set()
+    assert within_seconds(20, lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        within_seconds(20, lambda: 1 // 0)

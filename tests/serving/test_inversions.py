@@ -92,6 +92,13 @@ def test_pictures_unlike_the_generators_own_are_refused(live: Live) -> None:
         (asked(settings={"steps": 20000}), 422),
         (b'{"pictures": []}', 422),
         (b'{"pictures": ["bm90aGluZw=="]}', 422),
+        (b'{"pictures": [' + b"[]," * 10**6 + b"[]]}", 400),  # refused before it is parsed
+        (b'{"pictures": ' + b"[" * 10**4 + b"]" * 10**4 + b"}", 400),
+        (asked(pictures=[base64.b64encode(b"x" * (9 << 20)).decode()]), 413),
+        (asked(settings={"arc": 2**64}), 422),
+        (asked(settings={"arc": 5e-324}), 422),
+        (asked(settings={"noise_regularization": 1e308}), 422),
+        (asked(seed=10**400), 400),
     ],
 )
 def test_other_bodies_are_refused(live: Live, body: bytes, status: int) -> None:
@@ -103,3 +110,25 @@ def test_unknown_jobs_and_servers_without_a_generator(live: Live, service: Servi
     assert live.ask("GET", "/inversions/none").status == 404
     with Live(service) as other:
         assert other.ask("POST", "/inversions", asked(), JSON).status == 404
+
+
+def test_bodies_of_jobs_count_among_the_requests(service: Service) -> None:
+    """Before, they had no part in ``queue_size``: thirty bodies took a gigabyte."""
+    with Live(
+        service, Inversions(load_generator("stylegan2", pretrained=False)), queue_size=1, max_body_seconds=0.5
+    ) as server:
+        slow = server.raw(b"POST /inversions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+        while server.ask("GET", "/ping").status != 200 or server.ask("POST", "/inversions", b"[]", JSON).status == 400:
+            time.sleep(0.01)
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
+        slow.close()
+
+
+@pytest.mark.parametrize("name", ["Host", "Origin"])
+@pytest.mark.parametrize("value", ["[", "[]", "[::1", "http://[", "{[]}"])
+def test_malformed_names_are_refused(live: Live, name: str, value: str) -> None:
+    """Brackets that hold no address were an internal failure."""
+    host = b"" if name == "Host" else b"Host: localhost\r\n"
+    connection = live.raw(b"GET /schema HTTP/1.1\r\n" + host + f"{name}: {value}\r\n\r\n".encode())
+    assert connection.recv(100)[9:12] in (b"400", b"403")
+    connection.close()

