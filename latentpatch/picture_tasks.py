@@ -16,6 +16,7 @@ from .methods.single_image.presets import changed_settings, settings_named
 from .ops.symmetry import fundamental_size, unfold_symmetric
 from .registry import PICTURE_METHODS
 from .results import PictureGeneration
+from .runs.defaults import plain_torch
 from .settings import Settings
 from .trained_tasks import make_trained, opened
 
@@ -288,6 +289,7 @@ def denoise(
     )  # fmt: skip
 
 
+@plain_torch()
 def make_pictures(
     task: str,
     pictures: Picture | Sequence[Picture],

@@ -144,6 +144,7 @@ def make_and_write(
     from .. import __version__
     from ..io import atomic
     from ..picture_tasks import make_pictures, picture_tensors
+    from ..runs.interruption import checkpoint
     from ..trained_tasks import opened
     from ._output import SHEET_IMAGES, file_facts
 
@@ -160,6 +161,7 @@ def make_and_write(
         with context.progress(name=task, total=None, unit="step") as bar:
 
             def observe(step: Any) -> None:
+                checkpoint()
                 if options.trace:
                     trace(step)
                 bar.total = step.total

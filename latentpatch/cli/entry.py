@@ -11,9 +11,7 @@ import importlib
 import io
 import json
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -24,6 +22,7 @@ from .. import __version__
 from ..errors import LatentPatchError, PictureWarning, SettingError, printable
 from ..methods.latent.presets import PRESETS
 from ..registry import import_plugins
+from ..runs.interruption import end_by_signals
 from ..runs.launch import num_processes, rank
 from ..runs.system import is_out_of_memory, keep_freed_memory, on_compilation
 from ..settings import declared
@@ -84,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ValueError(f"{name} must be one process; torchrun is for generate and inpaint --image")
         keep_freed_memory()
         is_resumable = command.is_resumable or options.run.resume or num_processes() > 1
-        with _terminable(), _context(name, options, is_resumable) as context, context.saying(PictureWarning):
+        with end_by_signals(), _context(name, options, is_resumable) as context, context.saying(PictureWarning):
             report = command.run(options, context)
     except (LatentPatchError, ValueError, TypeError) as error:
         return _fail(_reason(error, words))
@@ -138,19 +137,6 @@ def _first_process_reports() -> Iterator[None]:
     except BaseException as error:
         time.sleep(_HEAD_START)
         raise SystemExit(1) from error
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let a request to terminate end the command as Ctrl-C does, so that it cleans up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError
+from ..runs.interruption import checkpoint
 from .mmap import DTYPES
 
 __all__ = [
@@ -158,6 +159,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _check_replaceable(path)
         try:
             yield temporary
+            checkpoint()
             temporary.replace(path)
         except BaseException:
             _remove(temporary)
@@ -182,6 +184,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
         try:
             _create(staging, folders)
             yield staging
+            checkpoint()
             _move_all(staging, folder, folders, files)
             staging.rmdir()
         except BaseException:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..runs.defaults import plain_torch
 from .patches import extract_patches, patch_grid
 
 __all__ = ["SIDE", "noise_level"]
@@ -21,6 +22,7 @@ SIDE = 5
 _ROWS = 64  # of patches, whose products are summed at a time
 
 
+@plain_torch()
 def noise_level(picture: Tensor, visible: Tensor | None = None) -> float:
     """Return the standard deviation of the noise of a picture, in the unit of its pixels.
 

@@ -1,14 +1,23 @@
-"""Checks within long computations, such as of a deadline: a caller's check is called between their parts."""
+"""Checks within long computations, such as of a deadline: a caller's check is called between their parts.
+
+Ctrl-C raises KeyboardInterrupt, as ever. Where it comes while a library in C looks up an attribute, though, that
+library drops the exception. So a command keeps in mind that it was interrupted, and raises the exception again at the
+next check.
+"""
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NoReturn
 
-__all__ = ["checkpoint", "current_check", "interruptible"]
+__all__ = ["checkpoint", "current_check", "end_by_signals", "forget_signals", "interruptible"]
 
 _check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None)
+_signals: list[int] = []  # that came in the present block of end_by_signals
 
 
 @contextmanager
@@ -22,16 +31,50 @@ def interruptible(check: Callable[[], None] | None) -> Iterator[None]:
 
 
 def current_check() -> Callable[[], None]:
-    """Return the check of the innermost :func:`interruptible` block, for other threads; a function without effect
-    where there is none.
-    """
-    return _check.get() or _nothing
+    """Return the check of the innermost :func:`interruptible` block, for other threads; of signals, too."""
+    check = _check.get()
+
+    def check_both() -> None:
+        if _signals:
+            raise KeyboardInterrupt
+        if check is not None:
+            check()
+
+    return check_both
 
 
 def checkpoint() -> None:
-    """Call the check, if there is one."""
+    """Call the check, if there is one.
+
+    Raises:
+        KeyboardInterrupt: after a signal within :func:`end_by_signals`, unless it is forgotten.
+    """
     current_check()()
 
 
-def _nothing() -> None:
-    pass
+@contextmanager
+def end_by_signals() -> Iterator[None]:
+    """End the block by KeyboardInterrupt on Ctrl-C and on a request to terminate, so that it cleans up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
+        numbers.append(signal.SIGINT)
+    previous = {number: signal.signal(number, _interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        _signals.clear()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def forget_signals() -> None:
+    """Go on after an interruption that was caught: checks raise nothing because of it."""
+    _signals.clear()
+
+
+def _interrupt(number: int, _frame: object) -> NoReturn:
+    _signals.append(number)
+    raise KeyboardInterrupt

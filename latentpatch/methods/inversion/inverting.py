@@ -20,6 +20,7 @@ from torch import Tensor
 from ...errors import SettingError, SettingTypeError
 from ...ops.pyramid import resize
 from ...runs.defaults import plain_torch
+from ...runs.interruption import forget_signals
 from ...runs.threads import map_in_threads
 from ...validation import check_integer
 from ..picture import Observer, PictureStep, check_picture
@@ -110,6 +111,7 @@ def invert(
         if not history:
             raise
         is_interrupted = True
+        forget_signals()
     return search.result(torch.stack(history), is_interrupted)
 
 

@@ -8,7 +8,6 @@ weights are whole numbers, so that the search in Numba and the search by Fourier
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ...errors import SettingError
 from ...runs.system import has_numba
+from ...runs.threads import make_in_threads
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators
 from .quilting_blocks import Exemplars, levels_of
 from .texture_settings import EfrosLeungSettings
@@ -83,15 +83,18 @@ class EfrosLeung(PictureMethod):
             if observe is not None:
                 observe(PictureStep(done, len(seeds) * size[0] * size[1], image[None]))
 
-        def grow(number: int) -> tuple[Tensor, Tensor]:
-            return _Growth(search, size, settings, own[number], start, known).run(None if number else tell)
+        def grow(number: int, check: Callable[[], None]) -> tuple[Tensor, Tensor]:
+            def tell_layer(done: int, image: Tensor) -> None:
+                check()
+                if number == 0:
+                    tell(done, image)
 
-        images, maps = [], []
-        with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(seeds)))) as pool:
-            for number, (image, offsets) in enumerate(pool.map(grow, range(len(seeds)))):
-                images.append(image)
-                maps.append(offsets)
-                tell((number + 1) * size[0] * size[1], image)
+            return _Growth(search, size, settings, own[number], start, known).run(tell_layer)
+
+        made = make_in_threads(
+            grow, len(seeds), lambda number, result: tell((number + 1) * size[0] * size[1], result[0])
+        )
+        images, maps = zip(*made, strict=True)
         return PictureResult(torch.stack(images), torch.stack(maps))
 
 

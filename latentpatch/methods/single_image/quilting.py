@@ -7,8 +7,7 @@ also to look like the picture (:mod:`.texture_transfer`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -16,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ...errors import SettingError
-from ...runs.threads import one_thread
+from ...runs.threads import make_in_threads, one_thread
 from ..picture import Observer, PictureMethod, PictureResult, PictureStep, generators
-from .quilting_blocks import Array, Exemplars, place_starts, quilt
+from .quilting_blocks import Array, Exemplars, Tell, place_starts, quilt
 from .texture_settings import QuiltingSettings
 from .texture_transfer import Transfer
 
@@ -91,18 +90,16 @@ class Quilting(PictureMethod):
             starts = [place_starts(side, *_lengths(settings, block), settings.tileable) for side in size]
             exemplars, total = Exemplars.of(pictures, block), len(starts[0])
 
-            def make_one(number: int) -> Array:
+            def make_one(number: int, tell: Tell) -> Array:
                 labels = None if shares is None else _labels(shares, starts, block, own[number])
-                return quilt(
-                    exemplars, size, starts, settings, own[number], tell=None if number else tell, labels=labels
-                )
+                return quilt(exemplars, size, starts, settings, own[number], tell=tell, labels=labels)
         else:
             lengths = [_lengths(settings, side) for side in _sides(block, settings.passes)]
             transfer = Transfer(pictures, target, size, lengths, settings)
             exemplars, total = transfer.exemplars, transfer.total_rows
 
-            def make_one(number: int) -> Array:
-                return transfer.make(own[number], None if number else tell)
+            def make_one(number: int, tell: Tell) -> Array:
+                return transfer.make(own[number], tell)
 
         def tell(done: int, numbers: Array) -> None:
             if observe is not None:
@@ -110,11 +107,16 @@ class Quilting(PictureMethod):
                 image = exemplars.copy(at.clamp(min=0))[0] * (at >= 0)
                 observe(PictureStep(done, len(seeds) * total, image))
 
-        with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(seeds)))) as pool:
-            maps: list[Array] = []
-            for number, made in enumerate(pool.map(one_thread()(make_one), range(len(seeds)))):
-                maps.append(made)
-                tell((number + 1) * total, made)
+        @one_thread()
+        def make(number: int, check: Callable[[], None]) -> Array:
+            def tell_row(done: int, numbers: Array) -> None:
+                check()
+                if number == 0:
+                    tell(done, numbers)
+
+            return make_one(number, tell_row)
+
+        maps = make_in_threads(make, len(seeds), lambda number, made: tell((number + 1) * total, made))
         images, offsets = exemplars.copy(torch.from_numpy(np.stack(maps)))
         return PictureResult(images, offsets)
 
