@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BARE",
+    "MOST_IMAGES",
     "PICTURES_HELP",
     "Command",
     "CommandOptions",
@@ -83,6 +84,10 @@ def _autoencoder(text: str) -> str:
     except SettingError as error:
         raise argparse.ArgumentTypeError(f"must be {error.constraint}, got {text!r}") from error
     return text
+
+
+#: Images of one run, at most: seeds of their batches and names of their files are held in memory.
+MOST_IMAGES = 10_000_000
 
 
 def output_option(metavar: str = "FOLDER", help: str = "where to write; replaces files of the same names") -> Any:
@@ -277,7 +282,7 @@ class SampleOptions(CommandOptions):
     """Options of commands that draw images from seeds."""
 
     output: Path = output_option()
-    n: int = option(integer(1), "N", "number of images", default=16)
+    n: int = option(integer(1, MOST_IMAGES), "N", "number of images", default=16)
     seed: int = option(integer(0), "SEED", "seed of the first image; the next image has the next seed", default=0)
     where: str | None = option(str, "PREDICATE", 'sources to use, such as "gender=female and birth_year>1960"')
 

@@ -22,7 +22,7 @@ from .. import __version__
 from ..errors import LatentPatchError, PictureWarning, SettingError, printable
 from ..methods.latent.presets import PRESETS
 from ..registry import import_plugins
-from ..runs.interruption import end_by_signals
+from ..runs.interruption import checkpoint, end_by_signals
 from ..runs.launch import num_processes, rank
 from ..runs.system import is_out_of_memory, keep_freed_memory, on_compilation
 from ..settings import declared
@@ -143,6 +143,7 @@ def _first_process_reports() -> Iterator[None]:
 def _context(name: str, options: CommandOptions, is_resumable: bool) -> Iterator[RunContext]:
     """Join the processes that torchrun started."""
     _import_torch()
+    checkpoint()
     import torch
 
     from ..runs.processes import process_group

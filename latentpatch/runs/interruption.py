@@ -64,6 +64,10 @@ def end_by_signals() -> Iterator[None]:
     previous = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
         yield
+    except Exception as error:
+        if _signals:  # such as of a module that was not imported as a whole
+            raise KeyboardInterrupt from error
+        raise
     finally:
         _signals.clear()
         for number, handler in previous.items():

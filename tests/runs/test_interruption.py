@@ -57,6 +57,14 @@ def test_an_exception_that_a_library_dropped_comes_again(number: signal.Signals,
         forget_signals()  # as a search that returns the best so far
         checkpoint()
     checkpoint()
+
+    def fail() -> None:
+        with end_by_signals():
+            drop(number)
+            raise ImportError("cannot load module more than once per process")
+
+    with pytest.raises(KeyboardInterrupt):  # of which the error is a consequence
+        fail()
     assert signal.getsignal(number) is before
 
 
