@@ -87,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report = command.run(options, context)
     except (LatentPatchError, ValueError, TypeError) as error:
         return _fail(_reason(error, words))
+    except OSError as error:  # of a path that may not even be looked at, or of a name that is too long
+        return _fail(str(error) if error.filename is None else f"{error.filename}: {error.strerror}")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -138,3 +138,23 @@ def test_loops_of_links_and_the_root_folder_are_refused(
         with pytest.raises(SystemExit):
             main([*words, "-o", place])
     assert sorted(path.name for path in folder.iterdir()) == ["in", "loop"]
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect", "generate", "audit", "explain", "train", "unlearn", "evaluate", "align"]
+)
+def test_names_that_are_too_long_are_one_line(
+    folder: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking whether such a path exists raises an error of the system, as does one in a forbidden folder."""
+    monkeypatch.chdir(folder)
+    for name in ("n" * 300 + ".png", "n" * 300 + ".safetensors", "n" * 300):
+        words = {
+            "inspect": [name], "generate": [name, "-o", "out"], "audit": ["in", name, "-o", "out"],
+            "explain": [name, "in", "-o", "out"], "train": ["singan", name, "-o", "m.safetensors"],
+            "unlearn": [name, "--id", "a", "-o", "m.safetensors", "--report", "r.json"],
+            "evaluate": ["in", "--held-out", name, "-o", "out"], "align": ["in", "-o", name],
+        }[command]  # fmt: skip
+        assert main([command, *words]) == 1
+        assert capsys.readouterr().err.splitlines()[-1].startswith("latentpatch: error: ")
+    assert sorted(path.name for path in folder.iterdir()) == ["in"]
