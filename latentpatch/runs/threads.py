@@ -78,7 +78,12 @@ def map_in_threads(function: Callable[[P], R], parts: Sequence[P]) -> list[R]:
     def run(first: int) -> None:
         token = _threads_for_parts.set(1)  # parts of a part share its thread
         try:
-            with one_thread(), torch.inference_mode(is_inference), torch.set_grad_enabled(has_grad), _set_on_error(ended):
+            with (
+                one_thread(),
+                torch.inference_mode(is_inference),
+                torch.set_grad_enabled(has_grad),
+                _set_on_error(ended),
+            ):
                 for i in range(first, len(parts), threads):
                     if ended.is_set():
                         return
