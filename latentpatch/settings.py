@@ -122,7 +122,8 @@ class Setting:
             raise SettingError(name, value, self.range_text)
         if isinstance(value, (int, float)) and not self.has(value):
             is_odd = not 0 <= value <= 0 and not _LEAST <= abs(value) <= _MOST_INTEGER
-            raise SettingError(name, value, f"{self.range_text}, as float32 can hold it" if is_odd else self.range_text)
+            held = f", as {'int64' if isinstance(value, int) else 'float32'} can hold it" if is_odd else ""
+            raise SettingError(name, value, self.range_text + held)
 
     def has(self, value: float) -> bool:
         """Return whether a number is within the bounds, and one that float32 or int64 can hold (NaN is none)."""

@@ -189,7 +189,7 @@ def test_another_configuration_is_refused_by_name(model: FewGAN, folder: Path) -
 
 def test_losses_that_are_no_numbers_stop_the_training(tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as caught:
-        trained(tmp_path, QUICK.changed(reconstruction=1e39))
+        trained(tmp_path, QUICK.changed(penalty=3.4e38))
     assert caught.value.stage == "scale 0"
     assert not (tmp_path / "stage-00.safetensors").exists()
 
