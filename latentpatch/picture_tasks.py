@@ -365,8 +365,6 @@ def picture_tensors(pictures: Picture | Sequence[Picture]) -> list[Tensor]:
     several = as_pictures(pictures, "pictures")
     if not several:
         raise SettingError("pictures", 0, "at least one")
-    tensors = [each if isinstance(each, Tensor) else read_channels(each) for each in several]
-    for each in tensors:
-        check_picture("pictures", each)
+    tensors = [check_picture("pictures", each if isinstance(each, Tensor) else read_channels(each)) for each in several]
     count = max(len(each) - (len(each) + 1) % 2 for each in tensors) + any(len(each) % 2 == 0 for each in tensors)
     return [with_channels(each, count) for each in tensors]

@@ -170,7 +170,7 @@ class PictureMethod(Method):
         """Return one picture a seed; each is the same alone and in any batch, with any number of threads.
 
         Args:
-            pictures: sources ``(C, H, W)`` float32 in [0, 1]: C is 3, 1 for grey, 2 or 4 with alpha in the end; the
+            pictures: sources ``(C, H, W)`` floating, in [0, 1]: C is 3, 1 for grey, 2 or 4 with alpha in the end; the
                 same for all. Heights and widths may differ.
             size: height and width of the results.
             seeds: of the results.
@@ -194,6 +194,8 @@ class PictureMethod(Method):
         check_choice("task", task, sorted(self.tasks))
         if target is None and task in TARGET_TASKS:
             raise SettingError("target", None, f"a picture for the task {task}")
+        pictures = [check_picture("pictures", each) for each in pictures]
+        target = None if target is None else check_picture("target", target)
         self._check(pictures, size, seeds, settings, target, mask)
         used, extra = list(range(len(pictures))), {}
         if shares is not None:
@@ -230,7 +232,6 @@ class PictureMethod(Method):
         if not len(pictures) or (len(pictures) > 1 and not self.accepts_several):
             raise SettingError("pictures", len(pictures), "one or several" if self.accepts_several else "one")
         for picture in pictures:
-            check_picture("pictures", picture)
             if picture.shape[0] != pictures[0].shape[0]:
                 raise SettingError(
                     "pictures", tuple(picture.shape), f"of {pictures[0].shape[0]} channels, as the first"
@@ -243,12 +244,8 @@ class PictureMethod(Method):
             raise SettingError("seeds", list(seeds), "at least one")
         for seed in seeds:
             check_integer("seeds", seed, 0, 2**63 - 1)
-        if target is not None:
-            check_picture("target", target)
-            if target.shape[0] != pictures[0].shape[0]:
-                raise SettingError(
-                    "target", tuple(target.shape), f"of {pictures[0].shape[0]} channels, as the pictures"
-                )
+        if target is not None and target.shape[0] != pictures[0].shape[0]:
+            raise SettingError("target", tuple(target.shape), f"of {pictures[0].shape[0]} channels, as the pictures")
         if mask is not None and (mask.dtype != torch.bool or mask.ndim != 2):
             raise SettingTypeError("mask", f"{tuple(mask.shape)} {mask.dtype}", "of shape (h, w) and type bool")
 
@@ -274,19 +271,20 @@ def check_region(mask: Tensor | None, target: tuple[int, int], size: tuple[int, 
         raise SettingError("mask", "all of it" if bool(mask.any()) else "nothing", "a part of the picture")
 
 
-def check_picture(name: str, picture: Tensor) -> None:
-    """Refuse what is not ``(C, H, W)`` float32 in [0, 1].
+def check_picture(name: str, picture: Tensor) -> Tensor:
+    """Return a picture ``(C, H, W)`` of any floating type, in [0, 1], as float32.
 
     Raises:
         SettingError, SettingTypeError: naming the argument.
     """
-    if not isinstance(picture, Tensor) or picture.dtype != torch.float32:
-        raise SettingTypeError(name, str(getattr(picture, "dtype", type(picture).__name__)), "float32 in [0, 1]")
+    if not isinstance(picture, Tensor) or not picture.is_floating_point():
+        raise SettingTypeError(name, str(getattr(picture, "dtype", type(picture).__name__)), "floating, in [0, 1]")
     check_dense(name, picture)
     if picture.ndim != 3 or not 1 <= picture.shape[0] <= MAX_CHANNELS or not picture.numel():
         raise SettingError(name, tuple(picture.shape), "of shape (C, H, W), C from 1 to 4")
     if not bool(((picture >= 0) & (picture <= 1)).all()):  # false for NaN, too
         raise SettingError(name, f"{float(picture.min())} to {float(picture.max())}", "in [0, 1] without NaN")
+    return picture.float()
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:

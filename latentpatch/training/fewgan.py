@@ -45,8 +45,8 @@ def build_fewgan(
     side = list(drawn_landscapes(settings.drawn, size)) if side is None else side
     if not len(side):
         raise SettingError("side", 0, "at least one picture")
+    side = [check_picture("side", each) for each in side]
     for each in side:
-        check_picture("side", each)
         if each.shape != pictures[0].shape:
             raise SettingError("side", tuple(each.shape), f"of the sources' shape, {tuple(pictures[0].shape)}")
     names = ("codes", "code_size", "position", "width", "layers", "prior_layers")

@@ -112,8 +112,8 @@ def train_model(
         raise SettingTypeError("settings", type(settings).__name__, f"settings of the training {method}")
     if len(pictures) < training.least or len(pictures) > (training.most or len(pictures)):
         raise SettingError("pictures", len(pictures), f"at least {training.least}" if training.least > 1 else "one")
+    pictures = [check_picture("pictures", each) for each in pictures]
     for each in pictures:
-        check_picture("pictures", each)
         if each.shape != (3, *pictures[0].shape[1:]):
             raise SettingError("pictures", tuple(each.shape), "of shape (3, H, W), the same for all")
     module, _, name = training.build.partition(":")

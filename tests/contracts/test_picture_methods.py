@@ -1,4 +1,4 @@
-"""The contract of methods on pictures: every registered method tells its steps."""
+"""The contract of methods on pictures: every registered method tells its steps, and takes any floating type."""
 
 from __future__ import annotations
 
@@ -52,6 +52,10 @@ def test_steps_are_told_up_to_the_result(name: str, picture: Tensor) -> None:
     assert done == sorted(set(done))
     assert (done[-1], {step.total for step in told}) == (told[-1].total, {told[-1].total})
     assert torch.allclose(told[-1].images[-1], result.images[-1], atol=1e-5)
+    longer = None if target is None else target.double()
+    again = method([picture.double()], (24, 32), [5, 6], settings, task=task, target=longer, mask=mask)
+    assert again.images.dtype == torch.float32
+    assert torch.equal(again.images, result.images), "pictures of any floating type are taken"
     firsts = [step for step in told if step.done * 2 <= step.total]
     if name in (*COARSE_TO_FINE, *ROW_BY_ROW):
         assert len(firsts) >= 2

@@ -193,8 +193,7 @@ class _Search:
     ) -> None:
         if not isinstance(targets, Tensor) or targets.ndim != 4 or not len(targets):
             raise SettingError("targets", tuple(getattr(targets, "shape", ())), "of shape (N, 3, H, W), N at least 1")
-        for each in targets:
-            check_picture("targets", each)
+        targets = torch.stack([check_picture("targets", each) for each in targets])
         for name, value, kind in (("settings", settings, InversionSettings), ("initial", initial, Inversion | None)):
             if not isinstance(value, kind):
                 raise SettingTypeError(name, value, "InversionSettings" if name == "settings" else "an Inversion")

@@ -161,7 +161,7 @@ class TrainedModel(nn.Module):
             raise SettingError("target", None if target is None else "a picture", f"a picture or none, as {task} needs")
         height, width = self.size if size is None else size
         if target is not None:
-            check_picture("target", target)
+            target = check_picture("target", target)
             if target.shape[0] != 3:
                 raise SettingError("target", tuple(target.shape), "of 3 channels")
             height, width = target.shape[1:]

@@ -122,7 +122,7 @@ class SinGAN(TrainedModel):
             SettingError: for a factor out of range, or a model of a single scale.
         """
         factor = check_number("factor", factor, 1, 64)
-        check_picture("picture", picture)
+        picture = check_picture("picture", picture)
         if picture.shape[0] != 3:
             raise SettingError("picture", tuple(picture.shape), "of 3 channels")
         self.check_memory([round(side * factor) for side in picture.shape[1:]])

@@ -182,7 +182,7 @@ def test_bad_input_is_refused() -> None:
     with refuses("pictures"):
         gpnn([], (40, 40), [0], SMALL)
     with refuses("pictures"):
-        gpnn([source.double()], (40, 40), [0], SMALL)
+        gpnn([source.mul(255).byte()], (40, 40), [0], SMALL)
     with refuses("seeds"):
         gpnn([source], (40, 40), [-1], SMALL)
     with refuses("task"):
