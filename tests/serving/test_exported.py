@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.errors import refuses_file
 from helpers.traced_once import traced_once
 from helpers.traffic import unpacked
@@ -64,6 +66,14 @@ def as_answered(answer: dict[str, Any], i: int) -> tuple[Any, np.ndarray]:
     image = answer["images"][i]
     index = [[answer["ids"][b] for b in row] for row in image["index"]]
     return index, np.asarray(Image.open(io.BytesIO(base64.b64decode(image["image"]))), dtype=int)
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_a_worker() -> Iterator[None]:
+    """The handler sets those of its process, which is a worker's otherwise."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
