@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..autoencoders.registry import AUTOENCODERS, Autoencoder, load_autoencoder
 from ..autoencoders.weights import without_downloads
 from ..errors import FileError, SettingError, SettingTypeError, WeightsError
 from ..io.atomic import write_tensors
-from ..io.mmap import map_tensors, read_tensors
-from ..io.notes import open_regular
+from ..io.mmap import map_tensors, open_tensors, read_tensors
 from ..registry import settings_from_record, settings_record
 from ..settings import Settings, check_limits
 from ..validation import check_integer
@@ -98,10 +97,7 @@ class ModelFile:
             FileError: where it is not such a file, with the reason.
         """
         try:
-            with (
-                open_regular(path, "rb"),
-                safe_open(path, framework="np") as stored,
-            ):  # safetensors calls all errors one
+            with open_tensors(path) as stored:
                 header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
             mapped = Path(path).stat().st_size > MAPPED_FROM
             tensors = (

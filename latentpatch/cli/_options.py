@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BARE",
-    "MOST_IMAGES",
     "PICTURES_HELP",
     "Command",
     "CommandOptions",
@@ -33,6 +32,7 @@ __all__ = [
     "argument",
     "choice",
     "command",
+    "count_option",
     "flag",
     "group",
     "image_size",
@@ -86,13 +86,18 @@ def _autoencoder(text: str) -> str:
     return text
 
 
-#: Images of one run, at most: seeds of their batches and names of their files are held in memory.
-MOST_IMAGES = 10_000_000
+# Images of one run, at most: seeds of their batches and names of their files are held in memory.
+_MOST_IMAGES = 10_000_000
 
 
 def output_option(metavar: str = "FOLDER", help: str = "where to write; replaces files of the same names") -> Any:
     """Declare ``--output``."""
     return option(output_path, metavar, help, "-o", required=True)
+
+
+def count_option(default: int, help: str = "number of images") -> Any:
+    """Declare an option with a number of images, from 1 to what one run may make."""
+    return option(integer(1, _MOST_IMAGES), "N", help, default=default)
 
 
 def size_option(default: tuple[int, int] | None = None) -> Any:
@@ -282,7 +287,7 @@ class SampleOptions(CommandOptions):
     """Options of commands that draw images from seeds."""
 
     output: Path = output_option()
-    n: int = option(integer(1, MOST_IMAGES), "N", "number of images", default=16)
+    n: int = count_option(16)
     seed: int = option(integer(0), "SEED", "seed of the first image; the next image has the next seed", default=0)
     where: str | None = option(str, "PREDICATE", 'sources to use, such as "gender=female and birth_year>1960"')
 

@@ -107,7 +107,7 @@ class PictureOptions(cli.CommandOptions):
         "PICTURE", "the picture; several give patches together; or a trained model", "+"
     )
     output: Path = cli.output_option()
-    n: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "number of images", default=4)
+    n: int = cli.count_option(4)
     seed: int = cli.option(
         cli.integer(0), "SEED", "seed of the first image; the next image has the next seed", default=0
     )

@@ -34,7 +34,7 @@ class PictureRegionOptions(PictureOptions, TargetOptions):
         f"{cli.PICTURES_HELP}, to take patches from; by default the picture itself; or a trained model",
         "--from", nargs="+", default=(),
     )  # fmt: skip
-    n: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "number of images", default=1)
+    n: int = cli.count_option(1)
     region: _OwnRegionOptions = cli.group(_OwnRegionOptions)
 
 

@@ -24,7 +24,7 @@ class AnalogyOptions(PictureOptions, TargetOptions):
     pictures: tuple[Path, ...] = cli.argument(
         "PATCHES", "the picture that gives everything else; several give patches together; or a trained model", "+"
     )
-    n: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "number of images", default=1)
+    n: int = cli.count_option(1)
     method: AnalogyMethodOptions = cli.group(AnalogyMethodOptions)
 
 

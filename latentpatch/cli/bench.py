@@ -20,7 +20,7 @@ class BenchOptions(cli.CommandOptions):
     sizes: tuple[int, ...] = cli.option(
         _sizes, "B,B,...", "numbers of sources to search (16,64,1000,10000)", default=(16, 64, 1000, 10000)
     )
-    n: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "number of images made together", default=16)
+    n: int = cli.count_option(16, "number of images made together")
     components: int = cli.option(cli.integer(1), "R", "number of principal components to search in", default=16)
     sampler: RasterOptions = cli.group(RasterOptions)
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("resume",))

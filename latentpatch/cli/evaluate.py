@@ -45,11 +45,9 @@ class EvaluateOptions(cli.CommandOptions):
     table: tuple[Path, ...] = cli.option(
         Path, "FILE.json", "a file of rows; may be repeated", action="append", default=()
     )
-    samples: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "images in a set", default=160)
-    seeds: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "number of sets", default=3)
-    pairs: int = cli.option(
-        cli.integer(1, cli.MOST_IMAGES), "N", "random pairs, whose mean distance is the diversity", default=700
-    )
+    samples: int = cli.count_option(160, "images in a set")
+    seeds: int = cli.count_option(3, "number of sets")
+    pairs: int = cli.count_option(700, "random pairs, whose mean distance is the diversity")
     features: str = cli.option(
         str, "NAME", "latents, inception, lpips, MODULE:CALLABLE or FILE.py[:CALLABLE], which is run", default="latents"
     )

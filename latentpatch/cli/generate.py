@@ -188,7 +188,7 @@ class ComposeMethodOptions(MethodOptions):
 class ComposeOptions(PictureOptions):
     pictures: tuple[Path, ...] = cli.argument("SOURCES", f"{cli.PICTURES_HELP}: a few of a kind of scene", "+")
     unregistered: bool = cli.flag("make pictures of a scene from a few pictures that are not registered", required=True)
-    n: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "number of images", default=16)
+    n: int = cli.count_option(16)
     size: tuple[int, int] | None = cli.option(
         cli.image_size, "SIDE|HxW", "pixels of the results; by default those of the first picture"
     )

@@ -22,7 +22,7 @@ class InpaintMethodOptions(MethodOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PictureInpaintOptions(PictureRegionOptions):
-    n: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "number of images", default=4)
+    n: int = cli.count_option(4)
     method: InpaintMethodOptions = cli.group(InpaintMethodOptions)
 
 

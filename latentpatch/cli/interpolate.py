@@ -34,7 +34,7 @@ def _weights(text: str) -> tuple[float, ...]:
 class InterpolateOptions(cli.CommandOptions):
     latents: tuple[Path, ...] = cli.argument("LATENTS", "a file that latentpatch invert wrote, or several", "+")
     output: Path = cli.output_option()
-    n: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "number of images", default=16)
+    n: int = cli.count_option(16)
     by: str = cli.choice(
         ("line", "grid", "random"),
         "weights: from each input to the next, between three or four corners, or random",

@@ -20,7 +20,7 @@ class RetargetMethodOptions(MethodOptions):
 @dataclass(frozen=True, kw_only=True)
 class RetargetOptions(PictureOptions):
     size: tuple[int, int] = cli.option(cli.image_size, "SIDE|HxW", "pixels of the images", required=True)
-    n: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "number of images", default=1)
+    n: int = cli.count_option(1)
     method: RetargetMethodOptions = cli.group(RetargetMethodOptions)
 
 

@@ -24,7 +24,7 @@ class StylizeOptions(PictureOptions, TargetOptions):
     pictures: tuple[Path, ...] = cli.argument(
         "STYLE", "the picture that gives colors and patches; several give them together", "+"
     )
-    n: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "number of images", default=1)
+    n: int = cli.count_option(1)
     method: StylizeMethodOptions = cli.group(StylizeMethodOptions)
 
 

@@ -31,7 +31,7 @@ class TextureMethodOptions(MethodOptions):
 class TextureOptions(PictureOptions):
     pictures: tuple[Path, ...] = cli.argument("PICTURE", "the exemplar; several give patches together", "+")
     size: tuple[int, int] = cli.option(cli.image_size, "SIDE|HxW", "pixels of the textures", required=True)
-    n: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "number of textures", default=1)
+    n: int = cli.count_option(1, "number of textures")
     weights: tuple[float, ...] | None = cli.option(
         _weights, "WEIGHT,...", "shares of the textures that the exemplars have, with several"
     )

@@ -34,7 +34,7 @@ class UnlearnOptions(cli.CommandOptions):
         Path, "SOURCE", "the sources' pictures, to encode again those that remain", nargs="+", default=()
     )
     keep_similar: bool = cli.flag("remove them though a source remains that is nearly the same")
-    seeds: int = cli.option(cli.integer(1, cli.MOST_IMAGES), "N", "images made with both models", default=256)
+    seeds: int = cli.count_option(256, "images made with both models")
     seed: int = cli.option(cli.integer(0), "SEED", "seed of the first image", default=0)
     sampler: SamplerOptions = cli.group(SamplerOptions)
     run: cli.RunOptions = cli.group(cli.RunOptions, omit=("precision", "resume"))

@@ -11,8 +11,8 @@ import math
 import mmap
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import FileError, SettingError
 from .notes import open_regular
 
-__all__ = ["DTYPES", "Rows", "map_tensors", "read_tensors"]
+__all__ = ["DTYPES", "Rows", "map_tensors", "open_tensors", "read_tensors"]
 
 #: Names of dtypes in safetensors files, in the order in which safetensors lays out the tensors.
 DTYPES = {
@@ -49,8 +49,20 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     Raises:
         OSError, SafetensorError: where the file cannot be read, or is malformed.
     """
-    with open_regular(path, "rb"):  # safetensors says of every file that it cannot open that it does not exist
+    with open_regular(path, "rb"):
         return load_file(path)
+
+
+@contextmanager
+def open_tensors(path: str | Path) -> Iterator[Any]:
+    """Open a safetensors file to read its header, and tensors one by one, as NumPy's arrays.
+
+    Raises:
+        OSError, SafetensorError: where it cannot be read, or is malformed. Of every file that it cannot open,
+            safetensors itself says that it does not exist.
+    """
+    with open_regular(path, "rb"), safe_open(path, framework="np") as stored:
+        yield stored
 
 
 def map_tensors(path: str | Path, scattered: Collection[str] = ()) -> dict[str, Tensor]:
@@ -66,10 +78,7 @@ def map_tensors(path: str | Path, scattered: Collection[str] = ()) -> dict[str, 
     Raises:
         OSError, SafetensorError, ValueError: where the file cannot be read, or is malformed.
     """
-    with (
-        open_regular(path, "rb"),
-        safe_open(path, framework="np"),
-    ):  # checks the header against the file's size, and reads no tensor
+    with open_tensors(path):  # checks the header against the file's size, and reads no tensor
         pass
     with Path(path).open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import FileError
 from .atomic import write_tensors
-from .mmap import read_tensors
+from .mmap import open_tensors, read_tensors
 
 __all__ = ["read_stored", "write_stored"]
 
@@ -33,7 +33,7 @@ def read_stored(path: str | Path, form: str) -> tuple[dict[str, Any], dict[str, 
     """
     try:
         tensors = read_tensors(path)
-        with safe_open(path, framework="np") as stored:
+        with open_tensors(path) as stored:
             header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise FileError(path, f"not a readable file of format {form}: {error}") from error

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ...errors import FileError, SettingError
-from ...io.notes import open_regular
+from ...io.mmap import open_tensors
 from ...io.stored import read_stored, write_stored
 from ...ops.compositing import fill_smoothly, join
 from ...ops.pyramid import resize
@@ -237,7 +237,7 @@ def is_trained(path: object) -> bool:
     if not isinstance(path, (str, Path)) or Path(path).suffix != ".safetensors":
         return False
     try:
-        with open_regular(path, "rb"), safe_open(path, framework="np") as stored:
+        with open_tensors(path) as stored:
             header = json.loads((stored.metadata() or {}).get("latentpatch", "null"))
         return isinstance(header, dict) and header.get("format") == FORMAT
     except (OSError, SafetensorError, ValueError, RecursionError):
