@@ -34,7 +34,8 @@ __all__ = ["Inversion", "Perceptual", "estimate_seconds", "invert"]
 #: A differentiable function of pictures ``(N, 3, H, W)`` to features ``(N, ...)``, whose squared differences count.
 Perceptual = Callable[[Tensor], Tensor]
 
-_TIMED_STEPS = 3
+_TIMED_STEPS = 3  # at least, to estimate the time of all
+_TIMED_SECONDS = 1.0  # for which steps are timed, but not more than a hundredth of all
 _TRIALS = 20  # step lengths that L-BFGS tries at most
 _MEMORY = 20  # steps whose gradients L-BFGS keeps
 _PART = 16  # pictures that an accelerator optimizes together
@@ -103,10 +104,10 @@ def invert(
     is_interrupted = False
     try:
         for done in range(1, search.settings.steps + 1):
-            losses, images = search.step(done - 1)
+            losses = search.step(done - 1)
             history.append(losses)
             if observe is not None:
-                observe(PictureStep(done, search.settings.steps, images, f"loss {float(losses.mean()):.5f}"))
+                observe(PictureStep(done, search.settings.steps, search.images(), f"loss {float(losses.mean()):.5f}"))
     except KeyboardInterrupt:
         if not history:
             raise
@@ -127,17 +128,19 @@ def estimate_seconds(
     """Return how long :func:`invert` takes, in seconds, from a few timed steps; arguments are those of it."""
     search = _Search(generator, targets, settings or InversionSettings(), degrade, perceptual, 0)
     seconds, last, size, rate = 0.0, 0.0, None, search.settings.learning_rate
+    most = max(_TIMED_STEPS, search.settings.steps // 100)
     for number, stage in enumerate(search.stages):
         if stage.generator.spec.image_size != size:
             size = stage.generator.spec.image_size
             search.enter(number)
             search.advance(rate)  # first steps allocate
-            start = time.monotonic()
-            for _ in range(_TIMED_STEPS):
+            start, timed = time.monotonic(), 0
+            while timed < most and (timed < _TIMED_STEPS or time.monotonic() - start < _TIMED_SECONDS):
                 search.advance(rate)
-            last = time.monotonic() - start
+                timed += 1
+            last = (time.monotonic() - start) / timed
         seconds += last
-    return seconds / _TIMED_STEPS * search.settings.steps / len(search.stages)
+    return seconds * search.settings.steps / len(search.stages)
 
 
 class _Stage(NamedTuple):
@@ -266,39 +269,47 @@ class _Search:
             seeds = range(self.seed, self.seed + starts)
             return [self.generator.random_styles([each]).expand(count, -1, -1) for each in seeds]
 
-    def step(self, done: int) -> tuple[Tensor, Tensor]:
-        """Do one step. Return the least loss so far ``(N,)`` and the first start's pictures."""
+    def step(self, done: int) -> Tensor:
+        """Do one step. Return the least loss so far: ``(N,)``."""
         stage = done * len(self.stages) // self.settings.steps
         if stage != self.stage:
             self.enter(stage)
         return self.advance(self.settings.learning_rate * (1 + math.cos(math.pi * done / self.settings.steps)) / 2)
 
-    def advance(self, rate: float) -> tuple[Tensor, Tensor]:
+    def advance(self, rate: float) -> Tensor:
         """Do one step of a length. Return as :meth:`step`."""
-        images = map_in_threads(partial(self._step_part, rate=rate), [p for row in self.parts for p in row])
+        map_in_threads(partial(self._step_part, rate=rate), [p for row in self.parts for p in row])
         least = torch.stack([torch.cat([p.loss for p in row]) for row in self.parts]).amin(0)
         if not bool(least.isfinite().all()):
             raise SettingError("loss", float("nan"), "a number; a lower learning_rate may help")
-        return least.cpu(), torch.cat(images[: len(self.parts[0])])
+        return least.cpu()
+
+    def images(self) -> Tensor:
+        """Return the pictures ``(N, 3, H, W)`` of the last step, from the first start."""
+        return torch.cat([part.images for part in self.parts[0]]).clamp(0, 1)
 
     @torch.enable_grad()
-    def _step_part(self, part: _Part, rate: float) -> Tensor:
-        def evaluate() -> Tensor:
+    def _step_part(self, part: _Part, rate: float) -> None:
+        def compute() -> Tensor:
+            part.optimizer.zero_grad()
+            return self._loss(part)
+
+        def compute_if_moved() -> Tensor:  # L-BFGS begins where it ended
             if part.point is None or not all(map(torch.equal, part.point, part.searched)):
                 part.point = [each.detach().clone() for each in part.searched]
-                part.optimizer.zero_grad()
-                part.total = self._loss(part)
+                part.total = compute()
             return part.total
 
         settings = self.settings
         if settings.optimizer == "adam":
             part.optimizer.param_groups[0]["lr"] = rate
-        part.optimizer.step(evaluate)  # type: ignore[arg-type]
+            part.optimizer.step(compute)  # type: ignore[arg-type]
+        else:
+            part.optimizer.step(compute_if_moved)  # type: ignore[arg-type]
         if settings.noise_regularization:
             for each in part.noise:
                 deviation, mean = torch.std_mean(each.data, (1, 2, 3), keepdim=True)
                 each.data.sub_(mean).div_(deviation)
-        return part.images
 
     def _loss(self, part: _Part) -> Tensor:
         """Return the sum of the losses of a part, with gradients, and keep the best."""
@@ -316,7 +327,7 @@ class _Search:
         if settings.noise_regularization and part.noise:
             loss = loss + settings.noise_regularization * noise_correlation(part.noise)
         part.keep(loss.detach(), error.detach())
-        part.images = images.detach().clamp(0, 1)
+        part.images = images.detach()
         total = loss.sum()
         total.backward()
         return total.detach()
