@@ -76,7 +76,6 @@ def check(page: Path) -> None:
 
 #: Pages that take more than a few seconds, and how many.
 SLOW = {
-    "README.md": 12,
     "docs/alignment.md": 5,
     "docs/edit.md": 5,
     "docs/embedding.md": 4,
@@ -109,7 +108,7 @@ SMALL = {
     [
         pytest.param(page, id=name_of(page), marks=pytest.mark.slow(SLOW.get(name_of(page), 0)))
         for page in PAGES
-        if runnable(page)
+        if runnable(page) and page != README  # test_install.py runs its blocks, from an installed wheel
     ],
 )
 def test_blocks_run(page: Path, folder: Path) -> None:
