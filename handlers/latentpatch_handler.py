@@ -16,7 +16,7 @@ import torch
 from latentpatch.registry import import_plugins
 from latentpatch.runs.system import keep_freed_memory
 from latentpatch.serving import Call, Limits, Response, Service, respond
-from latentpatch.serving.archive import holds_graph, load_archived
+from latentpatch.serving.archive import holds_graph, load_archived, load_archived_trained
 from latentpatch.serving.exported import GraphService
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ class LatentPatchHandler:
             gpu = properties.get("gpu_id")
             device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
         model.precision = str(options.get("precision", "float32"))
-        self.service = Service(model.to(device), limits)
+        trained = {name: each.to(device) for name, each in load_archived_trained(properties["model_dir"]).items()}
+        self.service = Service(model.to(device), limits, trained)
         _log.info(
             "%d sources, %s on %s, process %d",
             len(model.bank.sources),

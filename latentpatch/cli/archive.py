@@ -38,6 +38,9 @@ class ArchiveOptions(cli.CommandOptions):
         Path, "NAME.mar", "the archive to write", "-o", default=Path("model_store/latentpatch.mar")
     )
     graphs: Path | None = cli.option(Path, "FOLDER", "serve the graph generate of what export wrote, not a model")
+    trained: tuple[str, ...] = cli.option(
+        str, "NAME=FILE", "trained models that tasks on pictures may name", nargs="+", default=()
+    )
     workers: int | None = cli.option(cli.integer(1), "N", "processes, each with the model", section=_SERVER)
     batch_size: int | None = cli.option(cli.integer(1), "N", "requests handled together, at most", section=_SERVER)
     max_batch_delay: int | None = cli.option(cli.integer(0), "MS", "time to wait for a full batch", section=_SERVER)
@@ -58,6 +61,8 @@ class ArchiveOptions(cli.CommandOptions):
         if sources.sources:
             raise ValueError(f"--graphs {self.graphs} holds its sources: leave out {sources.sources[0]}")
         settled = {name: getattr(self.sources, name) for name in ("attributes", "components", "size")}
+        if self.trained:
+            raise ValueError(f"--trained {self.trained[0]}: a graph does no tasks: leave it out with --graphs")
         for name, value in (settled | {"autoencoder": self.run.autoencoder}).items():
             if value is not None:
                 raise ValueError(f"--{name}: the export settled it: leave it out with --graphs")
@@ -75,6 +80,7 @@ def run(options: ArchiveOptions, context: cli.RunContext) -> dict[str, Any]:
     try:
         from ..serving.archive import PORTRAITS, build_archive, build_graph_archive, check_archive
         from ..serving.exported import read_facts
+        from ..serving.trained_models import name_and_file
     except ImportError as error:  # the other commands do without the packages that serving needs
         raise MissingDependencyError(str(error.name), "serve", "archive") from error
     from ._load import open_model, skipped_files
@@ -87,7 +93,10 @@ def run(options: ArchiveOptions, context: cli.RunContext) -> dict[str, Any]:
         "maxBatchDelay": options.max_batch_delay,
     }
     changed = {key: value for key, value in settings.items() if value is not None}
-    parts: dict[str, Any] = {"handler": options.handler, "config": options.config, "settings": changed}
+    trained = dict(map(name_and_file, options.trained))
+    parts: dict[str, Any] = {
+        "handler": options.handler, "config": options.config, "settings": changed, "trained": trained
+    }  # fmt: skip
     if options.graphs is None and not sources.sources:
         if not PORTRAITS.is_dir():  # an installed package
             raise ValueError("SOURCES: name a folder of pictures; examples/portraits are only in the repository")

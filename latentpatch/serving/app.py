@@ -27,7 +27,7 @@ from starlette.routing import Route
 from .. import __version__
 from ..errors import LatentPatchError, SettingError
 from ..generators import load_generator
-from ..methods.trained.base import TrainedModel, load_trained
+from ..methods.trained.base import load_trained
 from ..model import LatentPatch
 from ..registry import import_plugins
 from .batcher import Batcher
@@ -40,6 +40,7 @@ from .limits import OPERATIONS, Limits
 from .options import LOOPBACK, Options, read_token
 from .schema import json_schema
 from .service import Service
+from .trained_models import name_and_file
 
 __all__ = ["Batcher", "Options", "application", "main"]
 
@@ -314,7 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress=sys.stderr.isatty(),
         )
         limits = Limits(max_task_pixels=parsed.max_task_pixels, operations=parsed.operations)
-        service = Service(model, limits, dict(map(_trained, parsed.trained)))
+        trained = {name: load_trained(path) for name, path in map(name_and_file, parsed.trained)}
+        service = Service(model, limits, trained)
         inversions = None if parsed.generator is None else Inversions(load_generator(parsed.generator))
     except (LatentPatchError, ValueError, TypeError) as error:
         print(f"latentpatch: {error}", file=sys.stderr)
@@ -334,14 +336,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timeout_graceful_shutdown=math.ceil(options.max_body_seconds + rounds * service.limits.max_seconds),
     )
     return 0
-
-
-def _trained(named: str) -> tuple[str, TrainedModel]:
-    """Return the name and the model of ``NAME=FILE``."""
-    name, is_named, path = named.partition("=")
-    if not (name and is_named):
-        raise SettingError("trained", named, "NAME=FILE")
-    return name, load_trained(path)
 
 
 def _parser() -> argparse.ArgumentParser:

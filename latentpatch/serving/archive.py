@@ -23,11 +23,20 @@ from ..autoencoders.registry import AUTOENCODERS, Autoencoder, load_autoencoder
 from ..errors import FileError, SettingError
 from ..io.atomic import staged, write_tensors
 from ..io.mmap import read_tensors
+from ..methods.trained.base import TrainedModel, load_trained
 from ..model import LatentPatch
 from ..validation import check_integer
 from .exported import graph_files
 
-__all__ = ["PORTRAITS", "build_archive", "build_graph_archive", "check_archive", "holds_graph", "load_archived"]
+__all__ = [
+    "PORTRAITS",
+    "build_archive",
+    "build_graph_archive",
+    "check_archive",
+    "holds_graph",
+    "load_archived",
+    "load_archived_trained",
+]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: TorchServe's entry point and configuration: a wheel has a copy of the repository's folder.
@@ -40,6 +49,7 @@ _FACTS = "model.json"
 _WEIGHTS = Path("autoencoder", "weights.safetensors")
 _CONFIG = Path("autoencoder", "config.json")
 _YAML = "model-config.yaml"
+_TRAINED = "trained"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _REQUIRED = ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip
@@ -52,6 +62,7 @@ def build_archive(
     handler: str | Path | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, int] | None = None,
+    trained: Mapping[str, str | Path] | None = None,
 ) -> None:
     """Write an archive, complete or not at all; the same inputs make the same bytes.
 
@@ -63,13 +74,14 @@ def build_archive(
         handler: TorchServe's entry point; default: ``handlers/latentpatch_handler.py``, which wheels have, too.
         config: TorchServe's model configuration; default: ``handlers/model-config.yaml``.
         settings: top-level numbers of the configuration to replace, such as ``{"batchSize": 8}``.
+        trained: files of trained models, by the names by which requests call them; with a model alone.
 
     Raises:
         SettingError: for names and settings that cannot be used, and a model that is not fitted.
         FileError: for files that cannot be read or written.
     """
     output = Path(output)
-    entry, yaml = check_archive(output, handler=handler, config=config, settings=settings)
+    entry, yaml = check_archive(output, handler=handler, config=config, settings=settings, trained=trained)
     package = dict(_package())
     with TemporaryDirectory(prefix="latentpatch-") as name:
         folder = Path(name)
@@ -79,7 +91,10 @@ def build_archive(
             content.save(folder / _BANK)
             facts = _write_autoencoder(content.autoencoder, folder)
             (folder / _FACTS).write_text(json.dumps(facts, sort_keys=True) + "\n", encoding="utf-8")
-            serialized, parts = _BANK, package
+            taught = {f"{_TRAINED}/{name}.safetensors": Path(path) for name, path in (trained or {}).items()}
+            serialized, parts = _BANK, package | taught
+        elif trained:
+            raise SettingError("trained", ", ".join(trained), "absent: a graph does no tasks")
         else:  # a graph contains its weights
             files = graph_files(content)
             serialized = files[1].name
@@ -107,6 +122,7 @@ def check_archive(
     handler: str | Path | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, int] | None = None,
+    trained: Mapping[str, str | Path] | None = None,
 ) -> tuple[Path, str]:
     """Check all arguments of :func:`build_archive` but the model, whose fit may take minutes.
 
@@ -119,6 +135,10 @@ def check_archive(
     entry = _existing(handler, "latentpatch_handler.py", "--handler")
     if entry.suffix != ".py" or not entry.stem.isidentifier() or entry.stem == _PACKAGE.name:
         raise SettingError("handler", str(entry), "a module, NAME.py, of another name than the package")
+    for name, path in (trained or {}).items():
+        if not _NAME.fullmatch(name):
+            raise SettingError("trained", name, "a name of letters, digits, dots, hyphens and underscores")
+        load_trained(path)
     return entry, _configuration(_existing(config, _YAML, "--config"), settings or {})
 
 
@@ -145,6 +165,15 @@ def load_archived(folder: str | Path) -> LatentPatch:
         raise FileError(folder / _WEIGHTS, f"not a readable safetensors file: {error}") from error
     autoencoder.load_weights(weights, str(folder / _WEIGHTS))
     return LatentPatch.load(folder / _BANK, autoencoder)
+
+
+def load_archived_trained(folder: str | Path) -> dict[str, TrainedModel]:
+    """Return the trained models of an unpacked archive, by name.
+
+    Raises:
+        FileError: for a file that is altered.
+    """
+    return {path.stem: load_trained(path) for path in sorted(Path(folder, _TRAINED).glob("*.safetensors"))}
 
 
 def _existing(path: str | Path | None, name: str, option: str) -> Path:

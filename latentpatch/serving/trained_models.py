@@ -19,7 +19,7 @@ from ..validation import check_choice
 from .schema import PictureRequest
 from .setting_fields import apply_settings
 
-__all__ = ["TrainedModels"]
+__all__ = ["TrainedModels", "name_and_file"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,14 @@ class TrainedModels:
         if not self._served:
             raise SettingError("trained", request.trained, "absent: this server has no trained models")
         return self._served[check_choice("trained", str(request.trained), self._served)]
+
+
+def name_and_file(text: str) -> tuple[str, str]:
+    """Return the name and the path of ``NAME=FILE``."""
+    name, is_named, path = text.partition("=")
+    if not (name and is_named):
+        raise SettingError("trained", text, "NAME=FILE")
+    return name, path
 
 
 def _settings(request: PictureRequest) -> TrainedSettings:

@@ -118,7 +118,7 @@ OPTIONS = {
     "reconstruct": "--skip-bad --json",
     "align": "--size --landmarks --to --rotation --zoom --focus --min-agreement --closer --crop --mean --skip-bad",
     "fit": "--attributes --components --skip-bad --residuals --offsets",
-    "archive": "--sources --graphs --workers --batch-size --max-batch-delay --config --handler --output",
+    "archive": "--sources --graphs --trained --workers --batch-size --max-batch-delay --config --handler --output",
     "export": "--format --graphs --where --external-data --preset --sampler --mirrored",
     "explain": "--reference --mirrored --output",
     "audit": "--held-out --max-mean-share --max-share --min-relative --min-registered --identity --identity-input "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 from latentpatch import LatentPatch, RasterSettings
 from latentpatch.io.images import read_image
+from latentpatch.methods.trained.settings import SinGANSettings
+from latentpatch.training.methods import train_model
 
 if TYPE_CHECKING:
     from helpers.live_app import Live
@@ -41,6 +44,16 @@ def default_service() -> Service:
     pictures = torch.stack([read_image(traffic.face(seed)) for seed in range(12)])
     attributes = {str(i): {"colour": "red" if i % 2 else "green"} for i in range(12)}
     return Service(LatentPatch("embedded", components=8).fit(pictures, attributes=attributes))
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a SinGAN after two steps a scale, for pictures of 24 rows and 32 columns."""
+    folder = tmp_path_factory.mktemp("trained")
+    picture = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))
+    model = train_model("singan", [picture], folder / "training", SinGANSettings(steps=2, width=4, coarsest=12))
+    model.save(folder / "stones.safetensors")
+    return folder / "stones.safetensors"
 
 
 @pytest.fixture(scope="module")

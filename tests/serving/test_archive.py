@@ -20,6 +20,7 @@ from helpers.traffic import unpacked
 
 from latentpatch import LatentPatch, LatentPatchError, load_autoencoder
 from latentpatch.cli.entry import main
+from latentpatch.methods.trained.base import load_trained
 
 archive = pytest.importorskip("latentpatch.serving.archive", reason="serving needs pip install '.[serve]'")
 
@@ -171,6 +172,24 @@ def test_a_decoder_of_the_same_latent_space_is_kept(faces: Path, handler: Path, 
     archive.build_archive(model, tmp_path / "own.mar", handler=handler)
     loaded = archive.load_archived(unpacked(tmp_path / "own.mar", tmp_path / "unpacked"))
     assert loaded.identity()["name"] == "embedded"
+
+
+def test_trained_models_are_packed_by_name(mar: Path, taught: Path, faces: Path, tmp_path: Path) -> None:
+    assert archive.load_archived_trained(unpacked(mar, tmp_path / "without")) == {}
+    named = f"stones={taught}"
+    assert (
+        main(["archive", str(faces), "--size", "64", "--trained", named, "-o", str(tmp_path / "faces.mar"), "-q"]) == 0
+    )
+    (found,) = archive.load_archived_trained(unpacked(tmp_path / "faces.mar", tmp_path / "with")).items()
+    assert found[0] == "stones"
+    assert torch.equal(found[1].make("reshuffle", [3]), load_trained(taught).make("reshuffle", [3]))
+
+
+@pytest.mark.parametrize("named", ["stones", "=stones.safetensors", "../stones=stones.safetensors", "a b=c", "a="])
+def test_bad_names_of_trained_models(named: str, faces: Path, tmp_path: Path) -> None:
+    for more in ([str(faces)], ["--graphs", str(tmp_path)]):
+        assert main(["archive", *more, "--trained", named, "-o", str(tmp_path / "faces.mar"), "-q"]) in (1, 2)
+    assert not (tmp_path / "faces.mar").exists()
 
 
 @pytest.mark.parametrize("name", ["faces.zip", "faces", ".mar", "-faces.mar", "two words.mar", "gesichtä.mar"])

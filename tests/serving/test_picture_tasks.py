@@ -27,14 +27,12 @@ from latentpatch import picture_tasks
 from latentpatch.io.channels import encode_channels, read_channels
 from latentpatch.methods.single_image.gpnn import GPNN
 from latentpatch.methods.trained.base import load_trained
-from latentpatch.methods.trained.settings import SinGANSettings
 from latentpatch.registry import PICTURE_METHODS, TASKS
 from latentpatch.results import PictureGeneration
 from latentpatch.runs import system
 from latentpatch.scene_tasks import texture
 from latentpatch.serving import Call, Limits, Service, json_schema, respond
 from latentpatch.serving.kserve import model_metadata
-from latentpatch.training.methods import train_model
 
 #: A quick request; ``operation`` is "picture" where there is a task.
 QUICK: dict[str, Any] = {"task": "reshuffle", "method": "gpnn", "settings": {"coarsest": 10, "iterations": 1}}
@@ -370,16 +368,6 @@ def test_a_live_server(live: Live, service: Service) -> None:
     tensors["parameters"] = {name: value for name, value in body.items() if name != "pictures"}  # type: ignore[assignment]
     assert live.ask("POST", INFER, json.dumps(tensors), JSON).status == 200
     assert live.ask("POST", PREDICT, json.dumps({**body, "task": 3}), JSON).status == 422
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a SinGAN after two steps a scale."""
-    folder = tmp_path_factory.mktemp("trained")
-    pictures = [read_channels(STONES)]
-    model = train_model("singan", pictures, folder / "training", SinGANSettings(steps=2, width=4, coarsest=12))
-    model.save(folder / "stones.safetensors")
-    return folder / "stones.safetensors"
 
 
 def test_a_trained_model_takes_the_place_of_pictures(service: Service, taught: Path) -> None:
