@@ -73,7 +73,7 @@ class MobileStyleGAN(Generator):
                 raise FileError(path, f"{_NOT_A_GRAPH}: {error}") from error
         maps = [tensors[f"noise.{i}"] for i in range(2 * _LAYERS + 1)]
         spec = GeneratorSpec(
-            "mobile-stylegan", 3 * _LAYERS + 2, 512, 512, (size, size), tuple((m.shape[2], m.shape[3]) for m in maps),
+            "mobile-stylegan", 3 * _LAYERS + 2, 512, 512, (1024, 1024), tuple((m.shape[2], m.shape[3]) for m in maps),
             "non-commercial: distilled from NVIDIA's FFHQ network", "FFHQ, photographs of faces", str(folder),
         )  # fmt: skip
         super().__init__(spec)
@@ -88,6 +88,7 @@ class MobileStyleGAN(Generator):
             self.check_tensors()
         except (RuntimeError, ValueError) as error:
             raise FileError(folder, f"{_NOT_A_GRAPH}: {' '.join(str(error).split())[:300]}") from error
+        self.spec = replace(spec, image_size=(size, size))
 
     def map(self, vectors: Tensor) -> Tensor:
         x = vectors * (vectors.square().mean(1, keepdim=True) + _EPSILON).rsqrt()
