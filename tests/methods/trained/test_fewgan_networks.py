@@ -41,10 +41,17 @@ def test_finer_scales_add_a_residual_to_the_enlarged_picture() -> None:
         model.scales[0].network[-1].bias.fill_(0.25)
     image = torch.rand(1, 3, 4, 5)
     made = model.step(1, image, (8, 10))
-    assert torch.allclose(made[..., ::7, ::9], image[..., ::3, ::4] + 0.25), "corners on corners"
-    assert torch.allclose(
-        made, torch.nn.functional.interpolate(image, (8, 10), mode="bilinear", align_corners=True) + 0.25
-    )
+    enlarged = torch.nn.functional.interpolate(image, (8, 10), mode="bilinear", align_corners=True)
+    assert torch.allclose(enlarged[..., ::7, ::9], image[..., ::3, ::4]), "corners on corners"
+    assert torch.allclose(made, (enlarged + 0.25).tanh())
+
+
+def test_scales_keep_pictures_in_their_range() -> None:
+    """Residuals of 50 made stripes of black and white: the critic sees no picture with a side picture's structure."""
+    model = FewGAN("fewgan", [(4, 5), (8, 10)], codes=9, code_size=6, width=8).eval()
+    with torch.no_grad():
+        model.scales[0].network[-1].bias.fill_(50.0)
+        assert float(model.render(model.codes(torch.rand(2, 3, 4, 5)), model.sizes).abs().max()) <= 1
 
 
 def test_the_positional_code_is_that_of_the_paper() -> None:
