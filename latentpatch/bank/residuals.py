@@ -18,15 +18,19 @@ values a cell tells which.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
 from math import isqrt, pi
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..runs.system import has_numba
 from ..runs.threads import map_in_threads
 
 __all__ = [
@@ -143,7 +147,7 @@ def gains(latents: Tensor, surroundings: Tensor, deviation: Tensor) -> tuple[Ten
         surroundings: ``(9, N, r, h, w)``, the reduced latents in each cell of the sources of :func:`surrounding`.
         deviation: scalar, the standard deviation of reduced latents, the unit of distances.
     """
-    squares = (surroundings - latents).square().sum(2) / (REACH * deviation).square().clamp(min=_LEAST)
+    squares = (surroundings - latents).square_().sum(2) / (REACH * deviation).square().clamp(min=_LEAST)
     return _quarters(torch.exp(-squares.square()).float())
 
 
@@ -165,52 +169,91 @@ def add_residuals(
         gains: of the index maps, see :func:`gains`; None for 1 everywhere.
     """
     half = images.shape[2] // index.shape[1] // 2
-    sources = quarters(index)
-    factors = [(each >= 0).float() for each in sources]
+    sources = torch.stack(quarters(index))
+    factors = (sources >= 0).float()
     if gains is not None:
-        factors = [mask * gain for mask, gain in zip(factors, gains, strict=True)]
+        factors *= torch.stack(list(gains))
+
+    def gathered(part: slice) -> Tensor:
+        found: Tensor = gather(sources[:, part].flatten(0, 1)).unflatten(0, (4, -1))
+        return found
+
     if images.device.type != "cpu" or images.requires_grad or torch.compiler.is_compiling():
-        return (images + to_pixels(_mixed(sources, factors, gather)[part], half)).clamp(0, 1)
-    together = None if part == slice(None) else _mixed(sources, factors, gather)[part]
-    detailed = images.clone(memory_format=torch.contiguous_format)
+        return (images + to_pixels(_mixed(gathered(slice(None)), factors)[part], half)).clamp(0, 1)
+    together = None if part == slice(None) else gathered(slice(None))[:, part]
+    factors = factors[:, part]
+    detailed = torch.empty_like(images, memory_format=torch.contiguous_format)
+    # Numba is not loaded for this alone.
+    has_loops = images.dtype == torch.float32 and type(images) is Tensor and "numba" in sys.modules and has_numba()
 
     def add(n: int) -> None:
         one = slice(n, n + 1)
-        if together is None:
-            mixed = _mixed([each[one] for each in sources], [each[one] for each in factors], gather)
-        else:
-            mixed = together[one]
-        _add_to(detailed[n], mixed, half)
+        residuals = gathered(one) if together is None else together[:, one]
+        has_loop = has_loops and not has_all_colors(residuals.shape[-1]) and _is_loop_exact(half)
+        (_add_in_loop if has_loop else _add)(images[n], residuals, factors[:, one], half, detailed[n])
 
     # One image at a time stays in a core's cache.
     map_in_threads(add, range(len(images)))
     return detailed
 
 
-def _add_to(image: Tensor, mixed: Tensor, half: int) -> None:
-    """Add residuals ``(1, h, w, 4, d / 4)`` to an image ``(3, H, W)``, faster than by :func:`to_pixels`."""
+@lru_cache(maxsize=8)
+def _is_loop_exact(half: int) -> bool:
+    """Return whether Numba's loop rounds as torch does on this processor, where quarters of cells have some rows."""
+    source = torch.Generator().manual_seed(0)
+    values = torch.rand(4 * 16 * depth_of(2 * half) // 4, generator=source, dtype=torch.float32, device="cpu")
+    residuals = (values * 255 - 127).to(torch.int8).view(4, 1, 2, 2, 4, -1)
+    image, factors = values[: 48 * half**2].view(3, 4 * half, -1), values[-64:].view(4, 1, 2, 2, 4)
+    results = torch.empty_like(image), torch.empty_like(image)
+    for add, result in zip((_add, _add_in_loop), results, strict=True):
+        add(image, residuals, factors, half, result)
+    return torch.equal(*results)
+
+
+def _add_in_loop(image: Tensor, residuals: Tensor, factors: Tensor, half: int, detailed: Tensor) -> None:
+    """Do the same as :func:`_add` in one pass, without colors at full resolution."""
+    from .residual_kernels import add
+
+    picture, levels, shares = (each.contiguous().numpy() for each in (image, residuals[:, 0], factors[:, 0]))
+    weights, colors = _loop_constants(residuals.shape[-1])
+    add(picture, levels, shares, weights, colors, detailed.numpy())
+
+
+@lru_cache(maxsize=8)
+def _loop_constants(depth: int) -> tuple[Any, Any]:
+    """Return the weights of sources, and what each color takes of red and blue."""
+    colors = np.array([[1, 0], [-_RED / _GREEN, -_BLUE / _GREEN], [0, 1]], np.float32)
+    return (_fading(depth) / LEVELS).numpy(), colors
+
+
+def _add(image: Tensor, residuals: Tensor, factors: Tensor, half: int, detailed: Tensor) -> None:
+    """Write an image ``(3, H, W)`` with residuals, faster than by :func:`to_pixels`; see :func:`_mixed`."""
+    mixed = _mixed(residuals, factors)
     height, width = mixed.shape[1:3]
+    detailed.copy_(image)
     if has_all_colors(mixed.shape[-1]):
-        quartered = image.view(3, height, 2, half, width, 2, half)
+        quartered = detailed.view(3, height, 2, half, width, 2, half)
         fine = mixed.view(height, width, 2, 2, 3, half, half)
         for down, right in product(range(2), repeat=2):
             quartered[:, :, down, :, :, right] += fine[:, :, down, right].permute(2, 0, 3, 1, 4)
     else:
         luma, colors = _luma_and_colors(mixed, half, 2)
-        image.view(3, height * half, 2, -1).add_(colors.view(3, height * half, 1, -1))
-        image.add_(luma[0])
-    image.clamp_(0, 1)
+        detailed.view(3, height * half, 2, -1).add_(colors.view(3, height * half, 1, -1))
+        detailed.add_(luma[0])
+    detailed.clamp_(0, 1)
 
 
-def _mixed(sources: Sequence[Tensor], factors: Sequence[Tensor], gather: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return residuals faded into those of neighbouring cells: ``(N, h, w, 4, d / 4)`` float32."""
-    total: Tensor | None = None
-    for k, (each, factor) in enumerate(zip(sources, factors, strict=True)):
-        residuals = gather(each).float()
-        weight = fading(residuals.shape[-1], residuals.device)[k] / LEVELS
-        residuals.mul_(factor[..., None])
-        total = residuals.mul_(weight) if total is None else total.addcmul_(residuals, weight)
-    assert total is not None
+def _mixed(residuals: Tensor, factors: Tensor) -> Tensor:
+    """Return residuals faded into those of neighbouring cells: ``(N, h, w, 4, d / 4)`` float32.
+
+    Args:
+        residuals: ``(4, N, h, w, 4, d / 4)`` int8, in the order of :func:`quarters`.
+        factors: ``(4, N, h, w, 4)`` float32, of the residuals.
+    """
+    weights = fading(residuals.shape[-1], residuals.device) / LEVELS
+    total = residuals[0].float().mul_(factors[0, ..., None]).mul_(weights[0])
+    for each, factor, weight in zip(residuals[1:], factors[1:], weights[1:], strict=True):
+        total.addcmul_(each.float().mul_(factor[..., None]), weight)
     return total
 
 

@@ -385,7 +385,7 @@ class StoredSources(FittedModule):
 
     def gather_reduced(self, index: Tensor) -> Tensor:
         """Return the reduced latents ``(N, r, h, w)`` float64 at an index map ``(N, h, w)``."""
-        return self.keys_at(index).movedim(-1, 1).double() * self.key_step.double()
+        return self.keys_at(index).double().mul_(self.key_step.double()).movedim(-1, 1)
 
 
 def _cells(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latentpatch import FileError, LatentPatch, RasterSettings
 from latentpatch.bank import format as modelfile
+from latentpatch.bank import residuals
 from latentpatch.bank.residuals import (
     add_residuals,
     can_have_residuals,
@@ -123,6 +124,29 @@ def test_luma_is_at_full_and_chroma_at_half_resolution(side: int) -> None:
     torch.testing.assert_close(add_residuals(images, mixed, gatherer(table)), expected, atol=1e-5, rtol=0)
     learning = images.clone().requires_grad_(True)  # takes another way
     torch.testing.assert_close(add_residuals(learning, mixed, gatherer(table)), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", [8, 16, 32])
+def test_a_compiled_loop_adds_the_same_bits(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    if not residuals._is_loop_exact(side // 2):
+        pytest.skip("torch.addcmul rounds twice on this processor")
+    generator = torch.Generator().manual_seed(1)
+    table = torch.randint(-127, 128, (5, 3, 4, depth_of(side)), generator=generator, dtype=torch.int8)
+    index = torch.randint(-1, 5, (3, 3, 4), generator=generator)
+    images = torch.rand(3, 3, 3 * side, 4 * side, generator=generator)
+    gains = [torch.rand(3, 3, 4, 4, generator=generator) for _ in range(4)]
+    made = []
+    for has_numba in (True, False):
+        monkeypatch.setattr(residuals, "has_numba", lambda answer=has_numba: answer)
+        one = add_residuals(images, index, gatherer(table), gains=gains)
+        last = add_residuals(
+            images[2:].permute(0, 2, 3, 1).contiguous().movedim(-1, 1), index, gatherer(table), slice(2, 3), gains
+        )
+        assert torch.equal(one[2:], last)
+        made.append(one)
+    assert torch.equal(*made)
+    assert not torch.equal(made[0], images)
 
 
 def test_the_number_of_values_tells_their_kind() -> None:
