@@ -112,9 +112,8 @@ def prepare(checkout: Path, folder: Path, pictures: list[Path]) -> None:
     """Fit the model in a checkout, and choose the files of further fits."""
     for label, count in (("fit", FILES + FURTHER), ("fit, fewer", FILES)):
         (folder / label).mkdir(parents=True)
-        for number in range(count):
-            path = pictures[number % len(pictures)]
-            (folder / label / f"{number:03}{path.suffix}").symlink_to(path)
+        for path in pictures[:count]:
+            (folder / label / path.name).symlink_to(path)
     seconds_of(checkout, "-m", "latentpatch", "fit", pictures[0].parent, "-q", "-o", folder / "model.safetensors")
 
 
@@ -163,6 +162,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     pictures = list_images(options.sources.resolve())
+    if len(pictures) < FILES + FURTHER:
+        parser.error(f"--sources must be at least {FILES + FURTHER} pictures, got {len(pictures)}")
     with tempfile.TemporaryDirectory() as folder:
         checkouts = {"here": ROOT}
         if options.against is not None:
