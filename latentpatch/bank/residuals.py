@@ -86,7 +86,7 @@ def cell_side(depth: int) -> int:
 
 
 def has_all_colors(depth: int) -> bool:
-    """Return whether ``depth`` values, of cells or quarters, are three colors of every pixel."""
+    """Return whether the ``depth`` values of a cell are three colors of every pixel."""
     return bool(3 * isqrt(depth // 3) ** 2 == depth)  # half a square is none
 
 
@@ -179,7 +179,7 @@ def add_residuals(
         return found
 
     if images.device.type != "cpu" or images.requires_grad or torch.compiler.is_compiling():
-        return (images + to_pixels(_mixed(gathered(slice(None)), factors)[part], half)).clamp(0, 1)
+        return (images + to_pixels(_mixed(gathered(slice(None)), factors, half)[part], half)).clamp(0, 1)
     together = None if part == slice(None) else gathered(slice(None))[:, part]
     factors = factors[:, part]
     detailed = torch.empty_like(images, memory_format=torch.contiguous_format)
@@ -189,7 +189,7 @@ def add_residuals(
     def add(n: int) -> None:
         one = slice(n, n + 1)
         residuals = gathered(one) if together is None else together[:, one]
-        has_loop = has_loops and not has_all_colors(residuals.shape[-1]) and _is_loop_exact(half)
+        has_loop = has_loops and residuals.shape[-1] != 3 * half**2 and _is_loop_exact(half)
         (_add_in_loop if has_loop else _add)(images[n], residuals, factors[:, one], half, detailed[n])
 
     # One image at a time stays in a core's cache.
@@ -215,23 +215,23 @@ def _add_in_loop(image: Tensor, residuals: Tensor, factors: Tensor, half: int, d
     from .residual_kernels import add
 
     picture, levels, shares = (each.contiguous().numpy() for each in (image, residuals[:, 0], factors[:, 0]))
-    weights, colors = _loop_constants(residuals.shape[-1])
+    weights, colors = _loop_constants(residuals.shape[-1], half)
     add(picture, levels, shares, weights, colors, detailed.numpy())
 
 
 @lru_cache(maxsize=8)
-def _loop_constants(depth: int) -> tuple[Any, Any]:
+def _loop_constants(depth: int, half: int) -> tuple[Any, Any]:
     """Return the weights of sources, and what each color takes of red and blue."""
     colors = np.array([[1, 0], [-_RED / _GREEN, -_BLUE / _GREEN], [0, 1]], np.float32)
-    return (_fading(depth) / LEVELS).numpy(), colors
+    return (_fading(depth, half) / LEVELS).numpy(), colors
 
 
 def _add(image: Tensor, residuals: Tensor, factors: Tensor, half: int, detailed: Tensor) -> None:
     """Write an image ``(3, H, W)`` with residuals, faster than by :func:`to_pixels`; see :func:`_mixed`."""
-    mixed = _mixed(residuals, factors)
+    mixed = _mixed(residuals, factors, half)
     height, width = mixed.shape[1:3]
     detailed.copy_(image)
-    if has_all_colors(mixed.shape[-1]):
+    if mixed.shape[-1] == 3 * half**2:
         quartered = detailed.view(3, height, 2, half, width, 2, half)
         fine = mixed.view(height, width, 2, 2, 3, half, half)
         for down, right in product(range(2), repeat=2):
@@ -243,14 +243,15 @@ def _add(image: Tensor, residuals: Tensor, factors: Tensor, half: int, detailed:
     detailed.clamp_(0, 1)
 
 
-def _mixed(residuals: Tensor, factors: Tensor) -> Tensor:
+def _mixed(residuals: Tensor, factors: Tensor, half: int) -> Tensor:
     """Return residuals faded into those of neighbouring cells: ``(N, h, w, 4, d / 4)`` float32.
 
     Args:
         residuals: ``(4, N, h, w, 4, d / 4)`` int8, in the order of :func:`quarters`.
         factors: ``(4, N, h, w, 4)`` float32, of the residuals.
+        half: rows of a quarter of a cell.
     """
-    weights = fading(residuals.shape[-1], residuals.device) / LEVELS
+    weights = fading(residuals.shape[-1], half, residuals.device) / LEVELS
     total = residuals[0].float().mul_(factors[0, ..., None]).mul_(weights[0])
     for each, factor, weight in zip(residuals[1:], factors[1:], weights[1:], strict=True):
         total.addcmul_(each.float().mul_(factor[..., None]), weight)
@@ -291,10 +292,9 @@ def _beside(index: Tensor, axis: int, after: bool) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _fading(depth: int) -> Tensor:
-    if has_all_colors(depth):
-        return _windows(isqrt(depth // 3), 3)
-    half = isqrt(2 * depth // 3)
+def _fading(depth: int, half: int) -> Tensor:
+    if depth == 3 * half**2:
+        return _windows(half, 3)
     return torch.cat([_windows(half, 1), _windows(half // 2, 2)], 2)
 
 
@@ -308,23 +308,24 @@ def _windows(half: int, channels: int) -> Tensor:
     return torch.stack(parts).float()
 
 
-def fading(depth: int, device: torch.device) -> Tensor:
+def fading(depth: int, half: int, device: torch.device) -> Tensor:
     """Return the weights of :func:`quarters` in the values of a cell: raised cosines of sum 1.
 
     Args:
         depth: values of a quarter of a cell, d / 4.
+        half: rows of a quarter of a cell; from the depth, a compiler of many sizes cannot tell them.
         device: of the weights.
 
     Returns:
         ``(4, 4, d / 4)`` float32.
     """
     make = _fading.__wrapped__ if torch.compiler.is_compiling() else _fading  # a compiler keeps no caches
-    return make(depth).to(device)
+    return make(depth, half).to(device)
 
 
 def to_pixels(mixed: Tensor, half: int) -> Tensor:
     """Return residuals ``(N, h, w, 4, d / 4)`` as pixels ``(N, 3, H, W)``."""
-    if has_all_colors(mixed.shape[-1]):
+    if mixed.shape[-1] == 3 * half**2:
         return _plane(mixed, half, half)
     luma, colors = _luma_and_colors(mixed, half, 1)
     return luma + F.interpolate(colors, scale_factor=2)

@@ -189,7 +189,7 @@ class Detailed(nn.Module):
         self.area, self.quarter = 4 * rows * columns, model.autoencoder.spec.downsampling // 2
         self.register_buffer("details", residuals.reshape(-1, residuals.shape[3] // 4))
         self.register_buffer("places", torch.arange(self.area).view(rows, columns, 4))
-        self.register_buffer("weights", fading(residuals.shape[3] // 4, torch.device("cpu")) / LEVELS)
+        self.register_buffer("weights", fading(residuals.shape[3] // 4, self.quarter, torch.device("cpu")) / LEVELS)
         self.register_buffer("keys", model.bank.keys.flatten(0, 2))
         self.register_buffer("cells", torch.arange(rows * columns).view(rows, columns))
         for name in ("mean", "basis", "explained_variance"):

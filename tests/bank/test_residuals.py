@@ -126,6 +126,16 @@ def test_luma_is_at_full_and_chroma_at_half_resolution(side: int) -> None:
     torch.testing.assert_close(add_residuals(learning, mixed, gatherer(table)), expected, atol=1e-5, rtol=0)
 
 
+def test_one_compiled_program_takes_cells_of_all_sizes() -> None:
+    """The second of two compiled models was refused: how many values its cells had was a symbol to the compiler."""
+    program = torch.compile(add_residuals, backend="eager", fullgraph=True, dynamic=True)
+    for side, has_all in ((16, False), (12, False), (8, True)):
+        table = torch.randint(-9, 9, (3, 2, 2, depth_of(side, has_all))).to(torch.int8)
+        images, index = torch.rand(2, 3, 2 * side, 2 * side), torch.randint(0, 3, (2, 2, 2))
+        expected = add_residuals(images, index, gatherer(table))
+        torch.testing.assert_close(program(images, index, gatherer(table)), expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("side", [8, 16, 32])
 def test_a_compiled_loop_adds_the_same_bits(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
