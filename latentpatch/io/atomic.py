@@ -29,6 +29,7 @@ __all__ = [
     "TEMPORARY",
     "alone_in",
     "append_line",
+    "check_replaceable",
     "move_into",
     "replacing",
     "staged",
@@ -156,7 +157,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(_temporary_name() + path.suffix)
     with _file_errors(path):
-        _check_replaceable(path)
+        check_replaceable(path)
         try:
             yield temporary
             checkpoint()
@@ -220,7 +221,12 @@ def _file_errors(path: Path) -> Iterator[None]:
         raise FileError(path, f"cannot be written: {error.strerror or error}") from error
 
 
-def _check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
+    """Refuse a path that a file cannot replace, such as a folder.
+
+    Raises:
+        FileError: naming it.
+    """
     # Renaming onto a device such as /dev/null would put a file in its place for everyone.
     if path.exists() and not path.is_file():
         raise FileError(path, f"cannot be written: {'it is a folder' if path.is_dir() else 'not a regular file'}")
@@ -256,7 +262,7 @@ def _move_names(staging: Path, folder: Path, names: list[str], folders: list[Pat
     for name in names:  # before the first move, so that none need be undone
         source, target = staging / name, folder / name
         if not source.is_dir():
-            _check_replaceable(target)
+            check_replaceable(target)
         elif target.is_symlink() or (target.exists() and not target.is_dir()):
             raise FileError(target, "cannot be written: it is not a folder")
     inner = [name for name in names if (staging / name).is_dir()]

@@ -46,6 +46,41 @@ def test_unwritable_places_are_named(
         assert contents(tmp_path) == {"file": b"mine"}
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("0000.png", ["generate", "FACES", *PIXELS, "--resume"]),
+        ("0012.png", ["generate", "FACES", *PIXELS]),
+        ("train/0001.png", ["generate", "FACES", *PIXELS, "--dataset", "--resume"]),
+        ("shard-000000.tar", ["generate", "FACES", *PIXELS, "--shards", "4"]),
+        ("generation.json", ["generate", "FACES", *PIXELS, "--resume"]),
+        ("grid.png", ["inpaint", "FACES", *PIXELS, "--image", "FACES/face00.png", "--box", "0,0,32,32"]),
+        ("texture.json", ["texture", "FACES/face00.png", "--size", "64"]),
+        ("0000.png", ["stylize", "FACES/face00.png", "FACES/face01.png"]),
+        ("latents.safetensors", ["invert", "FACES/face00.png", "--generator", "pixels:4", "--steps", "10"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_folder_with_the_name_of_a_result_is_refused_before_the_work(
+    faces: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    arguments: list[str],
+) -> None:
+    """Defect: all pictures were made, and the last move failed."""
+    for made in ("latentpatch.LatentPatch.generate", "latentpatch.picture_tasks.make_pictures"):
+        monkeypatch.setattr(made, lambda *_, **__: pytest.fail("it should not come to this"))
+    output = tmp_path / "out"
+    (output / name).mkdir(parents=True)
+    before = contents(tmp_path)
+    assert main([*(each.replace("FACES", str(faces)) for each in arguments), "-o", str(output)]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"latentpatch: error: {output / name}: cannot be written: it is a folder"
+    assert contents(tmp_path) == before
+
+
 def test_a_full_disk_leaves_nothing(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
