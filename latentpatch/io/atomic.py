@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError
-from ..runs.interruption import checkpoint
+from ..runs.interruption import checkpoint, count_written
 from .mmap import DTYPES
 
 __all__ = [
@@ -188,6 +188,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
             checkpoint()
             _move_all(staging, folder, folders, files)
             staging.rmdir()
+            count_written()
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             for file in files:
@@ -206,6 +207,7 @@ def move_into(staging: Path, folder: Path) -> None:
     """
     with _file_errors(folder):
         _move_all(staging, folder, [], [])
+        count_written()
 
 
 def _temporary_name() -> str:

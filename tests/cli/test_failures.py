@@ -20,6 +20,7 @@ from helpers.command_line import (
 from helpers.paths import ROOT
 
 from latentpatch import LatentPatch
+from latentpatch.__main__ import run
 from latentpatch.cli.entry import main
 
 
@@ -129,6 +130,37 @@ def test_interruption_leaves_nothing(
         assert out == ""
         assert err.splitlines()[-1] == "latentpatch: interrupted, nothing was written"
         assert contents(tmp_path) == before
+
+
+def test_an_interruption_after_the_last_file_says_so(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Defect: it said that nothing was written."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("latentpatch.cli._options.RunContext.say", interrupt)
+    assert main(["reconstruct", str(faces), *PIXELS, "-o", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "latentpatch: interrupted, after files were written"
+    assert (tmp_path / "out" / "grid.png").exists()
+
+
+def test_ctrl_c_is_heeded_until_the_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defect: a traceback while modules were imported, and death by a signal when all was written."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    try:
+        for work, status in ((interrupt, 130), (lambda: 3, 3)):
+            signal.signal(signal.SIGINT, before)
+            monkeypatch.setattr("latentpatch.cli.entry.main", work)
+            assert run() == status
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no POSIX signals here")
