@@ -89,7 +89,6 @@ def test_a_reconstruction_is_kept_below_the_start(picture):
         analogy(picture, model, start_scale=0)
 
 
-@pytest.mark.usefixtures("float32")
 def test_codes_of_a_picture_are_noise_free(picture):
     torch.manual_seed(0)
     model = HPVAEGAN("hp-vae-gan", SIZES, width=4).requires_grad_(False)
