@@ -71,8 +71,8 @@ def test_a_folder_with_the_name_of_a_result_is_refused_before_the_work(
     arguments: list[str],
 ) -> None:
     """Defect: all pictures were made, and the last move failed."""
-    for made in ("latentpatch.LatentPatch.generate", "latentpatch.picture_tasks.make_pictures"):
-        monkeypatch.setattr(made, lambda *_, **__: pytest.fail("it should not come to this"))
+    for made in ("model.LatentPatch.generate", "methods.picture.PictureMethod.__call__"):
+        monkeypatch.setattr(f"latentpatch.{made}", lambda *_, **__: pytest.fail("it should not come to this"))
     output = tmp_path / "out"
     (output / name).mkdir(parents=True)
     before = contents(tmp_path)
