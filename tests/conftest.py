@@ -20,6 +20,7 @@ from torch import Tensor
 from latentpatch import LatentPatch
 from latentpatch.io.images import read_image
 from latentpatch.methods.latent.search import numba_backend as cpu
+from latentpatch.runs.defaults import plain_torch
 
 # LATENTPATCH_TEST_DTYPE=float64 runs the tests as in a program that has changed torch's default.
 torch.set_default_dtype(getattr(torch, os.environ.get("LATENTPATCH_TEST_DTYPE", "float32")))
@@ -52,6 +53,13 @@ def _threads() -> Iterator[None]:
     after = torch.get_num_threads()
     torch.set_num_threads(before)
     assert after == before
+
+
+@pytest.fixture
+def float32() -> Iterator[None]:
+    """PyTorch's own default type, for tests of parts that the package runs within :func:`plain_torch` alone."""
+    with plain_torch():
+        yield
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from torch import Tensor
 
 from latentpatch import PICTURE_METHODS, LatentPatch, explain
 from latentpatch.autoencoders import load_autoencoder
+from latentpatch.generators import load_generator
+from latentpatch.methods.inversion import InversionSettings, interpolate, invert, weights_of
 from latentpatch.methods.picture import REGION_TASKS, TARGET_TASKS
+from latentpatch.methods.trained.fewgan_side import drawn_landscapes
 from latentpatch.picture_tasks import make_pictures
 from latentpatch.provenance.copying import copying
 from latentpatch.provenance.registered import RegisteredSources
@@ -106,6 +110,32 @@ def test_methods_on_pictures_are_the_same_in_any_state(name: str, task: str) -> 
     for state in ("float64", "autocast", "meta"):
         with STATES[state]():
             assert torch.equal(make(), expected), state
+
+
+@pytest.mark.parametrize("name", ["dcgan", "stylegan1", "stylegan2", "embedded", "pixels"])
+def test_generators_are_the_same_with_any_type(name: str) -> None:
+    """Defect: styles, noise maps and kernels were float64 beside float32 weights, and drawn otherwise."""
+    weights = load_generator(name, size=(32, 32), pretrained=False).state_dict()
+    size = (64, 64) if name == "dcgan" else (32, 32)
+    settings = InversionSettings(steps=10, start="random")
+
+    def made(dtype: torch.dtype) -> list[Tensor]:
+        generator = load_generator(name, size=size, pretrained=False)
+        generator.load_state_dict(weights)
+        styles, noise = generator.random_styles([1, 2]), generator.noise(3)
+        targets = generator.sample([4]).to(dtype)
+        found = invert(generator, targets, settings)
+        initial = replace(found, styles=found.styles.to(dtype), noise=tuple(each.to(dtype) for each in found.noise))
+        again = invert(generator, targets, settings, initial=initial)
+        between = interpolate(generator, styles.to(dtype), [], weights_of("line", 2, 3).to(dtype))
+        with torch.no_grad():
+            return [generator.synthesize(styles, noise), styles, targets.float(), again.images, between, *noise]
+
+    expected = [*made(torch.float32), drawn_landscapes(2, size)]
+    with STATES["float64"]():
+        found = [*made(torch.float64), drawn_landscapes(2, size)]
+    assert all(each.dtype == torch.float32 for each in found)
+    assert all(map(torch.equal, found, expected))
 
 
 def test_what_judges_pictures_is_the_same_in_any_state(pictures: Tensor, path: Path) -> None:

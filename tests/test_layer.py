@@ -52,6 +52,7 @@ def test_coarse_noise_is_refused(model, dtype):
         model(noise_for(model).to(dtype))
 
 
+@pytest.mark.usefixtures("float32")
 def test_state_dict_of_a_network_that_contains_it(tmp_path, model):
     network = nn.Sequential(nn.Identity(), model, nn.Conv2d(3, 2, 1))
     torch.save(network.state_dict(), tmp_path / "network.pt")
@@ -153,6 +154,7 @@ def train_distributed(rank: int, folder: Path, layer: LatentPatch, noise: Tensor
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.slow(4)
 def test_distributed_training_is_that_of_one_process(tmp_path, layer):
     noise = noise_for(layer, 4)

@@ -143,6 +143,7 @@ def make_and_write(
     """
     from .. import __version__
     from ..io import atomic
+    from ..io.layouts import PictureFolder
     from ..picture_tasks import make_pictures, picture_tensors
     from ..runs.interruption import checkpoint
     from ..trained_tasks import opened
@@ -151,6 +152,7 @@ def make_and_write(
     task, model = method.task, opened(options.pictures)
     settings = method.settings() if model is None else method.trained_settings()
     with atomic.staged(options.output) as staging:
+        PictureFolder(staging).check(options.output, "grid.png", "provenance.png", f"{context.command}.json")
         shown = [] if model else picture_tensors(options.pictures)
         tensors: Any = model or shown
         if isinstance(options, TargetOptions):

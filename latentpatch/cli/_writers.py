@@ -227,9 +227,8 @@ class RunWriter:
         if records.count > SHEET_IMAGES:
             report["sheet_images"] = SHEET_IMAGES
             self.context.say(f"grid.png and provenance.png show the first {SHEET_IMAGES} of {records.count} pictures")
-        command = self.context.command
         self._stack.close()  # completes the files of records
-        write_json(self.staging / f"{'generation' if command == 'generate' else command}.json", report)
+        write_json(self.staging / _report_file(self.context), report)
         older = self.layout.older(self.output)
         if older:
             self.context.say(f"pictures of an earlier run that stay in {self.output}: {len(older)}")
@@ -326,8 +325,10 @@ def sample_writer(
     formats = formats or FormatOptions()
     encoding = Encoding(formats.format, formats.encoded_quality)
     facts = {**facts, **encoding.record()}
+    names = ("grid.png", "provenance.png", _report_file(context), IMAGES_FILE)
     if staging is not None:
         layout = _layout(staging, options, formats, encoding)
+        layout.check(options.output, *names)
         with RunWriter(staging, options.output, model, context, facts, before, layout, encoding) as writer:
             yield writer
         return
@@ -343,8 +344,13 @@ def sample_writer(
     }
     with ResumableRun(options.output, decisive, context.processes) as work:
         layout = _layout(work.staging, options, formats, encoding)
+        layout.check(options.output, *names)
         with ResumableRunWriter(work, options.output, model, context, facts, before, layout, encoding) as resumable:
             yield resumable
+
+
+def _report_file(context: RunContext) -> str:
+    return f"{'generation' if context.command == 'generate' else context.command}.json"
 
 
 def _layout(staging: Path, options: SampleOptions, formats: FormatOptions, encoding: Encoding) -> PictureFolder:

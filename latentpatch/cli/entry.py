@@ -22,7 +22,7 @@ from .. import __version__
 from ..errors import LatentPatchError, PictureWarning, SettingError, printable
 from ..methods.latent.presets import PRESETS
 from ..registry import import_plugins
-from ..runs.interruption import checkpoint, end_by_signals
+from ..runs.interruption import checkpoint, end_by_signals, times_written
 from ..runs.launch import num_processes, rank
 from ..runs.system import is_out_of_memory, keep_freed_memory, on_compilation
 from ..settings import declared
@@ -73,7 +73,7 @@ _HEAD_START = 5  # seconds the first process has to report before others end: to
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Return the exit status: 0, 1 for an error, 2 for unusable arguments, 3 for copies found."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    is_resumable = False
+    is_resumable, written = False, times_written()
     try:
         import_plugins()
         with _first_process_reports():
@@ -94,11 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail("out of memory; smaller settings, fewer sources, a smaller --size or another --device may fit")
     except KeyboardInterrupt:
-        print(
-            "latentpatch: interrupted,",
-            "run it again to go on" if is_resumable else "nothing was written",
-            file=sys.stderr,
-        )
+        what = "run it again to go on" if is_resumable else "nothing was written"
+        what = what if times_written() == written else "after files were written"
+        print(f"latentpatch: interrupted, {what}", file=sys.stderr)
         return 130
     prints = not context.processes.rank and (options.run.json or command.always_prints)
     return (_print(report) if prints else 0) or command.exit_status(report)

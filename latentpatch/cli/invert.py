@@ -74,6 +74,7 @@ def run(options: InvertOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..evaluation.metrics import psnr
     from ..generators import load_generator
     from ..io import atomic, images
+    from ..io.layouts import PictureFolder
     from ..methods.inversion import StoredInversion, estimate_seconds, invert
     from ..methods.inversion.degradations import parse_degradation
     from ..ops.pyramid import resize
@@ -89,6 +90,7 @@ def run(options: InvertOptions, context: cli.RunContext) -> dict[str, Any]:
     detector = import_extractor(options.detector, "detector", _DETECTOR, "a file") if options.detector else None
     descriptor = options.identity.find()
     with atomic.staged(options.output) as staging:
+        PictureFolder(staging).check(options.output, "grid.png", LATENTS_FILE, "invert.json")
         paths = images.list_images(*options.pictures)
         names = images.identifiers(paths)
         generator = load_generator(options.generator, size=options.size).to(choose_device(context.device))

@@ -26,6 +26,7 @@ from ..autoencoders.registry import Autoencoder
 from ..autoencoders.weights import sha256_of
 from ..errors import FileError, LatentPatchError, MissingDependencyError, SettingError, SettingTypeError
 from ..io.mmap import read_tensors
+from ..runs.defaults import plain_torch
 
 __all__ = [
     "BUILT_IN",
@@ -62,15 +63,18 @@ class Extractor:
         self._dimensions: int | None = None
 
     @torch.no_grad()
+    @plain_torch()
     def features(self, images: Tensor) -> Tensor:
         """Return the features of images ``(N, 3, H, W)`` in [0, 1]: ``(N, D)`` float64.
 
         Raises:
             SettingError: where the extractor returns another shape or type, or numbers that are not finite.
         """
-        return torch.cat([self._checked(self.function(batch), len(batch)) for batch in images.cpu().split(_BATCH)])
+        batches = images.float().cpu().split(_BATCH)
+        return torch.cat([self._checked(self.function(batch), len(batch)) for batch in batches])
 
     @torch.no_grad()
+    @plain_torch()
     def pair_distances(self, images: Tensor, first: Tensor, second: Tensor) -> Tensor:
         """Return perceptual distances of pairs of images: ``(P,)`` float64.
 
@@ -82,7 +86,7 @@ class Extractor:
             features = self.features(images)
             differences: Tensor = features[first] - features[second]
             return differences.square().sum(1).sqrt()
-        distances = self._as_tensor(method(images.cpu(), first, second))
+        distances = self._as_tensor(method(images.float().cpu(), first, second))
         if distances.shape != first.shape or not bool(torch.isfinite(distances).all()):
             raise self._refusal(distances.tolist(), f"{len(first)} finite distances of pairs")
         return distances
@@ -204,11 +208,12 @@ def find_extractor(text: str) -> Callable[[Autoencoder], Extractor]:
     if text in BUILT_IN:
         if text in _PACKAGES:
             _import_package(text)
-        return lambda autoencoder: Extractor(text, BUILT_IN[text](autoencoder))
+        return plain_torch()(lambda autoencoder: Extractor(text, BUILT_IN[text](autoencoder)))
     extractor = import_extractor(text, "features", _DEFAULT_NAME, ", ".join(BUILT_IN))
     return lambda autoencoder: extractor
 
 
+@plain_torch()
 def import_extractor(text: str, kind: str, default: str, others: str) -> Extractor:
     """Return the extractor of ``MODULE:CALLABLE`` or ``FILE.py[:CALLABLE]``, whose code is run.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..bank.latents import chunks, dequantize
 from ..errors import SettingError
 from ..model import LatentPatch
+from ..runs.defaults import plain_torch
 from ..validation import check_integer
 from .metrics import kolmogorov_smirnov
 
@@ -58,6 +59,7 @@ class Recovery:
 
 
 @torch.no_grad()
+@plain_torch()
 def recovery_errors(model: LatentPatch, latents: Tensor, side: int, own: Tensor | None = None) -> Tensor:
     """Return the error of the best copy of each image: mean squared error per latent value, ``(N,)`` float32.
 

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError
-from ..runs.interruption import checkpoint
+from ..runs.interruption import checkpoint, count_written
 from .mmap import DTYPES
 
 __all__ = [
     "TEMPORARY",
     "alone_in",
     "append_line",
+    "check_replaceable",
     "move_into",
     "replacing",
     "staged",
@@ -156,7 +157,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(_temporary_name() + path.suffix)
     with _file_errors(path):
-        _check_replaceable(path)
+        check_replaceable(path)
         try:
             yield temporary
             checkpoint()
@@ -187,6 +188,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
             checkpoint()
             _move_all(staging, folder, folders, files)
             staging.rmdir()
+            count_written()
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             for file in files:
@@ -205,6 +207,7 @@ def move_into(staging: Path, folder: Path) -> None:
     """
     with _file_errors(folder):
         _move_all(staging, folder, [], [])
+        count_written()
 
 
 def _temporary_name() -> str:
@@ -220,7 +223,12 @@ def _file_errors(path: Path) -> Iterator[None]:
         raise FileError(path, f"cannot be written: {error.strerror or error}") from error
 
 
-def _check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
+    """Refuse a path that a file cannot replace, such as a folder.
+
+    Raises:
+        FileError: naming it.
+    """
     # Renaming onto a device such as /dev/null would put a file in its place for everyone.
     if path.exists() and not path.is_file():
         raise FileError(path, f"cannot be written: {'it is a folder' if path.is_dir() else 'not a regular file'}")
@@ -256,7 +264,7 @@ def _move_names(staging: Path, folder: Path, names: list[str], folders: list[Pat
     for name in names:  # before the first move, so that none need be undone
         source, target = staging / name, folder / name
         if not source.is_dir():
-            _check_replaceable(target)
+            check_replaceable(target)
         elif target.is_symlink() or (target.exists() and not target.is_dir()):
             raise FileError(target, "cannot be written: it is not a folder")
     inner = [name for name in names if (staging / name).is_dir()]

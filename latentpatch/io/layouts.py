@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .atomic import replacing, write_bytes
+from ..errors import FileError
+from .atomic import check_replaceable, replacing, write_bytes
 from .encoding import FORMATS
 
 __all__ = ["DatasetFolder", "PictureFolder", "Shards"]
@@ -48,6 +49,17 @@ class PictureFolder:
     def file(self, number: int) -> str:
         """Return the path of a picture, relative to the folder."""
         return f"{self.below}{self.stem(number)}{self.suffix}"
+
+    def check(self, folder: Path, *names: str) -> None:
+        """Refuse a folder where something other than a file has the name of a picture, or one of other names.
+
+        Raises:
+            FileError: naming it.
+        """
+        if (folder / self.below).is_file():
+            raise FileError(folder / self.below, "cannot be written: it is a file")
+        for path in (*self._files(folder), *(folder / name for name in (*names, self.table) if name)):
+            check_replaceable(path)
 
     def has(self, number: int) -> bool:
         """Return whether a picture is written already."""

@@ -14,10 +14,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NoReturn
 
-__all__ = ["checkpoint", "current_check", "end_by_signals", "forget_signals", "interruptible"]
+__all__ = [
+    "checkpoint",
+    "count_written",
+    "current_check",
+    "end_by_signals",
+    "forget_signals",
+    "interruptible",
+    "times_written",
+]
 
 _check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None)
 _signals: list[int] = []  # that came in the present block of end_by_signals
+_times_written = 0
 
 
 @contextmanager
@@ -72,6 +81,17 @@ def end_by_signals() -> Iterator[None]:
         _signals.clear()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def count_written() -> None:
+    """Count that results were moved into place: a later interruption does not undo it."""
+    global _times_written
+    _times_written += 1
+
+
+def times_written() -> int:
+    """Return how often results were moved into place."""
+    return _times_written
 
 
 def forget_signals() -> None:

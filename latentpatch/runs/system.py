@@ -56,8 +56,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory, of the machine or of a GPU, did not suffice."""
     import torch
 
-    # The CPU allocator of PyTorch raises a plain RuntimeError.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    # The CPU allocator of PyTorch raises a plain RuntimeError, and so does the count of bytes beyond 64 bits.
+    texts = ("can't allocate memory", "Storage size calculation overflowed")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in texts)
 
 
 def choose_device(name: str | torch.device) -> torch.device:

@@ -32,6 +32,7 @@ from ..autoencoders.weights import read_checkpoint
 from ..errors import FileError, LatentPatchError
 from ..io.atomic import replacing, write_tensors
 from ..io.images import list_images
+from ..runs.defaults import plain_torch
 from ..runs.progress import progress
 from ..runs.resume import locked
 from ..validation import check_integer, check_number
@@ -46,6 +47,7 @@ _FINAL_RATE = 0.01  # share of the largest learning rate
 _MAX_DECAY = 0.999  # a step, in the moving average of weights
 
 
+@plain_torch(for_gradients=True)
 def train(folder: Path, options: argparse.Namespace) -> None:
     """Train on the pool of ``folder`` until ``options.steps``, from the checkpoint where there is one."""
     torch.manual_seed(options.seed)
@@ -150,6 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+@plain_torch(for_gradients=True)
 def _run(options: argparse.Namespace) -> None:
     """Make the pool unless it exists, then train."""
     narrow = options.student == "embedded"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from latentpatch.autoencoders.hf_diffusers import DiffusersAutoencoder
 from latentpatch.autoencoders.registry import load_autoencoder
 from latentpatch.errors import MissingDependencyError, WeightsError
+from latentpatch.runs.defaults import plain_torch
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
 
@@ -28,6 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 
+@plain_torch()
 def build(kind: str, levels: int = 3, **changes: Any) -> nn.Module:
     """A tiny network of a class, downsampling by ``2 ** (levels - 1)``, with seeded random weights."""
     torch.manual_seed(0)
@@ -57,8 +59,9 @@ def build(kind: str, levels: int = 3, **changes: Any) -> nn.Module:
     return network
 
 
+@plain_torch()
 def images(count: int = 2, height: int = 32, width: int = 48) -> Tensor:
-    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
 
 
 def folded(latents: Tensor, fold: int) -> Tensor:
@@ -107,7 +110,9 @@ def test_codebook_of_folded_latents(tmp_path: Path) -> None:
     model = load_autoencoder(f"diffusers:{tmp_path}")
     assert torch.equal(model.codebook, network.quantize.embedding.weight)
     assert model.spec.codebook_size == 20
-    fine = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(3))  # f4, before folding
+    fine = torch.randn(
+        2, 3, 8, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float32
+    )  # f4, before folding
     latents = folded(fine, 4)
     expected, _, (_, _, indices) = network.quantize(fine)
     codes = model.codes(latents)
@@ -122,6 +127,7 @@ def test_codebook_of_folded_latents(tmp_path: Path) -> None:
     assert (model.decode(latents) - model.decode(model.quantize(latents))).abs().max() > 1e-3
 
 
+@pytest.mark.usefixtures("float32")
 def test_lookup_from_codebook_does_not_turn_latents_into_indices(tmp_path: Path) -> None:
     network = build("VQModel", lookup_from_codebook=True)
     network.save_pretrained(tmp_path)

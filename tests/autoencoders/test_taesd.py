@@ -127,6 +127,7 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- Public files ------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("name", CHANNELS)
 @pytest.mark.usefixtures("unpinned", "no_download")
 def test_files_of_the_public_layout_load(tmp_path: Path, name: str) -> None:

@@ -19,6 +19,7 @@ from latentpatch.autoencoders import vqgan as family
 from latentpatch.autoencoders import weights
 from latentpatch.autoencoders.registry import AUTOENCODERS, load_autoencoder
 from latentpatch.errors import MissingDependencyError, WeightsError
+from latentpatch.runs.defaults import plain_torch
 
 pytest.importorskip("taming.modules.diffusionmodules.model", reason="taming-transformers is not installed")
 
@@ -45,6 +46,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> str:
 class Reference(nn.Module):
     """taming.models.vqgan.VQModel without Lightning, put together from the package's own modules."""
 
+    @plain_torch()
     def __init__(self, config: family.VQGANConfig, seed: int = 0) -> None:
         from taming.modules.diffusionmodules.model import Decoder, Encoder
         from taming.modules.vqvae.quantize import VectorQuantizer
@@ -120,7 +122,7 @@ def test_full_size_checkpoints_equal_tamings_modules(tmp_path: Path, monkeypatch
     model = load_autoencoder("vqgan-imagenet-1024", str(alone))
     assert load_autoencoder("vqgan-ffhq", str(nested)).fingerprint() == model.fingerprint()
 
-    image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
     latents = model.encode(image)
     quantized = model.quantize(latents)
     assert latents.shape == (1, 256, 8, 8)
@@ -162,7 +164,7 @@ def test_conversions_equal_tamings_modules(small: str, tmp_path: Path) -> None:
     reference = Reference(SMALL)
     torch.save(reference.state_dict(), tmp_path / "vqgan-ffhq.ckpt")
     model = load_autoencoder(small, str(tmp_path))  # the folder
-    images = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(2))
+    images = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(2), dtype=torch.float32)
     latents = model.encode(images)
     assert latents.shape == (3, 6, 16, 24)
     torch.testing.assert_close(latents, reference.encode(2 * images - 1), rtol=0, atol=1e-5)

@@ -20,6 +20,7 @@ from latentpatch.bank.sharded import ShardedBank
 from latentpatch.export.formats import export
 from latentpatch.export.graphs import graphs
 from latentpatch.provenance.unlearning import verify_unlearning
+from latentpatch.runs.defaults import plain_torch
 from latentpatch.runs.processes import ALONE
 
 FACTS = ("grey", "grounds")  # of the bank's record in a state dict
@@ -27,11 +28,13 @@ DECODINGS = ("detail", "blend", "gather", "unproject")
 
 
 @pytest.fixture(scope="module")
+@plain_torch()
 def grey_images(face_images: Tensor) -> Tensor:
     return ((face_images.mean(1, keepdim=True) * 255).round() / 255).expand(-1, 3, -1, -1).contiguous()
 
 
 @pytest.fixture(scope="module")
+@plain_torch()
 def white_images(face_images: Tensor) -> Tensor:
     """Faces in discs of different sizes on white."""
     rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
@@ -131,7 +134,7 @@ def test_white_grounds_stay_white(white: LatentPatch, white_images: Tensor) -> N
 
 @pytest.mark.parametrize("color", [(0.0, 0.0, 0.0), (0.8, 0.2, 0.4)])
 def test_grounds_of_any_color_but_one(white_images: Tensor, color: Sequence[float]) -> None:
-    ground = torch.tensor(color)[:, None, None]
+    ground = torch.tensor(color, dtype=torch.float32)[:, None, None]
     images = torch.where((white_images > 0.99).all(1, keepdim=True), ground, white_images)
     images[0] = torch.where((white_images[0] > 0.99).all(0), ground + 2 / 255, white_images[0])
     model = LatentPatch("embedded", components=8).fit(images)
@@ -142,7 +145,7 @@ def test_grounds_of_any_color_but_one(white_images: Tensor, color: Sequence[floa
 
 
 def test_a_ground_may_fade_from_the_top_to_the_bottom(white_images: Tensor) -> None:
-    down = torch.linspace(0, 1, 64)[:, None]
+    down = torch.linspace(0, 1, 64, dtype=torch.float32)[:, None]
     ground = ((1 - down) * torch.tensor([210, 215, 180])[:, None, None] + down * 230).round() / 255
     ground = ground.expand(3, 64, 64)
     images = torch.where((white_images > 0.99).all(1, keepdim=True), ground, white_images * 0.7)
@@ -242,7 +245,7 @@ def test_graphs_and_compilers_keep_them(
     settings = RasterSettings(patch_size=2, scales=1)
     model = LatentPatch("embedded", components=8, settings=settings).fit(images, groups=False)
     assert (len(model.bank.grounds) > 0, model.bank.has_grey) == (kind != "some grey", kind != "white")
-    noise = torch.rand(5, model.noise_dim, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(5, model.noise_dim, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     check_kept(model, noise, *graphs(model, "raster", settings, settings)[0].module(noise))
     if kind != "both":
         return

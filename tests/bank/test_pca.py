@@ -29,6 +29,7 @@ def test_equals_the_singular_value_decomposition():
     np.testing.assert_allclose((pca.basis.double().numpy() @ rows[:5].T).diagonal() ** 2, np.ones(5), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("float32")
 def test_exact_at_full_rank():
     data = latents().movedim(-1, 1)
     pca = PCA().fit([data.movedim(1, -1)], 12)

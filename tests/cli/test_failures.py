@@ -20,6 +20,7 @@ from helpers.command_line import (
 from helpers.paths import ROOT
 
 from latentpatch import LatentPatch
+from latentpatch.__main__ import run
 from latentpatch.cli.entry import main
 
 
@@ -44,6 +45,41 @@ def test_unwritable_places_are_named(
         named = output.parent if arguments[0] == "fit" else output
         assert capsys.readouterr().err == f"latentpatch: error: {named}: cannot be written: Not a directory\n"
         assert contents(tmp_path) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("0000.png", ["generate", "FACES", *PIXELS, "--resume"]),
+        ("0012.png", ["generate", "FACES", *PIXELS]),
+        ("train/0001.png", ["generate", "FACES", *PIXELS, "--dataset", "--resume"]),
+        ("shard-000000.tar", ["generate", "FACES", *PIXELS, "--shards", "4"]),
+        ("generation.json", ["generate", "FACES", *PIXELS, "--resume"]),
+        ("grid.png", ["inpaint", "FACES", *PIXELS, "--image", "FACES/face00.png", "--box", "0,0,32,32"]),
+        ("texture.json", ["texture", "FACES/face00.png", "--size", "64"]),
+        ("0000.png", ["stylize", "FACES/face00.png", "FACES/face01.png"]),
+        ("latents.safetensors", ["invert", "FACES/face00.png", "--generator", "pixels:4", "--steps", "10"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_folder_with_the_name_of_a_result_is_refused_before_the_work(
+    faces: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    arguments: list[str],
+) -> None:
+    """Defect: all pictures were made, and the last move failed."""
+    for made in ("model.LatentPatch.generate", "methods.picture.PictureMethod.__call__"):
+        monkeypatch.setattr(f"latentpatch.{made}", lambda *_, **__: pytest.fail("it should not come to this"))
+    output = tmp_path / "out"
+    (output / name).mkdir(parents=True)
+    before = contents(tmp_path)
+    assert main([*(each.replace("FACES", str(faces)) for each in arguments), "-o", str(output)]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"latentpatch: error: {output / name}: cannot be written: it is a folder"
+    assert contents(tmp_path) == before
 
 
 def test_a_full_disk_leaves_nothing(
@@ -94,6 +130,37 @@ def test_interruption_leaves_nothing(
         assert out == ""
         assert err.splitlines()[-1] == "latentpatch: interrupted, nothing was written"
         assert contents(tmp_path) == before
+
+
+def test_an_interruption_after_the_last_file_says_so(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Defect: it said that nothing was written."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("latentpatch.cli._options.RunContext.say", interrupt)
+    assert main(["reconstruct", str(faces), *PIXELS, "-o", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "latentpatch: interrupted, after files were written"
+    assert (tmp_path / "out" / "grid.png").exists()
+
+
+def test_ctrl_c_is_heeded_until_the_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defect: a traceback while modules were imported, and death by a signal when all was written."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    try:
+        for work, status in ((interrupt, 130), (lambda: 3, 3)):
+            signal.signal(signal.SIGINT, before)
+            monkeypatch.setattr("latentpatch.cli.entry.main", work)
+            assert run() == status
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no POSIX signals here")

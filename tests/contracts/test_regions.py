@@ -11,11 +11,13 @@ from torch import Tensor
 
 from latentpatch.methods.picture import REGION_TASKS
 from latentpatch.registry import PICTURE_METHODS
+from latentpatch.runs.defaults import plain_torch
 
 CASES = [(task, method) for task in REGION_TASKS for method in PICTURE_METHODS.having(task)]
 
 
 @pytest.fixture(scope="module")
+@plain_torch()
 def blobs() -> Tensor:
     """A smooth random picture, ``(3, 32, 40)``."""
     noise = torch.rand(1, 3, 8, 10, generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ from latentpatch.evaluation.descriptors import parse_onnx_input
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-PICTURES = torch.rand(5, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+PICTURES = torch.rand(5, 3, 40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
 
 
 def graph(path: Path, shape: list[Any], first: str | None = None, kind: str = "FLOAT", is_last: bool = False) -> str:
@@ -52,6 +52,7 @@ def means(pictures: torch.Tensor) -> torch.Tensor:
     return pictures.mean((2, 3))
 
 
+@pytest.mark.usefixtures("float32")
 def test_the_convention_of_face_embedders_is_the_default(tmp_path: Path) -> None:
     descriptor = OnnxDescriptor(graph(tmp_path / "face.onnx", ["N", 3, "H", "W"]), OnnxInput(unit=False))
     settings = descriptor.settings
@@ -81,6 +82,7 @@ def test_a_graph_that_normalizes_gets_levels(tmp_path: Path, first: str | None) 
     torch.testing.assert_close(descriptor(PICTURES), expected, atol=1e-3, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("float32")
 def test_settings_replace_what_the_graph_says(tmp_path: Path) -> None:
     path = graph(tmp_path / "face.onnx", ["N", 3, None, None], "Sub")
     settings = parse_onnx_input(["size=20x10", "order=bgr", "mean=10,20,30", "std=2", "crop=0.25", "unit=false"])

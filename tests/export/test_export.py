@@ -205,6 +205,7 @@ def test_onnx_generates_the_same(written, small, count):
     assert (images - expected.images).abs().max() <= NEAR
 
 
+@pytest.mark.usefixtures("float32")
 def test_golden_maps(written, program, small):
     """Index maps that version 0.1.0 exported, of ONNX and of programs."""
     name = SAMPLERS.name_of(small.settings)
@@ -535,7 +536,7 @@ def test_programs_run_without_the_package(packed, small, traces, request):
 
 
 def test_pt2_makes_no_images_of_no_images(program, small):
-    images, index = program(torch.empty(0, small.noise_dim))
+    images, index = program(torch.empty(0, small.noise_dim, dtype=torch.float32))
     assert (images.shape, index.shape) == ((0, 3, 32, 32), (0, 8, 8))
 
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from latentpatch.methods.picture import PictureResult
+from latentpatch.runs.defaults import plain_torch
 
 __all__ = ["assert_copied", "random_picture"]
 
 
+@plain_torch()
 def random_picture(height: int, width: int, seed: int = 0, channels: int = 3) -> Tensor:
     """Return a picture ``(C, H, W)`` of uniform noise."""
     return torch.rand(channels, height, width, generator=torch.Generator().manual_seed(seed))

@@ -76,7 +76,7 @@ def test_a_step_of_tone_spreads_over_the_same_part_of_every_grid():
 
 
 def test_a_picture_of_one_source_stays_as_it_is():
-    bank = torch.randn(3, 2, 5, 7, generator=torch.Generator().manual_seed(2))
+    bank = torch.randn(3, 2, 5, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float32)
     index = torch.full((1, 5, 7), 2)
     assert torch.equal(blend(gatherer(bank), index), bank[2:])
     assert blend(gatherer(bank), index[:0]).shape == (0, 2, 5, 7)

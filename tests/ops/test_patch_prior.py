@@ -10,11 +10,13 @@ from latentpatch.ops.patch_nearest import levels
 from latentpatch.ops.patch_prior import PatchPrior, in_place, place_distances
 from latentpatch.ops.patches import extract_patches, patch_grid
 from latentpatch.ops.patchmatch import BACKENDS, Sources, patchmatch
+from latentpatch.runs.defaults import plain_torch
 
 SIDE = 3
 GRID = (8, 10)
 
 
+@plain_torch()
 def pictures() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [levels(torch.rand(3, h, w, generator=generator)) for h, w in ((10, 12), (9, 15))]
@@ -32,6 +34,7 @@ def test_places_of_equal_grids_are_the_same() -> None:
     assert found[1, 2, 0].tolist() == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_scores_hold_the_prior(backend: str) -> None:
     query, sources = pictures()[0], Sources(pictures(), SIDE)

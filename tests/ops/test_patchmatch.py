@@ -12,10 +12,12 @@ from torch import Tensor
 from latentpatch.ops.patch_nearest import levels, nearest_vectors
 from latentpatch.ops.patches import extract_patches, patch_positions
 from latentpatch.ops.patchmatch import BACKENDS, Field, Sources, patchmatch, resize_matches, vote
+from latentpatch.runs.defaults import plain_torch
 
 SIDE = 5
 
 
+@plain_torch()
 def picture(height: int, width: int, seed: int) -> Tensor:
     """Return a smooth random picture in levels, as natural pictures are smooth."""
     generator = torch.Generator().manual_seed(seed)
@@ -119,6 +121,7 @@ def test_a_start_only_improves(backend: str) -> None:
     assert (more.scores < first.scores).any()
 
 
+@pytest.mark.usefixtures("float32")
 def test_votes_of_backends_are_alike() -> None:
     pytest.importorskip("numba")
     query, sources = picture(24, 31, 0), Sources([picture(24, 32, 1), picture(20, 20, 2)], SIDE)

@@ -107,6 +107,7 @@ def test_held_out_portraits_are_no_copies(shared: Path) -> None:
     assert float(sources.compare(held_out).relative.min()) > 0.6
 
 
+@pytest.mark.usefixtures("float32")
 def test_placements_are_those_that_were_made(portraits: Tensor, sources: RegisteredSources) -> None:
     """An image is sampled at a known map; the map from its source to it is the inverse of that."""
     angle, zoom, shift = math.radians(4), 0.93, torch.tensor([0.06, -0.04])
@@ -176,6 +177,7 @@ def test_records_name_the_source_and_the_placement(portraits: Tensor, sources: R
     torch.testing.assert_close(torch.tensor(rows[0]["placement"]), expected, atol=0.01, rtol=0)
 
 
+@pytest.mark.usefixtures("float32")
 def test_correlation_is_one_for_equal_pictures(portraits: Tensor) -> None:
     small = thumbnails(portraits[:3])
     still = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).expand(3, -1, -1)

@@ -66,12 +66,14 @@ def test_a_quarter_turn_is_clockwise() -> None:
     torch.testing.assert_close(turned, picture.rot90(-1, (1, 2)), atol=1e-3, rtol=0)
 
 
+@pytest.mark.usefixtures("float32")
 def test_shrinking_averages() -> None:
     fine = ((torch.arange(256)[:, None] + torch.arange(256)) % 2).float().expand(3, 256, 256)
     quarter = torch.tensor([[0.25, 0, 0], [0, 0.25, 0]], dtype=torch.float64)
     torch.testing.assert_close(warp(fine, quarter, (64, 64)), torch.full((3, 64, 64), 0.5), atol=0.02, rtol=0)
 
 
+@pytest.mark.usefixtures("float32")
 def test_there_and_back_is_the_same_picture() -> None:
     picture, matrix = smooth(0), similarity(9, 1.1, (4, -6))
     back = warp(warp(picture, matrix, SIZE), invert(matrix), SIZE)

@@ -67,9 +67,10 @@ def test_errors_of_memory():
     for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
         assert is_out_of_memory(error)
     assert not is_out_of_memory(RuntimeError("shapes do not agree"))
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(1 << 60)
-    assert is_out_of_memory(caught.value)
+    for count in (1 << 58, 1 << 62):  # the second is of more bytes than an integer holds
+        with pytest.raises(RuntimeError) as caught:
+            torch.empty(count)
+        assert is_out_of_memory(caught.value)
 
 
 def test_compilation_is_told_of_once() -> None:

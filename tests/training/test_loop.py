@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from latentpatch.errors import FileError, TrainingError
 from latentpatch.io import atomic
+from latentpatch.runs.defaults import plain_torch
 from latentpatch.training.loop import Stage, Work, train
 
 FILES = ("stage-00.safetensors", "stage-01.safetensors", "losses.csv", "losses.png")
@@ -49,6 +50,7 @@ class Toy:
         return Work({"network": network}, {"adam": adam}, step)
 
 
+@plain_torch()
 def run(folder: Path, toy: Toy, **options: object) -> None:
     arguments = {"log_every": 5, "checkpoint_seconds": 0, **options}
     train(toy.stages, folder, {"method": "toy"}, **arguments)

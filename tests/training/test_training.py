@@ -12,12 +12,14 @@ from safetensors.torch import load_file
 from latentpatch import LatentPatch, load_autoencoder
 from latentpatch.autoencoders.embedded import EmbeddedAutoencoder
 from latentpatch.autoencoders.taesd import TinyAutoencoder
+from latentpatch.runs.defaults import plain_torch
 from latentpatch.runs.resume import locked
 from latentpatch.training import train as training
 from latentpatch.training.students import load_wide_student
 
 
 @pytest.fixture(scope="module")
+@plain_torch()
 def teacher():
     torch.manual_seed(0)
     teacher = TinyAutoencoder("taef2")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...autoencoders.base import Autoencoder
+from ...runs.defaults import plain_torch
 from ...runs.system import check_memory
 from .generator import Generator, GeneratorSpec
 
@@ -60,6 +61,7 @@ class DecoderGenerator(Generator):
         images = F.interpolate(images, self.spec.image_size, mode="bilinear")
         return self.autoencoder.encode(images).flatten(2).movedim(2, 1)
 
+    @plain_torch()
     def random_styles(self, seeds: Sequence[int]) -> Tensor:
         """Return the latents of smooth random colors."""
         colors = [
@@ -68,6 +70,7 @@ class DecoderGenerator(Generator):
         pictures = F.interpolate(torch.cat(colors), self.spec.image_size, mode="bicubic").clamp(0, 1)
         return self.encode(pictures.to(self.device))
 
+    @plain_torch()
     def mean_styles(self) -> Tensor:
         """Return the latents of a grey picture."""
         return self.encode(torch.full((1, 3, *self.spec.image_size), 0.5, device=self.device))[0]

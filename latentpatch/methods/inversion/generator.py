@@ -106,11 +106,13 @@ class Generator(nn.Module, ABC):
         """
         raise SettingError("sides", side, f"absent: {self.spec.name} makes pictures of one size")
 
+    @plain_torch()
     def random_styles(self, seeds: Sequence[int]) -> Tensor:
         """Return the styles ``(N, L, D)`` of the generator's own pictures of some seeds."""
         vectors = [torch.randn(self.spec.latent_dim, generator=_random(seed)) for seed in seeds]
         return self.map(torch.stack(vectors).to(self.device))
 
+    @plain_torch()
     def mean_styles(self) -> Tensor:
         """Return the mean of the mapped styles, ``(L, D)``."""
         if self._mean is None:
@@ -119,6 +121,7 @@ class Generator(nn.Module, ABC):
                 self._mean = torch.cat([self.map(part.to(self.device)) for part in vectors.split(256)]).mean(0)
         return self._mean.to(self.device)
 
+    @plain_torch()
     def noise(self, seed: int) -> list[Tensor]:
         """Return noise maps ``(1, 1, h, w)`` of a seed; generators with maps of their own return these."""
         random = _random(seed)

@@ -95,7 +95,7 @@ def interpolate(
     fixed = generator.noise(seed)[len(noise) :]
 
     def picture(row: Tensor) -> Tensor:
-        style, *maps = (torch.tensordot(row, each, 1)[None].to(device) for each in (styles, *noise))
+        style, *maps = (torch.tensordot(row, each.float(), 1)[None].to(device) for each in (styles, *noise))
         return generator.synthesize(style, [*maps, *fixed]).clamp(0, 1).cpu()
 
     return torch.cat(map_in_threads(picture, list(weights)))

@@ -219,8 +219,9 @@ class _Search:
             if len(initial.styles) != count:
                 raise SettingError("initial", len(initial.styles), f"of {count} pictures, as the targets")
             k = max(k, len(initial.noise))
-            starts, first = [initial.styles.to(generator.device)], [*initial.noise, *noise[len(initial.noise) : k]]
-            first = [each.to(generator.device).expand(count, -1, -1, -1) for each in first]
+            starts = [initial.styles.to(generator.device, torch.float32)]
+            first = [*initial.noise, *noise[len(initial.noise) : k]]
+            first = [each.to(generator.device, torch.float32).expand(count, -1, -1, -1) for each in first]
         with torch.no_grad():
             made = degrade(generator.synthesize(starts[0][:1], noise))
         if not isinstance(made, Tensor):

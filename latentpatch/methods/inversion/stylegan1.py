@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...runs.defaults import plain_torch
 from .generator import Generator, GeneratorSpec
 from .state_files import built_from_file
 
@@ -54,7 +55,7 @@ class StyleGAN1(Generator):
             if not bool(value.isfinite().all()):
                 raise ValueError(f"{name} must be finite, got NaN or infinite values")
             self.register_buffer(name.replace(".", "_"), value.detach().float().clone())
-        kernel = torch.tensor(_FILTER)
+        kernel = torch.tensor(_FILTER, dtype=torch.float32)
         self.register_buffer("kernel", torch.outer(kernel, kernel) / kernel.sum() ** 2, persistent=False)
         self.freeze()
 
@@ -195,6 +196,7 @@ def _from_lernapparat(state: Mapping[str, Tensor], side: int | None) -> dict[str
     return tensors | {"rgb.weight": _scaled(weight, 1), "rgb.bias": bias}
 
 
+@plain_torch()
 def random_state(size: int, width: int = 32, channels: int = 16, seed: int = 0) -> dict[str, Tensor]:
     """Return a random state dict in rosinality's layout, for tests and trials.
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...runs.defaults import plain_torch
 from .generator import MOST_SIDE, Generator, GeneratorSpec
 from .state_files import built_from_file
 
@@ -62,7 +63,7 @@ class StyleGAN2(Generator):
         average = state.get("mapping.w_avg") if mean is None else mean
         if average is not None:
             self._mean = average.detach().float()[None].expand(spec.num_styles, -1)
-        kernel = torch.tensor(_FILTER)
+        kernel = torch.tensor(_FILTER, dtype=torch.float32)
         self.register_buffer("kernel", torch.outer(kernel, kernel) / kernel.sum() ** 2 * 4, persistent=False)
         self.freeze()
 
@@ -208,6 +209,7 @@ def _from_nvidia(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[T
     return tensors, maps
 
 
+@plain_torch()
 def random_state(size: int, width: int = 32, channels: int = 16, seed: int = 0) -> dict[str, Tensor]:
     """Return a random state dict in rosinality's layout, for tests and trials.
 

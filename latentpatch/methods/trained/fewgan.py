@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...runs.defaults import plain_torch
 from .base import TrainedModel
 from .fewgan_networks import CoarseScale, Codebook, encoder, positional_code
 from .fewgan_prior import PixelCNN
@@ -41,6 +42,7 @@ class FewGAN(TrainedModel):
 
     tasks = ("reshuffle", "retarget", "analogy", "inpaint", "harmonize", "edit")
 
+    @plain_torch(keeps_device=True)
     def __init__(
         self,
         method: str,

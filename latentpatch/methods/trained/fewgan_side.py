@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...runs.defaults import plain_torch
+
 __all__ = ["drawn_landscapes"]
 
 
+@plain_torch()
 def drawn_landscapes(count: int, size: tuple[int, int], seed: int = 0) -> Tensor:
     """Draw landscapes: a sky with clouds, ridges, and land or water in front.
 

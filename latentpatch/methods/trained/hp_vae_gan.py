@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ...runs.defaults import plain_torch
 from .base import TrainedModel
 from .networks import PatchScale, conv_block, conv_stack, upsample
 
@@ -45,6 +46,7 @@ class HPVAEGAN(TrainedModel):
         scales: the residual blocks of all scales but the first.
     """
 
+    @plain_torch(keeps_device=True)
     def __init__(
         self,
         method: str,

@@ -42,6 +42,7 @@ class SinGAN(TrainedModel):
 
     anchor: Tensor
 
+    @plain_torch(keeps_device=True)
     def __init__(
         self,
         method: str,

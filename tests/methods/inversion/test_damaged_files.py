@@ -78,7 +78,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     path = tmp_path_factory.mktemp("generator") / "g.safetensors"
     save_file(stylegan2.random_state(16, 8, 4), path)
     generator = load_generator(f"stylegan2:{path}")
-    tensors = {"styles": generator.random_styles([0, 1]).contiguous(), "noise.0": torch.zeros(2, 1, 4, 4)}
+    tensors = {"styles": generator.random_styles([0, 1]).contiguous(), "noise.0": torch.zeros(2, 1, 4, 4).float()}
     return path, {"ids": ["a", "b"], "seed": 0, "generator": generator.identity(), "record": {}}, tensors
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from latentpatch.errors import MissingDependencyError, WeightsError
 from latentpatch.generators import GENERATORS, load_generator, parse_generator
 from latentpatch.methods.inversion.stylegan2 import StyleGAN2, random_state
+from latentpatch.runs.defaults import plain_torch
 
 #: Of the public implementation (rosinality's), for ``random_state(32)`` and the styles of :func:`_styles`: mean and
 #: deviation of its pictures in [-1, 1], and two pixels.
@@ -23,6 +24,7 @@ MEAN, DEVIATION = 0.10574102, 0.87014848
 PIXELS = ((-0.97943300, 1.32693672, 0.06082695), (-0.11013996, 0.25055084, -0.12867406))
 
 
+@plain_torch()
 def _styles() -> Tensor:
     return torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(6))
 

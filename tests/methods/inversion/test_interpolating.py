@@ -24,7 +24,7 @@ def generator() -> Generator:
 @pytest.fixture(scope="module")
 def stored(generator: Generator) -> StoredInversion:
     styles = generator.random_styles([1, 2, 3])
-    noise = tuple(torch.randn(3, 1, *size) for size in generator.spec.noise_sizes[:2])
+    noise = tuple(torch.randn(3, 1, *size, dtype=torch.float32) for size in generator.spec.noise_sizes[:2])
     return StoredInversion(("a", "b", "c"), styles, noise, 0, generator.identity())
 
 
@@ -34,7 +34,7 @@ def stored(generator: Generator) -> StoredInversion:
 def test_weights_add_up_to_one(kind: str, inputs: int, count: int) -> None:
     weights = weights_of(kind, inputs, count, seed=3)
     assert weights.shape == (count, inputs)
-    assert torch.allclose(weights.sum(1), torch.ones(count), atol=1e-6)
+    assert torch.allclose(weights.sum(1), torch.ones(count, dtype=torch.float32), atol=1e-6)
     assert bool((weights >= 0).all())
 
 
@@ -44,7 +44,7 @@ def test_lines_and_grids_begin_and_end_at_inputs() -> None:
     assert line[1].tolist() == [0.5, 0.5, 0]
     assert weights_of("line", 2, 1).tolist() == [[0.5, 0.5]]
     assert torch.equal(weights_of("grid", 4, 9)[[0, 2, 6, 8]], torch.eye(4))
-    assert torch.allclose(weights_of("grid", 3, 4)[3], torch.full((3,), 1 / 3))
+    assert torch.allclose(weights_of("grid", 3, 4)[3], torch.full((3,), 1 / 3, dtype=torch.float32))
 
 
 def test_random_weights_are_those_of_their_seed() -> None:

@@ -14,6 +14,7 @@ from latentpatch.errors import WeightsError
 from latentpatch.generators import load_generator
 from latentpatch.methods.inversion.stylegan1 import StyleGAN1, random_state
 from latentpatch.methods.inversion.stylegan2 import random_state as stylegan2_state
+from latentpatch.runs.defaults import plain_torch
 
 #: Of the public implementation (rosinality's), for ``random_state(128)`` and the styles and noise of :func:`_inputs`:
 #: mean and deviation of its pictures in [-1, 1], two pixels, and the first mapped numbers of a vector.
@@ -22,6 +23,7 @@ PIXELS = ((1.48056507, 1.62971234, 0.87042588), (-2.88347030, -4.35760546, 1.165
 MAPPED = (0.83597779, 0.24886870, 0.29059166)
 
 
+@plain_torch()
 def _inputs(generator: StyleGAN1) -> tuple[Tensor, list[Tensor]]:
     """Return styles and noise maps that are the same in both layers of a block, as they are in rosinality's."""
     styles = torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(6)).repeat_interleave(2, 1)
@@ -66,7 +68,7 @@ def test_it_equals_the_public_implementation() -> None:
     assert float(pictures.std()) == pytest.approx(DEVIATION, abs=1e-5)
     assert pictures[0, :, 5, 7].tolist() == pytest.approx(PIXELS[0], abs=1e-4)
     assert pictures[1, :, 127, 0].tolist() == pytest.approx(PIXELS[1], abs=1e-4)
-    vector = torch.randn(1, 32, generator=torch.Generator().manual_seed(7))
+    vector = torch.randn(1, 32, generator=torch.Generator().manual_seed(7), dtype=torch.float32)
     assert generator.map(vector)[0, 5, :3].tolist() == pytest.approx(MAPPED, abs=1e-5)
 
 

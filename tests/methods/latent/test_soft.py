@@ -109,7 +109,7 @@ def test_sources_may_be_chosen(face_images):
     )
     weights = model.soft(face_images[4], where="mood=glad", neighbours=2).weights
     assert weights.sum((0, 2, 3)).nonzero().flatten().tolist() == [b for b in (0, 3, 6, 9) if weights[:, b].any()]
-    torch.testing.assert_close(weights.sum(1), torch.ones(1, 16, 16))
+    torch.testing.assert_close(weights.sum(1), torch.ones(1, 16, 16, dtype=torch.float32))
 
 
 @pytest.mark.parametrize("hard", [False, True])

@@ -15,10 +15,12 @@ from latentpatch.methods.single_image import completion
 from latentpatch.methods.single_image.completion import Completion
 from latentpatch.ops import patchmatch
 from latentpatch.ops.patchmatch import BACKENDS
+from latentpatch.runs.defaults import plain_torch
 
 SMALL = CompletionSettings(patch_size=5, iterations=4)
 
 
+@plain_torch()
 def stripes(height: int = 48, width: int = 56) -> Tensor:
     """Return a picture of wavy stripes of period 8, darker to the right."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

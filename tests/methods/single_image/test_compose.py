@@ -13,6 +13,7 @@ from torch import Tensor
 import latentpatch
 from latentpatch.io.channels import write_channels
 from latentpatch.methods.picture import PictureStep
+from latentpatch.runs.defaults import plain_torch
 
 QUICK: dict[str, Any] = {"patch_size": 5, "coarse_patch_size": 5, "coarsest": 10, "steps": 2, "iterations": 1}
 #: Colors of sky and ground.
@@ -24,6 +25,7 @@ COLORS = (
 )
 
 
+@plain_torch()
 def landscape(number: int, height: int = 30, width: int = 36) -> Tensor:
     """Return a noisy sky above noisy ground, at levels of 8 bits."""
     generator = torch.Generator().manual_seed(number)

@@ -21,10 +21,12 @@ from latentpatch.ops import noise_level as levels_of_noise
 from latentpatch.ops import patch_windows
 from latentpatch.ops.noise_level import noise_level
 from latentpatch.registry import PICTURE_METHODS
+from latentpatch.runs.defaults import plain_torch
 
 METHODS = ("nl-pca", "nl-means")
 
 
+@plain_torch()
 def stripes(height: int = 40, width: int = 44, channels: int = 3) -> Tensor:
     """Return a picture of edges and slow changes, in [.2, .8]."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -32,6 +34,7 @@ def stripes(height: int = 40, width: int = 44, channels: int = 3) -> Tensor:
     return torch.stack([waves.roll(3 * c, 1) for c in range(channels)])
 
 
+@plain_torch()
 def noisy(picture: Tensor, sigma: float, seed: int = 0) -> Tensor:
     noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(seed))
     return (picture + noise * sigma / 255).clamp(0, 1)
@@ -41,6 +44,7 @@ def psnr(first: Tensor, second: Tensor) -> float:
     return -10 * math.log10(float((first - second).square().mean()))
 
 
+@pytest.mark.usefixtures("float32")
 def test_nl_means_is_attention_over_all_pixels() -> None:
     """Queries and keys are patches, values are pixels, and every pixel sees all others."""
     picture, scale, side = noisy(stripes(9, 8), 10), 0.2, 3
@@ -123,7 +127,7 @@ def test_an_unknown_level_is_estimated_and_recorded(method: str) -> None:
     sigma = blind.settings.sigma
     assert abs(sigma - 20) < 3
     assert torch.equal(blind.images, latentpatch.denoise(before, method=method, sigma=sigma).images)
-    flat = torch.full((3, 60, 60), 0.5)
+    flat = torch.full((3, 60, 60), 0.5, dtype=torch.float32)
     assert torch.allclose(latentpatch.denoise(flat, method=method).images[0], flat, atol=1e-3)
 
 
@@ -142,7 +146,7 @@ def test_grey_and_alpha_are_kept(method: str, channels: int) -> None:
     colors = stripes(24, 26, channels - 1 + channels % 2)
     before = noisy(colors, 15)
     if channels % 2 == 0:
-        alpha = (torch.arange(26) / 20).clamp(0, 1).expand(1, 24, 26)
+        alpha = (torch.arange(26).float() / 20).clamp(0, 1).expand(1, 24, 26)
         before, colors = torch.cat([before * alpha, alpha]), torch.cat([colors * alpha, alpha])
     after = latentpatch.denoise(before, method=method, sigma=15).images[0]
     assert psnr(after, colors) > psnr(before, colors) + 2

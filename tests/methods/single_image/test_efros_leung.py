@@ -17,10 +17,12 @@ from latentpatch.methods.single_image.efros_leung import EfrosLeung, WindowSearc
 from latentpatch.methods.single_image.quilting_blocks import levels_of
 from latentpatch.methods.single_image.texture_settings import EfrosLeungSettings
 from latentpatch.registry import PICTURE_METHODS
+from latentpatch.runs.defaults import plain_torch
 
 SMALL = EfrosLeungSettings(window=5)
 
 
+@plain_torch()
 def waves(height: int, width: int) -> Tensor:
     """A pattern of period 4 in rows and 3 in columns."""
     rows, columns = torch.arange(height)[:, None] % 4 / 4, torch.arange(width) % 3 / 3

@@ -13,12 +13,14 @@ from torch import Tensor
 
 import latentpatch
 from latentpatch.errors import MissingDependencyError
+from latentpatch.runs.defaults import plain_torch
 
 FILTERS = ("gaussian", "box", "median", "bilateral", "guided", "rolling-guidance")
 
 needs_opencv = pytest.mark.skipif(find_spec("cv2") is None, reason="OpenCV is not installed: filters were not tested")
 
 
+@plain_torch()
 def step(channels: int = 3, noise: float = 0.05) -> Tensor:
     """Return an edge with noise."""
     clean = torch.where(torch.arange(30) < 15, 0.3, 0.7).expand(channels, 24, 30)
@@ -40,6 +42,7 @@ def test_noise_falls_and_alpha_stays(method: str, channels: int) -> None:
         assert torch.equal(after.images[0, 3], before[3])
 
 
+@pytest.mark.usefixtures("float32")
 @needs_opencv
 def test_filters_equal_their_definitions() -> None:
     before = step()

@@ -13,10 +13,12 @@ from latentpatch.methods.single_image.presets import PICTURE_PRESETS
 from latentpatch.methods.single_image.texture_settings import GPDMSettings
 from latentpatch.ops.wasserstein import sliced_wasserstein
 from latentpatch.registry import PICTURE_METHODS
+from latentpatch.runs.defaults import plain_torch
 
 QUICK = GPDMSettings(patch_size=5, steps=40, last_steps=40, coarsest=12, projections=32)
 
 
+@plain_torch()
 def spots(height: int = 28, width: int = 36, seed: int = 0, channels: int = 3) -> Tensor:
     """Return blurred noise with more contrast."""
     noise = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(seed))
@@ -75,6 +77,7 @@ def test_grey_pictures_and_alpha_are_kept(channels: int) -> None:
     assert GPDM()([spots(channels=channels)], (16, 16), [0], QUICK).images.shape == (1, channels, 16, 16)
 
 
+@pytest.mark.usefixtures("float32")
 def test_tiles_count_the_patches_across_their_edges() -> None:
     """One scale without noise: a target that is rolled gives the same tile, rolled, unless the seams count for less."""
     source, target = spots(20, 20), spots(16, 18, seed=1)

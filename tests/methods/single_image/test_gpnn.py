@@ -16,10 +16,12 @@ from latentpatch.methods.single_image.gpnn import GPNN
 from latentpatch.ops.patch_nearest import least_distances, levels, nearest_vectors
 from latentpatch.ops.patches import extract_patches
 from latentpatch.ops.patchmatch import BACKENDS
+from latentpatch.runs.defaults import plain_torch
 
 SMALL = GPNNSettings(patch_size=5, coarsest=10, iterations=4)
 
 
+@plain_torch()
 def discs(height: int = 40, width: int = 52, contrast: float = 1.0) -> Tensor:
     """Return a picture of a dark ground, a bright sky and four colored discs, at levels of 8 bits."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -51,7 +53,7 @@ def test_results_are_new_and_made_of_the_picture(search: str | None) -> None:
     result = GPNN()([source], (40, 52), [0, 1], replace(SMALL, search=search))
     assert result.images.shape == (2, 3, 40, 52)
     assert result.losses is None
-    noise = torch.rand(3, 40, 52, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(3, 40, 52, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     for image in result.images:
         assert 0 <= float(image.min()) <= float(image.max()) <= 1
         assert incoherence(image, source) < 15 < 0.3 * incoherence(noise, source)

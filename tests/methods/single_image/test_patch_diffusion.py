@@ -14,11 +14,13 @@ from latentpatch import PatchDiffusionSettings
 from latentpatch.methods.picture import PictureStep
 from latentpatch.methods.single_image.patch_diffusion import PatchDiffusion
 from latentpatch.methods.single_image.presets import PICTURE_PRESETS
+from latentpatch.runs.defaults import plain_torch
 
 SMALL = PatchDiffusionSettings(patch_size=5, coarsest=10, steps=2, iterations=1)
 PLAIN = replace(SMALL, neighbors=1)
 
 
+@plain_torch()
 def scene(height: int = 40, width: int = 56) -> Tensor:
     """Return a picture of a large noisy sky and a small field of bright stripes, at levels of 8 bits."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

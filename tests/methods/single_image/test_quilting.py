@@ -26,10 +26,12 @@ from latentpatch.methods.single_image.texture_settings import QuiltingSettings
 from latentpatch.methods.single_image.texture_transfer import shares
 from latentpatch.ops.palettes import luminance
 from latentpatch.registry import PICTURE_METHODS
+from latentpatch.runs.defaults import plain_torch
 
 SMALL = QuiltingSettings(block=8, overlap=3)
 
 
+@plain_torch()
 def stripes(height: int, width: int, period: int = 4) -> Tensor:
     return (torch.arange(width) % period / period).expand(3, height, width).contiguous()
 

@@ -16,10 +16,12 @@ from latentpatch.ops.palettes import transfer_palette
 from latentpatch.ops.patchmatch import BACKENDS, Field, Sources, vote
 from latentpatch.registry import PICTURE_METHODS
 from latentpatch.runs import system
+from latentpatch.runs.defaults import plain_torch
 
 SMALL = StyleOptimizationSettings(patch_size=5, coarsest=12, iterations=3)
 
 
+@plain_torch()
 def stripes(height: int = 36, width: int = 48, seed: int = 0) -> Tensor:
     """Return slanted stripes of two colors with noise, at levels of 8 bits."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -31,6 +33,7 @@ def stripes(height: int = 36, width: int = 48, seed: int = 0) -> Tensor:
     return (image.clamp(0, 1) * 255).round() / 255
 
 
+@plain_torch()
 def halves(height: int = 32, width: int = 40) -> Tensor:
     """Return a picture that is dark on the left and light on the right."""
     ramp = torch.linspace(-0.1, 0.1, height)[:, None].expand(height, width // 2)
@@ -140,6 +143,7 @@ def test_palettes_have_the_colors_of_the_others_and_equal_colors_stay_equal() ->
     assert (transfer_palette(style, [style]) - style).abs().max() < 1e-6
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_votes_have_weights(backend: str) -> None:
     if backend == "numba":

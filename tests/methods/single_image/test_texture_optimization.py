@@ -22,10 +22,12 @@ from latentpatch.methods.single_image.texture_optimization import (
 )
 from latentpatch.methods.single_image.texture_settings import TextureOptimizationSettings
 from latentpatch.registry import PICTURE_METHODS
+from latentpatch.runs.defaults import plain_torch
 
 SMALL = TextureOptimizationSettings(patch_sizes=(8, 4), scales=2, iterations=4, start_block=4)
 
 
+@plain_torch()
 def waves(height: int, width: int) -> Tensor:
     rows, columns = torch.arange(height)[:, None] % 8 / 8, torch.arange(width) % 4 / 4
     return torch.stack([rows.expand(height, width), columns.expand(height, width), (rows + columns) / 2])
@@ -35,6 +37,7 @@ def make(pictures: list[Tensor], size: tuple[int, int], settings: TextureOptimiz
     return TextureOptimization()(pictures, size, [0], settings, task="texture")
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("size", [(16, 12), (13, 11), (8, 9)])
 @pytest.mark.parametrize("wraps", [False, True])
 def test_patches_cover_a_picture_and_join_to_it_again(size: tuple[int, int], wraps: bool) -> None:
@@ -49,6 +52,7 @@ def test_patches_cover_a_picture_and_join_to_it_again(size: tuple[int, int], wra
     assert torch.equal(grid.median(patches), picture)
 
 
+@pytest.mark.usefixtures("float32")
 def test_the_median_ignores_one_patch_that_differs() -> None:
     picture = random_picture(20, 20)
     grid = PatchGrid.of((20, 20), 8)
@@ -58,6 +62,7 @@ def test_the_median_ignores_one_patch_that_differs() -> None:
     assert torch.equal(joined[:, 8:12, 8:12], picture[:, 8:12, 8:12])
 
 
+@pytest.mark.usefixtures("float32")
 def test_all_frequencies_keep_distances_and_few_do_not_exceed_them() -> None:
     first, second = random_picture(8, 8)[None], random_picture(8, 8, seed=1)[None]
     whole = (first - second).square().sum()

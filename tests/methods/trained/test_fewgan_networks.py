@@ -12,6 +12,8 @@ from latentpatch.methods.trained.fewgan_networks import Codebook, encoder, posit
 from latentpatch.methods.trained.fewgan_prior import PixelCNN
 from latentpatch.methods.trained.fewgan_side import drawn_landscapes
 
+pytestmark = pytest.mark.usefixtures("float32")
+
 
 def receptive_field(network: nn.Module, inputs: int, side: int = 41) -> tuple[int, int]:
     """Return height and width of the region that the middle of a network's output depends on."""

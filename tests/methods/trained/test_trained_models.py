@@ -14,11 +14,13 @@ from latentpatch.methods.trained.base import FORMAT, TrainedModel, is_trained, l
 from latentpatch.methods.trained.hp_vae_gan import HPVAEGAN
 from latentpatch.methods.trained.settings import TrainedSettings
 from latentpatch.methods.trained.singan import SinGAN
+from latentpatch.runs.defaults import plain_torch
 
 SIZES = [(14, 21), (20, 30), (28, 42)]
 
 
 @pytest.fixture(params=["singan", "hp-vae-gan"])
+@plain_torch()
 def model(request: pytest.FixtureRequest) -> TrainedModel:
     torch.manual_seed(0)
     made = SinGAN("singan", SIZES, width=4) if request.param == "singan" else HPVAEGAN("hp-vae-gan", SIZES, width=4)
@@ -31,6 +33,7 @@ def model(request: pytest.FixtureRequest) -> TrainedModel:
 
 
 @pytest.fixture
+@plain_torch()
 def picture() -> torch.Tensor:
     return torch.rand(3, 28, 42, generator=torch.Generator().manual_seed(1))
 
