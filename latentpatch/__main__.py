@@ -1,5 +1,6 @@
 """``latentpatch`` and ``python -m latentpatch``."""
 
+import os
 import signal
 import sys
 
@@ -10,6 +11,10 @@ def run() -> int:
         from .cli.entry import main
 
         status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads what is printed, as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's end would fail on it
+        status = 1
     except KeyboardInterrupt:  # while modules are imported
         print("latentpatch: interrupted, nothing was written", file=sys.stderr)
         status = 130

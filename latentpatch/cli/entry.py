@@ -87,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report = command.run(options, context)
     except (LatentPatchError, ValueError, TypeError) as error:
         return _fail(_reason(error, words))
+    except BrokenPipeError:  # nobody reads what is printed, as after `| head`
+        raise
     except OSError as error:  # of a path that may not even be looked at, or of a name that is too long
         return _fail(str(error) if error.filename is None else f"{error.filename}: {error.strerror}")
     except (MemoryError, RuntimeError) as error:
@@ -94,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail("out of memory; smaller settings, fewer sources, a smaller --size or another --device may fit")
     except KeyboardInterrupt:
-        what = "run it again to go on" if is_resumable else "nothing was written"
-        what = what if times_written() == written else "after files were written"
+        what = "nothing was written" if times_written() == written else "after files were written"
+        what = "run it again to go on" if is_resumable else what
         print(f"latentpatch: interrupted, {what}", file=sys.stderr)
         return 130
     prints = not context.processes.rank and (options.run.json or command.always_prints)

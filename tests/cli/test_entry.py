@@ -259,3 +259,14 @@ def test_the_first_of_several_processes_refuses_for_all(
         assert out == ""
         assert err.count("\n") == (rank == "0"), err
     assert len(waits) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe of POSIX")
+def test_output_that_nobody_reads_ends_a_command_quietly() -> None:
+    """`latentpatch generate --help | true` ended with "[Errno 32] Broken pipe"."""
+    command = [sys.executable, "-m", "latentpatch", "generate", "--help"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"")
