@@ -29,7 +29,7 @@ def source_shares(index: Tensor, count: int) -> Tensor:
         ``(N, B)`` float32; rows sum to 1, less the share of the input image.
     """
     flat = index.flatten(1)
-    shares = torch.zeros(len(flat), count + 1, device=index.device)
+    shares = torch.zeros(len(flat), count + 1, dtype=torch.float32, device=index.device)
     shares.scatter_add_(1, flat + 1, torch.ones_like(flat, dtype=shares.dtype))
     return shares[:, 1:] / flat.shape[1]
 
@@ -100,6 +100,6 @@ def provenance_images(index: Tensor, count: int, cell: int = 16) -> Tensor:
         ``(N, 3, h * cell, w * cell)`` float32 in [0, 1].
     """
     used, cells = index.cpu().unique(return_inverse=True)  # some tens, even of a million sources
-    hues = torch.tensor([_INPUT_COLOR if b < 0 else colorsys.hsv_to_rgb(b / count, 0.85, 0.95) for b in used.tolist()])
-    colors = hues.view(-1, 3)[cells].movedim(-1, 1)  # N x 3 x h x w
+    hues = [_INPUT_COLOR if b < 0 else colorsys.hsv_to_rgb(b / count, 0.85, 0.95) for b in used.tolist()]
+    colors = torch.tensor(hues, dtype=torch.float32).view(-1, 3)[cells].movedim(-1, 1)  # N x 3 x h x w
     return colors.repeat_interleave(cell, 2).repeat_interleave(cell, 3)

@@ -21,6 +21,7 @@ def cells_of(text: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow(4)
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 def test_it_runs_and_its_facts_hold(chapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if chapter.name.startswith("01"):

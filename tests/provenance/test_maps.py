@@ -11,7 +11,7 @@ from latentpatch.provenance.maps import largest_regions, provenance_images, sour
 
 def test_shares_count_cells() -> None:
     index = torch.tensor([[[0, 0, 2], [1, 0, 2]], [[3, 3, 3], [3, 3, 3]]])
-    expected = torch.tensor([[3, 1, 2, 0], [0, 0, 0, 6]]) / 6
+    expected = torch.tensor([[3, 1, 2, 0], [0, 0, 0, 6]], dtype=torch.float32) / 6
     assert torch.equal(source_shares(index, 4), expected)
 
 
@@ -59,7 +59,8 @@ def test_one_hue_a_source() -> None:
         [
             [[high, low, low], [half, high, low], [low, high, high]],
             [[half, low, high], [0.5, 0.5, 0.5], [high, low, low]],
-        ]
+        ],
+        dtype=torch.float32,
     ).permute(2, 0, 1)
     for y in range(4):
         for x in range(6):
