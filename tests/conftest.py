@@ -14,9 +14,10 @@ import pytest
 import torch
 from helpers.draw_faces import draw_face
 from helpers.live_server import LiveServer, missing
-from helpers.paths import ROOT, SHARED
+from helpers.paths import PORTRAITS, ROOT, SHARED
 from torch import Tensor
 
+import latentpatch
 from latentpatch import LatentPatch
 from latentpatch.io.images import read_image
 from latentpatch.methods.latent.search import numba_backend as cpu
@@ -116,11 +117,12 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive that ``latentpatch archive`` makes when told nothing."""
+    """The archive that ``latentpatch archive`` makes when told nothing; an installed package is told the pictures."""
     if (lacking := missing()) is not None:
         pytest.skip(f"TorchServe cannot run on this machine: it has no {lacking}")
     path = tmp_path_factory.mktemp("store") / "latentpatch.mar"
-    subprocess.run([sys.executable, "-m", "latentpatch", "archive", "-q", "-o", path], check=True)
+    sources = [] if Path(latentpatch.__file__).is_relative_to(ROOT) else [PORTRAITS]
+    subprocess.run([sys.executable, "-m", "latentpatch", "archive", *sources, "-q", "-o", path], check=True)
     return path
 
 
