@@ -55,7 +55,7 @@ def pictures(face_images: Tensor) -> Tensor:
 @pytest.fixture(scope="module", params=golden.EXPORTED)
 def small(request: pytest.FixtureRequest) -> LatentPatch:
     """The golden model of six sources of 8x8 cells, with the settings of its exported graphs."""
-    model = golden.load("tiny")
+    model = copy.deepcopy(golden.load("tiny"))  # other tests have it, too
     model.settings = golden.settings_of(golden.EXPORTED[request.param])
     return model
 

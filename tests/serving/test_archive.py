@@ -117,7 +117,8 @@ def test_works_by_itself(model: LatentPatch, mar: Path, tmp_path: Path) -> None:
         "torch.save(load_archived(sys.argv[1]).generate(2, seed=3).images, sys.argv[2])\n"
     )
     # -S: no .pth files, by which an editable installation would be found.
-    paths = dict.fromkeys([str(folder), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    installed = str(Path(torch.__file__).parents[1])  # the packages may be of another environment
+    paths = dict.fromkeys([str(folder), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), installed])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     subprocess.run(
         [sys.executable, "-S", "-c", code, folder, tmp_path / "images.pt"], check=True, env=environment, cwd=folder
