@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import platform
-import runpy
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentpatch import PRESETS, SAMPLERS, Context, LatentPatch
+from latentpatch.__main__ import run
 from latentpatch.registry import settings_from_record
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
@@ -101,16 +102,18 @@ def run_command(arguments: Sequence[str]) -> None:
     Raises:
         AssertionError: where its exit status is not 0.
     """
-    output = io.StringIO()
+    output, interrupts = io.StringIO(), signal.getsignal(signal.SIGINT)
     with (
         mock.patch.object(sys, "argv", ["latentpatch", *arguments]),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
     ):
         try:
-            runpy.run_module("latentpatch", run_name="__main__")
+            status = run()
         except SystemExit as end:
             status = end.code
+        finally:
+            signal.signal(signal.SIGINT, interrupts)  # the end of a program does without
     assert status == 0, f"{' '.join(arguments)}: exit status {status}: {output.getvalue()}"
 
 
