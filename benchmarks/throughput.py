@@ -34,7 +34,7 @@ from latentpatch.runs.benchmark import hardware, versions
 ROOT = Path(__file__).resolve().parent.parent
 START, MANY = 16, 160  # pictures of a run that is mostly its start, and of one that is not
 FEWER, FURTHER = 64, 48  # pictures of a command, as many as its sheets show, and those that another one has more
-FILES = 16  # of the shorter fit
+FILES = 16  # files of the shorter fit
 FORMATS = {"png": (), "webp": ("--format", "webp"), "jpeg": ("--format", "jpeg")}
 KINDS = ("clock", "processors")
 INNER = """

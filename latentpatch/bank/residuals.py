@@ -90,6 +90,11 @@ def has_all_colors(depth: int) -> bool:
     return bool(3 * isqrt(depth // 3) ** 2 == depth)  # half a square is none
 
 
+def _are_all_colors(depth: int, half: int) -> bool:
+    """Return the same for the values of a quarter of a cell, of ``half`` rows, without a root: a compiler has none."""
+    return depth == 3 * half**2
+
+
 def encode_residuals(pictures: Tensor, decoded: Tensor, side: int, has_all_colors: bool = False) -> Tensor:
     """Return the residuals of decoded images: ``(N, h, w, d)`` int8, in 1/255, with d of :func:`depth_of`.
 
@@ -189,7 +194,7 @@ def add_residuals(
     def add(n: int) -> None:
         one = slice(n, n + 1)
         residuals = gathered(one) if together is None else together[:, one]
-        has_loop = has_loops and residuals.shape[-1] != 3 * half**2 and _is_loop_exact(half)
+        has_loop = has_loops and not _are_all_colors(residuals.shape[-1], half) and _is_loop_exact(half)
         (_add_in_loop if has_loop else _add)(images[n], residuals, factors[:, one], half, detailed[n])
 
     # One image at a time stays in a core's cache.
@@ -231,7 +236,7 @@ def _add(image: Tensor, residuals: Tensor, factors: Tensor, half: int, detailed:
     mixed = _mixed(residuals, factors, half)
     height, width = mixed.shape[1:3]
     detailed.copy_(image)
-    if mixed.shape[-1] == 3 * half**2:
+    if _are_all_colors(mixed.shape[-1], half):
         quartered = detailed.view(3, height, 2, half, width, 2, half)
         fine = mixed.view(height, width, 2, 2, 3, half, half)
         for down, right in product(range(2), repeat=2):
@@ -293,7 +298,7 @@ def _beside(index: Tensor, axis: int, after: bool) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _fading(depth: int, half: int) -> Tensor:
-    if depth == 3 * half**2:
+    if _are_all_colors(depth, half):
         return _windows(half, 3)
     return torch.cat([_windows(half, 1), _windows(half // 2, 2)], 2)
 
@@ -325,7 +330,7 @@ def fading(depth: int, half: int, device: torch.device) -> Tensor:
 
 def to_pixels(mixed: Tensor, half: int) -> Tensor:
     """Return residuals ``(N, h, w, 4, d / 4)`` as pixels ``(N, 3, H, W)``."""
-    if mixed.shape[-1] == 3 * half**2:
+    if _are_all_colors(mixed.shape[-1], half):
         return _plane(mixed, half, half)
     luma, colors = _luma_and_colors(mixed, half, 1)
     return luma + F.interpolate(colors, scale_factor=2)

@@ -510,7 +510,7 @@ np.savez('out.npz', *found)
 
 @pytest.mark.slow(20)
 def test_programs_run_without_the_package(packed, small, traces, request):
-    """Those of ``torch.export``, and of AOTInductor where there is a compiler, for several batches.
+    """Run programs of ``torch.export``, and of AOTInductor where there is a compiler, for several batches.
 
     That of resynthesis takes a minute to compile: it is left to ``make test-all``.
     """

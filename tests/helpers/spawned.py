@@ -1,4 +1,4 @@
-"""What spawned processes run: they import it by its name, from wherever the tests are run."""
+"""Functions and classes that spawned processes import by name, from wherever the tests are run."""
 
 from __future__ import annotations
 
