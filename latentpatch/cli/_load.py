@@ -52,12 +52,14 @@ def open_autoencoder(context: RunContext) -> LatentPatch:
     """Return a model without sources on the run's device."""
     model = LatentPatch(context.options.autoencoder or DEFAULT).to(choose_device(context.device))
     model.precision = context.options.precision
+    context.note_precision(model.precision, model.autoencoder.device)
     return model
 
 
 def load_model(path: Path, context: RunContext) -> LatentPatch:
     """Return a fitted model on the run's device."""
     options = context.options
+    context.note_precision(options.precision, choose_device(context.device))
     return LatentPatch.open(path, autoencoder=options.autoencoder, device=context.device, precision=options.precision)
 
 
@@ -104,13 +106,15 @@ def open_model(
     if sampler is not None:
         settings = sampler.settings()
         SAMPLERS.of(settings).validate(settings, Context(autoencoder.grid(*size), len(paths), has_reference))
+    precision = options.precision or context.options.precision
+    context.note_precision(precision, choose_device(context.device))
     with said_warnings(context):
         model = LatentPatch.open(
             paths,
             autoencoder=autoencoder,
             components=options.components,
             device=context.device,
-            precision=options.precision or context.options.precision,
+            precision=precision,
             processes=context.processes,
             attributes=attributes,
             size=size,

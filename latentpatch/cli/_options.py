@@ -17,6 +17,8 @@ from ..errors import SettingError, printable, shorten
 from ._parsing import OptionGroup, Parser, argument, choice, flag, group, integer, number, option, output_path, switch
 
 if TYPE_CHECKING:
+    import torch
+
     from ..runs.processes import Processes
 
 __all__ = [
@@ -250,6 +252,13 @@ class RunContext:
         """Print a line on standard error."""
         if not self.is_quiet:
             print(printable(text), file=sys.stderr)
+
+    def note_precision(self, precision: str, device: torch.device) -> None:
+        """Say where a precision, which is chosen for its speed, is slow."""
+        from ..runs.system import slowness
+
+        if note := slowness(precision, device):
+            self.say(f"note: {note}")
 
     @contextmanager
     def saying(self, kind: type[Warning]) -> Iterator[None]:

@@ -94,6 +94,7 @@ def run(options: InvertOptions, context: cli.RunContext) -> dict[str, Any]:
         paths = images.list_images(*options.pictures)
         names = images.identifiers(paths)
         generator = load_generator(options.generator, size=options.size).to(choose_device(context.device))
+        context.note_precision(settings.precision, generator.device)
         blank = torch.zeros(1, 3, *generator.spec.image_size)
         for each in chain:
             blank = each(blank)

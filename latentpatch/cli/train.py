@@ -102,13 +102,15 @@ def run(options: TrainOptions, context: cli.RunContext) -> dict[str, Any]:
         size = (round(height * factor), round(width * factor))
     inputs: dict[str, Any] = {"side": [read_image(path, size) for path in side]} if side else {}
     method, folder = options.training.method, options.output.with_suffix(".training")
+    device = choose_device(context.device)
+    context.note_precision(options.precision, device)
     model = train_model(
         method,
         [read_image(path, size) for path in paths],
         folder,
         TRAININGS[method].settings(**options.training.changes),
         seed=options.seed,
-        device=choose_device(context.device),
+        device=device,
         precision=options.precision,
         checkpoint_seconds=options.checkpoint_seconds,
         show_progress=context.shows_progress,

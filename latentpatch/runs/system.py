@@ -33,6 +33,7 @@ __all__ = [
     "machine_memory",
     "njit",
     "on_compilation",
+    "slowness",
     "usable_memory",
 ]
 
@@ -42,6 +43,8 @@ _loads_numba: ContextVar[bool] = ContextVar("loads_numba", default=True)
 _tellers: list[Callable[[], None]] = []
 
 _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+_WITHOUT_BFLOAT16 = ("DEFAULT", "AVX2")  # names that torch gives to instructions of a processor
 
 _GIBIBYTE = 1 << 30
 _USABLE_SHARE = 0.8  # part of the memory that a call may use
@@ -82,6 +85,19 @@ def choose_device(name: str | torch.device) -> torch.device:
             return torch.device("cpu")
         raise SettingError("device", text, f"usable on this machine ({reason})") from error
     return device
+
+
+def slowness(precision: str, device: torch.device) -> str | None:
+    """Return a sentence where a device computes several times slower in ``bfloat16`` than in ``float32``, else None.
+
+    Processors of Intel and AMD without AVX-512 have no instructions for bfloat16: torch converts every number.
+    """
+    import torch
+
+    is_slow = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BFLOAT16
+    if precision != "bfloat16" or not is_slow:
+        return None
+    return "bfloat16 is several times slower than float32 on this processor, which has no AVX-512"
 
 
 @lru_cache(maxsize=1)

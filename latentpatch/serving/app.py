@@ -30,6 +30,7 @@ from ..generators import load_generator
 from ..methods.trained.base import load_trained
 from ..model import LatentPatch
 from ..registry import import_plugins
+from ..runs.system import slowness
 from .batcher import Batcher
 from .codecs import Call, Response, encode_failure, internal_failure
 from .failures import Failure, Refusal, failure_of
@@ -314,6 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             precision=parsed.precision,
             progress=sys.stderr.isatty(),
         )
+        if note := slowness(parsed.precision, model.autoencoder.device):
+            print(f"latentpatch: note: {note}", file=sys.stderr)
         limits = Limits(max_task_pixels=parsed.max_task_pixels, operations=parsed.operations)
         trained = {name: load_trained(path) for name, path in map(name_and_file, parsed.trained)}
         service = Service(model, limits, trained)

@@ -28,6 +28,7 @@ from helpers.paths import ROOT
 from PIL import Image
 
 from latentpatch import PRESETS, SAMPLERS, LatentPatch, RandomPatchesSettings, load_autoencoder
+from latentpatch.cli.entry import main
 from latentpatch.io.images import contact_sheet, encode_png, read_image, read_metadata
 from latentpatch.provenance.maps import provenance_images
 
@@ -209,6 +210,20 @@ def test_bfloat16_is_near_and_recorded(five: Path, faces: Path, tmp_path: Path) 
     difference = written(tmp_path / "out" / "0000.png").astype(int) - written(five / "0000.png")
     assert np.abs(difference).max() <= 2
     assert json.loads(read_metadata(tmp_path / "out" / "0000.png")["latentpatch"])["precision"] == "bfloat16"
+
+
+@pytest.mark.parametrize(("capability", "is_said"), [("AVX2", True), ("AVX512", False), ("NEON", False)])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_processor_that_is_slow_in_bfloat16_is_told_of(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    capability: str, is_said: bool, precision: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    model = tmp_path / "model.safetensors"
+    for command in (["fit", faces, *PIXELS, "-o", model], ["generate", model, "-n", 1, "-o", tmp_path / "out"]):
+        assert main([*map(str, command), "--precision", precision]) == 0
+        said = "bfloat16 is several times slower than float32 on this processor" in capsys.readouterr().err
+        assert said == (is_said and precision == "bfloat16")
 
 
 def test_json_is_all_there_is_on_standard_output(
