@@ -81,11 +81,10 @@ class _Training:
         """Make the networks of a scale; the weights of the scale before are its first."""
         model, settings, device = self.model, self.settings, self.model.device
         network: nn.Module = model.scales[k - 1] if k else model.coarse
-        critic = conv_stack(3, settings.width, 1, settings.layers, padding=1).to(device)
+        # Batch normalization would take the mean colors of a batch of side pictures away before the critic sees them.
+        critic = conv_stack(3, settings.width, 1, settings.layers, padding=1, norm="spectral").to(device)
         if k:
             critic.load_state_dict(self.critics[-1].state_dict())
-        else:
-            initialize(critic)
         if k == 1:
             initialize(network)
         elif k:

@@ -69,6 +69,15 @@ def test_stages_are_scales_and_prior_and_earlier_ones_stay_frozen(model: FewGAN,
     assert not torch.equal(first["network.0.0.weight"], second["network.0.0.weight"]), "each scale is trained"
 
 
+def test_the_critic_sees_the_mean_color_of_a_batch() -> None:
+    """Side pictures have batches of their own: normalized by them, they could have any color."""
+    _, stages = fewgan.build_fewgan(SOURCES, QUICK, SIDE)
+    critic = stages[0].build().modules["critic"]
+    batch = torch.stack(SIDE[:2])
+    change = critic(batch + 0.5) - critic(batch)
+    assert change[..., 3:-3, 3:-3].abs().min() > 1e-3, "pixels whose scores no edge has changed"
+
+
 def test_losses_fall(tmp_path: Path) -> None:
     settings = QUICK.changed(coarsest=16, steps=150, prior_steps=150, rate=2e-3)
     trained(tmp_path, settings)
@@ -189,7 +198,7 @@ def test_another_configuration_is_refused_by_name(model: FewGAN, folder: Path) -
 
 def test_losses_that_are_no_numbers_stop_the_training(tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as caught:
-        trained(tmp_path, QUICK.changed(penalty=3.4e38))
+        trained(tmp_path, QUICK.changed(ssim=3.4e38))
     assert caught.value.stage == "scale 0"
     assert not (tmp_path / "stage-00.safetensors").exists()
 

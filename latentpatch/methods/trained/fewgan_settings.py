@@ -44,6 +44,6 @@ class FewGANSettings(Settings):
     commitment: float = setting(0.25, "weight of the commitment loss", minimum=0, symbol="beta", is_advanced=True)
     ssim: float = setting(1.0, "weight of the structural similarity to side pictures", minimum=0)
     side_adversarial: float = setting(1.0, "weight of the adversarial loss of side pictures", minimum=0)
-    side_fakes: bool = setting(False, "whether the critic is also shown what is made from side pictures, as fakes")
+    side_fakes: bool = setting(True, "whether the critic is also shown what is made from side pictures, as fakes")
     continuity: float = setting(1.0, "weight of the continuity of the encoder's output", minimum=0)
     drawn: int = setting(64, "drawn landscapes that are the side pictures where there are no others", minimum=1)
