@@ -6,7 +6,8 @@ Whole processes take turns, of this checkout and of another one, such as the ver
 sixteen pictures, many pictures, and one that runs commands in turn with ``LatentPatch.generate`` and with decoding
 alone. There "a further one" is the difference of two commands, over that of their pictures or files. Ratios are medians
 of those of each turn, two a round; seconds are the best. Where other programs run, compare seconds of processors with
-one thread (``OMP_NUM_THREADS=1``), not of the clock. A round takes about 70 s of a processor.
+one thread (``OMP_NUM_THREADS=1``), not of the clock. Fits are in bfloat16 where the processor has it. A round takes
+about 70 s of a processor.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ import torch
 
 from latentpatch.io.listing import list_images
 from latentpatch.runs.benchmark import hardware, versions
+from latentpatch.runs.system import slowness
 
 ROOT = Path(__file__).resolve().parent.parent
 START, MANY = 16, 160  # pictures of a run that is mostly its start, and of one that is not
 FEWER, FURTHER = 64, 48  # pictures of a command, as many as its sheets show, and those that another one has more
 FILES = 16  # files of the shorter fit
 FORMATS = {"png": (), "webp": ("--format", "webp"), "jpeg": ("--format", "jpeg")}
+PRECISION = "float32" if slowness("bfloat16", torch.device("cpu")) else "bfloat16"  # of fits
 KINDS = ("clock", "processors")
 INNER = """
 import json, runpy, sys, time
@@ -103,7 +106,7 @@ def turns(checkout: Path, folder: Path, has_all: bool) -> list[Turn]:
             commands[label] = (*generate, *FORMATS[name], "-n", str(count))
     for label in ("fit", "fit, fewer") if has_all else ():
         place, file = str(folder / label), str(folder / "other.safetensors")
-        commands[label] = ("fit", place, "--precision", "bfloat16", "-q", "-o", file)
+        commands[label] = ("fit", place, "--precision", PRECISION, "-q", "-o", file)
     inner = json.loads(seconds_of(checkout, "-c", INNER, model, FURTHER, json.dumps(commands))[1])
     return [{**whole, **each} for each in inner]
 
@@ -177,7 +180,7 @@ def main() -> None:
     report: dict[str, Any] = {
         name: {kind: figures(rows, number) for number, kind in enumerate(KINDS)} for name, rows in found.items()
     }
-    report["machine"] = hardware(torch.device("cpu")) | versions()
+    report["machine"] = hardware(torch.device("cpu")) | versions() | {"fit": PRECISION}
     if options.json:
         print(json.dumps(report, indent=1))
         return
