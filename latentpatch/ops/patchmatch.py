@@ -244,7 +244,8 @@ def _numba_search(
     inputs = (
         *(flat, query.shape[2], query.shape[0], sources.side, packed["source"], packed["begins"], packed["widths"]),
         *(packed["weights"], packed["firsts"], packed["columns"], packed["rows"]),
-        *(prior.costs.float().contiguous().numpy(), np.float32(prior.position), wanted.numpy()),
+        prior.costs.float().contiguous().numpy() if prior.costs.numel() else None,
+        *(np.float32(prior.position), wanted.numpy()),
     )
     begin = start.contiguous().numpy()
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
+from latentpatch.ops import transport
 from latentpatch.ops.transport import transport_weights
 
 
@@ -51,3 +55,23 @@ def test_huge_costs_stay_finite() -> None:
     costs = torch.tensor([[0.0, 1e6], [1e6, 2e6], [3e5, 0.0]])
     weights, _ = transport_weights(costs, 10)
     assert weights.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e3, 1e4])
+@pytest.mark.parametrize("kind", ["all keys", "groups", "masses"])
+def test_products_and_logarithms_give_the_same(kind: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of the largest costs leave the range of float32."""
+    pytest.importorskip("numba")
+    generator = torch.Generator().manual_seed(0)
+    costs = torch.rand(40, 30, generator=generator) * scale
+    options: dict[str, Any] = {
+        "all keys": {},
+        "groups": {"groups": [5, 15, 10]},
+        "masses": {"masses": tuple(torch.rand(n, generator=generator) + 0.1 for n in (40, 30))},
+    }[kind]
+    start = torch.randn(30, generator=generator)
+    loops = transport_weights(costs, 25, start=start, **options)
+    monkeypatch.setattr(transport, "has_numba", lambda: False)
+    logarithms = transport_weights(costs, 25, start=start, **options)
+    for quick, slow in zip(loops, logarithms, strict=True):
+        assert torch.allclose(quick, slow, atol=1e-4, rtol=1e-4)
