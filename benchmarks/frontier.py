@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gpnn-original, searched once at first": {
         "settings": task_settings("reshuffle", preset="gpnn-original").changed(coarsest_iterations=1)
     },
+    "gpnn-published": {"settings": task_settings("reshuffle", preset="gpnn-published")},
     "small-pieces": {"settings": task_settings("reshuffle", preset="small-pieces")},
     "neighbors 1": {"neighbors": 1},
     "softness 8": {"softness": 8.0, "neighbors": 8},

@@ -37,6 +37,9 @@ PICTURE_PRESETS: Mapping[str, Settings] = MappingProxyType(
             blurred_keys="first",
         ),
         "gpnn-efficient": GPNNSettings(alpha=0.005, alpha_unit="squared"),
+        "gpnn-published": GPNNSettings(
+            patch_size=5, alpha=0.04, noise=0.86, start="picture", ratio=0.9, iterations=1, sweeps=1
+        ),
         "gpdm-original": GPDM_PUBLISHED.changed(learning_rate=0.01),
         "gpdm-paper": GPDM_PUBLISHED.changed(noise=0.75),
         "kwatra": TextureOptimizationSettings(detail=1.0),
@@ -51,6 +54,7 @@ PICTURE_PRESET_HELP: Mapping[str, str] = MappingProxyType(
         "small-pieces": "patch-diffusion that copies smaller pieces, and blurs a little",
         "gpnn-original": "gpnn as a public code of its paper: a square coarsest scale, strong noise on the picture",
         "gpnn-efficient": "gpnn as the public Efficient-GPNN: an absolute alpha, blurred keys",
+        "gpnn-published": "gpnn that copies as much, and leaves as much in place, as the results its authors published",
         "gpdm-original": "gpdm as its authors' code: 300 steps a scale, new directions each step; slow",
         "gpdm-paper": "gpdm as in its paper's table: faster steps from less noise; slow",
         "kwatra": "texture-optimization with all pixels compared in every iteration; slow",
