@@ -38,7 +38,7 @@ START, MANY = 16, 160  # pictures of a run that is mostly its start, and of one 
 FEWER, FURTHER = 64, 48  # pictures of a command, as many as its sheets show, and those that another one has more
 FILES = 16  # files of the shorter fit
 FORMATS = {"png": (), "webp": ("--format", "webp"), "jpeg": ("--format", "jpeg")}
-PRECISION = "float32" if slowness("bfloat16", torch.device("cpu")) else "bfloat16"  # of fits
+PRECISION = "float32" if slowness("bfloat16", torch.device("cpu")) else "bfloat16"  # the precision of the fits
 KINDS = ("clock", "processors")
 INNER = """
 import json, runpy, sys, time

@@ -22,7 +22,6 @@ from ..methods.base import Context
 from ..methods.latent.presets import FEW_SOURCES, PRESETS
 from ..model import LatentPatch
 from ..registry import SAMPLERS
-from ..runs.system import choose_device
 from ..settings import Settings
 from ._options import RegionOptions, RunContext, SourceOptions, plural
 from ._registration import said_warnings
@@ -50,17 +49,17 @@ _MOST_OF_A_PICTURE = 0.5  # share of one source from which on it is always said
 
 def open_autoencoder(context: RunContext) -> LatentPatch:
     """Return a model without sources on the run's device."""
-    model = LatentPatch(context.options.autoencoder or DEFAULT).to(choose_device(context.device))
-    model.precision = context.options.precision
-    context.note_precision(model.precision, model.autoencoder.device)
+    precision = context.options.precision
+    model = LatentPatch(context.options.autoencoder or DEFAULT).to(context.choose_device(precision))
+    model.precision = precision
     return model
 
 
 def load_model(path: Path, context: RunContext) -> LatentPatch:
     """Return a fitted model on the run's device."""
     options = context.options
-    context.note_precision(options.precision, choose_device(context.device))
-    return LatentPatch.open(path, autoencoder=options.autoencoder, device=context.device, precision=options.precision)
+    device = context.choose_device(options.precision)
+    return LatentPatch.open(path, autoencoder=options.autoencoder, device=device, precision=options.precision)
 
 
 def open_model(
@@ -107,13 +106,13 @@ def open_model(
         settings = sampler.settings()
         SAMPLERS.of(settings).validate(settings, Context(autoencoder.grid(*size), len(paths), has_reference))
     precision = options.precision or context.options.precision
-    context.note_precision(precision, choose_device(context.device))
+    device = context.choose_device(precision)
     with said_warnings(context):
         model = LatentPatch.open(
             paths,
             autoencoder=autoencoder,
             components=options.components,
-            device=context.device,
+            device=device,
             precision=precision,
             processes=context.processes,
             attributes=attributes,

@@ -253,12 +253,14 @@ class RunContext:
         if not self.is_quiet:
             print(printable(text), file=sys.stderr)
 
-    def note_precision(self, precision: str, device: torch.device) -> None:
-        """Say where a precision, which is chosen for its speed, is slow."""
-        from ..runs.system import slowness
+    def choose_device(self, precision: str) -> torch.device:
+        """Return the run's device, and say where a precision, which is chosen for its speed, is slow on it."""
+        from ..runs.system import choose_device, slowness
 
+        device = choose_device(self.device)
         if note := slowness(precision, device):
             self.say(f"note: {note}")
+        return device
 
     @contextmanager
     def saying(self, kind: type[Warning]) -> Iterator[None]:

@@ -78,7 +78,6 @@ def run(options: InvertOptions, context: cli.RunContext) -> dict[str, Any]:
     from ..methods.inversion import StoredInversion, estimate_seconds, invert
     from ..methods.inversion.degradations import parse_degradation
     from ..ops.pyramid import resize
-    from ..runs.system import choose_device
     from ._output import SHEET_IMAGES, file_facts, write_json
     from ._trace import Trace
 
@@ -93,8 +92,7 @@ def run(options: InvertOptions, context: cli.RunContext) -> dict[str, Any]:
         PictureFolder(staging).check(options.output, "grid.png", LATENTS_FILE, "invert.json")
         paths = images.list_images(*options.pictures)
         names = images.identifiers(paths)
-        generator = load_generator(options.generator, size=options.size).to(choose_device(context.device))
-        context.note_precision(settings.precision, generator.device)
+        generator = load_generator(options.generator, size=options.size).to(context.choose_device(settings.precision))
         blank = torch.zeros(1, 3, *generator.spec.image_size)
         for each in chain:
             blank = each(blank)

@@ -91,7 +91,6 @@ class TrainOptions(cli.CommandOptions):
 def run(options: TrainOptions, context: cli.RunContext) -> dict[str, Any]:
     """Train the model and write it."""
     from ..io.images import list_images, read_image
-    from ..runs.system import choose_device
     from ..training.methods import train_model
 
     paths, side = list_images(*options.pictures), list_images(*options.side) if options.side else []
@@ -102,15 +101,13 @@ def run(options: TrainOptions, context: cli.RunContext) -> dict[str, Any]:
         size = (round(height * factor), round(width * factor))
     inputs: dict[str, Any] = {"side": [read_image(path, size) for path in side]} if side else {}
     method, folder = options.training.method, options.output.with_suffix(".training")
-    device = choose_device(context.device)
-    context.note_precision(options.precision, device)
     model = train_model(
         method,
         [read_image(path, size) for path in paths],
         folder,
         TRAININGS[method].settings(**options.training.changes),
         seed=options.seed,
-        device=device,
+        device=context.choose_device(options.precision),
         precision=options.precision,
         checkpoint_seconds=options.checkpoint_seconds,
         show_progress=context.shows_progress,

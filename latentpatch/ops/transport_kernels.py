@@ -10,7 +10,7 @@ __all__ = ["iterate"]
 
 _compiled = njit(fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
-_LEAST, _MOST = np.float32(1e-25), np.float32(1e25)  # of sums and factors: products of both stay finite
+_LEAST, _MOST = np.float32(1e-25), np.float32(1e25)  # limits of sums and factors, whose products stay finite
 
 
 @_compiled
