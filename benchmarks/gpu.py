@@ -1,6 +1,6 @@
 """Check the kernels of a GPU and time every stage there, in one command of at most eight minutes on a bare machine.
 
-    python benchmarks/gpu.py [--device cuda] [--minutes 8] [--small]
+    python benchmarks/gpu.py [--device cuda] [--minutes 8] [--small] [--only SECTION ...]
 
 First, correctness: index maps of the GPU's kernels are compared bit for bit with those of torch's operations on the
 CPU, at 16, 500 and 30,000 sources, in the first call, in the one whose graph is captured, in replays, after other
@@ -10,6 +10,7 @@ bytes that must be read over the bandwidth of copies, or operations over the rat
 here. Networks have random weights where weights would have to be downloaded: speed does not depend on them.
 
 Each section is printed when it is done, as a line of JSON; sections that would begin too late are left out and named.
+``--only correctness`` is the first of them, without times, and may share the device with other programs.
 ``--device cpu --small`` runs all of it, small, without a GPU; the figures then say nothing.
 """
 
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--small", action="store_true", help="few sources and images, small pictures")
+    parser.add_argument("--only", nargs="+", metavar="SECTION", help="sections by the start of their names")
     options = parser.parse_args()
     device, small, begin = options.device, options.small, time.perf_counter()
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -214,6 +216,8 @@ def main() -> None:
     left_out = []
     with torch.inference_mode():
         for name, make in sections():
+            if options.only and not name.startswith(tuple(options.only)):
+                continue
             if time.perf_counter() - begin > 60 * options.minutes * 0.8:
                 left_out.append(name)
                 continue

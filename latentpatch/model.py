@@ -78,7 +78,7 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
         self.settings = settings_named(settings)
         self.precision = "float32"
         with plain_torch(keeps_device=True):
-            self.pca, self.bank = PCA(), SourceBank()
+            self.pca, self.bank = PCA().to(self.autoencoder.device), SourceBank().to(self.autoencoder.device)
         self.skipped: list[tuple[Path, str]] = []
         self._number = register(self)
         self.register_load_state_dict_post_hook(_materialize_buffers)
@@ -250,7 +250,7 @@ class LatentPatch(PretrainedMixin, DefaultSettings, nn.Module):
 
     def search(self, noise: Tensor) -> Tensor:
         """Return index maps ``(N, h, w)`` int64 of uniforms ``(N, noise_dim)``: the first half of :meth:`forward`."""
-        return self.bank.sample(SAMPLERS.of(self.settings), noise, self.settings, None)
+        return self.bank.sample(SAMPLERS.of(self.settings), noise.to(self.bank.keys.device), self.settings, None)
 
     # --- from index maps to images -----------------------------------------------------------------
 

@@ -97,9 +97,9 @@ def check_dense(name: str, tensor: Tensor) -> None:
     Raises:
         SettingTypeError: otherwise.
     """
-    layout, device = str(tensor.layout).removeprefix("torch."), tensor.device.type
-    if layout != "strided" or device == "meta":
-        raise SettingTypeError(name, f"a {layout} tensor on {device}", "a dense tensor with values")
+    layout = str(tensor.layout).removeprefix("torch.")
+    if layout != "strided" or tensor.is_meta:
+        raise SettingTypeError(name, f"a {layout} tensor on {tensor.device.type}", "a dense tensor with values")
 
 
 def check_noise(noise: Tensor, noise_dim: int) -> None:

@@ -184,7 +184,8 @@ def add_residuals(
         return found
 
     if images.device.type != "cpu" or images.requires_grad or torch.compiler.is_compiling():
-        return (images + to_pixels(_mixed(gathered(slice(None)), factors, half)[part], half)).clamp(0, 1)
+        residuals = to_pixels(_mixed(gathered(slice(None)), factors, half)[part], half)
+        return (images + residuals.to(images.device)).clamp(0, 1)
     together = None if part == slice(None) else gathered(slice(None))[:, part]
     factors = factors[:, part]
     detailed = torch.empty_like(images, memory_format=torch.contiguous_format)

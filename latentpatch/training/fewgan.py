@@ -92,20 +92,21 @@ class _Training:
         self.critics.append(critic)
         network.train().requires_grad_(True)
         real, coarse = (resize(self.real, model.sizes[j]).to(device) for j in (k, 0))
+        side = self.side.to(device)
         adam = Adam(network.parameters(), settings.rate, _BETAS)
         critic_adam = Adam(critic.parameters(), settings.rate, _BETAS)
 
         def batch(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
             """Return pictures of the scale before, of sources and then of side pictures, and what they are made of."""
             chosen = torch.randint(len(real), (settings.batch,), generator=generator)
-            views = _views(self.side, settings.batch, generator)
-            before = torch.cat([coarse[chosen], resize(views, model.sizes[0]).to(device)])
+            views = _views(side, settings.batch, generator)
+            before = torch.cat([coarse[chosen], resize(views, model.sizes[0])])
             if k:
                 with torch.no_grad():
                     before = model.coarse(before)
                     for j in range(1, k):
                         before = model.step(j, before, model.sizes[j])
-            return before, real[chosen], resize(views, model.sizes[k]).to(device)
+            return before, real[chosen], resize(views, model.sizes[k])
 
         def made(before: Tensor) -> Tensor:
             result: Tensor = model.step(k, before, model.sizes[k]) if k else model.coarse(before)
@@ -158,10 +159,10 @@ class _Training:
         model, settings, prior = self.model, self.settings, self.model.prior
         prior.train().requires_grad_(True)
         adam = Adam(prior.parameters(), settings.rate)
-        places = positional_code(model.sizes[0], model.device)
+        places, side = positional_code(model.sizes[0], model.device), self.side.to(model.device)
 
         def step(i: int, generator: torch.Generator) -> Mapping[str, Tensor]:
-            views = resize(_views(self.side, settings.batch, generator), model.sizes[0]).to(model.device)
+            views = resize(_views(side, settings.batch, generator), model.sizes[0])
             with torch.no_grad():
                 codes = model.codes(views)
                 entries = model.coarse.codebook.look_up(codes)

@@ -175,7 +175,8 @@ def _in_torch(
     keys = start.flatten(1, 2).transpose(0, 1).to(units.exact)
     empty = torch.empty((len(keys) + 1, len(start), len(sources.keys)), dtype=sums, device=start.device)
     empty[-1] = 0
-    tables, steps = _tables(size, settings.window, settings.step, settings.symmetric, rules.limit, rules.cuts)
+    shape = size, settings.window, settings.step, settings.symmetric
+    tables, steps = _tables(*shape, rules.limit, rules.cuts, start.device)
     ranks = draw(uniforms, rules.neighbors).T
     index = resynthesize(units, keys, empty, donors, ranks, sources.groups, sources.pictures, tables, steps, rules)
     maps: Tensor = index.T.unflatten(1, size)
@@ -184,10 +185,19 @@ def _in_torch(
 
 @lru_cache(maxsize=64)
 def _tables(
-    size: tuple[int, int], patch_size: int, stride: int, symmetric: bool, limit: int, cuts: tuple[int, ...]
+    size: tuple[int, int],
+    patch_size: int,
+    stride: int,
+    symmetric: bool,
+    limit: int,
+    cuts: tuple[int, ...],
+    device: torch.device,
 ) -> tuple[Tables, list[Step]]:
     bands = bands_of(size, stride, symmetric, cuts)
-    return make_tables(waves(size, patch_size, stride, symmetric), size[0] * size[1], limit, bands)
+    tables, steps = make_tables(waves(size, patch_size, stride, symmetric), size[0] * size[1], limit, bands)
+    return Tables(*(field.to(device) for field in tables)), [
+        Step(*(field.to(device) for field in step)) for step in steps
+    ]
 
 
 def _compiled(

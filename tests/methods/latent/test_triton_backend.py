@@ -262,14 +262,15 @@ def test_gpu_replays_with_other_noise(count, settings):
 
 
 @on_gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 def test_replay_does_not_wait_for_the_gpu():
     settings = RasterSettings()
     sources = PreparedSources(some_keys(2000, (16, 16), 16, 250, 0).cuda())
     noise = torch.rand(16, raster_steps((16, 16), settings), device="cuda")
     expected = [raster(sources, noise, settings, backend="triton") for _ in range(2)][1]
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         found = raster(sources, noise, settings, backend="triton")
     finally:
         torch.cuda.set_sync_debug_mode(before)

@@ -36,6 +36,8 @@ _CHUNK = 1 << 18
 _GATHERED = 1 << 16
 #: Number of elements of the sums of windows that are compared together.
 _TOGETHER = 1 << 19
+#: How many times as many elements a GPU takes at a time: few operations matter more there than the cache.
+_ON_GPU = 64
 
 
 def is_exporting() -> bool:
@@ -43,11 +45,19 @@ def is_exporting() -> bool:
     return bool(getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)())
 
 
+def _at_a_time(elements: int, device: torch.device) -> int:
+    """Return the number of elements that one operation takes on a device, from that on a CPU."""
+    return elements if device.type == "cpu" else _ON_GPU * elements
+
+
 def put(target: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Return a tensor with some rows replaced; the eager mode replaces them in place."""
+    """Return a tensor with some rows replaced; the eager mode replaces them in place.
+
+    The numbers of the rows may be on the CPU, as those of schedules are, whatever the device of the tensor.
+    """
     if is_exporting():
         return target.index_put((rows,), values)
-    return target.index_copy_(0, rows, values)
+    return target.index_copy_(0, rows.to(target.device), values)
 
 
 def add_at(counts: Tensor, columns: Tensor, amount: int) -> Tensor:
@@ -110,10 +120,17 @@ def sum_windows(scores: Tensor, windows: Tensor, are_many: bool = False) -> Tens
         nothing = torch.zeros_like(scores.index_select(0, windows[:, 0]))
         total: Tensor = each(lambda total, units: total + scores[units[0]], nothing, (windows.T,))
         return total
-    if is_exporting() or windows.numel() * scores[0].numel() <= _GATHERED or windows.shape[1] < 2:
+    few = windows.numel() * scores[0].numel() <= _at_a_time(_GATHERED, scores.device)
+    if is_exporting() or few or windows.shape[1] < 2:
         flat = scores.index_select(0, windows.flatten().to(scores.device))
         summed: Tensor = flat.unflatten(0, windows.shape).sum(1, dtype=scores.dtype)
         return summed
+    if scores.device.type != "cpu":  # an operation for each cell of all windows, not for each cell of each
+        first, *others = windows.T.to(scores.device)
+        total = scores.index_select(0, first)
+        for cells in others:
+            total += scores.index_select(0, cells)
+        return total
     total = scores.new_empty((windows.shape[0], *scores.shape[1:]))
     for units, result in zip(windows.tolist(), total, strict=True):
         torch.add(scores[units[0]], scores[units[1]], out=result)
@@ -122,9 +139,9 @@ def sum_windows(scores: Tensor, windows: Tensor, are_many: bool = False) -> Tens
     return total
 
 
-def places_together(elements: int) -> int:
+def places_together(elements: int, device: torch.device) -> int:
     """Return the number of places to compare at a time, by the number of elements of one place's scores."""
-    return max(1, _TOGETHER // max(1, elements))
+    return max(1, _at_a_time(_TOGETHER, device) // max(1, elements))
 
 
 def split_places(choose: Callable[[slice], Tensor], places: int, together: int) -> Tensor:
@@ -221,7 +238,8 @@ class PreparedUnits:
 
     def compare(self, scores: Tensor, units: Tensor, keys: Tensor) -> Tensor:
         """See :meth:`Units.compare`."""
-        some = max(1, _CHUNK // max(1, (self.length + 1) * self.count))
+        chunk = _at_a_time(_CHUNK, scores.device)
+        some = max(1, chunk // max(1, (self.length + 1) * self.count))
         if self.vectors is not None and some > 1:
             for part, queries in zip(units.split(some), keys.split(some), strict=True):
                 compared = torch.baddbmm(
@@ -230,7 +248,7 @@ class PreparedUnits:
                 put(scores, part, compared.to(scores.dtype))
             return scores
         images = keys.shape[1]
-        few = max(1, _CHUNK // (self.length + 1 + images))
+        few = max(1, chunk // (self.length + 1 + images))
         for unit, queries in zip(units.tolist(), keys, strict=True):
             vectors, norms = self._unit(unit)
             target = scores[unit]

@@ -217,7 +217,7 @@ class TorchSearch:
         keys = pad(cut(grid, side).flatten(0, 1).transpose(1, 2).to(units.exact), (0, 0, 0, 0, 0, 1))
         state = State(scores, keys, torch.full(shape[:2], -1, device=grid.device))
         ranks, guesses = (draw(uniforms, choices).t() for choices in (self.neighbors, self.sources.total))
-        together = places_together(images * self.sources.most)
+        together = places_together(images * self.sources.most, self.sources.keys.device)
         for filled, levels in self.parts(scale, units.vectors is not None):
             state = state._replace(scores=units.compare(state.scores, filled, state.keys[filled]))
             state = visit_levels(

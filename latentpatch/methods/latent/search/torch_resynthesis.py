@@ -227,7 +227,7 @@ class _Search:
 
     def _together(self, scores: Tensor) -> int:
         """Return the number of blocks to compare at a time; graphs compare all and ignore it."""
-        return 1 if is_exporting() else places_together(scores[0].numel())
+        return 1 if is_exporting() else places_together(scores[0].numel(), scores.device)
 
     def _of_sources(self, of_pictures: Tensor) -> Tensor:
         """Return values of pictures ``(..., pictures)`` expanded to their sources ``(..., B)``."""
