@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("frontier"))
-    parser.add_argument("--published", nargs="+", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--published", nargs="+", action="extend", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--figure", type=Path, default=None)
