@@ -3,6 +3,9 @@
 Operations on tensors of both devices fail as they do on a GPU, except those that PyTorch allows there: with scalars,
 copies, and tensors of the GPU indexed by ones of the CPU. The device calls itself ``meta``, which PyTorch has on every
 machine; its kernels are not used.
+
+It is more lenient than a GPU with tensors of no dimension and with generators of random numbers. Autocast does nothing
+there, and threads other than the one that enters :func:`other_device` must not make tensors there.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ DEVICE = torch.device("meta")
 
 _aten = torch.ops.aten
 _INDEXING = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._unsafe_index.Tensor}
+_INDICES = 1  # the argument of those operations that may be of the CPU
 _COPYING = {_aten.copy_.default}
 
 
@@ -68,10 +72,13 @@ def _dispatch(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
         return False
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     there = [tensor for tensor in tensors if isinstance(tensor, _There)]
-    here = [tensor for tensor in tensors if tensor.ndim and not isinstance(tensor, _There)]
+    bound = [each for i, each in enumerate(args) if i != _INDICES] if function in _INDEXING else (args, kwargs)
+    here = [
+        leaf for leaf in tree_leaves(bound) if isinstance(leaf, Tensor) and leaf.ndim and not isinstance(leaf, _There)
+    ]
     if there and function in _INDEXING and not isinstance(args[0], _There):
         raise RuntimeError(f"{function}: a tensor of the CPU is indexed by one of another device")
-    if there and here and function not in _INDEXING | _COPYING:
+    if there and here and function not in _COPYING:
         raise RuntimeError(f"{function}: tensors of two devices")
     device = kwargs.get("device")
     goes_there = bool(there) if device is None else torch.device(device) == DEVICE
