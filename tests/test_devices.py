@@ -20,7 +20,8 @@ from latentpatch.results import Generation
 from latentpatch.settings import Settings
 from latentpatch.tasks import generating
 
-pytestmark = pytest.mark.filterwarnings("ignore::latentpatch.errors.RegistrationWarning")  # of random pictures
+# The pictures are random, so they have nothing at the same place.
+pytestmark = pytest.mark.filterwarnings("ignore::latentpatch.errors.RegistrationWarning")
 
 PICTURES = torch.rand(8, 3, 128, 128, generator=torch.Generator().manual_seed(0))
 CHOSEN = torch.tensor([True, True, False, True, True, True, True, True])

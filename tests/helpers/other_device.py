@@ -96,7 +96,7 @@ def _dispatch(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     def outer(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or (not goes_there and id(leaf) not in known):
             return leaf
-        return known.get(id(leaf)) if id(leaf) in known else _There(leaf)
+        return known[id(leaf)] if id(leaf) in known else _There(leaf)
 
     return tree_map(outer, result)
 
