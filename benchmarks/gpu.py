@@ -147,24 +147,23 @@ def search_times(counts: list[int], batches: list[int], rounds: int, device: tor
     return report
 
 
-def networks(
-    names: list[str], batches: list[int], found: dict[str, float], side: int, sources: int, device: torch.device
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield times of decoding and of generating with each network, by number of images."""
-    for name in names:
-        network = load_autoencoder(name, pretrained=NETWORKS[name]).to(device)
-        pictures = torch.rand(sources, 3, side, side, generator=torch.Generator().manual_seed(0))
-        model = LatentPatch(network).fit(pictures, groups=False)
-        report: dict[str, Any] = {}
-        for precision in ("float32", "bfloat16"):
-            model.precision = precision
-            for images in batches:
-                report[f"{precision}, {images} images"] = batch_times(model, images, found[precision], device)
-        sixteen = torch.randn(IMAGES, network.spec.latent_channels, *model.bank.grid, device=device)
-        with torch.no_grad():
-            seconds, setting, *_ = best_settings(network, sixteen)
-        report["sixteen at the decoder's best"] = {"ms": round(1e3 * seconds, 3), "setting": setting}
-        yield name, report
+def network_times(
+    name: str, batches: list[int], found: dict[str, float], side: int, sources: int, device: torch.device
+) -> dict[str, Any]:
+    """Return the times of decoding and of generating with a network, by number of images."""
+    network = load_autoencoder(name, pretrained=NETWORKS[name]).to(device)
+    pictures = torch.rand(sources, 3, side, side, generator=torch.Generator().manual_seed(0))
+    model = LatentPatch(network).fit(pictures, groups=False)
+    report: dict[str, Any] = {}
+    for precision in ("float32", "bfloat16"):
+        model.precision = precision
+        for images in batches:
+            report[f"{precision}, {images} images"] = batch_times(model, images, found[precision], device)
+    sixteen = torch.randn(IMAGES, network.spec.latent_channels, *model.bank.grid, device=device)
+    with torch.no_grad():
+        seconds, setting, *_ = best_settings(network, sixteen)
+    report["sixteen at the decoder's best"] = {"ms": round(1e3 * seconds, 3), "setting": setting}
+    return report
 
 
 def batch_times(model: LatentPatch, images: int, rate: float, device: torch.device) -> dict[str, float]:
@@ -209,9 +208,8 @@ def main() -> None:
             lambda: many_sources(many, rounds, rivals, device) | {"floor": search_floors(many, found)},
         )
         yield "search", lambda: search_times(counts, batches, rounds, device)
-        every = networks(["embedded"] if small else list(NETWORKS), batches, found, side, counts[0], device)
         for name in ["embedded"] if small else NETWORKS:
-            yield f"network {name}", lambda: next(every)[1]
+            yield f"network {name}", lambda name=name: network_times(name, batches, found, side, counts[0], device)
 
     left_out = []
     with torch.inference_mode():
