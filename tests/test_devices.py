@@ -31,7 +31,8 @@ RASTER = RasterSettings(patch_size=3, scales=2)
 SEARCHES: list[Settings | str] = [
     "random-cells", "random-patches", RASTER, RasterSettings(patch_size=3, scales=1, neighbors=2), DiffusionSettings(),
     ResynthesisSettings(), ResynthesisSettings(max_share=0.5), ResynthesisSettings(best_of=2),
-    ResynthesisSettings(symmetric=True), ResynthesisSettings(neighbors=2, switch_cost=0.1, reuse_cost=0.1),
+    ResynthesisSettings(symmetric=True), ResynthesisSettings(bands=2),
+    ResynthesisSettings(neighbors=2, switch_cost=0.1, reuse_cost=0.1),
 ]  # fmt: skip
 GRADIENT = 10.0  # about the size of those of a sum of pixels
 HERE = {"explain", "provenance"}  # acts whose results are of the CPU, whatever the model's device

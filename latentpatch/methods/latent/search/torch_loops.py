@@ -53,7 +53,7 @@ def _at_a_time(elements: int, device: torch.device) -> int:
 def put(target: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     """Return a tensor with some rows replaced; the eager mode replaces them in place.
 
-    The numbers of the rows may be on the CPU, as those of schedules are, whatever the device of the tensor.
+    The numbers of the rows may be on the CPU, as those of the raster's levels are, whatever the device of the tensor.
     """
     if is_exporting():
         return target.index_put((rows,), values)

@@ -188,8 +188,8 @@ def resynthesize(
         ranks: ``(blocks, N)`` rank, among the nearest sources, of the source to copy in the first sweep.
         groups: ``(B,)`` int64 picture of each source; sources of one picture are augmentations of it.
         pictures: number of pictures.
-        tables: the blocks.
-        steps: the waves, as a list, or all of them stacked.
+        tables: the blocks, on the device of the scores.
+        steps: the waves, as a list, or all of them stacked, on that device, too.
         rules: limits and costs.
 
     Returns:
@@ -242,7 +242,7 @@ class _Search:
             return None
         if self.rules.bands == 1:
             return self._of_sources(self.donor_bands) < 0
-        return self._of_sources(self.donor_bands) != bands.to(self.donor_bands.device)[:, None, None]
+        return self._of_sources(self.donor_bands) != bands[:, None, None]
 
     def assign(self, scores: Tensor, tables: Tables) -> Tensor:
         """Return the initial assignment ``(cells, N)`` of cells to sources by :mod:`.assignment`."""
@@ -255,8 +255,7 @@ class _Search:
 
         ranks = split_places(best, tables.windows.shape[0], self._together(scores)).transpose(0, 1)
         costs, sources = ranks.div(self.count, rounding_mode="floor"), ranks.remainder(self.count)
-        sizes = tables.sizes.to(ranks.device)
-        chosen = assign(costs, self.groups[sources], sizes, self.rules.limit, self.pictures)
+        chosen = assign(costs, self.groups[sources], tables.sizes, self.rules.limit, self.pictures)
         picks = sources.gather(2, chosen.clamp(min=0)[:, :, None])[:, :, 0]
         picks = torch.where(chosen < 0, self.count, picks)
         return picks[:, tables.writers].T
@@ -289,7 +288,7 @@ class _Search:
         def visit(state: tuple[Tensor, ...], fields: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             (scores, index, usage), step = state, Step(*fields)
             usage = add_at(usage, self.groups[index[step.written].T], -1)
-            full = self._of_sources(usage[:, :-1] > step.room.to(usage.device))
+            full = self._of_sources(usage[:, :-1] > step.room)
             costs = self._costs(usage, scores.dtype)
 
             def choose(part: slice) -> Tensor:
@@ -306,7 +305,7 @@ class _Search:
             picks = split_places(choose, step.places.shape[0], self._together(scores))[step.writers]
             scores = units.compare(scores, step.written, units.pick(step.written, picks))
             # The padding of stacked steps writes to the cell beyond the grid, which keeps the null source.
-            picks = torch.where((step.written < area).to(picks.device)[:, None], picks, self.count)
+            picks = torch.where((step.written < area)[:, None], picks, self.count)
             return scores, put(index, step.written, picks), add_at(usage, self.groups[picks.T], 1)
 
         swept: tuple[Tensor, ...] = each(visit, state, steps)
